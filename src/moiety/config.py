@@ -1,0 +1,358 @@
+"""Recipes: strict models of every section, and the reader that turns one YAML file into a :class:`Recipe`.
+
+Every check on a value stands here. A recipe with several mistakes gets one report that names them all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from moiety.groups import DEFAULT_MODALITY_GROUPS
+
+Part = Literal["vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head"]
+PARTS: tuple[str, ...] = ("vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head")
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class MoESettings(Section):
+    """Everything that rebuilds the sparse layers of a model; stored as ``moe`` in its ``config.json``."""
+
+    scheme: str = Field("moiie", description="routing scheme, a key of moe.routers.ROUTERS")
+    experts: dict[str, int] | None = Field(
+        None, description="expert group -> count, in bank order; null: the scheme's own"
+    )
+    top_k: int | None = Field(
+        None, ge=1, description="experts per token; null: the scheme's own (2 where a gate chooses)"
+    )
+    norm_topk: bool = Field(True, description="renormalise the chosen probabilities to sum to 1")
+    expert_ffn: int | None = Field(None, ge=1, description="inner width of one expert; null: that of the dense FFN")
+    layers: Literal["odd", "even", "all"] | list[int] = Field("odd", description="0-based layers that become sparse")
+    mask_rule: Literal["exact", "last_token_as_text"] = Field("exact", description="which token is an image token")
+    delimiters_as_vision: bool = Field(False, description="count image start and end marks as image tokens")
+    modality_groups: dict[int, str] = Field(
+        default_factory=lambda: {int(k): v for k, v in DEFAULT_MODALITY_GROUPS.items()}
+    )
+    router_dtype: Literal["model", "float32"] = Field("model", description="precision of the gate product")
+    router_init_std: float = Field(0.02, ge=0, description="standard deviation of new gate weights")
+    router_jitter: float = Field(0.0, ge=0, lt=1, description="training noise: block input times U(1-eps, 1+eps)")
+    aux_coef: float | dict[str, float] = Field(
+        0.001, description="weight of the load-balancing loss, one or per modality group"
+    )
+    aux_scope: Literal["joint_layers", "per_layer"] = Field(
+        "joint_layers", description="average over layers before or after the product"
+    )
+    aux_stats: Literal["local", "global"] = Field("local", description="statistics of one rank or summed over ranks")
+    z_loss_coef: float = Field(0.0, ge=0, description="weight of the router z-loss; 1e-3 is usual when on")
+
+    @field_validator("layers")
+    @classmethod
+    def _layers(cls, value: Any) -> Any:
+        if isinstance(value, list) and (sorted(set(value)) != value or (value and value[0] < 0)):
+            raise ValueError(f"an explicit layer list must be ascending, distinct and >= 0, got {value}")
+        return value
+
+    @field_validator("modality_groups", mode="before")
+    @classmethod
+    def _json_keys(cls, value: Any) -> Any:
+        """JSON turns integer keys into strings; take them back."""
+        if isinstance(value, dict):
+            return {int(k) if isinstance(k, str) and k.isdigit() else k: v for k, v in value.items()}
+        return value
+
+    def resolved_layers(self, num_layers: int) -> list[int]:
+        """The 0-based layers of a decoder with `num_layers` that become sparse.
+
+        Raises:
+            ValueError: an explicit list names a layer that the decoder does not have.
+        """
+        if isinstance(self.layers, list):
+            if self.layers and self.layers[-1] >= num_layers:
+                raise ValueError(
+                    f"moe.layers names layer {self.layers[-1]}, the decoder has layers 0..{num_layers - 1}"
+                )
+            return list(self.layers)
+        start, step = {"odd": (1, 2), "even": (0, 2), "all": (0, 1)}[self.layers]
+        return list(range(start, num_layers, step))
+
+
+class ScratchSettings(Section):
+    """A small vision-language model built from nothing."""
+
+    decoder: Literal["llama", "qwen2", "qwen3", "mistral"] = "qwen2"
+    vocab: int = Field(1024, ge=64, description="largest vocabulary of the tokenizer trained on the data")
+    hidden: int = Field(192, ge=16)
+    ffn: int = Field(384, ge=16)
+    layers: int = Field(4, ge=1)
+    heads: int = Field(6, ge=1)
+    vision_hidden: int = Field(192, ge=16)
+    vision_ffn: int = Field(384, ge=16)
+    vision_layers: int = Field(4, ge=1)
+    vision_heads: int = Field(6, ge=1)
+    image_size: int = Field(64, ge=8, description="pixels a side")
+    patch_size: int = Field(8, ge=2, description="pixels a side of one patch; image_size must be a multiple")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ScratchSettings:
+        for width, heads, what in (
+            (self.hidden, self.heads, "hidden"),
+            (self.vision_hidden, self.vision_heads, "vision_hidden"),
+        ):
+            if width % (2 * heads):
+                raise ValueError(f"{what}={width} must be a multiple of 2 x {heads} heads")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
+        return self
+
+
+class ModelSettings(Section):
+    """Where the dense model comes from: a Hugging Face folder or id, or nothing at all."""
+
+    source: str | None = Field(None, description="Hugging Face folder or id of a dense vision-language model")
+    revision: str | None = Field(None, description="revision of `source`")
+    scratch: ScratchSettings | None = Field(None, description="build a small model from nothing instead")
+    template: str | None = Field(
+        None, description="chat template with generation marks: plain, vicuna, llama3, chatml, phi3"
+    )
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ModelSettings:
+        if (self.source is None) == (self.scratch is None):
+            raise ValueError("give exactly one of model.source (a dense Hugging Face model) and model.scratch")
+        return self
+
+
+class DataSettings(Section):
+    """How rows are read; paths are relative to `root`."""
+
+    root: str = Field(".", description="folder that all data paths are relative to")
+    images: list[str] = Field(default_factory=list, description="image folders and .tar files, searched in order")
+    max_length: int = Field(2048, ge=8, description="longest sequence in tokens, image tokens included")
+    on_bad_row: Literal["stop", "skip"] = Field("stop", description="what a bad row does before training starts")
+    merge_turns: bool = Field(False, description="join the rows of one picture into one conversation")
+    labels: Literal["assistant", "prefix"] = Field("assistant", description="how trained spans are found")
+
+
+class TrainSettings(Section):
+    """One training run; names and meanings are those of transformers.TrainingArguments."""
+
+    learning_rate: float = Field(2e-5, gt=0)
+    learning_rates: dict[Part, float] = Field(
+        default_factory=dict, description="learning rate by part, over learning_rate"
+    )
+    num_train_epochs: float = Field(1.0, gt=0)
+    max_steps: int = Field(-1, description="overrides num_train_epochs when positive")
+    per_device_train_batch_size: int = Field(8, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    lr_scheduler_type: str = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, ge=0)
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    logging_steps: int = Field(10, ge=1)
+    save_steps: int = Field(200, ge=1, description="steps between checkpoints that a stopped run resumes from")
+    save_total_limit: int = Field(2, ge=1)
+    dataloader_num_workers: int = Field(0, ge=0)
+    starved_share: float = Field(
+        0.01, ge=0, le=1, description="alarm when an expert gets less than this share of an even load"
+    )
+
+
+class StageSettings(Section):
+    """One stage: what learns, from which rows, dense or sparse. It ends as one Hugging Face folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    data: list[str] = Field(min_length=1, description="conversation files, relative to data.root")
+    trains: list[Part] = Field(min_length=1, description="parts that learn; all others are frozen")
+    sparse: bool = Field(False, description="upcycle to recipe.moe before this stage, unless it is sparse already")
+    merge_turns: bool | None = Field(None, description="overrides data.merge_turns")
+    train: TrainSettings = Field(default_factory=TrainSettings)
+
+
+class EvaluateSettings(Section):
+    """Which questions score the result."""
+
+    data: list[str] = Field(default_factory=list, description="conversation files, relative to data.root")
+    batch_size: int = Field(32, ge=1)
+    max_new_tokens: int = Field(16, ge=1)
+    limit: int | None = Field(None, ge=1, description="score the first N rows only")
+    blank_image: bool = Field(True, description="also score with blank images: the question-only control")
+
+
+class CompareSettings(Section):
+    """Which schemes stand side by side."""
+
+    schemes: list[str] = Field(default_factory=lambda: ["dense_wide", "vanilla", "modality_routed", "moiie"])
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    tolerance: float = Field(0.02, ge=0, description="largest relative difference of activated parameters")
+
+
+class Recipe(Section):
+    """One YAML file, one command, one row of a results table."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    output: str = Field(description="folder that all results are written below")
+    seed: int = Field(0, ge=0)
+    model: ModelSettings
+    moe: MoESettings = Field(default_factory=MoESettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    stages: list[StageSettings] = Field(min_length=1)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    compare: CompareSettings = Field(default_factory=CompareSettings)
+
+    @model_validator(mode="after")
+    def _stages(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must be distinct, got {names}")
+        sparse = [stage.sparse for stage in self.stages]
+        if sparse != sorted(sparse):
+            raise ValueError("a dense stage cannot follow a sparse one: experts are never merged back")
+        return self
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used; the text lists every problem."""
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``1e-4`` as a float (YAML 1.1 takes it for a string) and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise RecipeError(f"key {key!r} stands twice (line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_value(text: str) -> Any:
+    """Read one value of a ``key=value`` override as YAML would (``false`` is False, ``1e-4`` a float)."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply dotted ``key=value`` overrides.
+
+    Args:
+        path: A YAML file.
+        overrides: Texts like ``moe.top_k=2`` or ``stages.1.train.learning_rate=1e-4``; numbers index lists.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecipeError: the file is not YAML, a key is unknown (the nearest one is named) or a value does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe at {path}; recipes are YAML files, see the folder recipes/")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} holds {type(tree).__name__}, expected sections: {', '.join(Recipe.model_fields)}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree, str(path))
+
+
+def parse_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check a nested dict against the schema; `where` names it in errors.
+
+    Raises:
+        RecipeError: with every problem at once.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(describe_errors(error, where, Recipe)) from error
+
+
+def describe_errors(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """All problems of a failed validation, one a line: place, what was given, what was expected."""
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][-1])
+            close = difflib.get_close_matches(key, _fields(model, problem["loc"][:-1]), n=1)
+            lines.append(f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else ""))
+        elif problem["type"] == "missing":
+            lines.append(f"{place}: missing")
+        else:
+            given = problem["input"]
+            shown = f" (given {given!r})" if not isinstance(given, dict) else ""
+            lines.append(f"{place or where}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return f"{where}: {len(lines)} problem{'s' * (len(lines) > 1)}\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section that `loc` leads to."""
+    for part in loc:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        for candidate in _sections_in(model.model_fields[part].annotation):
+            model = candidate
+    return list(model.model_fields)
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _sections_in(inner)]
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    """Set one dotted key of the nested dict `tree`."""
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"override {override!r} is not of the form key=value, for instance moe.top_k=2")
+    *path, last = key.strip().split(".")
+    node: Any = tree
+    for depth, part in enumerate(path):
+        if isinstance(node, list):
+            node = node[_position(part, node, override)]
+        else:
+            node = node.setdefault(part, {})
+            if node is None:
+                raise RecipeError(f"override {override!r}: {'.'.join(path[: depth + 1])} is null in the recipe")
+        if not isinstance(node, dict | list):
+            raise RecipeError(f"override {override!r}: {'.'.join(path[: depth + 1])} is a value, not a section")
+    if isinstance(node, list):
+        node[_position(last, node, override)] = parse_value(text)
+    else:
+        node[last] = parse_value(text)
+
+
+def _position(part: str, node: list[Any], override: str) -> int:
+    """Index into a list of the recipe: a number, or the `name` of an entry."""
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise RecipeError(
+        f"override {override!r}: no entry {part!r} in a list of {len(node)} ({[name for name in names if name]})"
+    )

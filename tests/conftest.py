@@ -1,0 +1,27 @@
+"""Fixtures for every test: one thread, no network, seeds, and the folder with goldens where there is one."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with ``golden/`` and ``data/``: $MOIETY_SHARED, or ``shared`` beside the project. Absent: the test is skipped."""
+    folder = Path(os.environ.get("MOIETY_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no golden numbers at {folder}; set MOIETY_SHARED to compare with them")
+    return folder
