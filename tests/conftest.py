@@ -20,7 +20,7 @@ def _seeded() -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder with ``golden/`` and ``data/``: $MOIETY_SHARED, or ``shared`` beside the project. Absent: the test is skipped."""
+    """Folder with ``golden/`` and ``data/``: $MOIETY_SHARED, or ``shared`` beside the project; absent: skip."""
     folder = Path(os.environ.get("MOIETY_SHARED", Path(__file__).parents[2] / "shared"))
     if not folder.is_dir():
         pytest.skip(f"no golden numbers at {folder}; set MOIETY_SHARED to compare with them")

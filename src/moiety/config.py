@@ -6,7 +6,6 @@ Every check on a value stands here. A recipe with several mistakes gets one repo
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,17 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from moiety.groups import DEFAULT_MODALITY_GROUPS
+from moiety.yaml_reader import RecipeError, StrictLoader, apply_override, parse_value
+
+__all__ = [
+    "PARTS",
+    "Part",
+    "Recipe",
+    "RecipeError",
+    "load_recipe",
+    "parse_recipe",
+    "parse_value",
+]
 
 Part = Literal["vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head"]
 PARTS: tuple[str, ...] = ("vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head")
@@ -224,35 +234,6 @@ class Recipe(Section):
         return self
 
 
-class RecipeError(ValueError):
-    """A recipe cannot be used; the text lists every problem."""
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as a float (YAML 1.1 takes it for a string) and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise RecipeError(f"key {key!r} stands twice (line {key_node.start_mark.line + 1})")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_value(text: str) -> Any:
-    """Read one value of a ``key=value`` override as YAML would (``false`` is False, ``1e-4`` a float)."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-
-
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply dotted ``key=value`` overrides.
 
@@ -268,13 +249,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not path.is_file():
         raise FileNotFoundError(f"no recipe at {path}; recipes are YAML files, see the folder recipes/")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} holds {type(tree).__name__}, expected sections: {', '.join(Recipe.model_fields)}")
     for override in overrides:
-        _apply(tree, override)
+        apply_override(tree, override)
     return parse_recipe(tree, str(path))
 
 
@@ -322,37 +303,3 @@ def _sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for inner in getattr(annotation, "__args__", ()) for found in _sections_in(inner)]
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    """Set one dotted key of the nested dict `tree`."""
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"override {override!r} is not of the form key=value, for instance moe.top_k=2")
-    *path, last = key.strip().split(".")
-    node: Any = tree
-    for depth, part in enumerate(path):
-        if isinstance(node, list):
-            node = node[_position(part, node, override)]
-        else:
-            node = node.setdefault(part, {})
-            if node is None:
-                raise RecipeError(f"override {override!r}: {'.'.join(path[: depth + 1])} is null in the recipe")
-        if not isinstance(node, dict | list):
-            raise RecipeError(f"override {override!r}: {'.'.join(path[: depth + 1])} is a value, not a section")
-    if isinstance(node, list):
-        node[_position(last, node, override)] = parse_value(text)
-    else:
-        node[last] = parse_value(text)
-
-
-def _position(part: str, node: list[Any], override: str) -> int:
-    """Index into a list of the recipe: a number, or the `name` of an entry."""
-    names = [entry.get("name") if isinstance(entry, dict) else None for entry in node]
-    if part in names:
-        return names.index(part)
-    if part.isdigit() and int(part) < len(node):
-        return int(part)
-    raise RecipeError(
-        f"override {override!r}: no entry {part!r} in a list of {len(node)} ({[name for name in names if name]})"
-    )

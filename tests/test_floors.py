@@ -1,0 +1,99 @@
+"""The layout keeps its promises: imports go downward, the wings stay apart, files and functions stay short."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "moiety"
+MODULES = sorted(SOURCE.rglob("*.py"))
+FLOORS = {
+    0: ("config", "groups", "yaml_reader"),
+    1: ("moe",),
+    2: ("vlm", "scenes"),
+    3: ("train", "compare", "evaluate", "lens", "chat", "demo"),
+    4: ("cli", "__init__", "__main__"),
+}
+MAX_FILE, MAX_FUNCTION = 350, 50
+
+
+def floor_of(path: Path) -> int:
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    found = [floor for floor, rooms in FLOORS.items() if room in rooms]
+    assert found, f"{path} stands on no floor: add {room!r} to FLOORS"
+    return found[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of everything a module imports, lazy imports inside functions included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            raise AssertionError(f"{path}:{node.lineno}: relative import; the floors are read from absolute names")
+    return names
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_downward(path: Path) -> None:
+    own = floor_of(path)
+    for name in imported(path):
+        room = name.split(".")[1] if name.startswith("moiety.") else None
+        if room is None or not ((SOURCE / room).exists() or (SOURCE / f"{room}.py").exists()):
+            continue
+        other = next(floor for floor, rooms in FLOORS.items() if room in rooms)
+        assert other <= own, f"floor {own} imports {name} from floor {other}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if floor_of(path) <= 1], ids=name_of)
+def test_the_mathematics_knows_no_transformers(path: Path) -> None:
+    foreign = {"transformers", "accelerate", "peft", "trl", "PIL"}
+    assert not {name.split(".")[0] for name in imported(path)} & foreign
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_files_and_functions_stay_short(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_FILE, f"{text.count(chr(10))} lines; one idea a file, at most {MAX_FILE}"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION, f"{node.name} has {length} lines, at most {MAX_FUNCTION}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_door_prints(path: Path) -> None:
+    if floor_of(path) == 4 or path.name == "chat.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        printed = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        assert not printed, f"line {node.lineno}: library code logs, only cli prints"
+
+
+def test_no_private_path_and_no_debugging_variable() -> None:
+    """D12 and D16: nothing of one person's machine, and no variable that slows everybody down."""
+    forbidden = re.compile(r"/(home|work|root|Users)/[a-z]|CUDA_LAUNCH_BLOCKING\s*=|TORCH_DISTRIBUTED_DEBUG\s*=")
+    kinds = {".py", ".md", ".yaml", ".toml", ".sh", ""}
+    skipped = {".git", ".venv", "runs", ".mypy_cache", ".ruff_cache", ".hypothesis", "__pycache__"}
+    for path in ROOT.rglob("*"):
+        if not path.is_file() or path.suffix not in kinds or skipped & set(path.relative_to(ROOT).parts):
+            continue
+        if path == Path(__file__):
+            continue
+        found = forbidden.search(path.read_text(encoding="utf-8", errors="ignore"))
+        assert not found, f"{path}: {found.group(0)!r}"
+
+
+def test_packages_that_break_here_are_absent() -> None:
+    """torchvision and torchcodec must never be needed: nothing of ours imports them."""
+    for path in MODULES:
+        assert not {name.split(".")[0] for name in imported(path)} & {"torchvision", "torchaudio", "torchcodec"}
