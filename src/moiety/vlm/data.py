@@ -1,0 +1,292 @@
+"""From a row to tensors: chat template, pictures, label mask, modality ids; and from rows to a padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from moiety.groups import Modality
+from moiety.vlm.images import Images
+from moiety.vlm.rows import IMAGE_MARK, Row, Turn
+
+IGNORED_LABEL = -100
+_PADDING = {"labels": IGNORED_LABEL}  # what other per-position tensors are padded with: 0
+_PLACEHOLDERS = {
+    "image_token_id": Modality.IMAGE,
+    "video_token_id": Modality.VIDEO,
+    "audio_token_id": Modality.AUDIO,
+}
+
+
+class Encoder:
+    """Turns one :class:`Row` into tensors.
+
+    Labels stand on the tokens that the chat template marks as said by the assistant, its end-of-turn token included,
+    and nowhere else; image tokens are never trained.
+
+    Args:
+        processor: Of :func:`moiety.vlm.templates.load_processor`.
+        images: Where the pictures are.
+        max_length: Longest row in tokens, image tokens included. A longer row is an error: nothing is cut.
+        labels: ``assistant`` reads the generation marks of the template. ``prefix`` compares the tokens with and
+            without each answer, for templates without marks.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        images: Images | Mapping[str, Image.Image],
+        max_length: int,
+        labels: Literal["assistant", "prefix"] = "assistant",
+    ) -> None:
+        self.processor = processor
+        self.images = images
+        self.max_length = max_length
+        self.labels = labels
+        self.placeholders = placeholder_modalities(processor)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Token id that padding is written with; its value never reaches the model's result."""
+        tokenizer = self.processor.tokenizer
+        return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def encode(self, row: Row) -> dict[str, Tensor]:
+        """Tensors of one row for training, without padding.
+
+        Returns:
+            Per position, 1-D ``(seq,)``: ``input_ids``, ``labels`` (-100 where nothing is trained), ``modality_ids``
+            and what else the processor gives for each token. Per picture, first axis pictures or patches: ``pixel_values``
+            and its companions; absent without pictures.
+
+        Raises:
+            FileNotFoundError: a picture is missing.
+            ValueError: marks and pictures differ in number, a picture cannot be decoded, nothing would be trained, or
+                the row is too long. The text names file, line and id.
+        """
+        messages = _messages(row, self._pictures(row))
+        marked = self.labels == "assistant"
+        tensors, answered = self._tokenise(messages, mask=marked)
+        if not marked:
+            answered = self._answers_by_prefix(messages, tensors["input_ids"])
+        trained = answered & (tensors["modality_ids"] == Modality.TEXT)
+        length = len(tensors["input_ids"])
+        if length > self.max_length:
+            raise ValueError(
+                f"{row.place}: {length} tokens, data.max_length is {self.max_length}; "
+                f"raise it to {length} or shorten the row"
+            )
+        if not trained.any():
+            raise ValueError(
+                f"{row.place}: 0 trained tokens; the row has no answer, or the chat template marks none as said by "
+                "the assistant (see model.template)"
+            )
+        tensors["labels"] = tensors["input_ids"].masked_fill(~trained, IGNORED_LABEL)
+        return tensors
+
+    def encode_prompt(self, row: Row, blank_image: bool = False) -> dict[str, Tensor]:
+        """Tensors of one row up to where the last answer begins, without labels.
+
+        Args:
+            row: Its last turn is dropped where that is an answer.
+            blank_image: Put an even picture of the processor's mean colour and the same size in place of each picture:
+                what can be answered without looking.
+
+        Raises:
+            FileNotFoundError: a picture is missing.
+            ValueError: marks and pictures differ in number, a picture cannot be decoded, or no question is left.
+        """
+        turns = row.turns[:-1] if row.turns[-1].role == "assistant" else row.turns
+        if not turns or turns[-1].role != "user":
+            raise ValueError(f"{row.place}: no question before the last answer")
+        pictures = self._pictures(row)
+        if blank_image:
+            pictures = [Image.new("RGB", picture.size, self._blank_colour()) for picture in pictures]
+        return self._tokenise(_messages(replace(row, turns=turns), pictures), prompt=True)[0]
+
+    def _pictures(self, row: Row) -> list[Image.Image]:
+        if row.num_marks != len(row.images):
+            raise ValueError(
+                f"{row.place}: {row.num_marks} {IMAGE_MARK} marks in the turns of the user, {len(row.images)} pictures"
+                "; each picture needs one mark"
+            )
+        try:
+            return [self.images[name] for name in row.images]
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{row.place}: {error}") from error
+
+    def _tokenise(
+        self, messages: list[dict[str, Any]], prompt: bool = False, mask: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """All tensors of one conversation, and which positions the template marks as answers."""
+        found = self.processor.apply_chat_template(
+            messages,
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=prompt,
+            return_assistant_tokens_mask=mask,
+            return_tensors=None,  # lists: the mask is found ten times faster than in tensors
+        ).convert_to_tensors("pt")
+        shape = found["input_ids"].shape
+        tensors = {key: value[0] if value.shape == shape else value for key, value in found.items()}
+        del tensors["attention_mask"]
+        answered = tensors.pop("assistant_masks", torch.zeros(shape[1])).bool()
+        tensors["modality_ids"] = torch.zeros_like(tensors["input_ids"])
+        for token_id, modality in self.placeholders.items():
+            tensors["modality_ids"][tensors["input_ids"] == token_id] = int(modality)
+        return tensors, answered
+
+    def _answers_by_prefix(self, messages: list[dict[str, Any]], input_ids: Tensor) -> Tensor:
+        """Positions of the answers, from the tokens of the conversation cut before and after each of them."""
+        answered = torch.zeros_like(input_ids, dtype=torch.bool)
+        for number, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before = self._tokenise(messages[:number], prompt=True)[0]["input_ids"]
+            after = self._tokenise(messages[: number + 1])[0]["input_ids"]
+            if not (_begins(after, before) and _begins(input_ids, after)):
+                raise ValueError(
+                    f"labels by prefix: the tokens up to turn {number + 1} do not begin the tokens of the whole "
+                    "conversation under this chat template; choose a template with generation marks (model.template)"
+                )
+            answered[len(before) : len(after)] = True
+        return answered
+
+    def _blank_colour(self) -> tuple[int, ...]:
+        mean = getattr(self.processor.image_processor, "image_mean", None) or [0.5, 0.5, 0.5]
+        return tuple(round(255 * value) for value in mean)
+
+
+class ConversationDataset(Dataset[dict[str, Tensor]]):
+    """Encoded rows, made when first asked for.
+
+    Args:
+        rows: The conversations.
+        encoder: How a row becomes tensors.
+        cache_bytes: Encoded rows are kept up to this many bytes, so that later epochs cost nothing.
+    """
+
+    def __init__(self, rows: Sequence[Row], encoder: Encoder, cache_bytes: int = 2**30) -> None:
+        self.rows = rows
+        self.encoder = encoder
+        self._room = cache_bytes
+        self._kept: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if index in self._kept:
+            return self._kept[index]
+        tensors = self.encoder.encode(self.rows[index])
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = tensors
+        return tensors
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every row; encodes (and keeps) rows that were not asked for yet."""
+        return [len(self[index]["input_ids"]) for index in range(len(self))]
+
+
+class Collator:
+    """Joins encoded rows into one batch: positions padded, pictures flat in row order.
+
+    Args:
+        pad_token_id: Id written on padding.
+        padding_side: ``right`` for training, ``left`` for generation.
+    """
+
+    def __init__(self, pad_token_id: int, padding_side: Literal["left", "right"] = "right") -> None:
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
+        self.pad_token_id = pad_token_id
+        self.padding_side = padding_side
+
+    def __call__(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """One batch.
+
+        Returns:
+            ``input_ids``, ``attention_mask``, ``modality_ids`` (0 on padding; the model puts -1 there by the mask) and
+            ``labels`` where the rows have them, each ``(batch, seq)``; picture tensors only where a row has pictures.
+        """
+        positions = {key for row in rows for key, value in row.items() if value.ndim == 1}
+        batch = {}
+        for key in sorted(positions):
+            filler = self.pad_token_id if key == "input_ids" else _PADDING.get(key, 0)
+            values = [row.get(key, torch.zeros_like(row["input_ids"])) for row in rows]
+            batch[key] = self._padded(values, filler)
+        ones = [torch.ones_like(row["input_ids"]) for row in rows]
+        batch["attention_mask"] = self._padded(ones, 0)
+        for key in sorted({key for row in rows for key in row} - positions):
+            batch[key] = _stacked([row[key] for row in rows if key in row])
+        return batch
+
+    def _padded(self, values: Sequence[Tensor], filler: int) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(
+            list(values), batch_first=True, padding_value=filler, padding_side=self.padding_side
+        )
+
+
+def prompt_batch(
+    rows: Sequence[Row], processor: Any, images: Images | Mapping[str, Image.Image], blank_image: bool = False
+) -> dict[str, Tensor]:
+    """Left-padded prompts for generation: each row up to its last answer, with the generation prompt.
+
+    Raises:
+        FileNotFoundError: a picture is missing.
+        ValueError: see :meth:`Encoder.encode_prompt`.
+    """
+    encoder = Encoder(processor, images, max_length=0)  # prompts have no limit of their own
+    collate = Collator(encoder.pad_token_id, padding_side="left")
+    return collate([encoder.encode_prompt(row, blank_image) for row in rows])
+
+
+def placeholder_modalities(processor: Any) -> dict[int, Modality]:
+    """Token id -> modality of the placeholders that a processor expands pictures, videos and sounds into."""
+    found = {getattr(processor, name, None): modality for name, modality in _PLACEHOLDERS.items()}
+    return {cast(int, token_id): modality for token_id, modality in found.items() if token_id is not None}
+
+
+def _messages(row: Row, pictures: Iterable[Image.Image]) -> list[dict[str, Any]]:
+    """Turns as content parts; every image mark becomes a part with its picture, in order."""
+    remaining = iter(pictures)
+    return [{"role": turn.role, "content": _parts(turn, remaining)} for turn in row.turns]
+
+
+def _parts(turn: Turn, pictures: Iterable[Image.Image]) -> list[dict[str, Any]]:
+    if turn.role != "user":
+        return [{"type": "text", "text": turn.text}]
+    remaining = iter(pictures)
+    parts: list[dict[str, Any]] = []
+    for number, text in enumerate(turn.text.split(IMAGE_MARK)):
+        if number:
+            parts.append({"type": "image", "image": next(remaining)})
+        if text:
+            parts.append({"type": "text", "text": text})
+    return parts
+
+
+def _begins(whole: Tensor, part: Tensor) -> bool:
+    return len(part) <= len(whole) and bool((whole[: len(part)] == part).all())
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    """Joined along the first axis; the others are padded with zeros where sizes differ (several sizes or tiles)."""
+    shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
+    if any(list(value.shape[1:]) != shape for value in values):
+        padded = []
+        for value in values:
+            room = value.new_zeros(value.shape[0], *shape)
+            room[tuple(slice(size) for size in value.shape)] = value
+            padded.append(room)
+        values = padded
+    return torch.cat(list(values))

@@ -1,0 +1,245 @@
+"""Chat templates that mark what the assistant says, and the loader that puts one into a processor.
+
+Labels are taken from the ``{% generation %}`` marks of a template (see :mod:`moiety.vlm.data`), never by searching for
+separators. The end-of-turn token stands inside the marks, so that a model learns to stop. Content may be a text or a
+list of parts; an image mark is written where its part stands.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoProcessor
+
+from moiety.groups import nearest_name
+
+_CONTENT = (
+    "{%- macro content(message) -%}"
+    "{%- if message.content is string -%}{{ message.content }}"
+    "{%- else -%}{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}{{ '<image>' }}{%- else -%}{{ part.text }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- endmacro -%}"
+)
+_VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """How one turn of each role is written.
+
+    Args:
+        opening: What a conversation starts with.
+        default_system: System sentence of a conversation without one.
+        system: Text before and after a system turn.
+        user: Text before and after a turn of the user.
+        assistant: Text before an answer (the generation prompt, not trained) and text that begins the answer (trained).
+        end: Token that ends an answer (trained); None: the tokenizer's end-of-sequence token.
+        after: Text behind the end of an answer (not trained).
+        tokens: Special tokens the template uses, besides the tokenizer's own.
+    """
+
+    opening: str
+    default_system: str | None
+    system: tuple[str, str]
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    end: str | None
+    after: str
+    tokens: tuple[str, ...]
+
+    def jinja(self, image_mark: str = "<image>") -> str:
+        """The template in the language of :meth:`transformers.ProcessorMixin.apply_chat_template`."""
+        end = "eos_token" if self.end is None else _quoted(self.end)
+        default = ""
+        if self.default_system is not None:
+            given = "messages and messages[0].role == 'system'"
+            default = (
+                f"{{%- if not ({given}) -%}}{{{{ {_quoted(''.join(_around(self.system, self.default_system)))} }}}}"
+            )
+            default += "{%- endif -%}"
+        return (
+            _CONTENT.replace("<image>", image_mark)
+            + (f"{{{{ {self.opening} }}}}" if self.opening else "")
+            + default
+            + "{%- for message in messages -%}"
+            + "{%- if message.role == 'assistant' -%}"
+            + f"{{{{ {_quoted(self.assistant[0])} }}}}"
+            + f"{{%- generation -%}}{{{{ {_quoted(self.assistant[1])} + content(message) + {end} }}}}"
+            + "{%- endgeneration -%}"
+            + f"{{{{ {_quoted(self.after)} }}}}"
+            + "{%- elif message.role == 'system' -%}"
+            + f"{{{{ {_quoted(self.system[0])} + content(message) + {_quoted(self.system[1])} }}}}"
+            + "{%- else -%}"
+            + f"{{{{ {_quoted(self.user[0])} + content(message) + {_quoted(self.user[1])} }}}}"
+            + "{%- endif -%}{%- endfor -%}"
+            + f"{{%- if add_generation_prompt -%}}{{{{ {_quoted(self.assistant[0])} }}}}{{%- endif -%}}"
+        )
+
+
+def _around(pair: tuple[str, str], text: str) -> tuple[str, str, str]:
+    return pair[0], text, pair[1]
+
+
+def _quoted(text: str) -> str:
+    """A Jinja string literal."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"
+
+
+# In `plain` and `vicuna` an answer begins with a blank that is trained: " apple" is then one token, the same as inside
+# a sentence, and the generation prompt does not end with a blank that would be a token of its own.
+TEMPLATES: dict[str, Template] = {
+    "plain": Template("", None, ("", "\n"), ("", "\n"), ("", " "), None, "", ()),
+    "vicuna": Template("", _VICUNA_SYSTEM, ("", " "), ("USER: ", " "), ("ASSISTANT:", " "), None, "", ()),
+    "llama3": Template(
+        "bos_token",
+        None,
+        ("<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("<|start_header_id|>user<|end_header_id|>\n\n", "<|eot_id|>"),
+        ("<|start_header_id|>assistant<|end_header_id|>\n\n", ""),
+        "<|eot_id|>",
+        "",
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    "chatml": Template(
+        "",
+        None,
+        ("<|im_start|>system\n", "<|im_end|>\n"),
+        ("<|im_start|>user\n", "<|im_end|>\n"),
+        ("<|im_start|>assistant\n", ""),
+        "<|im_end|>",
+        "\n",
+        ("<|im_start|>", "<|im_end|>"),
+    ),
+    "phi3": Template(
+        "",
+        None,
+        ("<|system|>\n", "<|end|>\n"),
+        ("<|user|>\n", "<|end|>\n"),
+        ("<|assistant|>\n", ""),
+        "<|end|>",
+        "\n",
+        ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+    ),
+}
+
+
+def template_named(name: str) -> Template:
+    """The template called `name`.
+
+    Raises:
+        ValueError: there is no such template.
+    """
+    if name not in TEMPLATES:
+        raise ValueError(f"no chat template {name!r}; {nearest_name(name, TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+def load_processor(folder: str | Path, template: str | None = None, *, marks: bool = True, **options: Any) -> Any:
+    """Load the processor of a model folder and see to its chat template.
+
+    Args:
+        folder: Hugging Face folder or id.
+        template: Name of a template of :data:`TEMPLATES`; it is written into the processor, so that saving keeps it.
+            None: keep the processor's own.
+        marks: Ask for a template with generation marks; labels need them unless they are found by prefixes.
+        options: Passed to ``AutoProcessor.from_pretrained`` (``revision``, ``token``).
+
+    Returns:
+        A processor with a ``tokenizer``.
+
+    Raises:
+        FileNotFoundError: the folder holds no processor.
+        ImportError: the processor needs a package that is not installed (torchvision for most video models).
+        ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers.
+    """
+    with _without_torchvision_notice():
+        try:
+            processor = AutoProcessor.from_pretrained(str(folder), **options)
+        except OSError as error:
+            raise FileNotFoundError(f"no processor in {folder}: {error}") from error
+    if not hasattr(processor, "tokenizer"):
+        raise ValueError(
+            f"{folder} holds {type(processor).__name__}, expected the processor of a vision-language model"
+        )
+    if template is not None:
+        use_template(processor, template)
+    check_template(processor, str(folder), marks)
+    return processor
+
+
+def use_template(processor: Any, name: str) -> None:
+    """Write the template called `name` into `processor`.
+
+    Raises:
+        ValueError: unknown name, or the tokenizer lacks a token of the template.
+    """
+    template = template_named(name)
+    known = processor.tokenizer.get_vocab()
+    needed = {token for token in (*template.tokens, template.end) if token is not None}
+    missing = sorted(needed - known.keys())
+    if template.end is None and processor.tokenizer.eos_token is None:
+        missing.append("an end-of-sequence token")
+    if missing:
+        raise ValueError(
+            f"template {name!r} needs tokens that this tokenizer does not have: {', '.join(missing)}; "
+            "choose the template the model was trained with, or plain"
+        )
+    processor.chat_template = template.jinja(_image_mark(processor))
+
+
+def check_template(processor: Any, where: str, marks: bool = True) -> None:
+    """Refuse a processor whose template is missing or does not mark the answers.
+
+    Raises:
+        ValueError: with the remedy. Without marks every label would be masked and the loss would train nothing.
+    """
+    remedy = f"set model.template to one of {', '.join(sorted(TEMPLATES))}"
+    if not isinstance(processor.chat_template, str):
+        found = "several chat templates" if processor.chat_template else "no chat template"
+        raise ValueError(f"the processor of {where} has {found}; {remedy}")
+    if marks and "generation" not in processor.chat_template.replace("add_generation_prompt", ""):
+        raise ValueError(
+            f"the chat template of {where} has no {{% generation %}} marks, so it does not say which tokens are "
+            f"answers; {remedy}, or data.labels to prefix"
+        )
+
+
+def end_of_turn(processor: Any, name: str | None = None) -> int | None:
+    """Token id that ends an answer under the template called `name` (None: the tokenizer's end of sequence)."""
+    end = template_named(name).end if name is not None else None
+    return processor.tokenizer.eos_token_id if end is None else processor.tokenizer.convert_tokens_to_ids(end)
+
+
+def _image_mark(processor: Any) -> str:
+    """The text this processor expands into image tokens; Qwen-VL wants its delimiters around it."""
+    mark = getattr(processor, "image_token", None) or "<image>"
+    if mark == "<|image_pad|>":
+        return f"<|vision_start|>{mark}<|vision_end|>"
+    return mark
+
+
+@contextmanager
+def _without_torchvision_notice() -> Iterator[None]:
+    """Silence one line of transformers: without torchvision it takes the PIL image processors. moiety wants those."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "torchvision" not in record.getMessage().lower()
+
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith("transformers.")]
+    for logger in loggers:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(wanted)
