@@ -1,0 +1,68 @@
+"""The comparison as one picture: a column of dots per type of question, floors as lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Floors
+
+# Okabe and Ito's palette: told apart with every kind of colour vision.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")
+
+
+def draw(comparison: Comparison, path: Path) -> None:
+    """Write a PNG with one group of dots per type of question.
+
+    Dots are means with 95 % intervals, hollow dots of the same colour the blank-image control, grey lines the floors.
+
+    Args:
+        comparison: At least one finished run.
+        path: File to write; replaced at once when complete.
+    """
+    from matplotlib.figure import Figure
+
+    types = comparison.types
+    schemes = [row.scheme for row in comparison.rows if comparison.values(row.scheme, MEAN_OF_TYPES)]
+    figure = Figure(figsize=(max(7.0, 1.7 * (len(types) + 1)), 4.6), layout="constrained", dpi=150)
+    axes = figure.add_subplot()
+    for column, name in enumerate([*types, MEAN_OF_TYPES]):
+        _draw_floors(axes, column, comparison.floors.get(name, Floors()))
+        for number, scheme in enumerate(schemes):
+            at = column + (number - (len(schemes) - 1) / 2) * 0.75 / max(1, len(schemes))
+            _draw_score(axes, at, comparison, scheme, name, COLOURS[number % len(COLOURS)], label=column == 0)
+    axes.set_xticks(range(len(types) + 1), [*types, MEAN_OF_TYPES], rotation=20 if len(types) > 6 else 0)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("accuracy, %")
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=min(6, len(unique)), frameon=False)
+    temporary = path.with_name(f".{path.name}.part")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)
+
+
+def _draw_floors(axes: Any, column: int, floors: Floors) -> None:
+    styles = {"majority": ":", "question_only": "--", "chance": "-."}
+    for name, style in styles.items():
+        value = getattr(floors, name)
+        if value is not None:
+            ends = (column - 0.42, column + 0.42)
+            label = f"floor: {name.replace('_', '-')}"
+            axes.hlines(100 * value, *ends, colors="0.45", linestyles=style, linewidth=1, label=label)
+
+
+def _draw_score(axes: Any, at: float, comparison: Comparison, scheme: str, name: str, colour: str, label: bool) -> None:
+    for blank in (False, True):
+        score = comparison.score(scheme, name, blank=blank)
+        if score is None:
+            continue
+        mean = 100 * score.mean
+        error = [[mean - 100 * score.low], [100 * score.high - mean]] if score.has_interval else None
+        text = (scheme + (", blank image" if blank else "")) if label else None
+        face = "none" if blank else colour
+        style = {"markersize": 4 if blank else 6, "linewidth": 0.8 if blank else 1.4, "alpha": 0.6 if blank else 1.0}
+        axes.errorbar(at, mean, error, fmt="o", color=colour, markerfacecolor=face, capsize=2, label=text, **style)

@@ -1,0 +1,118 @@
+"""What one run of one scheme with one seed left behind, as a file that is either whole or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One scheme trained and scored with one seed.
+
+    Args:
+        scheme: Name of the scheme as compared, such as ``dense_wide``.
+        seed: Seed of data order, gates and dropout.
+        settings: Everything the result depends on; a record made under other settings is not reused.
+        evaluation: ``EvaluationResult.to_dict()`` with the pictures.
+        blank: The same with blank pictures; None when the recipe does not ask for it.
+        activated: Activated parameters.
+        total: Parameters in all.
+        training: Numbers of the sparse stages: ``tokens``, ``seconds``, ``steps``, ``peak_memory_bytes``.
+        provenance: Command, versions, commit, machine.
+    """
+
+    scheme: str
+    seed: int
+    settings: Mapping[str, Any]
+    evaluation: Mapping[str, Any]
+    blank: Mapping[str, Any] | None
+    activated: int
+    total: int
+    training: Mapping[str, float]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def accuracy(self, question_type: str, blank: bool = False) -> float | None:
+        """Accuracy in 0..1 on one type of question; None when it was not scored."""
+        scores = self.blank if blank else self.evaluation
+        if scores is None or question_type not in scores["types"]:
+            return None
+        return float(scores["types"][question_type]["accuracy"]["mean"])
+
+
+def run_name(scheme: str, seed: int) -> str:
+    """Folder name of one run.
+
+    Example:
+        >>> run_name("moiie", 2)
+        'moiie-seed2'
+    """
+    return f"{scheme}-seed{seed}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_record(record: RunRecord, folder: Path) -> None:
+    """Write the record as ``result.json`` into `folder`."""
+    write_atomically(folder / RESULT, json.dumps(asdict(record), indent=1, sort_keys=True))
+
+
+def load_record(folder: Path, settings: Mapping[str, Any] | None = None) -> RunRecord | None:
+    """The record in `folder`; None when the run has not finished.
+
+    Args:
+        folder: Folder of the run.
+        settings: What the run would be made with now; None: take the record as it is.
+
+    Raises:
+        ValueError: the record was made with other settings, or the file is not a record.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        record = RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is not the result of a run ({error}); delete it to repeat the run") from error
+    if settings is not None:
+        changes = differences(record.settings, json.loads(json.dumps(settings)))
+        if changes:
+            raise ValueError(
+                f"{path} was made with another recipe: {'; '.join(changes[:5])}"
+                f"{f'; and {len(changes) - 5} more' if len(changes) > 5 else ''}. "
+                "Choose another `output`, or delete that folder to repeat the run"
+            )
+    return record
+
+
+def differences(then: Any, now: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ, with both values.
+
+    Example:
+        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+        ['a.b was 1, is 3']
+    """
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = [*then, *(key for key in now if key not in then)]
+        return [line for key in keys for line in differences(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        pairs = enumerate(zip(then, now, strict=True))
+        return [line for index, (a, b) in pairs for line in differences(a, b, f"{path}.{index}".lstrip("."))]
+    return [] if then == now else [f"{path} was {then!r}, is {now!r}"]

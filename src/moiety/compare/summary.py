@@ -1,0 +1,236 @@
+"""Records of all runs to what may be said about them: means over seeds, paired differences, verdicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from moiety.compare.records import RunRecord
+from moiety.evaluate.intervals import Estimate, paired_difference, seed_interval
+from moiety.evaluate.report import percent
+
+MEAN_OF_TYPES = "mean of types"
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What an answerer without eyes reaches on one type of question; None where it does not apply.
+
+    Args:
+        majority: Always the most frequent training answer of the type.
+        question_only: Most frequent training answer to the same question text.
+        chance: Guessing among the options of a multiple-choice question.
+    """
+
+    majority: float | None = None
+    question_only: float | None = None
+    chance: float | None = None
+
+    @property
+    def best(self) -> float:
+        """The highest floor; 0 without any."""
+        return max(
+            (value for value in (self.majority, self.question_only, self.chance) if value is not None), default=0.0
+        )
+
+
+@dataclass(frozen=True)
+class SchemeRow:
+    """One line of the table.
+
+    Args:
+        scheme: Name as compared.
+        label: ``equal`` or a plain remark when activated parameters differ from the reference.
+        expert_ffn: Inner width of one expert; of the dense FFN where nothing is spliced.
+        activated: Activated parameters.
+        total: Parameters in all.
+        relative_difference: Of activated parameters, to the reference.
+    """
+
+    scheme: str
+    label: str
+    expert_ffn: int
+    activated: int
+    total: int
+    relative_difference: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything one comparison knows; tables, plots and pages are drawn from it.
+
+    Args:
+        name: Name of the recipe.
+        rows: The schemes in the order of the recipe.
+        reference: Scheme that differences are taken against.
+        records: Finished runs.
+        floors: Type -> floors without a picture.
+        planned: (scheme, seed) pairs asked for.
+        context: Settings, command and versions for the report.
+    """
+
+    name: str
+    rows: Sequence[SchemeRow]
+    reference: str
+    records: Sequence[RunRecord]
+    floors: Mapping[str, Floors] = field(default_factory=dict)
+    planned: Sequence[tuple[str, int]] = ()
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def types(self) -> list[str]:
+        """Types of question in the order of the data."""
+        return list(dict.fromkeys(name for record in self.records for name in record.evaluation["types"]))
+
+    @property
+    def missing(self) -> list[tuple[str, int]]:
+        """Runs that were asked for and have no result yet."""
+        done = {(record.scheme, record.seed) for record in self.records}
+        return [pair for pair in self.planned if pair not in done]
+
+    def values(self, scheme: str, question_type: str, blank: bool = False) -> dict[int, float]:
+        """Seed -> accuracy. `question_type` may be ``mean of types``."""
+        found = {}
+        for record in self.records:
+            if record.scheme == scheme:
+                value = _accuracy(record, question_type, blank)
+                if value is not None:
+                    found[record.seed] = value
+        return found
+
+    def score(self, scheme: str, question_type: str, blank: bool = False) -> Estimate | None:
+        """Mean over seeds with Student's interval; with one seed its Wilson interval over questions."""
+        values = self.values(scheme, question_type, blank)
+        if not values:
+            return None
+        if len(values) > 1 or question_type == MEAN_OF_TYPES:
+            return seed_interval(list(values.values()))
+        record = next(record for record in self.records if record.scheme == scheme and record.seed in values)
+        scores = record.blank if blank else record.evaluation
+        assert scores is not None
+        return Estimate(**scores["types"][question_type]["accuracy"])
+
+    def mean_of(self, scheme: str, key: str) -> float:
+        """Mean over seeds of one number of training; NaN where none was measured."""
+        values = [record.training[key] for record in self.records if record.scheme == scheme and key in record.training]
+        return math.fsum(values) / len(values) if values else math.nan
+
+    def differences(self) -> list[Difference]:
+        """Every other scheme minus the reference, per type and for the mean of types, paired by seed."""
+        found = []
+        for row in self.rows:
+            for name in [*self.types, MEAN_OF_TYPES]:
+                mine, other = self.values(row.scheme, name), self.values(self.reference, name)
+                if row.scheme != self.reference and set(mine) & set(other):
+                    found.append(
+                        Difference(self.reference, row.scheme, name, paired_difference(other, mine), row.label)
+                    )
+        return found
+
+    def standings(self) -> list[Standing]:
+        """Where each scheme stands against answering without eyes, per type."""
+        return [
+            Standing(row.scheme, name, score, self.score(row.scheme, name, blank=True), self.floors.get(name, Floors()))
+            for row in self.rows
+            for name in self.types
+            if (score := self.score(row.scheme, name)) is not None
+        ]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One score beside what can be had without the picture.
+
+    Args:
+        scheme: Whose score.
+        question_type: Type of question.
+        score: With pictures.
+        blank: The same model with blank pictures; None when not measured.
+        floors: What training answers alone reach.
+    """
+
+    scheme: str
+    question_type: str
+    score: Estimate
+    blank: Estimate | None
+    floors: Floors
+
+    @property
+    def bar(self) -> float:
+        """What has to be exceeded: the best floor, or the upper end of the blank-image score."""
+        control = 0.0 if self.blank is None else self.blank.high if self.blank.has_interval else self.blank.mean
+        return max(self.floors.best, control)
+
+    @property
+    def sees(self) -> bool:
+        """Whether the lower end of the score exceeds the bar: the picture was used."""
+        return self.score.has_interval and self.score.low > self.bar
+
+    @property
+    def sentence(self) -> str:
+        """For instance ``moiie on 'coarse': 45.1 [43.0, 47.2] against blank image 10.9, question-only 11.1: above``."""
+        controls = {
+            "blank image": None if self.blank is None else self.blank.mean,
+            "majority": self.floors.majority,
+            "question-only": self.floors.question_only,
+            "chance": self.floors.chance,
+        }
+        named = ", ".join(f"{name} {100 * value:.1f}" for name, value in controls.items() if value is not None)
+        verdict = "above all of them" if self.sees else "not shown to be above all of them"
+        return f"{self.scheme} on {self.question_type!r}: {percent(self.score)} against {named or 'nothing'}: {verdict}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One paired difference and what may be said about it.
+
+    Args:
+        first: What is measured.
+        second: What it is measured against.
+        question_type: Type of question.
+        estimate: Mean of first − second over paired seeds, in 0..1.
+        label: Remark when the two do not activate equally many parameters; ``equal`` otherwise.
+    """
+
+    first: str
+    second: str
+    question_type: str
+    estimate: Estimate
+    label: str
+
+    @property
+    def verdict(self) -> str:
+        """Never more than the interval shows."""
+        if not self.estimate.has_interval:
+            return "one seed: no verdict"
+        if self.estimate.low > 0:
+            return f"{self.first} is higher"
+        if self.estimate.high < 0:
+            return f"{self.first} is lower"
+        return "not distinguishable"
+
+    @property
+    def sentence(self) -> str:
+        """For instance ``moiie − dense_wide on 'coarse': +1.2 points [−0.5, +2.9], 5 seeds: not distinguishable``."""
+        estimate = self.estimate
+        interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.has_interval else ""
+        seeds = f"{estimate.num_values} seed{'s' * (estimate.num_values != 1)}"
+        remark = "" if self.label == "equal" else f" ({self.second}: {self.label})"
+        return (
+            f"{self.first} − {self.second} on {self.question_type!r}: {points(estimate.mean)} points{interval}, "
+            f"{seeds}: {self.verdict}{remark}"
+        )
+
+
+def points(value: float) -> str:
+    """A signed number of percentage points: ``+1.2``, ``−0.5``."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _accuracy(record: RunRecord, question_type: str, blank: bool) -> float | None:
+    if question_type != MEAN_OF_TYPES:
+        return record.accuracy(question_type, blank)
+    scores = record.blank if blank else record.evaluation
+    return None if scores is None else float(scores["mean_of_types"])

@@ -1,0 +1,145 @@
+"""The comparison as a table: Markdown, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, SchemeRow
+from moiety.evaluate.intervals import Estimate
+from moiety.evaluate.report import percent
+
+FLOOR_NAMES = ("majority", "question_only", "chance")
+
+
+def markdown(comparison: Comparison) -> str:
+    """Scores, floors and costs as Markdown tables."""
+    parts = [_pipe(score_table(comparison)), _pipe(cost_table(comparison))]
+    return "\n\n".join(parts) + f"\n\n{caption(comparison)}\n"
+
+
+def caption(comparison: Comparison) -> str:
+    """What the numbers mean and how many runs they rest on."""
+    seeds = sorted({record.seed for record in comparison.records})
+    if len(seeds) > 1:
+        meaning = f"mean over up to {len(seeds)} seeds with Student's 95 % interval over seeds"
+    else:
+        meaning = "one seed, with Wilson's 95 % interval over questions (says nothing about other seeds)"
+    waiting = [f"{scheme} seed {seed}" for scheme, seed in comparison.missing]
+    return (
+        f"Accuracy in percent: {meaning}. {len(comparison.records)} of {len(comparison.planned)} runs are finished"
+        + (f"; without result: {', '.join(waiting)}." if waiting else ".")
+    )
+
+
+def score_table(comparison: Comparison) -> list[list[str]]:
+    """Header and lines: one scheme a line, one type of question a column, then the floors."""
+    types = comparison.types
+    lines = [["scheme", "seeds", *types, MEAN_OF_TYPES]]
+    for row in comparison.rows:
+        num_seeds = sum(record.scheme == row.scheme for record in comparison.records)
+        scores = [_score(comparison.score(row.scheme, name)) for name in [*types, MEAN_OF_TYPES]]
+        lines.append([row.scheme + _mark(row), str(num_seeds), *scores])
+        if any(comparison.values(row.scheme, name, blank=True) for name in types):
+            blanks = [_score(comparison.score(row.scheme, name, blank=True)) for name in [*types, MEAN_OF_TYPES]]
+            lines.append([f"{row.scheme}, blank image", str(num_seeds), *blanks])
+    for floor in FLOOR_NAMES:
+        values = [getattr(comparison.floors.get(name), floor, None) for name in types]
+        if any(value is not None for value in values):
+            shown = ["" if value is None else f"{100 * value:.1f}" for value in values]
+            lines.append([floor.replace("_", "-"), "", *shown, ""])
+    return lines
+
+
+def cost_table(comparison: Comparison) -> list[list[str]]:
+    """Header and lines: parameters and the price of training, one scheme a line."""
+    header = ["scheme", "expert width", "activated", "total", "activated against " + comparison.reference]
+    lines = [[*header, "training tokens", "tokens/s", "peak memory GiB"]]
+    for row in comparison.rows:
+        remark = "" if row.label == "equal" else f" ({row.label})"
+        lines.append(
+            [
+                row.scheme,
+                str(row.expert_ffn),
+                f"{row.activated:,}",
+                f"{row.total:,}",
+                f"{100 * row.relative_difference:+.2f} %{remark}",
+                _number(comparison.mean_of(row.scheme, "tokens"), ",.0f"),
+                _number(comparison.mean_of(row.scheme, "tokens_per_second"), ",.0f"),
+                _number(comparison.mean_of(row.scheme, "peak_memory_bytes") / 2**30, ".2f"),
+            ]
+        )
+    return lines
+
+
+def csv_text(comparison: Comparison) -> str:
+    """One line per scheme and type of question, numbers unrounded, for other programs."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = "scheme label type num_seeds mean low high blank_mean blank_low blank_high"
+    writer.writerow([*header.split(), *FLOOR_NAMES, "activated", "total", "expert_ffn"])
+    for row in comparison.rows:
+        for name in [*comparison.types, MEAN_OF_TYPES]:
+            seeds = len(comparison.values(row.scheme, name))
+            scores = (comparison.score(row.scheme, name), comparison.score(row.scheme, name, blank=True))
+            floors = [getattr(comparison.floors.get(name), floor, None) for floor in FLOOR_NAMES]
+            cells = [cell for score in scores for cell in _cells(score)]
+            writer.writerow(
+                [row.scheme, row.label, name, seeds, *cells, *floors, row.activated, row.total, row.expert_ffn]
+            )
+    return out.getvalue()
+
+
+def json_text(comparison: Comparison) -> str:
+    """All records, floors, differences and the context as JSON; an absent interval is null."""
+    tree = {
+        "name": comparison.name,
+        "reference": comparison.reference,
+        "schemes": [asdict(row) for row in comparison.rows],
+        "floors": {name: asdict(floors) for name, floors in comparison.floors.items()},
+        "differences": [_difference(difference) for difference in comparison.differences()],
+        "records": [asdict(record) for record in comparison.records],
+        "missing": [list(pair) for pair in comparison.missing],
+        "context": dict(comparison.context),
+    }
+    return json.dumps(_finite(tree), indent=1)
+
+
+def _difference(difference: Difference) -> dict[str, object]:
+    return asdict(difference) | {"verdict": difference.verdict}
+
+
+def _finite(tree: object) -> object:
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def _cells(score: Estimate | None) -> list[float | None]:
+    if score is None:
+        return [None, None, None]
+    return [score.mean, score.low, score.high] if score.has_interval else [score.mean, None, None]
+
+
+def _score(score: Estimate | None) -> str:
+    return "" if score is None else percent(score)
+
+
+def _mark(row: SchemeRow) -> str:
+    return "" if row.label == "equal" else f" ({row.label})"
+
+
+def _number(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
+
+
+def _pipe(lines: Sequence[Sequence[str]]) -> str:
+    header, *rest = lines
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rest))

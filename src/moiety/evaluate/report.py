@@ -1,0 +1,117 @@
+"""Predictions and rows to scores per type of question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from moiety.evaluate.intervals import Estimate, wilson_interval
+from moiety.evaluate.tasks import TASKS, task_of
+from moiety.vlm.rows import Row
+
+UNTYPED = "all"
+
+
+@dataclass(frozen=True)
+class TypeScore:
+    """Score of one type of question in one run.
+
+    Args:
+        type: The rows' `type`.
+        task: Name of the task that scored it, a key of ``TASKS``; several are joined by ``+``.
+        num_questions: Rows scored.
+        accuracy: Share of right answers with its Wilson interval, all in 0..1.
+        metrics: Further numbers of the task, such as ``f1`` and ``yes_rate``.
+    """
+
+    type: str
+    task: str
+    num_questions: int
+    accuracy: Estimate
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of one run, per type of question and over all questions.
+
+    Args:
+        types: Type -> score, in the order in which types first occur in the rows.
+        overall: Accuracy over all questions with its Wilson interval. Types have different floors: read `types` first.
+        seconds: Time spent on the answers made by this call; answers read back from a file cost none.
+        predictions: Row id -> what the model wrote.
+    """
+
+    types: Mapping[str, TypeScore]
+    overall: Estimate
+    seconds: float = 0.0
+    predictions: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def mean_of_types(self) -> float:
+        """Unweighted mean of the accuracies of all types."""
+        return sum(score.accuracy.mean for score in self.types.values()) / len(self.types)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers for JSON, without the predictions."""
+        return {
+            "types": {name: asdict(score) for name, score in self.types.items()},
+            "overall": asdict(self.overall),
+            "mean_of_types": self.mean_of_types,
+            "seconds": self.seconds,
+            "rules": {name: TASKS[name].rule for score in self.types.values() for name in score.task.split("+")},
+        }
+
+    def table(self) -> list[dict[str, str]]:
+        """One line a type, for a terminal or a page: type, task, questions, accuracy in percent, further numbers."""
+        return [
+            {
+                "type": score.type,
+                "task": score.task,
+                "questions": str(score.num_questions),
+                "accuracy %": percent(score.accuracy),
+                "more": ", ".join(f"{name} {100 * value:.1f}" for name, value in score.metrics.items()),
+            }
+            for score in self.types.values()
+        ]
+
+
+def percent(estimate: Estimate) -> str:
+    """An accuracy with its interval, in percent: ``81.2 [79.0, 83.2]``; without interval ``81.2``."""
+    text = f"{100 * estimate.mean:.1f}"
+    return f"{text} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]" if estimate.has_interval else text
+
+
+def score_predictions(rows: Sequence[Row], predictions: Mapping[str, str], seconds: float = 0.0) -> EvaluationResult:
+    """Score what was written for each row.
+
+    Args:
+        rows: Questions with answers.
+        predictions: Row id -> text; every row needs one.
+        seconds: Passed on to the result.
+
+    Raises:
+        ValueError: no row, or a row without a prediction.
+    """
+    if not rows:
+        raise ValueError("no rows to score; give at least one question")
+    missing = [row.id for row in rows if row.id not in predictions]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(rows)} rows have no prediction, first {missing[0]!r}")
+    by_type: dict[str, list[Row]] = {}
+    for row in rows:
+        by_type.setdefault(row.type or UNTYPED, []).append(row)
+    types = {name: _score_type(name, members, predictions) for name, members in by_type.items()}
+    num_right = sum(round(score.accuracy.mean * score.num_questions) for score in types.values())
+    return EvaluationResult(types, wilson_interval(num_right, len(rows)), seconds, dict(predictions))
+
+
+def _score_type(name: str, rows: Sequence[Row], predictions: Mapping[str, str]) -> TypeScore:
+    tasks = [task_of(row) for row in rows]
+    truths = [task.truth(row) for task, row in zip(tasks, rows, strict=True)]
+    readings = [task.read(predictions[row.id], row) for task, row in zip(tasks, rows, strict=True)]
+    num_right = sum(truth == reading for truth, reading in zip(truths, readings, strict=True))
+    names = sorted({task.name for task in tasks})
+    metrics = tasks[0].metrics(truths, readings) if len(names) == 1 else {}
+    return TypeScore(name, "+".join(names), len(rows), wilson_interval(num_right, len(rows)), metrics)

@@ -1,0 +1,141 @@
+"""Greedy answers in batches, each written down as soon as it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moiety.evaluate.predictions import PredictionFile
+from moiety.evaluate.report import EvaluationResult, score_predictions
+from moiety.vlm.data import prompt_batch
+from moiety.vlm.images import Images
+from moiety.vlm.rows import Row
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate_model(
+    model: nn.Module,
+    processor: Any,
+    rows: Sequence[Row],
+    images: Images,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int = 16,
+    blank_image: bool = False,
+    predictions: str | Path | None = None,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Let `model` answer `rows` greedily and score the answers per type of question.
+
+    Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
+    asked once; under `blank_image` that is every repetition of a question.
+
+    Args:
+        model: A vision-language model, dense or sparse; it is left in the mode it came in.
+        processor: Its processor, with a chat template.
+        rows: Questions with answers and distinct ids; a last assistant turn is never shown to the model.
+        images: Name -> picture.
+        batch_size: Questions asked at once.
+        max_new_tokens: Longest answer in tokens.
+        blank_image: Replace each picture by an evenly grey one of its size: the question-only control.
+        predictions: JSON-lines file that answers are added to, and that a stopped run goes on from.
+        progress: Called with (answers made, answers asked for) after each batch.
+
+    Raises:
+        ValueError: no rows, two rows of one id, or `predictions` was made with another model or other settings.
+    """
+    _check_ids(rows)
+    written: dict[str, str] = {}
+    add: Callable[[Mapping[str, str]], None] = written.update
+    if predictions is not None:
+        settings = {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
+        file = PredictionFile(predictions, settings)
+        written, add = file.answers, file.add
+    started, was_training = time.perf_counter(), model.training
+    model.eval()
+    try:
+        for batch in _batches([row for row in rows if row.id not in written], images, batch_size, blank_image):
+            asked = [same[0] for same in batch]
+            texts = answer_batch(model, processor, prompt_batch(asked, processor, images, blank_image), max_new_tokens)
+            add({row.id: text for same, text in zip(batch, texts, strict=True) for row in same})
+            if progress is not None:
+                progress(len(written), len(rows))
+    finally:
+        model.train(was_training)
+    answers = {row.id: written[row.id] for row in rows}
+    return score_predictions(rows, answers, time.perf_counter() - started)
+
+
+@torch.inference_mode()
+def answer_batch(model: Any, processor: Any, batch: Mapping[str, torch.Tensor], max_new_tokens: int) -> list[str]:
+    """Greedy answers to one left-padded batch of prompts, without special tokens and outer blanks.
+
+    Args:
+        model: Any model with `generate`.
+        processor: Decodes the answers.
+        batch: Keywords of `generate`: ``input_ids (batch, seq)``, ``attention_mask (batch, seq)``, pixels.
+        max_new_tokens: Longest answer in tokens.
+    """
+    on_device = {name: value.to(model.device) for name, value in batch.items()}
+    tokens = model.generate(**on_device, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+    answers = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
+    return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Short fingerprint of a model's parameters: names, shapes and up to 64 evenly spaced values of each.
+
+    Cheap also for billions of parameters; training changes it, saving and loading does not.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        values = flat[:: max(1, flat.numel() // 64)][:64].double().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)} {values.tolist()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_ids(rows: Sequence[Row]) -> None:
+    if not rows:
+        raise ValueError("no rows to evaluate; give at least one question")
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if row.id in seen:
+            raise ValueError(
+                f"{row.place} has the id of {seen[row.id].place}; answers are kept by id: give each its own"
+            )
+        seen[row.id] = row
+
+
+def _batches(rows: Sequence[Row], images: Images, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
+    """Batches of groups of rows that get the same answer; alike lengths together, so that little is padded."""
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def shown(name: str) -> Hashable:
+        if blank_image and name not in sizes:
+            sizes[name] = images[name].size
+        return sizes[name] if blank_image else name
+
+    groups: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        turns = tuple((turn.role, turn.text) for turn in _prompt_turns(row))
+        groups.setdefault((turns, tuple(shown(name) for name in row.images)), []).append(row)
+    ordered = sorted(groups.values(), key=lambda same: (len(same[0].images), _num_characters(same[0])))
+    for start in range(0, len(ordered), batch_size):
+        yield ordered[start : start + batch_size]
+
+
+def _prompt_turns(row: Row) -> Sequence[Any]:
+    turns = row.turns
+    return turns[:-1] if turns and turns[-1].role == "assistant" else turns
+
+
+def _num_characters(row: Row) -> int:
+    return sum(len(turn.text) for turn in _prompt_turns(row))

@@ -1,0 +1,131 @@
+"""From the text a model wrote to right or wrong: pure functions, one rule each.
+
+A rule never guesses. Text that cannot be read as an answer gives None, which counts as wrong and is counted apart.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+
+LETTERS = string.ascii_uppercase
+
+
+def normalise(text: str) -> str:
+    """Lower case without blanks at the ends: what exact match compares.
+
+    Example:
+        >>> normalise("  Granny Smith ")
+        'granny smith'
+    """
+    return text.strip().lower()
+
+
+def exact_match(text: str, answers: Sequence[str]) -> bool:
+    """Whether `text` is one of the accepted `answers` after :func:`normalise`.
+
+    Example:
+        >>> exact_match("Apple ", ["apple", "red apple"])
+        True
+    """
+    return normalise(text) in {normalise(answer) for answer in answers}
+
+
+# -- yes or no ---------------------------------------------------------------------------------------------------------
+def first_word_verdict(text: str) -> str | None:
+    """``yes`` or ``no`` if that is the first word, whatever its case and punctuation; else None.
+
+    Example:
+        >>> first_word_verdict("Yes, two of them."), first_word_verdict("NO"), first_word_verdict("nothing")
+        ('yes', 'no', None)
+    """
+    words = re.findall(r"[^\W_]+", text.lower())
+    return words[0] if words and words[0] in ("yes", "no") else None
+
+
+def official_verdict(text: str) -> str:
+    """Rule of the POPE script: ``no`` if a word of the first sentence is exactly No, no or not; else ``yes``.
+
+    An empty answer and ``NO`` are therefore yes. Use it to repeat published numbers, not to judge a new model.
+
+    Source:
+        RUCAIBox/POPE @ 3df3ba1, evaluate.py; the released MoIIE code has the same rule.
+    """
+    words = text.split(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def whole_text_verdict(text: str) -> str | None:
+    """``yes`` or ``no`` if nothing else was written; else None.
+
+    Source:
+        EvolvingLMMs-Lab/lmms-eval @ 75571cf, tasks/pope/utils.py.
+    """
+    verdict = normalise(text)
+    return verdict if verdict in ("yes", "no") else None
+
+
+YES_NO_RULES: Mapping[str, Callable[[str], str | None]] = {
+    "first_word": first_word_verdict,
+    "official": official_verdict,
+    "lmms_eval": whole_text_verdict,
+}
+
+
+def yes_no_metrics(truths: Sequence[str], verdicts: Sequence[str | None]) -> dict[str, float]:
+    """Precision, recall and F1 of the answer yes, the share of yes among all answers and the share of unreadable ones.
+
+    A ratio without a case (no yes was said, no yes was true) is 0.
+
+    Args:
+        truths: ``yes`` or ``no``, one a question.
+        verdicts: What the model said; None where its text is neither.
+
+    Example:
+        >>> yes_no_metrics(["yes", "yes", "no", "no"], ["yes", "no", "yes", None])["f1"]
+        0.5
+    """
+    pairs = list(zip(truths, verdicts, strict=True))
+    hits = sum(truth == verdict == "yes" for truth, verdict in pairs)
+    said = sum(verdict == "yes" for _, verdict in pairs)
+    true = sum(truth == "yes" for truth, _ in pairs)
+    precision = hits / said if said else 0.0
+    recall = hits / true if true else 0.0
+    return {
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * hits / (said + true) if said + true else 0.0,
+        "yes_rate": said / len(pairs) if pairs else 0.0,
+        "unreadable": sum(verdict is None for _, verdict in pairs) / len(pairs) if pairs else 0.0,
+    }
+
+
+# -- multiple choice ---------------------------------------------------------------------------------------------------
+_LETTER_FIRST = re.compile(r"^\(?([A-Za-z])(?:[).:,]|$)")
+_ANSWER_IS = re.compile(r"(?:answer|option|choice)(?: is|:)? *\(?([A-Z])\b", re.IGNORECASE)
+
+
+def option_letter(text: str, choices: Sequence[str]) -> str | None:
+    """The option that `text` names, as a capital letter; None when it names none of them.
+
+    Read in this order: a letter that opens the text (``B``, ``(b)``, ``B. pear``), ``answer is B`` or ``option: B``,
+    the very words of an option.
+
+    Args:
+        text: What the model wrote.
+        choices: Options in the order A, B, C, ...; a letter beyond them is not an answer.
+
+    Example:
+        >>> [option_letter(text, ["apple", "pear"]) for text in ("b", "(A) apple", "The answer is B.", "Pear", "C")]
+        ['B', 'A', 'B', 'B', None]
+    """
+    stripped = text.strip()
+    found = _LETTER_FIRST.match(stripped) or _ANSWER_IS.search(stripped)
+    if found:
+        letter = found.group(1).upper()
+        return letter if letter in LETTERS[: len(choices)] else None
+    for letter, choice in zip(LETTERS, choices, strict=False):
+        if normalise(stripped).rstrip(".") == normalise(choice).rstrip("."):
+            return letter
+    return None

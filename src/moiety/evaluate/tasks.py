@@ -1,0 +1,103 @@
+"""What kind of question a row asks and how its answer is scored: one record a kind, in one dict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from moiety.evaluate.scorers import (
+    LETTERS,
+    exact_match,
+    first_word_verdict,
+    normalise,
+    option_letter,
+    yes_no_metrics,
+)
+from moiety.vlm.rows import Row
+
+Metrics = Callable[[Sequence[str], Sequence[str | None]], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of question.
+
+    Args:
+        name: Key in :data:`TASKS`.
+        rule: Words for a report: how text is compared.
+        applies: Whether a row is of this kind.
+        truth: The right answer of a row in the form that `read` gives.
+        read: What the model's text says; None: unreadable.
+        metrics: Further numbers from all truths and readings, besides accuracy.
+    """
+
+    name: str
+    rule: str
+    applies: Callable[[Row], bool]
+    truth: Callable[[Row], str]
+    read: Callable[[str, Row], str | None]
+    metrics: Metrics = lambda truths, readings: {}
+
+
+def answers_of(row: Row) -> Sequence[str]:
+    """Accepted answers: the row's `answers`, else what its last assistant turn says.
+
+    Raises:
+        ValueError: the row has neither.
+    """
+    if row.answers:
+        return row.answers
+    if row.turns and row.turns[-1].role == "assistant":
+        return (row.turns[-1].text,)
+    raise ValueError(f"{row.place} has no answer to score against; give it `answers` or a last turn of the assistant")
+
+
+def _is_yes_no(row: Row) -> bool:
+    return {normalise(answer) for answer in answers_of(row)} <= {"yes", "no"}
+
+
+def _choice_truth(row: Row) -> str:
+    letter = option_letter(answers_of(row)[0], row.choices)
+    if letter is None:
+        options = ", ".join(f"{letter} {choice!r}" for letter, choice in zip(LETTERS, row.choices, strict=False))
+        raise ValueError(
+            f"{row.place}: answer {answers_of(row)[0]!r} is none of its choices {options}; give the letter"
+        )
+    return letter
+
+
+def _read_exact(text: str, row: Row) -> str:
+    """The first accepted answer if the text is any of them, so that truth and reading compare equal."""
+    answers = answers_of(row)
+    return normalise(answers[0]) if exact_match(text, answers) else normalise(text)
+
+
+TASKS: Mapping[str, Task] = {
+    "choice": Task(
+        "choice",
+        "letter of the option: first letter, `answer is X`, or the option's own words",
+        applies=lambda row: bool(row.choices),
+        truth=_choice_truth,
+        read=lambda text, row: option_letter(text, row.choices),
+    ),
+    "yes_no": Task(
+        "yes_no",
+        "first word is yes or no",
+        applies=_is_yes_no,
+        truth=lambda row: normalise(answers_of(row)[0]),
+        read=lambda text, row: first_word_verdict(text),
+        metrics=yes_no_metrics,
+    ),
+    "exact": Task(
+        "exact",
+        "equal to an accepted answer after lower-casing and stripping",
+        applies=lambda row: True,
+        truth=lambda row: normalise(answers_of(row)[0]),
+        read=_read_exact,
+    ),
+}
+
+
+def task_of(row: Row) -> Task:
+    """The first task in :data:`TASKS` that applies."""
+    return next(task for task in TASKS.values() if task.applies(row))
