@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -12,16 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from moiety.groups import Modality
+from moiety.moe.modality import ids_from_placeholders
 from moiety.vlm.images import Images
+from moiety.vlm.placeholders import PLACEHOLDERS, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 IGNORED_LABEL = -100
 _PADDING = {"labels": IGNORED_LABEL}  # what other per-position tensors are padded with: 0
-_PLACEHOLDERS = {
-    "image_token_id": Modality.IMAGE,
-    "video_token_id": Modality.VIDEO,
-    "audio_token_id": Modality.AUDIO,
-}
 
 
 class Encoder:
@@ -36,6 +33,11 @@ class Encoder:
         max_length: Longest row in tokens, image tokens included. A longer row is an error: nothing is cut.
         labels: ``assistant`` reads the generation marks of the template. ``prefix`` compares the tokens with and
             without each answer, for templates without marks.
+        token_ids: Token id -> modality id where a model counts more than the processor's placeholders (picture
+            delimiters); None: the placeholders.
+
+    Raises:
+        ValueError: the processor names no placeholder.
     """
 
     def __init__(
@@ -44,12 +46,17 @@ class Encoder:
         images: Images | Mapping[str, Image.Image],
         max_length: int,
         labels: Literal["assistant", "prefix"] = "assistant",
+        token_ids: Mapping[int, int] | None = None,
     ) -> None:
         self.processor = processor
         self.images = images
         self.max_length = max_length
         self.labels = labels
-        self.placeholders = placeholder_modalities(processor)
+        self.token_ids = placeholder_ids(processor) if token_ids is None else token_ids
+        if not self.token_ids:
+            raise ValueError(
+                f"{type(processor).__name__} names none of {', '.join(PLACEHOLDERS)}: picture tokens cannot be found"
+            )
 
     @property
     def pad_token_id(self) -> int:
@@ -62,8 +69,8 @@ class Encoder:
 
         Returns:
             Per position, 1-D ``(seq,)``: ``input_ids``, ``labels`` (-100 where nothing is trained), ``modality_ids``
-            and what else the processor gives for each token. Per picture, first axis pictures or patches: ``pixel_values``
-            and its companions; absent without pictures.
+            and what else the processor gives for each token. Per picture, first axis pictures or patches:
+            ``pixel_values`` and its companions; absent without pictures.
 
         Raises:
             FileNotFoundError: a picture is missing.
@@ -137,9 +144,7 @@ class Encoder:
         tensors = {key: value[0] if value.shape == shape else value for key, value in found.items()}
         del tensors["attention_mask"]
         answered = tensors.pop("assistant_masks", torch.zeros(shape[1])).bool()
-        tensors["modality_ids"] = torch.zeros_like(tensors["input_ids"])
-        for token_id, modality in self.placeholders.items():
-            tensors["modality_ids"][tensors["input_ids"] == token_id] = int(modality)
+        tensors["modality_ids"] = ids_from_placeholders(found["input_ids"], self.token_ids)[0]
         return tensors, answered
 
     def _answers_by_prefix(self, messages: list[dict[str, Any]], input_ids: Tensor) -> Tensor:
@@ -248,12 +253,6 @@ def prompt_batch(
     encoder = Encoder(processor, images, max_length=0)  # prompts have no limit of their own
     collate = Collator(encoder.pad_token_id, padding_side="left")
     return collate([encoder.encode_prompt(row, blank_image) for row in rows])
-
-
-def placeholder_modalities(processor: Any) -> dict[int, Modality]:
-    """Token id -> modality of the placeholders that a processor expands pictures, videos and sounds into."""
-    found = {getattr(processor, name, None): modality for name, modality in _PLACEHOLDERS.items()}
-    return {cast(int, token_id): modality for token_id, modality in found.items() if token_id is not None}
 
 
 def _messages(row: Row, pictures: Iterable[Image.Image]) -> list[dict[str, Any]]:
