@@ -197,6 +197,14 @@ class ExpertGroups:
         """Experts scored by gate number `gate`, row by row: what its first member sees."""
         return self.visible(self.gates[gate][0])
 
+    @property
+    def gate_names(self) -> tuple[str, ...]:
+        """Name of each gate: its modality group, several joined by ``_``, or ``all``."""
+        return tuple(
+            members[0] if len(members) == 1 else "all" if set(members) == set(self.names) else "_".join(members)
+            for members in self.gates
+        )
+
     def check_top_k(self, top_k: int, norm_topk: bool) -> None:
         """Refuse a `top_k` that some modality group cannot satisfy.
 

@@ -1,0 +1,112 @@
+"""Gated feed-forward experts: the bank of every scheme of the MoIIE family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from moiety.moe.dispatch import plan_slots
+from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.kernels import KERNELS, choose_kernel, gated_experts, reference_experts
+from moiety.moe.kernels.activation import activation_of
+
+
+class FFNExperts(ExpertBank):
+    r"""A stacked bank of gated feed-forward networks without biases.
+
+    :math:`E_i(x) = W^{down}_i (act(W^{gate}_i x) \odot W^{up}_i x)`, in the layout of Hugging Face experts, so that
+    their back-ends, PEFT and expert parallelism fit. The first ``ffn`` rows of ``gate_up_proj`` are the gate.
+
+    Args:
+        num_experts: Experts in the bank.
+        hidden: Width of the decoder.
+        ffn: Inner width of one expert.
+        act: Name of the activation (``silu``, ``gelu_pytorch_tanh``, …) or a callable; callables run the plain loop.
+        kernel: ``auto``, ``loop``, ``grouped`` or ``reference``; see :mod:`moiety.moe.kernels`.
+
+    Raises:
+        ValueError: the activation or kernel is unknown.
+
+    Source:
+        Shazeer 2020, "GLU variants improve transformer", eq. 6 (SwiGLU), once per expert.
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        hidden: int,
+        ffn: int,
+        act: str | Callable[[Tensor], Tensor] = "silu",
+        kernel: str = "auto",
+    ) -> None:
+        super().__init__()
+        if kernel not in KERNELS:
+            raise ValueError(f"kernel {kernel!r} is unknown; known: {', '.join(KERNELS)}")
+        self.num_experts, self.hidden, self.ffn, self.act, self.kernel = num_experts, hidden, ffn, act, kernel
+        self.act_fn = activation_of(act)
+        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * ffn, hidden))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, hidden, ffn))
+        self.reset_parameters()
+
+    def reset_parameters(self, std: float = 0.02) -> None:
+        """Draw all weights from normal(0, `std`)."""
+        nn.init.normal_(self.gate_up_proj, std=std)
+        nn.init.normal_(self.down_proj, std=std)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens top_k"],
+        top_k_weights: Float[Tensor, "tokens top_k"],
+    ) -> Float[Tensor, "tokens hidden"]:
+        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen."""
+        kernel = choose_kernel(self.kernel, self.act, hidden_states, top_k_index, self.gate_up_proj)
+        if kernel == "reference":
+            return reference_experts(
+                hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj, self.act_fn
+            )
+        plan = plan_slots(top_k_index, self.num_experts)
+        return gated_experts(
+            hidden_states, top_k_weights, self.gate_up_proj, self.down_proj, plan, str(self.act), kernel
+        )
+
+    @torch.no_grad()
+    def load_from_dense(self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]) -> None:
+        """Copy a dense FFN into every expert.
+
+        Where the experts are wider, further gate and up rows repeat those of the dense FFN from the start and their
+        down columns are 0: the function stays the same, and the copies part with the first gradient.
+
+        Args:
+            gate_up: Gate rows, then up rows.
+            down: Down projection.
+
+        Raises:
+            ValueError: the experts are narrower than the dense FFN, or the widths do not fit.
+        """
+        dense = down.shape[1]
+        if gate_up.shape != (2 * dense, self.hidden) or down.shape[0] != self.hidden:
+            raise ValueError(
+                f"a dense FFN for experts of hidden {self.hidden} has gate_up (2*ffn, {self.hidden}) and down "
+                f"({self.hidden}, ffn), got {tuple(gate_up.shape)} and {tuple(down.shape)}"
+            )
+        if self.ffn < dense:
+            raise ValueError(
+                f"experts of inner width {self.ffn} cannot hold a dense FFN of inner width {dense}; "
+                f"set expert_ffn >= {dense}, or leave it out to copy the width"
+            )
+        row = torch.arange(self.ffn, device=gate_up.device) % dense
+        self.gate_up_proj.copy_(torch.cat([gate_up[row], gate_up[row + dense]]))
+        self.down_proj.zero_()
+        self.down_proj[:, :, :dense] = down.to(self.down_proj)
+
+    def activated_parameters(self) -> int:
+        """Parameters that one slot passes through, ``3 * hidden * ffn``."""
+        return 3 * self.hidden * self.ffn
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print(model)``."""
+        return f"num_experts={self.num_experts}, hidden={self.hidden}, ffn={self.ffn}, kernel={self.kernel}"

@@ -1,0 +1,32 @@
+"""The plain loop over experts: what every other kernel must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def reference_experts(
+    x: Float[Tensor, "tokens hidden"],
+    index: Int[Tensor, "tokens top_k"],
+    weights: Float[Tensor, "tokens top_k"],
+    gate_up_proj: Float[Tensor, "experts twice_ffn hidden"],
+    down_proj: Float[Tensor, "experts hidden ffn"],
+    act: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "tokens hidden"]:
+    """Each expert on the tokens that chose it, by ordinary autograd.
+
+    The stacked weights are taken apart once (``unbind``): indexing them expert by expert would write a gradient of the
+    size of the whole bank for every expert.
+    """
+    out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    for expert, (gate_up, down) in enumerate(zip(gate_up_proj.unbind(0), down_proj.unbind(0), strict=True)):
+        token, choice = torch.where(index == expert)
+        gate, up = F.linear(x[token], gate_up).chunk(2, dim=-1)
+        y = F.linear(act(gate) * up, down)
+        out = out.index_add(0, token, y.to(out.dtype) * weights[token, choice, None].to(out.dtype))
+    return out.to(x.dtype)

@@ -1,0 +1,203 @@
+"""What the routers pay beside the task: uneven use of experts, and large scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch import distributed as dist
+
+from moiety.config import MoESettings
+from moiety.groups import ExpertGroups
+from moiety.moe.trace import Routing, RoutingTrace
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class GateStatistics:
+    """Sums over tokens that the losses are made of, for every gate and layer. Sums of several ranks add up.
+
+    Args:
+        chosen: How often each expert was chosen, ``(gates, layers, experts)``. No gradient.
+        probability: Summed probability of each expert before the choice, ``(gates, layers, experts)``.
+        squared_logsumexp: Summed square of the log of the softmax normaliser, ``(gates, layers)``.
+        tokens: Number of tokens, ``(gates, layers)``.
+    """
+
+    chosen: Float[Tensor, "gates layers experts"]
+    probability: Float[Tensor, "gates layers experts"]
+    squared_logsumexp: Float[Tensor, "gates layers"]
+    tokens: Float[Tensor, "gates layers"]
+
+    def summed(self, reduce: Reduce) -> GateStatistics:
+        """The same statistics of all ranks together, by one call of `reduce`."""
+        experts = self.chosen.shape[-1]
+        extra = torch.stack([self.squared_logsumexp, self.tokens], dim=-1)
+        packed = reduce(torch.cat([self.chosen, self.probability, extra], dim=-1))
+        chosen, probability, extra = packed.split([experts, experts, 2], dim=-1)
+        return GateStatistics(chosen, probability, extra[..., 0], extra[..., 1])
+
+
+def gate_statistics(layers: Sequence[Sequence[Routing]], groups: ExpertGroups) -> GateStatistics:
+    """Sum over the tokens of each gate in each layer; padding does not count.
+
+    Args:
+        layers: Decisions of each layer, as in ``RoutingTrace.by_layer().values()``.
+        groups: Table of the scheme.
+    """
+    rows = [[_sums(routings, groups, gate) for routings in layers] for gate in range(len(groups.gates))]
+    chosen, probability, squared, tokens = (
+        torch.stack([torch.stack([cell[part] for cell in row]) for row in rows]) for part in range(4)
+    )
+    return GateStatistics(chosen, probability, squared, tokens)
+
+
+def _sums(routings: Sequence[Routing], groups: ExpertGroups, gate: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four sums of one gate in one layer."""
+    members = [groups.names.index(name) for name in groups.gates[gate]]
+    totals: list[Tensor] | None = None
+    for routing in routings:
+        logits = routing.logits.to(torch.promote_types(routing.logits.dtype, torch.float32))
+        own = torch.stack([routing.modality_group == member for member in members]).any(dim=0)
+        expert = torch.arange(groups.num_experts, device=logits.device)
+        hits = (routing.index.unsqueeze(-1) == expert).any(dim=1)  # (tokens, top_k) -> (tokens, experts)
+        normaliser = logits.logsumexp(dim=-1)
+        probability = (logits - normaliser.unsqueeze(-1)).exp()
+        sums = [
+            (hits & own.unsqueeze(-1)).sum(dim=0).to(logits.dtype),
+            torch.where(own.unsqueeze(-1), probability, 0).sum(dim=0),
+            torch.where(own, normaliser.square(), 0).sum(),
+            own.sum().to(logits.dtype),
+        ]
+        totals = sums if totals is None else [total + part for total, part in zip(totals, sums, strict=True)]
+    assert totals is not None
+    return totals[0], totals[1], totals[2], totals[3]
+
+
+def load_balancing_loss(
+    chosen: Float[Tensor, "layers experts"],
+    probability: Float[Tensor, "layers experts"],
+    tokens: Float[Tensor, " layers"],
+    num_visible: int,
+    scope: str = "joint_layers",
+) -> Float[Tensor, ""]:
+    r"""Cost of uneven expert use by the tokens of one gate.
+
+    With :math:`F_{le}` the share of the tokens that chose expert *e* in layer *l* (summing to top_k) and
+    :math:`P_{le}` the mean probability it got, the cost is :math:`M \sum_e \bar F_e \bar P_e` with means over layers
+    (``joint_layers``), or the mean over layers of :math:`M \sum_e F_{le} P_{le}` (``per_layer``). Even probabilities,
+    or even choices, cost exactly top_k; full collapse costs M. For top_k > 1 lower values than top_k exist.
+
+    Args:
+        chosen: How often each expert was chosen.
+        probability: Summed probability of each expert; the gradient flows through this alone.
+        tokens: Number of tokens; 0 gives a loss of 0 with a gradient of 0.
+        num_visible: M, the number of experts the gate scores.
+        scope: ``joint_layers`` or ``per_layer``.
+
+    Source:
+        Fedus et al. 2021, eq. 4-6, times top_k; per modality and over layers jointly as in MoIIE (2508.09779,
+        released code: same value to 3e-7). ``per_layer`` is ours.
+
+    Example:
+        >>> chosen, probability = torch.tensor([[1., 1, 0], [0, 1, 1]]), torch.tensor([[1., 0, 0], [0, 0, 1]])
+        >>> [load_balancing_loss(chosen, probability, torch.ones(2), 3, s).item() for s in ("joint_layers", "per_layer")]
+        [1.5, 3.0]
+    """
+    count = tokens.clamp(min=1).unsqueeze(-1)
+    share, mean = chosen / count, probability / count
+    if scope == "joint_layers":
+        share, mean = share.mean(dim=0, keepdim=True), mean.mean(dim=0, keepdim=True)
+    return num_visible * (share * mean).sum(dim=-1).mean()
+
+
+def z_loss(squared_logsumexp: Tensor, tokens: Tensor) -> Float[Tensor, ""]:
+    """Mean over all tokens of all gates and layers of the squared log-sum-exp of the scores; 0 without tokens.
+
+    Source:
+        Zoph et al. 2022 (ST-MoE), eq. 5.
+    """
+    return squared_logsumexp.sum() / tokens.sum().clamp(min=1)
+
+
+@dataclass(frozen=True, eq=False)
+class AuxiliaryLosses:
+    """Auxiliary losses of one forward.
+
+    Args:
+        balance: Load-balancing loss of each gate, not yet weighted; empty in a scheme without gates.
+        z: z-loss, not yet weighted.
+        total: Weighted sum, to be added to the task loss.
+    """
+
+    balance: dict[str, Tensor]
+    z: Tensor
+    total: Tensor
+
+
+def auxiliary_losses(
+    trace: RoutingTrace, groups: ExpertGroups, settings: MoESettings, reduce: Reduce | None = None
+) -> AuxiliaryLosses:
+    """All auxiliary losses of a trace, in float32 at least.
+
+    A modality group without tokens costs a differentiable 0, so that every rank runs the same graph.
+
+    Args:
+        trace: Decisions of one forward.
+        groups: Table of the scheme.
+        settings: Recipe section ``moe``: ``aux_coef``, ``aux_scope``, ``aux_stats``, ``z_loss_coef``.
+        reduce: Sums a tensor over ranks and its gradient too. None: :func:`sum_over_ranks` where ``aux_stats`` is
+            ``global``, otherwise nothing.
+    """
+    layers = list(trace.by_layer().values())
+    if not layers or not groups.gates:
+        zero = layers[0][0].logits.new_zeros((), dtype=torch.float32) if layers else torch.zeros(())
+        return AuxiliaryLosses({}, zero, zero)
+    sums = gate_statistics(layers, groups)
+    if reduce is None and settings.aux_stats == "global":
+        reduce = sum_over_ranks
+    if reduce is not None:
+        sums = sums.summed(reduce)
+    balance = {
+        name: load_balancing_loss(
+            sums.chosen[gate], sums.probability[gate], sums.tokens[gate], len(groups.gate_rows(gate)), settings.aux_scope
+        )
+        for gate, name in enumerate(groups.gate_names)
+    }
+    z = z_loss(sums.squared_logsumexp, sums.tokens)
+    total = settings.z_loss_coef * z
+    for name, loss in balance.items():
+        coef = settings.aux_coef.get(name, 0.0) if isinstance(settings.aux_coef, dict) else settings.aux_coef
+        total = total + coef * loss
+    return AuxiliaryLosses(balance, z, total)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce whose gradient is all-reduced, too."""
+
+    @staticmethod
+    def forward(ctx: object, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """Sum over all ranks; the value itself in a single process.
+
+    Every rank computes the same loss from the sums. The gradients that come back are summed as well, so each rank holds
+    `ranks` times its part, and averaging over ranks (DDP, FSDP) gives the gradient of one process with all tokens.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return value
+    return _SumOverRanks.apply(value)

@@ -1,0 +1,79 @@
+"""What the routers decided: one :class:`Routing` per decision, one :class:`RoutingTrace` per forward.
+
+Losses, statistics and the lens read these records and nothing else. A trace is opened around a forward with
+:func:`recording`; every sparse layer that runs meanwhile adds its decision. Close it before ``backward``: layers that
+gradient checkpointing runs again would be recorded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """One decision of one router.
+
+    Args:
+        logits: Scores as the gate gave them, ``(tokens, experts)``; ``-inf`` on experts closed to the token. A scheme
+            without a gate gives 0 on every open expert. Carries the gradient of the auxiliary losses.
+        index: Chosen experts, ``(tokens, top_k)``, largest weight first; the number of experts on padding.
+        weights: Their weights, ``(tokens, top_k)``, at least 0; 0 on padding.
+        modality_group: Position of each token's modality group in ``ExpertGroups.names``, ``(tokens,)``; -1 on padding.
+    """
+
+    logits: Float[Tensor, "tokens experts"]
+    index: Int[Tensor, "tokens top_k"]
+    weights: Float[Tensor, "tokens top_k"]
+    modality_group: Int[Tensor, " tokens"]
+
+
+@dataclass(eq=False)
+class RoutingTrace:
+    """All decisions of one forward, in the order they were made."""
+
+    entries: list[tuple[int, Routing]] = field(default_factory=list)
+
+    def append(self, layer_index: int, routing: Routing) -> None:
+        """Add the decision of decoder layer `layer_index`."""
+        self.entries.append((layer_index, routing))
+
+    def by_layer(self) -> dict[int, list[Routing]]:
+        """Decisions of each layer, ascending by layer; one per forward that ran while the trace was open."""
+        layers: dict[int, list[Routing]] = {}
+        for layer_index, routing in sorted(self.entries, key=lambda entry: entry[0]):
+            layers.setdefault(layer_index, []).append(routing)
+        return layers
+
+
+_active: ContextVar[RoutingTrace | None] = ContextVar("moiety_routing_trace", default=None)
+
+
+def active_trace() -> RoutingTrace | None:
+    """The innermost open trace, or None."""
+    return _active.get()
+
+
+@contextmanager
+def recording() -> Iterator[RoutingTrace]:
+    """Open a trace; sparse layers write to the innermost one that is open.
+
+    Example:
+        >>> with recording() as trace:
+        ...     active_trace() is trace
+        True
+        >>> active_trace() is None
+        True
+    """
+    trace = RoutingTrace()
+    token = _active.set(trace)
+    try:
+        yield trace
+    finally:
+        _active.reset(token)
