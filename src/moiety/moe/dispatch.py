@@ -74,7 +74,9 @@ def combine(
         weights: Weight of each choice, ``(tokens, top_k)``; None: 1.
         plan: Where the slots went.
     """
-    rows = y.index_select(0, plan.inverse).view(-1, plan.top_k, y.shape[-1])  # (slots, hidden) -> (tokens, top_k, hidden)
+    rows = y.index_select(0, plan.inverse).view(
+        -1, plan.top_k, y.shape[-1]
+    )  # (slots, hidden) -> (tokens, top_k, hidden)
     nobody = (plan.inverse >= plan.offsets[-1]).view(-1, plan.top_k, 1)
     rows = rows.masked_fill(nobody, 0)
     if weights is not None:

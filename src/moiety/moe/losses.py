@@ -164,7 +164,11 @@ def auxiliary_losses(
         sums = sums.summed(reduce)
     balance = {
         name: load_balancing_loss(
-            sums.chosen[gate], sums.probability[gate], sums.tokens[gate], len(groups.gate_rows(gate)), settings.aux_scope
+            sums.chosen[gate],
+            sums.probability[gate],
+            sums.tokens[gate],
+            len(groups.gate_rows(gate)),
+            settings.aux_scope,
         )
         for gate, name in enumerate(groups.gate_names)
     }

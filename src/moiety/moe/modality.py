@@ -30,9 +30,7 @@ def ids_from_placeholders(
     return modality_ids
 
 
-def without_padding(
-    modality_ids: Int[Tensor, "batch seq"], attention_mask: Tensor | None
-) -> Int[Tensor, "batch seq"]:
+def without_padding(modality_ids: Int[Tensor, "batch seq"], attention_mask: Tensor | None) -> Int[Tensor, "batch seq"]:
     """Modality ids with -1 where the mask says padding.
 
     Args:
@@ -53,9 +51,9 @@ def without_padding(
     if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < seq:
         raise ValueError(
             f"modality ids of shape {(batch, seq)} need an attention mask of shape (batch, at least seq), got "
-            f"{tuple(attention_mask.shape)}; with packed or 4-D masks set padding positions of modality_ids to -1 yourself"
+            f"{tuple(attention_mask.shape)}; with packed or 4-D masks set modality_ids to -1 on padding yourself"
         )
-    return modality_ids.masked_fill(attention_mask[:, -seq:] == 0, int(Modality.PADDING)) if seq else modality_ids
+    return modality_ids.masked_fill(attention_mask[:, attention_mask.shape[1] - seq :] == 0, int(Modality.PADDING))
 
 
 def last_token_as_text(modality_ids: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -117,7 +117,7 @@ class GatedRouter(Router):
     def reset_parameters(self) -> None:
         """Draw the gates from normal(0, ``router_init_std``)."""
         for gate in self.gates.values():
-            nn.init.normal_(gate.weight, std=self.settings.router_init_std)
+            nn.init.normal_(cast(nn.Linear, gate).weight, std=self.settings.router_init_std)
 
     def forward(
         self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"], context: object = None
@@ -135,7 +135,7 @@ class GatedRouter(Router):
 
     def _scores(self, x: Tensor) -> Tensor:
         """All gates in one product: ``(tokens, hidden)`` -> ``(tokens, rows)``, rows = sum over the gates."""
-        weight = torch.cat([gate.weight for gate in self.gates.values()])
+        weight = torch.cat([cast(nn.Linear, gate).weight for gate in self.gates.values()])
         if self.settings.router_dtype == "float32" and x.dtype != torch.float64:
             with torch.autocast(x.device.type, enabled=False):
                 return F.linear(x.float(), weight.float())
@@ -296,7 +296,8 @@ def _table(
     missing = [name for name in defaults if name not in given]
     if missing:
         raise ValueError(
-            f"moe.experts gives {given}, but no count for {', '.join(map(repr, missing))}; name every group, 0 is allowed"
+            f"moe.experts gives {given}, but no count for {', '.join(map(repr, missing))}; "
+            "name every group, 0 is allowed"
         )
     groups = tuple(
         ExpertGroup(name, given[name], tuple(names) if name == INTER_GROUP else (name,)) for name in defaults

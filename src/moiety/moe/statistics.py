@@ -1,8 +1,9 @@
 """How the experts were used: sums over tokens, and the shares made of them.
 
-:func:`tally` turns decisions into a :class:`Tally` of sums on the device. Tallies of several batches, or ranks, add up;
-nothing waits for the device until a number is read. The other functions are pure functions of a tally. Rows are modality
-groups in the order of ``ExpertGroups.names``, columns experts in bank order. A group without tokens has shares of 0.
+:func:`tally` turns decisions into a :class:`Tally` of sums on the device. Tallies of several batches, or ranks, add
+up; nothing waits for the device until a number is read. The other functions are pure functions of a tally. Rows are
+modality groups in the order of ``ExpertGroups.names``, columns experts in bank order. A group without tokens has
+shares of 0.
 """
 
 from __future__ import annotations

@@ -74,7 +74,9 @@ class FFNExperts(ExpertBank):
         )
 
     @torch.no_grad()
-    def load_from_dense(self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]) -> None:
+    def load_from_dense(
+        self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]
+    ) -> None:
         """Copy a dense FFN into every expert.
 
         Where the experts are wider, further gate and up rows repeat those of the dense FFN from the start and their

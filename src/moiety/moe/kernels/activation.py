@@ -21,9 +21,7 @@ class Activation(NamedTuple):
 
 
 _SILU = Activation(F.silu, torch.ops.aten.silu_backward)
-_GELU_TANH = Activation(
-    partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward, approximate="tanh")
-)
+_GELU_TANH = Activation(partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward, approximate="tanh"))
 _GELU = Activation(F.gelu, torch.ops.aten.gelu_backward)
 
 ACTIVATIONS: dict[str, Activation] = {

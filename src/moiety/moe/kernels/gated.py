@@ -28,7 +28,15 @@ def gated_experts(
     """Weighted sum of the chosen experts, ``form`` being ``loop`` or ``grouped``; autocast is honoured."""
     dtype = compute_dtype(x)
     out = _GatedExperts.apply(
-        x.to(dtype), weights, gate_up_proj.to(dtype), down_proj.to(dtype), plan.order, plan.inverse, plan.offsets, act, form
+        x.to(dtype),
+        weights,
+        gate_up_proj.to(dtype),
+        down_proj.to(dtype),
+        plan.order,
+        plan.inverse,
+        plan.offsets,
+        act,
+        form,
     )
     return out.to(x.dtype)
 

@@ -9,9 +9,7 @@ from moiety.moe.dispatch import Plan
 from moiety.moe.kernels.swiglu import gated, gated_backward
 
 
-def forward(
-    x: Tensor, gate_up_proj: Tensor, down_proj: Tensor, plan: Plan, act: str
-) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, gate_up_proj: Tensor, down_proj: Tensor, plan: Plan, act: str) -> tuple[Tensor, Tensor]:
     """Pre-activations ``(slots, 2*ffn)`` and unweighted outputs ``(slots, hidden)``; rows past the plan are garbage."""
     rows = x.index_select(0, plan.token_of_row)
     gate_up = F.grouped_mm(rows, gate_up_proj.transpose(-2, -1), offs=plan.offsets)
