@@ -1,0 +1,1 @@
+"""Training in stages: what learns, from which rows, at which rate."""

@@ -1,0 +1,195 @@
+"""What a stage was made from: written beside its result, compared before the result is used again.
+
+``moiety_stage.json`` holds the *identity* of a stage (everything its weights depend on), the resolved recipe, versions,
+command and metrics. A finished stage with the same identity is used as it is. With another identity nothing is
+overwritten: the error says what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moiety.config import MoESettings, Recipe, StageSettings
+
+logger = logging.getLogger(__name__)
+
+RECORD = "moiety_stage.json"
+UNFINISHED = ".unfinished"
+# Settings that change how a run is watched or resumed, but not its weights.
+_NEUTRAL = {"logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "starved_share"}
+_ABSENT = "(absent)"
+
+
+class StageChanged(RuntimeError):
+    """A stage folder was made with other settings than those asked for now."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One finished stage.
+
+    Args:
+        name: Name of the stage.
+        folder: Hugging Face folder of the trained model.
+        metrics: Numbers of the run: steps, losses, tokens, speed, memory, rows.
+        reused: True when the folder was there already and nothing was trained.
+    """
+
+    name: str
+    folder: Path
+    metrics: Mapping[str, Any]
+    reused: bool = False
+
+
+def work_folder(folder: Path) -> Path:
+    """Where checkpoints and logs of a stage stand until it is finished."""
+    return folder.with_name(folder.name + UNFINISHED)
+
+
+def identity_of(
+    stage: StageSettings, recipe: Recipe, seed: int, moe: MoESettings | None, source: str | Path
+) -> dict[str, Any]:
+    """Everything the weights of a stage depend on, as plain JSON values.
+
+    Args:
+        stage: The stage.
+        recipe: Its recipe; sections that do not touch training are left out.
+        seed: Seed of order, routers and noise.
+        moe: Settings of the sparse layers, None for a dense stage.
+        source: Folder that the stage starts from.
+
+    Raises:
+        FileNotFoundError: a conversation file does not exist.
+    """
+    tree = stage.model_dump(mode="json")
+    tree["train"] = {key: value for key, value in tree["train"].items() if key not in _NEUTRAL}
+    return {
+        "seed": seed,
+        "model": recipe.model.model_dump(mode="json"),
+        "moe": None if moe is None else moe.model_dump(mode="json"),
+        "data": recipe.data.model_dump(mode="json", exclude={"root"}),
+        "files": {name: _digest(Path(recipe.data.root) / name) for name in stage.data},
+        "stage": tree,
+        "start": fingerprint_of(source),
+    }
+
+
+def fingerprint_of(folder: str | Path) -> str:
+    """Short hash of the identity a stage folder was made from; of a foreign folder, of its config."""
+    record = read_record(Path(folder))
+    if record is not None:
+        return _hash(json.dumps(record["identity"], sort_keys=True).encode())
+    config = Path(folder) / "config.json"
+    return _hash(config.read_bytes()) if config.is_file() else str(folder)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a stage, None when there is none.
+
+    Raises:
+        ValueError: the file is not what moiety wrote.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        _ = record["identity"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); delete {folder} and train this stage again") from error
+    return dict(record)
+
+
+def write_record(folder: Path, identity: Mapping[str, Any], recipe: Recipe, metrics: Mapping[str, Any] | None) -> None:
+    """Write the record whole or not at all; `metrics` None marks a stage that has only begun."""
+    record = {
+        "identity": identity,
+        "finished": None if metrics is None else time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "metrics": metrics,
+        "versions": {name: _version(name) for name in ("moiety", "torch", "transformers")},
+        "command": sys.argv,
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    aside = folder / (RECORD + ".writing")
+    aside.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(aside, folder / RECORD)
+
+
+def finished_stage(folder: Path, name: str, identity: Mapping[str, Any]) -> StageResult | None:
+    """The stage in `folder` when it is finished and was made from `identity`.
+
+    Raises:
+        StageChanged: it, or its unfinished run, was made from something else.
+        FileExistsError: `folder` is not empty and not ours.
+    """
+    for place in (folder, work_folder(folder)):
+        record = read_record(place)
+        if record is not None and record["identity"] != json.loads(json.dumps(identity)):
+            raise StageChanged(_what_changed(place, name, record["identity"], identity))
+    record = read_record(folder)
+    if record is not None and record["finished"]:
+        return StageResult(name, folder, record["metrics"], reused=True)
+    if record is None and folder.exists() and any(folder.iterdir()) and not work_folder(folder).is_dir():
+        raise FileExistsError(
+            f"{folder} exists, but no stage of moiety made it (no {RECORD}); choose another output or move it away"
+        )
+    return None
+
+
+def discard_stage(folder: Path) -> None:
+    """Delete a stage and its unfinished run, for training it anew. A folder that moiety did not make is left alone."""
+    for place in (folder, work_folder(folder)):
+        if (place / RECORD).is_file():
+            logger.info("deleting %s to train it anew", place)
+            shutil.rmtree(place)
+
+
+def _what_changed(place: Path, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, after = dict(_leaves(old)), dict(_leaves(json.loads(json.dumps(new))))
+    lines = [
+        f"  {key}: {before.get(key, _ABSENT)!r} -> {after.get(key, _ABSENT)!r}"
+        for key in sorted({*before, *after})
+        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    ]
+    return (
+        f"stage {name!r} in {place} was made with other settings:\n" + "\n".join(lines) + "\n"
+        "Nothing was overwritten. Give another folder (output=...), put the settings back, or run again with --fresh "
+        "to delete this stage and train it anew"
+    )
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and values of a nested JSON value."""
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, tree
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"no conversation file at {path}; data files are relative to data.root")
+    return _hash(path.read_bytes())
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,96 @@
+"""Numbers of a run on disk: one JSON line per logging step, a CSV of the same, and a picture of the loss."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+LINES, TABLE, CURVE = "log.jsonl", "log.csv", "loss.png"
+
+
+class LogFiles(TrainerCallback):
+    """Writes every log of the trainer into a folder. A resumed run drops the lines behind its checkpoint first.
+
+    Args:
+        folder: Where ``log.jsonl`` and ``log.csv`` go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the lines up to the step that the run starts from."""
+        if state.is_world_process_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            kept = [line for line in read_log(self.folder) if line["step"] <= state.global_step]
+            aside = self.folder / (LINES + ".writing")
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(aside, self.folder / LINES)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add one line; the closing summary of the trainer is kept in the stage record instead."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            with open(self.folder / LINES, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the table and the curve."""
+        if state.is_world_process_zero:
+            write_table(self.folder)
+            draw_curve(self.folder)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """All lines of ``log.jsonl``; a last line that a killed run left half written is dropped."""
+    path = folder / LINES
+    if not path.is_file():
+        return []
+    *whole, _ = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in whole]
+
+
+def write_table(folder: Path) -> None:
+    """The log as CSV: one column per number, in order of first appearance; lists stay in the JSON lines."""
+    lines = read_log(folder)
+    columns = list(dict.fromkeys(key for line in lines for key, value in line.items() if not isinstance(value, list)))
+    with open(folder / TABLE, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def draw_curve(folder: Path) -> None:
+    """Cross-entropy over steps and, for a sparse model, the load-balancing losses below it."""
+    from matplotlib.figure import Figure
+
+    lines = read_log(folder)
+    balance = sorted({key for line in lines for key in line if key.startswith("load_balancing_loss/")})
+    figure = Figure(figsize=(7, 5 if balance else 3.5), layout="constrained")
+    axes = figure.subplots(2 if balance else 1, 1, sharex=True, squeeze=False)[:, 0]
+    steps = [line["step"] for line in lines]
+    axes[0].plot(steps, [line["cross_entropy"] for line in lines], label="cross-entropy")
+    axes[0].set_ylabel("cross-entropy")
+    for key in balance:
+        drawn = [line for line in lines if key in line]
+        axes[1].plot([line["step"] for line in drawn], [line[key] for line in drawn], label=key.partition("/")[2])
+    if balance:
+        axes[1].set_ylabel("load-balancing loss")
+        axes[1].legend()
+    axes[-1].set_xlabel("optimizer step")
+    figure.savefig(folder / CURVE, dpi=120, metadata={"Software": None})

@@ -1,0 +1,115 @@
+"""Cross-entropy plus routing losses, each scaled so that accumulation and ranks change nothing.
+
+The Trainer divides the cross-entropy of a micro-batch by the trained tokens of *all* micro-batches and ranks of one
+optimizer step. Summed over micro-batches, that is a mean. A routing loss is already a mean over its micro-batch; added
+as it is, it would count once for every micro-batch. This mixin adds it divided by the number of micro-batches, and
+never multiplies by ranks, because data parallelism averages gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from moiety.config import MoESettings
+from moiety.groups import ExpertGroups
+from moiety.moe.losses import AuxiliaryLosses, auxiliary_losses
+from moiety.moe.trace import RoutingTrace, recording
+from moiety.vlm.model import groups_of, losses_added_by_trainer, settings_of
+
+
+class RoutingLossMixin:
+    r"""Stands before ``transformers.Trainer`` or ``trl.SFTTrainer`` and adds the routing losses of a sparse model.
+
+    With *n* micro-batches in an optimizer step, micro-batch *i* contributes
+    :math:`\mathrm{CE}_i / \mathrm{items} + \mathrm{aux}_i / n`: the same gradient as one pass over all of them when
+    they are equal. Statistics are those of one micro-batch (``moe.aux_stats: local``) or of all ranks (``global``). In
+    evaluation the loss is the cross-entropy alone.
+
+    Example:
+        ``class Trainer(RoutingLossMixin, SFTTrainer): ...``
+
+    Source:
+        MoIIE (arXiv 2508.09779), released code, for the loss; the scaling is ours (transformers issue 48690).
+    """
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss of one micro-batch, a scalar; with `return_outputs` also what the model returned.
+
+        Raises:
+            RuntimeError: the model is sparse and trains, but no layer recorded a decision.
+        """
+        with recording() as trace, losses_added_by_trainer():
+            loss, outputs = super().compute_loss(  # type: ignore[misc]
+                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
+        if model.training:
+            share, scaled = 1 / self._micro_batches, self._is_scaled(num_items_in_batch)
+            losses = self._routing_losses(trace)
+            self.observe(inputs, loss.detach() * (1 if scaled else share), losses, trace, share)
+            if losses is not None:  # an unscaled loss is divided by the Trainer, routing losses included
+                loss = loss + losses.total.to(loss.device) * (share if scaled else 1)
+        return (loss, outputs) if return_outputs else loss
+
+    def observe(
+        self,
+        inputs: Mapping[str, Any],
+        cross_entropy: torch.Tensor,
+        losses: AuxiliaryLosses | None,
+        trace: RoutingTrace,
+        share: float,
+    ) -> None:
+        """Called once a micro-batch in training, for logs; does nothing here.
+
+        Args:
+            inputs: The batch.
+            cross_entropy: Its part of the cross-entropy of the optimizer step; no gradient.
+            losses: Routing losses, None for a dense model.
+            trace: All routing decisions of this forward.
+            share: One over the micro-batches of the step: what `losses` counts for.
+        """
+
+    @functools.cached_property
+    def _table(self) -> tuple[MoESettings, ExpertGroups] | None:
+        """Settings and expert table of the model, read once; None for a dense model."""
+        bare = self.accelerator.unwrap_model(self.model)  # type: ignore[attr-defined]
+        settings, groups = settings_of(bare), groups_of(bare)
+        return None if settings is None or groups is None else (settings, groups)
+
+    def _routing_losses(self, trace: RoutingTrace) -> AuxiliaryLosses | None:
+        if self._table is None:
+            return None
+        if not trace.entries:
+            raise RuntimeError(
+                "the model is sparse, but none of its layers recorded a routing decision, so its load-balancing loss "
+                "would be lost without a word. This happens under torch.nn.DataParallel: start one process per device "
+                "instead (torchrun --nproc-per-node N)"
+            )
+        settings, groups = self._table
+        return auxiliary_losses(trace, groups, settings)
+
+    def _is_scaled(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
+        """Whether the loss is already divided over the whole step; otherwise the Trainer divides the sum later.
+
+        Mirrors the rule in ``Trainer.training_step``.
+        """
+        said: bool | None = getattr(self, "loss_is_scaled_for_ga", None)
+        if said is not None:
+            return said
+        by_model = self.model_accepts_loss_kwargs and num_items_in_batch is not None  # type: ignore[attr-defined]
+        return by_model or self.compute_loss_func is not None  # type: ignore[attr-defined]
+
+    @property
+    def _micro_batches(self) -> int:
+        """Micro-batches of the present optimizer step; the last step of an epoch may have fewer."""
+        return int(getattr(self, "current_gradient_accumulation_steps", 1))

@@ -1,0 +1,229 @@
+"""The Trainer of moiety: routing losses that scale, learning rates by part, logs of every expert, exact resume."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+
+from moiety.config import PARTS
+from moiety.train import checkpoints
+from moiety.train.arguments import check_arguments
+from moiety.train.checkpoints import CheckpointError
+from moiety.train.loss import RoutingLossMixin
+from moiety.train.meter import RoutingMeter
+from moiety.train.order import LossBar, SeededOrder, TellsEpoch
+from moiety.train.resources import peak_memory_gib
+from moiety.vlm.model import groups_of, moe_layers
+from moiety.vlm.parts import part_of
+
+
+class MoietyTrainer(RoutingLossMixin, Trainer):
+    """``transformers.Trainer`` for dense and sparse models; options keep the names of ``TrainingArguments``.
+
+    What differs: the routing losses count alike under accumulation and ranks; each part of the model can have its own
+    learning rate; losses, loads and entropy are logged per modality group; a checkpoint is whole or absent, and a run
+    resumed from it ends with the same weights as one that was never stopped. Nothing is printed but a progress bar.
+
+    Args:
+        model: A model with or without sparse layers.
+        args: Training arguments.
+        learning_rates: Part -> learning rate, over ``args.learning_rate``.
+        starved_share: Alarm when an expert gets less than this share of an even load.
+        options: As for ``transformers.Trainer``.
+
+    Raises:
+        ValueError: fp16, reentrant checkpointing or ``load_best_model_at_end`` is asked for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        *,
+        learning_rates: Mapping[str, float] | None = None,
+        starved_share: float = 0.01,
+        **options: Any,
+    ) -> None:
+        check_arguments(args)
+        self.learning_rates = dict(learning_rates or {})
+        self._writes_aside = False
+        super().__init__(model=model, args=args, **options)
+        layers = [layer.layer_index for layer in moe_layers(model)]
+        many = args.world_size > 1
+        self.meter = RoutingMeter(
+            groups_of(model), layers, args.device, starved_share, self._sum_over_ranks if many else None
+        )
+        self.remove_callback(PrinterCallback)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(LossBar)
+
+    def observe(self, *seen: Any) -> None:
+        """Count one micro-batch for the logs."""
+        self.meter.add(*seen)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log `logs`; at a logging step of training also what the experts did since the last one.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        if "loss" in logs:
+            if not math.isfinite(logs["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}; lower the learning rate, "
+                    "add warm-up, or train in float32. Resume starts from the last checkpoint before it"
+                )
+            rates = {f"learning_rate/{group['part']}": group["lr"] for group in self._groups() if "part" in group}
+            logs |= {**self.meter.window(self.state.global_step), **rates, "peak_memory_gib": peak_memory_gib()}
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """0: the stock estimate lets every token use every expert, and walks over the whole model in each step."""
+        return 0
+
+    # -- order and learning rates -------------------------------------------------------------------------------------
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "random" or not hasattr(rows, "__len__"):
+            return super()._get_train_sampler(train_dataset)
+        order = SeededOrder(len(rows), self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        self.pop_callback(TellsEpoch)
+        self.add_callback(TellsEpoch(order))
+        return order
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of ``args.optim``; with `learning_rates`, one parameter group for each part and decay."""
+        model = self.model if model is None else model
+        if self.optimizer is None and self.learning_rates:
+            kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = kind(self._parameters_by_part(model), **options)
+        return super().create_optimizer(model)
+
+    def _parameters_by_part(self, model: nn.Module) -> list[dict[str, Any]]:
+        decayed = set(self.get_decay_parameter_names(model))
+        groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups[part_of(name), name in decayed].append(parameter)
+        return [
+            {
+                "params": groups[key],
+                "part": key[0],
+                "lr": self.learning_rates.get(key[0], self.args.learning_rate),
+                "weight_decay": self.args.weight_decay if key[1] else 0.0,
+            }
+            for key in sorted(groups, key=lambda key: (PARTS.index(key[0]), key[1]))
+        ]
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [] if self.optimizer is None else self.optimizer.param_groups
+
+    def _sum_over_ranks(self, vector: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(vector, reduction="sum")
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+        """Train; ``resume_from_checkpoint=True`` takes the last whole checkpoint of ``args.output_dir``.
+
+        Raises:
+            CheckpointError: there is none, or the given one is torn or does not fit the model.
+        """
+        if resume_from_checkpoint is True:
+            last = checkpoints.last_whole(Path(self.args.output_dir))
+            if last is None:
+                raise CheckpointError(f"no whole checkpoint in {self.args.output_dir}; train from the start instead")
+            resume_from_checkpoint = str(last)
+        return super().train(resume_from_checkpoint, **options)
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, checkpoints.ASIDE) if self._writes_aside else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        """Write a checkpoint aside, then put it in place whole.
+
+        Raises:
+            CheckpointError: writing failed, for instance on a full disk; earlier checkpoints are untouched.
+        """
+        run = Path(super()._get_output_dir(trial))
+        name, aside = f"checkpoint-{self.state.global_step}", run / checkpoints.ASIDE
+        counters = self.meter.counters()
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed while writing
+        self.accelerator.wait_for_everyone()
+        self._writes_aside = True
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.seal(aside / name, run / name, counters)
+                aside.rmdir()
+                checkpoints.drop_older(run, self.args.save_total_limit or 10**9)
+        except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk in its own way
+            shutil.rmtree(aside, ignore_errors=True)
+            last = checkpoints.last_whole(run)
+            raise CheckpointError(
+                f"checkpoint at step {self.state.global_step} could not be written to {run}: {error}. "
+                f"{f'{last} is intact' if last else 'There is no earlier one'}; free some space and run the same "
+                "command again to go on from there"
+            ) from error
+        finally:
+            self._writes_aside = False
+        self.accelerator.wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Weights under the names they have in memory, and the processor. No pickled arguments: nobody reads them."""
+        if not isinstance(self.model, PreTrainedModel):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = output_dir if output_dir is not None else self.args.output_dir
+            self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Put back every weight; the stock method lets missing ones pass.
+
+        Raises:
+            CheckpointError: the checkpoint is torn or does not fit.
+        """
+        if self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        folder = Path(resume_from_checkpoint)
+        problem = checkpoints.problem_of(folder)
+        if problem is not None:
+            raise CheckpointError(f"{folder} is not a whole checkpoint: {problem}; resume from another one")
+        checkpoints.load_weights(self.model if model is None else model, folder)
+        self.meter.totals |= checkpoints.counters_of(folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and not self.is_fsdp_enabled:
+            ranks, rank = self.args.world_size, self.args.process_index
+            random = "rng_state.pth" if ranks <= 1 else f"rng_state_{rank}.pth"
+            missing = [
+                name for name in ("optimizer.pt", "scheduler.pt", random) if not Path(checkpoint, name).is_file()
+            ]
+            if missing:
+                raise CheckpointError(
+                    f"{checkpoint} has no {', '.join(missing)}, so {ranks} process(es) cannot go on exactly where it "
+                    "stopped; use as many processes as wrote it, or start afresh"
+                )
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"optimizer state in {checkpoint} cannot be read: {error}. Delete this checkpoint to resume from an "
+                "earlier one"
+            ) from error
