@@ -6,6 +6,7 @@ Only the structure is judged here, with file and line; what a row says is judged
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -88,12 +89,13 @@ class BadRows(ValueError):
         super().__init__("\n".join([f"{len(self.problems)} {what}:", *shown]))
 
 
-def load_rows(files: Iterable[str | Path], merge_turns: bool = False) -> list[Row]:
+def load_rows(files: Iterable[str | Path], merge_turns: bool = False, seed: int | None = None) -> list[Row]:
     """Read conversation files in order.
 
     Args:
         files: LLaVA JSON (one list) or JSONL (one row a line), or the same with ``messages``.
         merge_turns: Join all rows of one picture into one conversation, see :func:`merge_rows`.
+        seed: Order of the joined rows, see :func:`merge_rows`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -102,7 +104,7 @@ def load_rows(files: Iterable[str | Path], merge_turns: bool = False) -> list[Ro
     rows, problems = read_rows(files)
     if problems:
         raise BadRows(problems)
-    return merge_rows(rows) if merge_turns else rows
+    return merge_rows(rows, seed) if merge_turns else rows
 
 
 def read_rows(files: Iterable[str | Path]) -> tuple[list[Row], list[Problem]]:
@@ -159,19 +161,30 @@ def parse_row(entry: Any, file: str = "", line: int = 0) -> Row:
     )
 
 
-def merge_rows(rows: Sequence[Row]) -> list[Row]:
+def merge_rows(rows: Sequence[Row], seed: int | None = None) -> list[Row]:
     """Join the rows of one picture into one conversation, so that the picture is read once for all its questions.
 
     Rows with equal pictures (and equal system sentence) follow each other in their order, at the place of the first.
     Image marks stay in the first row only. The joined row keeps the id and place of the first; its type is None and
     ``extra["merged"]`` lists id and type of each part. Rows without a picture, and rows whose marks do not fit their
     pictures (a later check reports those), stay alone.
+
+    In a joined conversation a later question can be answered from an earlier answer. Where files always ask in the same
+    order, shuffle, so that every kind of question also comes first.
+
+    Args:
+        rows: One question each, or several.
+        seed: Shuffle the rows of each picture by this seed; None keeps their order.
     """
+    shuffle = None if seed is None else random.Random(seed).shuffle
     together: dict[object, list[Row]] = {}
     for number, row in enumerate(rows):
         system = tuple(turn for turn in row.turns if turn.role == "system")
         fits = row.images and row.num_marks == len(row.images)
         together.setdefault((row.images, system) if fits else number, []).append(row)
+    for parts in together.values():
+        if shuffle:
+            shuffle(parts)
     return [parts[0] if len(parts) == 1 else _joined(parts) for parts in together.values()]
 
 

@@ -1,0 +1,232 @@
+"""A world small enough for two CPU cores: scenes of real handwritten digits, with captions and questions.
+
+A scene holds one to three digits of scikit-learn's ``load_digits`` (8 x 8 scans of handwriting), each in its own
+colour and in its own place of a 2 x 2 grid. No digit picture occurs in both splits. The questions ask for place, colour,
+count, parity and existence; for every object an existence question names, yes and no are equally many in each split, so
+that the question alone is right exactly half the time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+COLOURS = {
+    "red": (230, 60, 50),
+    "green": (60, 200, 80),
+    "blue": (80, 120, 255),
+    "yellow": (240, 220, 60),
+    "purple": (200, 80, 220),
+}
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+TYPES = ("place", "colour", "count", "parity", "exist")
+MOST_DIGITS = 3
+_BACKGROUND = (16, 16, 20)
+_TEST_SHARE = 0.25
+_CAPTION_PROMPTS = ("What does this picture show?", "Describe the picture.", "Write a caption for this picture.")
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One digit in a scene; `source` is its index in ``load_digits``."""
+
+    digit: int
+    colour: str
+    place: str
+    source: int
+
+
+@dataclass(frozen=True)
+class SceneFiles:
+    """Where a written world lies.
+
+    Args:
+        folder: Everything is below it.
+        images: Tars with the pictures of both splits.
+        train: Questions of the training split.
+        test: Questions of the test split.
+        captions: Captions of the training split.
+    """
+
+    folder: Path
+    images: tuple[Path, Path]
+    train: Path
+    test: Path
+    captions: Path
+
+
+def write_scenes(
+    folder: str | Path, *, num_train: int = 2000, num_test: int = 400, seed: int = 0, canvas: int = 32
+) -> SceneFiles:
+    """Compose scenes and write pictures, captions and questions; the same arguments write the same bytes.
+
+    Args:
+        folder: Where the files go; files of an earlier call are overwritten.
+        num_train: Scenes of the training split, at least 20 so that every object can be asked for.
+        num_test: Scenes of the test split, at least 20.
+        seed: Seed of everything that is drawn.
+        canvas: Pixels a side of a picture, at least 24.
+
+    Raises:
+        ValueError: too few scenes or too small a canvas.
+    """
+    if min(num_train, num_test) < 20:
+        raise ValueError(f"num_train={num_train} and num_test={num_test}: a split needs at least 20 scenes")
+    if canvas < 24:
+        raise ValueError(f"canvas={canvas}: two digits a side need at least 24 pixels")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = SceneFiles(
+        folder=folder,
+        images=(folder / "images-train.tar", folder / "images-test.tar"),
+        train=folder / "conversations-train.jsonl",
+        test=folder / "conversations-test.jsonl",
+        captions=folder / "conversations-caption-train.jsonl",
+    )
+    rng = np.random.default_rng(seed)
+    scans = np.asarray(load_digits().images)  # (1797, 8, 8), values 0..16
+    sources = _split_sources(rng)
+    for split, count, tar in (("train", num_train, files.images[0]), ("test", num_test, files.images[1])):
+        scenes = [compose(sources[split], rng) for _ in range(count)]
+        _write_tar(
+            tar, ((_name(split, number), draw(scene, scans, canvas, rng)) for number, scene in enumerate(scenes))
+        )
+        _write_lines(folder / f"conversations-{split}.jsonl", ask(scenes, split, rng))
+        if split == "train":
+            _write_lines(files.captions, [_caption_row(scene, number, rng) for number, scene in enumerate(scenes)])
+    return files
+
+
+def compose(sources: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[Placed, ...]:
+    """Draw one scene: one to three different digits, different colours, different places, in reading order.
+
+    Args:
+        sources: For each digit 0..9 the indices of its scans that may be used.
+        rng: Source of all draws.
+    """
+    count = int(rng.integers(1, MOST_DIGITS + 1))
+    digits = rng.choice(10, count, replace=False)
+    colours = rng.choice(list(COLOURS), count, replace=False)
+    places = np.sort(rng.choice(len(PLACES), count, replace=False))
+    return tuple(
+        Placed(int(digit), str(colour), PLACES[place], int(rng.choice(sources[digit])))
+        for digit, colour, place in zip(digits, colours, places, strict=True)
+    )
+
+
+def draw(scene: Sequence[Placed], scans: np.ndarray, canvas: int, rng: np.random.Generator) -> Image.Image:
+    """The picture of a scene, ``canvas`` pixels a side: enlarged scans, slightly moved inside their place."""
+    picture = Image.new("RGB", (canvas, canvas), _BACKGROUND)
+    cell = canvas // 2
+    side = cell - 2
+    for placed in scene:
+        ink = Image.fromarray((scans[placed.source] * 255 / 16).astype(np.uint8)).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
+        row, column = divmod(PLACES.index(placed.place), 2)
+        shift = rng.integers(0, cell - side + 1, 2)
+        corner = (column * cell + int(shift[0]), row * cell + int(shift[1]))
+        picture.paste(COLOURS[placed.colour], (*corner, corner[0] + side, corner[1] + side), mask=ink)
+    return picture
+
+
+def ask(scenes: Sequence[Sequence[Placed]], split: str, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Questions about all scenes of a split, LLaVA style, sorted by scene.
+
+    Every scene is asked for one place, one colour, one parity and its count. Existence questions are drawn for each
+    digit: as many scenes that hold it as scenes that do not. The questions of one scene stand in random order, so that
+    no kind always follows another when they are merged into one conversation.
+    """
+    asked: list[list[tuple[str, str, str]]] = [[] for _ in scenes]
+    for questions, scene in zip(asked, scenes, strict=True):
+        one, two, three = (scene[int(index)] for index in rng.integers(0, len(scene), 3))
+        questions += [
+            ("place", f"Which digit is at the {one.place}?", str(one.digit)),
+            ("colour", f"What colour is the {two.digit}?", two.colour),
+            ("count", "How many digits are there?", str(len(scene))),
+            ("parity", f"Is the {three.colour} digit odd or even?", ("even", "odd")[three.digit % 2]),
+        ]
+    for digit in range(10):
+        holds = np.array([any(placed.digit == digit for placed in scene) for scene in scenes])
+        size = max(1, min(len(scenes) // 20, int(holds.sum()), int((~holds).sum())))
+        for answer, candidates in (("yes", holds), ("no", ~holds)):
+            for number in rng.choice(np.flatnonzero(candidates), size, replace=False):
+                asked[int(number)].append(("exist", f"Is there a {digit}?", answer))
+    rows = [
+        (number, *questions[index])
+        for number, questions in enumerate(asked)
+        for index in rng.permutation(len(questions)).tolist()
+    ]
+    return [
+        _row(f"scenes-{split}-{index:06d}", _name(split, number), text, answer, kind, split)
+        for index, (number, kind, text, answer) in enumerate(rows)
+    ]
+
+
+def caption(scene: Sequence[Placed]) -> str:
+    """All digits of a scene with colour and place.
+
+    Example:
+        >>> caption([Placed(7, "red", "top left", 0), Placed(3, "blue", "bottom right", 1)])
+        'a red 7 at the top left and a blue 3 at the bottom right.'
+    """
+    named = [f"a {placed.colour} {placed.digit} at the {placed.place}" for placed in scene]
+    return ", ".join([*named[:-2], " and ".join(named[-2:])]) + "."
+
+
+def _split_sources(rng: np.random.Generator) -> dict[str, list[np.ndarray]]:
+    """For each split and digit, the scans it may use; every scan belongs to one split."""
+    target = np.asarray(load_digits().target)
+    sources: dict[str, list[np.ndarray]] = {"train": [], "test": []}
+    for digit in range(10):
+        scans = rng.permutation(np.flatnonzero(target == digit))
+        num_test = round(_TEST_SHARE * len(scans))
+        sources["test"].append(scans[:num_test])
+        sources["train"].append(scans[num_test:])
+    return sources
+
+
+def _caption_row(scene: Sequence[Placed], number: int, rng: np.random.Generator) -> dict[str, Any]:
+    prompt = _CAPTION_PROMPTS[int(rng.integers(len(_CAPTION_PROMPTS)))]
+    row = _row(f"scenes-caption-{number:06d}", _name("train", number), prompt, caption(scene), "caption", "train")
+    return {**row, "objects": [asdict(placed) for placed in scene]}
+
+
+def _row(name: str, image: str, question: str, answer: str, kind: str, split: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "image": image,
+        "conversations": [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}],
+        "type": kind,
+        "split": split,
+        "answers": [answer],
+    }
+
+
+def _name(split: str, number: int) -> str:
+    return f"scenes/{split}/{number:06d}.png"
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_tar(path: Path, pictures: Iterable[tuple[str, Image.Image]]) -> None:
+    """An uncompressed tar without times or owners, so that equal pictures give equal files."""
+    with tarfile.open(path, "w:") as tar:
+        for name, picture in pictures:
+            content = io.BytesIO()
+            picture.save(content, "PNG")
+            member = tarfile.TarInfo(name)
+            member.size = content.tell()
+            content.seek(0)
+            tar.addfile(member, content)

@@ -1,0 +1,233 @@
+"""What is wrong with a data set, all at once and before a run starts; and how one row looks to the model."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from moiety.groups import ExpertGroups, Modality
+from moiety.vlm.data import IGNORED_LABEL, Encoder
+from moiety.vlm.rows import IMAGE_MARK, BadRows, Problem, Row, merge_rows, read_rows
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a check found.
+
+    Args:
+        num_rows: Rows read, the unreadable ones included.
+        problems: Everything that is wrong, in the order of files and lines.
+        good: Rows without a problem; joined where the check was asked to merge.
+        lengths: Tokens of each good row.
+        num_trained: Trained tokens of each good row.
+        tokens: Tokens of all good rows by modality name.
+        types: Rows by type, before joining; the bad ones included.
+    """
+
+    num_rows: int
+    problems: tuple[Problem, ...]
+    good: tuple[Row, ...]
+    lengths: tuple[int, ...]
+    num_trained: tuple[int, ...]
+    tokens: dict[str, int]
+    types: dict[str, int]
+
+    def stop_on_problems(self) -> None:
+        """Raise when there is any.
+
+        Raises:
+            BadRows: with all problems.
+        """
+        if self.problems:
+            raise BadRows(self.problems, f"problems in {self.num_rows} rows")
+
+
+def check_files(
+    files: Iterable[str | Path],
+    encoder: Encoder,
+    *,
+    merge_turns: bool = False,
+    seed: int | None = None,
+    groups: ExpertGroups | None = None,
+    on_progress: Progress | None = None,
+) -> DataReport:
+    """Read conversation files and check every row.
+
+    Args:
+        files: As for :func:`moiety.vlm.rows.load_rows`.
+        encoder: Knows pictures, chat template and the longest row.
+        merge_turns: Check (and return) the rows of one picture joined into one conversation.
+        seed: Order of joined rows.
+        groups: Expert groups of the scheme; a modality that none of them admits is a problem.
+        on_progress: Called with (rows done, rows in all).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    rows, unreadable = read_rows(files)
+    sound, problems = _without_faults(rows, encoder)
+    joined = merge_rows(sound, seed) if merge_turns else sound
+    return _report(rows, joined, [*unreadable, *problems], encoder, groups, on_progress)
+
+
+def check_rows(
+    rows: Sequence[Row],
+    encoder: Encoder,
+    groups: ExpertGroups | None = None,
+    on_progress: Progress | None = None,
+) -> DataReport:
+    """Check rows that are read already; arguments as for :func:`check_files`."""
+    sound, problems = _without_faults(rows, encoder)
+    return _report(rows, sound, problems, encoder, groups, on_progress)
+
+
+def faults_of(row: Row, encoder: Encoder) -> list[str]:
+    """What is wrong with a row as far as can be said without decoding pictures."""
+    spoken = [turn for turn in row.turns if turn.role != "system"]
+    faults = []
+    if any(turn.role == "system" for turn in row.turns[1:]):
+        faults.append("a system turn stands after the first place")
+    roles = [turn.role for turn in spoken]
+    if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
+        faults.append(f"turns must alternate user, assistant and end with assistant; got {', '.join(roles) or 'none'}")
+    if row.num_marks != len(row.images):
+        faults.append(f"{row.num_marks} {IMAGE_MARK} marks in the turns of the user, {len(row.images)} pictures")
+    token = getattr(encoder.processor, "image_token", None) or IMAGE_MARK
+    for number, turn in enumerate(row.turns, start=1):
+        if turn.role == "assistant" and not turn.text.strip():
+            faults.append(f"turn {number}: the answer is empty")
+        if turn.role != "user" and IMAGE_MARK in turn.text:
+            faults.append(f"turn {number}: {IMAGE_MARK} stands outside the turns of the user")
+        if token != IMAGE_MARK and token in turn.text:
+            faults.append(f"turn {number}: the text holds this model's picture token {token}; write {IMAGE_MARK}")
+    faults += [f"picture {name!r} is missing" for name in row.images if name not in encoder.images]
+    return faults
+
+
+def describe_sample(row: Row, encoder: Encoder) -> RenderableType:
+    """One row as the model gets it: a table of runs with modality, trained or not, and text.
+
+    Args:
+        row: A row that can be encoded.
+        encoder: As in training.
+
+    Returns:
+        Something :class:`rich.console.Console` prints; it also reads without colours.
+
+    Raises:
+        FileNotFoundError: a picture is missing.
+        ValueError: the row cannot be encoded.
+    """
+    tensors = encoder.encode(row)
+    trained = tensors["labels"] != IGNORED_LABEL
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for title in ("positions", "modality", "trained", "text"):
+        table.add_column(title, justify="right" if title == "positions" else "left", overflow="fold")
+    for start, stop in _runs(tensors["modality_ids"], trained):
+        modality = Modality(int(tensors["modality_ids"][start]))
+        style = "bold green" if trained[start] else "magenta" if modality != Modality.TEXT else ""
+        table.add_row(
+            f"{start}-{stop - 1}",
+            f"{int(modality)} {modality.name.lower()}",
+            "yes" if trained[start] else "no",
+            _shown(tensors["input_ids"][start:stop], modality, encoder),
+            style=style,
+        )
+    counts = Counter(Modality(value).name.lower() for value in tensors["modality_ids"].tolist())
+    head = Text.assemble(
+        (row.place, "bold"),
+        f"\n{len(trained)} tokens ({', '.join(f'{count} {name}' for name, count in counts.items())}), ",
+        (f"{int(trained.sum())} trained", "bold green"),
+        f"; pictures: {', '.join(row.images) or 'none'}\n",
+    )
+    return Group(head, table)
+
+
+def _report(
+    rows: Sequence[Row],
+    candidates: Sequence[Row],
+    problems: Sequence[Problem],
+    encoder: Encoder,
+    groups: ExpertGroups | None,
+    on_progress: Progress | None,
+) -> DataReport:
+    """Encode what has no fault so far."""
+    found = list(problems)
+    good, lengths, num_trained = [], [], []
+    tokens: Counter[int] = Counter()
+    for done, row in enumerate(candidates, start=1):
+        try:
+            tensors = encoder.encode(row)
+            present = Counter(tensors["modality_ids"].tolist())
+            _check_groups(present, groups)
+        except (FileNotFoundError, ValueError) as error:
+            found.append(_problem(row, str(error).removeprefix(f"{row.place}: ")))
+        else:
+            good.append(row)
+            lengths.append(len(tensors["input_ids"]))
+            num_trained.append(int((tensors["labels"] != IGNORED_LABEL).sum()))
+            tokens += present
+        if on_progress:
+            on_progress(done, len(candidates))
+    order = {file: number for number, file in enumerate(dict.fromkeys(row.file for row in rows))}
+    found.sort(key=lambda problem: (order.get(problem.file, len(order)), problem.line))
+    unreadable = {(problem.file, problem.line) for problem in problems} - {(row.file, row.line) for row in rows}
+    return DataReport(
+        num_rows=len(rows) + len(unreadable),
+        problems=tuple(found),
+        good=tuple(good),
+        lengths=tuple(lengths),
+        num_trained=tuple(num_trained),
+        tokens={Modality(modality).name.lower(): count for modality, count in sorted(tokens.items())},
+        types=dict(Counter(row.type or "untyped" for row in rows)),
+    )
+
+
+def _without_faults(rows: Sequence[Row], encoder: Encoder) -> tuple[list[Row], list[Problem]]:
+    """Rows without a fault, and the faults of the others; an id that stands twice is a fault of the later row."""
+    sound, problems = [], []
+    first: dict[str, Row] = {}
+    for row in rows:
+        faults = faults_of(row, encoder)
+        earlier = first.setdefault(row.id, row)
+        if earlier is not row:
+            faults.append(f"the id stands already in {earlier.file}:{earlier.line}")
+        problems += [_problem(row, fault) for fault in faults]
+        if not faults:
+            sound.append(row)
+    return sound, problems
+
+
+def _problem(row: Row, text: str) -> Problem:
+    return Problem(row.file, row.line, row.id, text)
+
+
+def _check_groups(present: Iterable[int], groups: ExpertGroups | None) -> None:
+    """Raise when a modality has no group."""
+    for modality in present if groups is not None else ():
+        groups.index_of_modality(modality)
+
+
+def _runs(modality_ids: Tensor, trained: Tensor) -> list[tuple[int, int]]:
+    """Borders of the longest runs with one modality and one label state."""
+    kinds = list(zip(modality_ids.tolist(), trained.tolist(), strict=True))
+    borders = [0, *itertools.accumulate(len(list(run)) for _, run in itertools.groupby(kinds))]
+    return list(itertools.pairwise(borders))
+
+
+def _shown(input_ids: Tensor, modality: Modality, encoder: Encoder) -> Text:
+    """Text of one run; placeholders are counted, line breaks made visible."""
+    tokenizer = encoder.processor.tokenizer
+    if modality != Modality.TEXT:
+        return Text(f"{tokenizer.decode(input_ids[:1])} x {len(input_ids)}")
+    return Text(tokenizer.decode(input_ids).replace("\n", "⏎"))
