@@ -1,0 +1,101 @@
+"""Reading model folders: never a pickle, never a model with tensors made up at random."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+logger = logging.getLogger(__name__)
+
+
+def check_folder(path: str | Path) -> None:
+    """Refuse a local folder that is no model or whose weights are pickled; a Hub id passes.
+
+    Raises:
+        FileNotFoundError: `path` looks like a folder and is none, or has no config.json or no weights.
+        ValueError: the weights are pickled.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
+            raise FileNotFoundError(f"no model folder at {path}")
+        return
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: it is no Hugging Face model folder")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        if pickled:
+            raise ValueError(
+                f"{folder} holds pickled weights ({', '.join(pickled[:3])}). Unpickling can run any code, so moiety "
+                "never does; convert the folder to safetensors first"
+            )
+        raise FileNotFoundError(f"{folder} holds no *.safetensors weights")
+
+
+def read_config(path: str | Path) -> Any:
+    """The config of a model folder or id.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: its type is unknown, or the config is damaged.
+    """
+    check_folder(path)
+    try:
+        return AutoConfig.from_pretrained(path)
+    except OSError as error:
+        raise FileNotFoundError(f"no model at {path}: neither a folder nor a model that can be fetched") from error
+    except Exception as error:
+        raise ValueError(f"the config of {path} cannot be read: {error}") from error
+
+
+def dense_class(config: Any, path: str | Path) -> Any:
+    """The outermost Hugging Face class of a dense vision-language config.
+
+    Raises:
+        ValueError: it is no vision-language model.
+    """
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ValueError(
+            f"{path} is of type {config.model_type!r}, which is no image-text-to-text model; "
+            "give a vision-language model such as LLaVA or Qwen2.5-VL"
+        )
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+
+
+def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
+    """``cls.from_pretrained`` that accepts nothing but whole, undamaged weights.
+
+    Raises:
+        ValueError: the weights are damaged, or some are missing, left over or of another shape.
+    """
+    try:
+        model, report = cls.from_pretrained(path, output_loading_info=True, use_safetensors=True, **options)
+    except (SafetensorError, EOFError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"the weights in {path} cannot be read ({type(error).__name__}: {error}); "
+            "the folder is damaged, copy or make it again"
+        ) from error
+    refuse_partial(report, str(path))
+    return model
+
+
+def refuse_partial(report: Any, where: str) -> None:
+    """Raise unless a checkpoint gave every tensor of the model and no other."""
+    report = report if isinstance(report, dict) else vars(report)
+    found = {kind: sorted(map(str, report.get(kind) or ())) for kind in ("missing_keys", "unexpected_keys")}
+    found["mismatched_keys"] = sorted(str(key) for key in report.get("mismatched_keys") or ())
+    problems = [
+        f"{len(keys)} {kind.replace('_keys', '')} ({', '.join(keys[:3])}{', …' * (len(keys) > 3)})"
+        for kind, keys in found.items()
+        if keys
+    ]
+    if problems:
+        raise ValueError(
+            f"{where} does not hold exactly this model: {'; '.join(problems)} tensors. "
+            "The folder is damaged or belongs to another model; experts are never filled in at random"
+        )

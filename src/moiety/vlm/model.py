@@ -1,0 +1,290 @@
+"""``with_moe(HFClass)``: a Hugging Face vision-language model whose decoder is sparse, and the way to load one.
+
+The journey of a batch: ids are found in the multimodal base model (``splice.py``), the Hugging Face forward runs as it
+is, and what the routers decided meanwhile becomes the auxiliary losses here.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from moiety.config import MoESettings
+from moiety.moe.layer import ModalityMoE
+from moiety.vlm.backends import Backend
+from moiety.vlm.configs import (
+    DENSE,
+    MODEL_TYPE,
+    config_with_moe,
+    groups_of,
+    settings_of,
+    sparse_config,
+)
+from moiety.vlm.loading import dense_class, read_config, read_model, refuse_partial
+from moiety.vlm.outputs import (
+    attach_losses,
+    auxiliary_losses_of,
+    losses_added_by_trainer,
+    model_adds_losses,
+    tracing,
+)
+from moiety.vlm.placeholders import ModalityRule, placeholder_ids
+from moiety.vlm.splice import FAMILIES, UNSUPPORTED, initialise_sparse, sparse_layers, splice
+from moiety.vlm.towers import freeze_unread
+
+__all__ = [
+    "MoietyModel",
+    "adopt",
+    "auxiliary_losses_of",
+    "groups_of",
+    "load",
+    "losses_added_by_trainer",
+    "moe_layers",
+    "settings_of",
+    "sparse_config",
+    "with_moe",
+]
+
+
+def moe_layers(model: nn.Module) -> list[ModalityMoE]:
+    """The sparse layers of `model`, first to last; empty for a dense one."""
+    return sparse_layers(model)
+
+
+class MoietyModel:
+    """What every sparse vision-language model adds to its Hugging Face class; see :func:`with_moe`."""
+
+    _can_set_experts_implementation_cached_value = False  # inner Hugging Face classes would refuse the switch
+    experts_backend: Backend
+    config: Any
+
+    def __init__(self, config: Any):
+        if not isinstance(config, self.config_class):  # type: ignore[attr-defined]
+            raise TypeError(
+                f"{type(self).__name__} takes a {self.config_class.__name__}, got {type(config).__name__}; "  # type: ignore[attr-defined]
+                "make one with sparse_config(config, settings), or use moiety.vlm.upcycle for a trained model"
+            )
+        wish, config._experts_implementation = config._experts_implementation, None
+        super().__init__(config)
+        self._become_sparse(Backend(wish), copy=False)
+
+    def _become_sparse(self, backend: Backend, *, copy: bool) -> None:
+        """Splice, and set what a sparse model needs around it; the decoder is dense before."""
+        self.experts_backend = backend
+        self.config._experts_implementation_internal = backend.name
+        splice(self, MoESettings.model_validate(self.config.moe), backend, copy=copy)  # type: ignore[arg-type]
+        freeze_unread(self.base_model)  # type: ignore[attr-defined]
+        suppressed = set(self.generation_config.suppress_tokens or ()) | set(placeholder_ids(self.config))  # type: ignore[attr-defined]
+        self.generation_config.suppress_tokens = sorted(suppressed)  # type: ignore[attr-defined]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if not initialise_sparse(module):
+            super()._init_weights(module)  # type: ignore[misc]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, but a folder that lacks tensors of the model, or holds others, is refused.
+
+        Raises:
+            ValueError: tensors are missing, left over or of another shape.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        refuse_partial(report, str(args[0]) if args else cls.__name__)
+        return (model, report) if output_loading_info else model
+
+    def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> Any:
+        """As in transformers, but names on disk are names in memory, so that trainers can resume from them."""
+        return super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
+
+    def set_experts_implementation(self, experts_implementation: str | dict[str, str]) -> None:
+        """Let all experts take another route: ``moiety``, ``eager``, ``grouped_mm`` or ``batched_mm``."""
+        name = experts_implementation if isinstance(experts_implementation, str) else experts_implementation.get("")
+        if name is not None:
+            self.experts_backend.switch(name)
+            self.config._experts_implementation_internal = name
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = None, **kw: Any
+    ) -> None:
+        options = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and options.get("use_reentrant", False) and moe_layers(self):  # type: ignore[arg-type]
+            raise ValueError(
+                "use_reentrant=True gives wrong gradients of the auxiliary losses; "
+                'pass gradient_checkpointing_kwargs={"use_reentrant": False}'
+            )
+        if gradient_checkpointing_func is not None:
+            kw["gradient_checkpointing_func"] = gradient_checkpointing_func
+        super()._set_gradient_checkpointing(enable, **kw)  # type: ignore[misc]
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, modality_ids: Any = None, **kwargs: Any) -> Any:
+        """As in transformers, with the modality ids of this step; see ``ModalityRule.ids_of_step``."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
+        if moe_layers(self):  # type: ignore[arg-type]
+            rule: ModalityRule = self.base_model.modality_rule  # type: ignore[attr-defined]
+            first = bool(kwargs.get("is_first_iteration"))
+            inputs["modality_ids"] = rule.ids_of_step(modality_ids, inputs, first, kwargs.get("attention_mask"))
+        return inputs
+
+
+def _forward(base: type) -> Any:
+    """The forward of the sparse class over `base`: the same signature and two more keywords."""
+    signature = inspect.signature(base.forward)  # type: ignore[attr-defined]
+
+    @functools.wraps(base.forward)  # type: ignore[attr-defined]
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wants_logits = bool(kwargs.pop("output_router_logits", False))
+        return_dict = kwargs.pop("return_dict", None)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        if not self._is_sparse:
+            kwargs.pop("modality_ids", None)
+        labels = signature.bind_partial(self, *args, **kwargs).arguments.get("labels")
+        trains = self.training and labels is not None and model_adds_losses()
+        with tracing(self._is_sparse and (trains or wants_logits)) as trace:
+            output = super(self._moiety_class, self).forward(*args, return_dict=True, **kwargs)
+        if trace is not None:
+            attach_losses(self, output, trace, trains=trains, wants_logits=wants_logits)
+        return output if return_dict else output.to_tuple()
+
+    extra = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, default, annotation in (
+            ("modality_ids", None, torch.Tensor | None),
+            ("output_router_logits", False, bool),
+        )
+    ]
+    kept = list(signature.parameters.values())
+    at = next((i for i, parameter in enumerate(kept) if parameter.kind is inspect.Parameter.VAR_KEYWORD), len(kept))
+    forward.__signature__ = signature.replace(parameters=[*kept[:at], *extra, *kept[at:]])  # type: ignore[attr-defined]
+    return forward
+
+
+@functools.cache
+def with_moe(base: type[PreTrainedModel]) -> type:
+    """The sparse class over an outermost Hugging Face class, registered with the Auto classes.
+
+    Args:
+        base: For instance ``transformers.LlavaForConditionalGeneration``. Its decoder layers must call ``self.mlp`` on
+            one argument.
+
+    Returns:
+        A class ``Moiety<base>`` whose instances are also instances of `base`.
+
+    Raises:
+        TypeError: this family cannot be made sparse; the text says why.
+
+    Example:
+        >>> from transformers import LlavaForConditionalGeneration
+        >>> with_moe(LlavaForConditionalGeneration).__name__
+        'MoietyLlavaForConditionalGeneration'
+    """
+    if base.__name__ in UNSUPPORTED:
+        raise TypeError(f"{base.__name__} cannot be made sparse: {UNSUPPORTED[base.__name__]}")
+    if issubclass(base, MoietyModel):
+        raise TypeError(f"{base.__name__} is a sparse class already")
+    name = "Moiety" + base.__name__
+    cls: Any = type(
+        name,
+        (MoietyModel, base),
+        {
+            "__module__": __name__,
+            "__doc__": f"{base.__name__} with modality-aware sparse layers in its decoder.",
+            "forward": _forward(base),
+            "config_class": config_with_moe(base.config_class),  # type: ignore[arg-type]
+            "_is_sparse": property(lambda self: self.config.moe["scheme"] != "dense"),
+        },
+    )
+    cls._moiety_class = cls
+    setattr(sys.modules[__name__], name, cls)
+    _register(cls)
+    return cls
+
+
+def _register(cls: Any) -> None:
+    """Make the Auto classes, and the static tables that `transformers serve` reads, know the class."""
+    config, name = cls.config_class, cls.__name__
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        auto.register(config, cls, exist_ok=True)
+    for table in (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    ):
+        table[config.model_type] = name
+
+
+def register_families() -> None:
+    """Register every family of :data:`moiety.vlm.splice.FAMILIES` that this transformers has."""
+    for name in FAMILIES:
+        with_moe(getattr(transformers, name))
+
+
+def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None = None, *, copy: bool) -> Any:
+    """Turn a dense model into a sparse one in place; its tensors stay where they are.
+
+    Args:
+        model: A dense model, of a Hugging Face class or of ours.
+        settings: What it becomes; ``scheme: dense`` changes its class and config only.
+        provenance: Written to its config.
+        copy: Copy the dense FFNs into the experts; otherwise experts start at random.
+
+    Returns:
+        `model` itself.
+    """
+    cls = type(model) if isinstance(model, MoietyModel) else with_moe(type(model))
+    if settings_of(model) is not None:
+        raise ValueError(f"{type(model).__name__} is sparse already ({settings_of(model).scheme}); give a dense model")  # type: ignore[union-attr]
+    new = sparse_config(model.config, settings, provenance)
+    model.config.__class__ = type(new)
+    vars(model.config).pop("model_type", None)  # a config that was read keeps its old type beside the class's
+    model.config.moe, model.config.provenance = new.moe, provenance
+    model.config.architectures = [cls.__name__]
+    model.__class__ = cls
+    model._become_sparse(Backend(), copy=copy)
+    return model
+
+
+def load(
+    path: str | Path,
+    dtype: torch.dtype | str | None = None,
+    experts_implementation: str | None = None,
+    device: str | torch.device | None = None,
+) -> Any:
+    """Read a model from a folder of ours, or a dense one from a Hugging Face folder or id.
+
+    A dense Hugging Face model gets our class with ``scheme: dense``, which computes the same and saves under the names
+    it has in memory.
+
+    Args:
+        path: The folder or id.
+        dtype: Weights' type; None: the one they were saved in.
+        experts_implementation: Route of the experts; None: ours.
+        device: Where the model goes; None: CPU.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the folder holds pickled or damaged weights, lacks tensors or has others, or its type is unknown.
+
+    Returns:
+        The model in eval mode.
+    """
+    config = read_config(path)
+    options = {"dtype": dtype or "auto"}
+    if experts_implementation is not None:
+        options["experts_implementation"] = Backend(experts_implementation).name
+    if config.model_type.startswith(MODEL_TYPE):
+        model = read_model(AutoModelForImageTextToText._model_mapping[type(config)], path, config=config, **options)
+    else:
+        options.pop("experts_implementation", None)
+        model = adopt(read_model(dense_class(config, path), path, **options), DENSE, copy=False)
+    model.eval()
+    return model if device is None else model.to(device)

@@ -1,0 +1,102 @@
+"""Parts of a vision-language model: what a parameter belongs to, and which parts learn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from moiety.config import Part
+from moiety.groups import nearest_name
+from moiety.vlm.towers import unread_parameters
+
+logger = logging.getLogger(__name__)
+
+_PROJECTORS = {"multi_modal_projector", "connector", "image_newline", "merger", "deepstack_merger_list"}
+_TOWERS = {"vision_tower", "vision_model", "visual"}
+_DECODERS = {"language_model", "text_model"}
+
+
+def part_of(name: str) -> Part:
+    """The part that a parameter belongs to, by its name in the model.
+
+    Prefixes of wrappers (``module.``, ``base_model.model.``) do not matter. Experts and routers are those of sparse
+    layers alone: the FFN of a dense layer belongs to the decoder.
+
+    Args:
+        name: As in ``model.named_parameters()``.
+
+    Raises:
+        ValueError: no part is known for this name.
+
+    Example:
+        >>> part_of("model.language_model.layers.1.mlp.experts.down_proj"), part_of("model.visual.merger.mlp.0.weight")
+        ('experts', 'projector')
+    """
+    words = name.split(".")
+    known = set(words)
+    if known & _PROJECTORS:
+        return "projector"
+    if known & _DECODERS:
+        return _part_of_decoder(words)
+    if known & _TOWERS:
+        return "vision_tower"
+    if "lm_head" in known:
+        return "head"
+    raise ValueError(
+        f"parameter {name!r} belongs to no known part; teach vlm/parts.py the name of its module "
+        f"({', '.join(sorted(_PROJECTORS | _TOWERS | _DECODERS | {'lm_head'}))} are known)"
+    )
+
+
+def _part_of_decoder(words: list[str]) -> Part:
+    if "embed_tokens" in words:
+        return "embeddings"
+    if "mlp" in words:
+        inside = words[words.index("mlp") + 1 :]
+        if "experts" in inside:
+            return "experts"
+        if "router" in inside:
+            return "router"
+    return "decoder"
+
+
+def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
+    """Let exactly the parts in `trains` learn.
+
+    Tied embeddings and head are one tensor, which learns if either is named. Layers of the vision tower that the model
+    never reads stay frozen: they cannot get a gradient. Parts that this model lacks (a router in a dense model) are
+    passed over, so that one recipe serves several schemes.
+
+    Args:
+        model: An outermost model, dense or sparse.
+        trains: Parts that learn.
+
+    Returns:
+        Part -> number of parameters that learn, for every part that the model has.
+
+    Raises:
+        ValueError: a part is unknown, or nothing would learn.
+
+    Example:
+        ``freeze(model, ["projector"])`` prepares stage 1; ``freeze(model, ["experts", "router"])`` trains sparse layers only.
+    """
+    for part in trains:
+        if part not in get_args(Part):
+            raise ValueError(f"unknown part {part!r}; {nearest_name(part, get_args(Part))}")
+    wanted = set(trains)
+    if model.config.get_text_config().tie_word_embeddings and wanted & {"embeddings", "head"}:
+        wanted |= {"embeddings", "head"}
+    unread = unread_parameters(model.base_model)
+    counts: dict[Part, int] = {}
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        learns = part in wanted and parameter not in unread
+        parameter.requires_grad_(learns)
+        counts[part] = counts.get(part, 0) + learns * parameter.numel()
+    if not any(counts.values()):
+        raise ValueError(f"nothing would learn: trains={list(trains)}, but the model has the parts {sorted(counts)}")
+    absent = sorted(wanted - counts.keys())
+    if absent:
+        logger.info("%s has no %s; passed over", type(model).__name__, ", ".join(absent))
+    return counts

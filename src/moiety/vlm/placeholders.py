@@ -1,0 +1,166 @@
+"""Which token is what, seen from a Hugging Face config: placeholder ids, and the ids of one call.
+
+A processor writes one placeholder token for every picture feature; the config names its id. All that is read from a
+config or a call about modalities stands here, the pure tensor rules in :mod:`moiety.moe.modality`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moiety.config import MoESettings
+from moiety.groups import Modality
+from moiety.moe.modality import ids_from_placeholders, last_token_as_text, without_padding
+
+PLACEHOLDERS: Mapping[str, Modality] = {
+    "image_token_id": Modality.IMAGE,
+    "video_token_id": Modality.VIDEO,
+    "audio_token_id": Modality.AUDIO,
+}
+DELIMITERS = ("vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id")
+PICTURES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+
+
+def placeholder_ids(config: Any) -> dict[int, int]:
+    """Token id -> modality id of every placeholder that `config` names."""
+    found = {getattr(config, name, None): int(modality) for name, modality in PLACEHOLDERS.items()}
+    return {int(token): modality for token, modality in found.items() if token is not None}
+
+
+def delimiter_ids(config: Any) -> dict[int, int]:
+    """Token id -> image, for the marks that a family puts around a picture."""
+    found = (getattr(config, name, None) for name in DELIMITERS)
+    return {int(token): int(Modality.IMAGE) for token in found if token is not None}
+
+
+@dataclass(frozen=True)
+class ModalityRule:
+    """How a model turns the arguments of one call into ``modality_ids``.
+
+    Args:
+        token_ids: Token id -> modality id; every other token is text.
+        mask_rule: ``exact`` or ``last_token_as_text`` (the last token of each run of one modality counts as text).
+    """
+
+    token_ids: Mapping[int, int]
+    mask_rule: str
+
+    @classmethod
+    def of(cls, config: Any, settings: MoESettings) -> ModalityRule:
+        """Read the placeholders of `config`, and its delimiters where `settings` wants them.
+
+        Raises:
+            ValueError: the config names no placeholder, or no delimiter although they are asked for.
+        """
+        tokens = placeholder_ids(config)
+        if not tokens:
+            raise ValueError(
+                f"{type(config).__name__} names none of {', '.join(PLACEHOLDERS)}: picture tokens cannot be found"
+            )
+        if settings.delimiters_as_vision:
+            delimiters = delimiter_ids(config)
+            if not delimiters:
+                raise ValueError(
+                    f"moe.delimiters_as_vision is true, but {type(config).__name__} names none of "
+                    f"{', '.join(DELIMITERS)}; set it to false for this family"
+                )
+            tokens = {**delimiters, **tokens}
+        return cls(tokens, settings.mask_rule)
+
+    def derive(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Ids of tokens, ``(batch, seq)``; padding is not known here."""
+        return ids_from_placeholders(input_ids, self.token_ids)
+
+    def ids_of_call(
+        self, input_ids: torch.Tensor | None, given: torch.Tensor | None, kwargs: Mapping[str, Any]
+    ) -> torch.Tensor:
+        """The ids one forward of the multimodal base model hands to its decoder layers.
+
+        Args:
+            input_ids: Tokens, ``(batch, seq)``, or None when embeddings are given.
+            given: Ids of the caller, ``(batch, seq)``, or None.
+            kwargs: The other keywords of the call (attention mask, cache, pictures).
+
+        Returns:
+            ``(batch, seq)``, -1 on padding.
+
+        Raises:
+            ValueError: ids are missing and cannot be derived, have another shape than the tokens, or the rule
+                ``last_token_as_text`` meets a later chunk of a prompt that holds picture tokens.
+        """
+        ids = self._derived(input_ids, kwargs) if given is None else given
+        tokens = input_ids if input_ids is not None else kwargs.get("inputs_embeds")
+        if tokens is not None and ids.shape != tokens.shape[:2]:
+            raise ValueError(
+                f"modality_ids have shape {tuple(ids.shape)}, the tokens {tuple(tokens.shape[:2])}; give one id a token"
+            )
+        ids = self.padded(ids, kwargs.get("attention_mask"))
+        if self.mask_rule == "exact":
+            return ids
+        if bool((ids > 0).any()) and cached_length(kwargs.get("past_key_values")):
+            raise ValueError(
+                "mask_rule=last_token_as_text needs each prompt in one piece: a chunk border inside a picture would "
+                "make a wrong last token. Prefill without chunks, or use mask_rule=exact"
+            )
+        return last_token_as_text(ids)
+
+    def _derived(self, input_ids: torch.Tensor | None, kwargs: Mapping[str, Any]) -> torch.Tensor:
+        if input_ids is None:
+            raise ValueError(
+                "inputs_embeds came without modality_ids: which position is a picture cannot be seen from "
+                "embeddings. Pass modality_ids (batch, seq) with 0 text, 1 image, 2 video, 3 audio, -1 padding"
+            )
+        mask = kwargs.get("attention_mask")
+        if mask is not None and (isinstance(mask, dict) or mask.ndim != 2):
+            raise ValueError(
+                "attention_mask is not (batch, seq), so padding cannot be read from it; "
+                "pass modality_ids with -1 on padding beside it"
+            )
+        # A placeholder that a decode step fed back has no picture behind it: it is text.
+        without_picture = all(kwargs.get(name) is None for name in PICTURES)
+        if without_picture and cached_length(kwargs.get("past_key_values")):
+            return torch.zeros_like(input_ids)
+        return self.derive(input_ids)
+
+    @staticmethod
+    def padded(ids: torch.Tensor, attention_mask: Any) -> torch.Tensor:
+        """Write -1 where a 2-D `attention_mask` says padding; other masks carry no such column and change nothing."""
+        if attention_mask is None or isinstance(attention_mask, dict) or attention_mask.ndim != 2:
+            return ids
+        return without_padding(ids, attention_mask)
+
+    def ids_of_step(
+        self, given: torch.Tensor | None, inputs: Mapping[str, Any], first: bool, mask: Any
+    ) -> torch.Tensor | None:
+        """The ids of one step of ``generate``.
+
+        Args:
+            given: Ids the caller gave to ``generate``, for the prompt.
+            inputs: What Hugging Face is about to pass to the model in this step.
+            first: Whether this is the prefill (or a chunk of it).
+            mask: The 2-D attention mask before Hugging Face turned it into another form.
+
+        Returns:
+            ``(batch, seq)`` for the tokens of this step; None when only embeddings are there and no ids.
+        """
+        tokens = inputs.get("input_ids")
+        tokens = tokens if tokens is not None else inputs["inputs_embeds"]
+        batch, seq = tokens.shape[:2]
+        cache = inputs.get("past_key_values")
+        if cache is not None and not first:
+            return torch.zeros(batch, seq, dtype=torch.long, device=tokens.device)
+        if given is None:
+            return None if inputs.get("input_ids") is None else self.padded(self.derive(tokens), mask)
+        # Decoding without a cache: what was generated after the prompt is text.
+        ids = torch.nn.functional.pad(given, (0, max(0, seq - given.shape[1])))
+        start = min(cached_length(cache), ids.shape[1] - seq)
+        return self.padded(ids[:, start : start + seq], mask)
+
+
+def cached_length(cache: Any) -> int:
+    """Tokens already in a key/value cache; 0 without one."""
+    return 0 if cache is None else int(cache.get_seq_length())

@@ -1,0 +1,95 @@
+"""Writing a model folder so that a reader finds the whole old one or the whole new one, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A fresh folder to write into; it takes the place of `folder` when the block ends without an error.
+
+    Files are flushed to disk before the exchange. After an error, or when the disk is full, `folder` is as it was.
+
+    Args:
+        folder: The folder that shall hold what the block writes.
+
+    Raises:
+        OSError: writing failed; the text names the cause and says that an earlier folder is intact.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.writing-", dir=folder.parent))
+    try:
+        try:
+            yield fresh
+            _flush(fresh)
+        except Exception as error:
+            if not _is_failed_write(error):
+                raise
+            kept = f"the earlier {folder} is intact" if folder.exists() else f"{folder} was not made"
+            raise OSError(f"could not write {folder}: {error}; {kept}. Is the disk full?") from error
+        fresh.chmod(0o755)
+        _exchange(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_failed_write(error: Exception) -> bool:
+    """Whether the system refused a write; safetensors reports that under a class of its own."""
+    return isinstance(error, OSError) or ("SafetensorError" in type(error).__name__ and "Error" in str(error))
+
+
+def _flush(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _exchange(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`; if the last rename fails, the old folder is put back."""
+    old = folder.parent / f"{fresh.name}.old"
+    if folder.exists():
+        folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_model_folder(
+    model: Any, processor: Any | None, folder: str | Path, provenance: dict[str, Any] | None = None
+) -> Path:
+    """Write a model and its processor as one Hugging Face folder, atomically.
+
+    Args:
+        model: Any model with ``save_pretrained``.
+        processor: Its processor or tokenizer, or None.
+        folder: Where to; an earlier folder is replaced as a whole.
+        provenance: Entries added to ``config.provenance`` (what happened to this model); never changes behaviour.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        OSError: the disk is full or refuses; an earlier folder is intact.
+    """
+    if provenance is not None:
+        model.config.provenance = {**(getattr(model.config, "provenance", None) or {}), **provenance}
+    with whole_folder(folder) as fresh:
+        model.save_pretrained(fresh)
+        if processor is not None:
+            processor.save_pretrained(fresh)
+    return Path(folder)

@@ -1,0 +1,270 @@
+"""The only file that knows the insides of Hugging Face models: find the decoder, swap its FFNs, pass the ids.
+
+A decoder layer calls ``self.mlp(hidden_states)`` and nothing else about its FFN, so a sparse layer can stand in its
+place. What it needs to know, which token is what, comes down the stack as the keyword ``modality_ids``: the multimodal
+base model finds the ids, every decoder layer lends them to its sparse layer and keeps them from its attention. No hook
+and no state on a module carries them, so two forwards may be in flight before a backward (gradient checkpointing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as hf_init
+
+from moiety.config import MoESettings
+from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.layer import ModalityMoE
+from moiety.moe.routers import Router
+from moiety.vlm.backends import Backend, bank_for
+from moiety.vlm.placeholders import PICTURES, ModalityRule
+from moiety.vlm.towers import touch_tower
+
+FAMILIES: tuple[str, ...] = (
+    "LlavaForConditionalGeneration",
+    "LlavaOnevisionForConditionalGeneration",
+    "Idefics3ForConditionalGeneration",
+    "SmolVLMForConditionalGeneration",
+    "PaliGemmaForConditionalGeneration",
+    "Gemma3ForConditionalGeneration",
+    "Qwen2_5_VLForConditionalGeneration",
+    "Qwen3VLForConditionalGeneration",
+    "InternVLForConditionalGeneration",
+)
+"""Outermost classes that pass the law suite; others may work and are refused only where their decoder does not fit."""
+
+UNSUPPORTED: dict[str, str] = {
+    "Llama4ForConditionalGeneration": "its FFNs are routed already, modality-blind",
+    "Qwen3VLMoeForConditionalGeneration": "its FFNs are routed already, modality-blind",
+    "AriaForConditionalGeneration": "its FFNs are routed already, modality-blind",
+    "Ernie4_5_VLMoeForConditionalGeneration": "its FFNs are routed already, in isolated pools",
+    "Blip2ForConditionalGeneration": "its decoder has an FFN without a gate",
+    "Kosmos2ForConditionalGeneration": "its decoder has an FFN without a gate",
+    "Florence2ForConditionalGeneration": "it has an encoder and a decoder",
+}
+"""Outermost class -> why it cannot be made sparse here."""
+
+
+class TakesModalityIds:
+    """Mixin in front of a decoder layer's class: ids go to the sparse layer, never to attention."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, modality_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        """As the layer's own forward; a dense layer drops the ids."""
+        mlp = self.mlp  # type: ignore[attr-defined]
+        lend = mlp.bound(modality_ids) if isinstance(mlp, ModalityMoE) else contextlib.nullcontext()
+        with lend:
+            return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _reduce(self)
+
+
+class FindsModalityIds:
+    """Mixin in front of the multimodal base model's class, which every caller passes through, TRL's losses too."""
+
+    modality_rule: ModalityRule
+
+    def forward(
+        self, input_ids: Tensor | None = None, *args: Any, modality_ids: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """As the base model's own forward, with ids found where none are given.
+
+        Raises:
+            ValueError: embeddings came without ids, or ids do not fit the tokens; see ``ModalityRule.ids_of_call``.
+        """
+        ids = self.modality_rule.ids_of_call(input_ids, modality_ids, kwargs)
+        outputs = super().forward(input_ids, *args, modality_ids=ids, **kwargs)  # type: ignore[misc]
+        if self._misses_pictures(kwargs):
+            touch = touch_tower(self)
+            if isinstance(outputs, tuple):
+                return (outputs[0] + touch, *outputs[1:])
+            outputs.last_hidden_state = outputs.last_hidden_state + touch
+        return outputs
+
+    def _misses_pictures(self, kwargs: dict[str, Any]) -> bool:
+        """Whether other ranks may wait for gradients of a tower that this rank does not use in this step."""
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        return (
+            distributed
+            and torch.distributed.get_world_size() > 1
+            and self.training  # type: ignore[attr-defined]
+            and torch.is_grad_enabled()
+            and all(kwargs.get(name) is None for name in PICTURES)
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _reduce(self)
+
+
+class InitialisesExperts:
+    """Mixin in front of a text decoder's class: gates and experts that a checkpoint lacks get their own start."""
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if not initialise_sparse(module):
+            super()._init_weights(module)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _reduce(self)
+
+
+def initialise_sparse(module: nn.Module) -> bool:
+    """Draw the weights of a gate or a bank through transformers, which leaves loaded tensors alone."""
+    if not isinstance(module, Router | ExpertBank):
+        return False
+    std = module.settings.router_init_std if isinstance(module, Router) else 0.02
+    for parameter in module.parameters():
+        hf_init.normal_(parameter, std=std)
+    return True
+
+
+@functools.cache
+def retyped(original: type, mixin: type) -> type:
+    """`original` with `mixin` in front, under the same name: look-ups by class name keep working."""
+    namespace = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "_retyped_from": (original, mixin),
+    }
+    return type(original.__name__, (mixin, original), namespace)
+
+
+def _retype(module: nn.Module, mixin: type) -> None:
+    if not isinstance(module, mixin):
+        module.__class__ = retyped(type(module), mixin)
+
+
+def _blank(original: type, mixin: type) -> Any:
+    cls = retyped(original, mixin)
+    return cls.__new__(cls)
+
+
+def _reduce(module: Any) -> Any:
+    """Pickle by the original class and the mixin: the retyped class stands in no module under its own name."""
+    return _blank, module._retyped_from, module.__getstate__()
+
+
+@dataclass(frozen=True)
+class DenseFFN:
+    """A gated FFN of a decoder, in the layout of the banks.
+
+    Args:
+        gate_up: Gate rows, then up rows, ``(2*ffn, hidden)``.
+        down: ``(hidden, ffn)``.
+        act: Name of the activation, or the module itself where transformers knows it under another name.
+    """
+
+    gate_up: Tensor
+    down: Tensor
+    act: Any
+
+    @property
+    def hidden(self) -> int:
+        """Width of the decoder."""
+        return self.down.shape[0]
+
+    @property
+    def ffn(self) -> int:
+        """Inner width."""
+        return self.down.shape[1]
+
+
+def read_ffn(mlp: nn.Module, config: Any, where: str) -> DenseFFN:
+    """The weights of a dense FFN: separate ``gate_proj``, ``up_proj``, or fused ``gate_up_proj`` (gate rows first).
+
+    Raises:
+        TypeError: the module is no gated FFN without biases; names the class.
+    """
+    down, fused = getattr(mlp, "down_proj", None), getattr(mlp, "gate_up_proj", None)
+    gate, up = getattr(mlp, "gate_proj", None), getattr(mlp, "up_proj", None)
+    linears = [down, fused] if fused is not None else [down, gate, up]
+    if not all(isinstance(linear, nn.Linear) for linear in linears):
+        raise TypeError(
+            f"{where} is {type(mlp).__name__} with {[name for name, _ in mlp.named_children()]}; expected linear "
+            "gate_proj, up_proj, down_proj or gate_up_proj, down_proj. Teach vlm/splice.py to read this class"
+        )
+    if any(linear.bias is not None for linear in linears):
+        raise TypeError(f"{where} ({type(mlp).__name__}) has biases; expert banks have none")
+    weight = fused.weight if fused is not None else torch.cat([gate.weight, up.weight])
+    act = getattr(config, "hidden_activation", None) or config.hidden_act
+    return DenseFFN(weight.detach(), down.weight.detach(), act)
+
+
+def text_decoder(base: nn.Module) -> nn.Module:
+    """The stack of decoder layers inside a multimodal base model.
+
+    Raises:
+        TypeError: there is none under a known name.
+    """
+    for name in ("language_model", "text_model"):
+        decoder = getattr(base, name, None)
+        if decoder is not None and isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+            return decoder
+    raise TypeError(
+        f"{type(base).__name__} has no decoder with .layers under .language_model or .text_model; "
+        "teach vlm/splice.py where its decoder is"
+    )
+
+
+def dense_ffns(model: PreTrainedModel) -> dict[int, nn.Module]:
+    """Layer index -> FFN module, for the layers that are dense."""
+    layers = text_decoder(model.base_model).layers
+    return {i: layer.mlp for i, layer in enumerate(layers) if not isinstance(layer.mlp, ModalityMoE)}  # type: ignore[arg-type]
+
+
+def sparse_layers(model: nn.Module) -> list[ModalityMoE]:
+    """The sparse layers of a model in order."""
+    return [module for module in model.modules() if isinstance(module, ModalityMoE)]
+
+
+def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, copy: bool = False) -> None:
+    """Put sparse layers in place of dense FFNs and re-type what must pass the ids.
+
+    Args:
+        model: The outermost model, dense; changed in place.
+        settings: ``scheme: dense`` changes nothing.
+        backend: Route of all new banks.
+        copy: Copy each dense FFN into all experts that replace it (upcycling); otherwise they start at random.
+
+    Raises:
+        TypeError: a decoder layer has no gated FFN under ``.mlp``.
+        ValueError: settings do not fit the model.
+    """
+    if settings.scheme == "dense":
+        return
+    base = model.base_model
+    decoder = text_decoder(base)
+    rule = ModalityRule.of(model.config, settings)
+    chosen = set(settings.resolved_layers(len(decoder.layers)))  # type: ignore[arg-type]
+    for index, layer in enumerate(decoder.layers):  # type: ignore[arg-type]
+        if not hasattr(layer, "mlp"):
+            raise TypeError(f"decoder layer {type(layer).__name__} has no .mlp; teach vlm/splice.py where its FFN is")
+        if index in chosen:
+            where = f"the FFN of decoder layer {index}"
+            dense = read_ffn(layer.mlp, decoder.config, where)  # type: ignore[arg-type]
+            layer.mlp = _sparse(dense, settings, index, backend, copy=copy)
+        _retype(layer, TakesModalityIds)
+    _retype(decoder, InitialisesExperts)
+    _retype(base, FindsModalityIds)
+    base.modality_rule = rule  # type: ignore[assignment]
+
+
+def _sparse(dense: DenseFFN, settings: MoESettings, index: int, backend: Backend, *, copy: bool) -> ModalityMoE:
+    """A sparse layer on the device and in the dtype of the dense FFN that it replaces."""
+    sparse = ModalityMoE(
+        dense.hidden,
+        settings.expert_ffn or dense.ffn,
+        settings,
+        layer_index=index,
+        act=dense.act,
+        bank=bank_for(backend),
+    )
+    sparse = sparse.to(device=dense.down.device, dtype=dense.down.dtype)
+    if copy:
+        sparse.experts.load_from_dense(dense.gate_up, dense.down)
+    return sparse

@@ -1,0 +1,96 @@
+"""Vision towers: which of their layers a model never reads, and a picture that costs nothing.
+
+Most families read a hidden state before the end of the tower. Layers behind it never get a gradient, which breaks
+distributed training that waits for one (trap: step 2 crashes). They are frozen at construction, and exactly they.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TOWERS = ("vision_tower", "vision_model", "visual")
+
+
+def vision_tower(base: nn.Module) -> nn.Module:
+    """The tower inside a multimodal base model.
+
+    Raises:
+        TypeError: there is none under a known name.
+    """
+    for name in TOWERS:
+        tower = getattr(base, name, None)
+        if tower is not None:
+            return getattr(tower, "vision_model", tower)
+    raise TypeError(f"{type(base).__name__} has no vision tower under {', '.join(TOWERS)}")
+
+
+def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
+    """The blocks of a tower, or None where they stand under an unknown name."""
+    encoder = getattr(tower, "encoder", tower)
+    for name in ("layers", "layer", "blocks"):
+        layers = getattr(encoder, name, None)
+        if isinstance(layers, nn.ModuleList):
+            return layers
+    return None
+
+
+def unread_modules(base: nn.Module) -> list[nn.Module]:
+    """Modules of the tower whose output `base` never uses: blocks behind the feature layer, last norm, pooling head."""
+    tower = vision_tower(base)
+    selected = getattr(base.config, "vision_feature_layer", None)
+    unread = [getattr(tower, name, None) for name in ("head", "pooler")]
+    normed = selected == -1 and type(tower).__name__.startswith("InternVL")
+    if selected is not None and not normed:
+        unread += [getattr(tower, name, None) for name in ("post_layernorm", "layernorm")]
+        layers = tower_layers(tower)
+        if layers is not None:
+            chosen = [selected] if isinstance(selected, int) else selected
+            # hidden state 0 is the embedding, hidden state i the output of block i-1
+            last = max(index if index >= 0 else len(layers) + 1 + index for index in chosen)
+            unread += list(layers[last:])
+    return [module for module in unread if isinstance(module, nn.Module)]
+
+
+def unread_parameters(base: nn.Module) -> set[nn.Parameter]:
+    """Parameters of :func:`unread_modules`."""
+    return {parameter for module in unread_modules(base) for parameter in module.parameters()}
+
+
+def freeze_unread(base: nn.Module) -> None:
+    """Take the parameters that can get no gradient out of training."""
+    for parameter in unread_parameters(base):
+        parameter.requires_grad_(False)
+
+
+def blank_picture(base: nn.Module) -> dict[str, Tensor]:
+    """One black picture as `get_image_features` of this family takes it.
+
+    Raises:
+        TypeError: this family takes its pictures in a form that is not known here.
+    """
+    config: Any = base.config
+    name = type(base).__name__
+    where = {"device": next(base.parameters()).device, "dtype": next(base.parameters()).dtype}
+    if name.startswith("Qwen"):
+        vision = config.vision_config
+        merge = vision.spatial_merge_size
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        grid = torch.tensor([[1, merge, merge]], device=where["device"])
+        return {"pixel_values": torch.zeros(merge * merge, width, **where), "image_grid_thw": grid}
+    size = config.vision_config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    lead = {"Idefics3Model": (1, 1), "SmolVLMModel": (1, 1), "LlavaOnevisionModel": (1, 1)}.get(name, (1,))
+    picture = {"pixel_values": torch.zeros(*lead, 3, height, width, **where)}
+    if name == "LlavaOnevisionModel":
+        picture["image_sizes"] = torch.tensor([[height, width]], device=where["device"])
+    return picture
+
+
+def touch_tower(base: Any) -> Tensor:
+    """Zero, made from a blank picture: ties tower and projector into the graph of a step without pictures."""
+    features = base.get_image_features(**blank_picture(base)).pooler_output
+    parts = features if isinstance(features, list | tuple) else [features]
+    return torch.stack([part.sum() for part in parts]).sum() * 0.0

@@ -1,0 +1,263 @@
+"""Upcycling: every expert of a sparse layer starts as a copy of the dense FFN it replaces.
+
+With equal experts and weights that sum to 1 the sparse model computes what the dense one computes, for any router. That
+is measured, not assumed: the *parity receipt* compares the logits of both on a fixed batch and stands in the config of
+the result.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moiety.config import MoESettings
+from moiety.groups import Modality
+from moiety.moe.routers import resolve
+from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
+from moiety.vlm.saving import whole_folder
+
+logger = logging.getLogger(__name__)
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+"""Largest difference of logits, relative to the largest dense logit, that a receipt accepts."""
+
+COPY_RULE = "every expert = the dense FFN; wider experts repeat its rows with zero down columns"
+PROCESSOR_FILES = (
+    "*token*.json",
+    "*token*.model",
+    "vocab*",
+    "merges.txt",
+    "*.tiktoken",
+    "*processor_config.json",
+    "chat_template*",
+    "README.md",
+    "LICENSE*",
+)
+
+
+@dataclass(frozen=True)
+class ParityReceipt:
+    """Proof that a model computes what the dense model computed before it was upcycled.
+
+    Args:
+        max_difference: Largest absolute difference of logits.
+        relative_difference: The same, divided by the largest absolute dense logit.
+        tolerance: Largest relative difference that is accepted.
+        dtype: Type of the weights.
+        batch: What was compared.
+    """
+
+    max_difference: float
+    relative_difference: float
+    tolerance: float
+    dtype: str
+    batch: str
+
+    def __str__(self) -> str:
+        return (
+            f"parity receipt: logits differ from the dense model's by {self.max_difference:.2e} at most, "
+            f"{self.relative_difference:.2e} relative (accepted: {self.tolerance:.0e}, {self.dtype}; {self.batch})"
+        )
+
+
+class ParityError(RuntimeError):
+    """The upcycled model does not compute what the dense one did."""
+
+
+def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool = False) -> Any:
+    """Make a dense model sparse.
+
+    Args:
+        model: A dense vision-language model, of a Hugging Face class or of ours. Routers get new weights, all other
+            tensors keep theirs.
+        settings: Scheme, experts, layers; ``scheme: dense`` changes class and config only.
+        seed: Draws the router weights.
+        in_place: Turn `model` itself into the result, which saves the memory of a second dense model.
+
+    Returns:
+        The sparse model, in eval mode. ``model.config.provenance`` holds the receipt.
+
+    Raises:
+        ValueError: the settings do not fit the model, or it is sparse already.
+        TypeError: its decoder has no FFN that can be copied.
+        ParityError: the logits differ by more than the tolerance.
+    """
+    if settings_of(model) is not None:
+        raise ValueError(f"the model is sparse already (scheme {settings_of(model).scheme!r}); upcycle a dense one")  # type: ignore[union-attr]
+    if settings.scheme != "dense":
+        resolve(settings)  # every mistake in the settings is found before the model is touched
+    dense = model.eval() if in_place else copy.deepcopy(model).eval()
+    probe = probe_batch(dense)
+    before = _logits(dense, probe)
+    earlier = dict(getattr(dense.config, "provenance", None) or {})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sparse = adopt(dense, settings, earlier, copy=True).eval()
+    receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
+    logger.info("%s", receipt)
+    if receipt.relative_difference > receipt.tolerance:
+        raise ParityError(f"upcycling changed the model; {receipt}. Please report the family {type(sparse).__name__}")
+    sparse.config.provenance = {**earlier, **_history(sparse, receipt, seed)}
+    return sparse
+
+
+def _history(model: Any, receipt: ParityReceipt, seed: int) -> dict[str, Any]:
+    groups = groups_of(model)
+    return {
+        "moiety_version": _version(),
+        "upcycled": {
+            "source": model.name_or_path or None,
+            "scheme": model.config.moe["scheme"],
+            "groups": groups.describe() if groups else None,
+            "layers": [layer.layer_index for layer in moe_layers(model)],
+            "copy_rule": COPY_RULE if groups else None,
+            "seed": seed,
+            "receipt": asdict(receipt),
+        },
+    }
+
+
+def _version() -> str:
+    import moiety
+
+    return moiety.__version__
+
+
+# -- the receipt -----------------------------------------------------------------------------------------------------
+def probe_batch(model: Any) -> dict[str, Tensor]:
+    """A fixed batch of embeddings that does not need a processor: mixed, text only, image only, left-padded.
+
+    Upcycling leaves tower and projector alone, so random vectors of the size of embeddings stand for picture features.
+
+    Returns:
+        ``inputs_embeds (4, 24, hidden)``, ``attention_mask`` and ``modality_ids (4, 24)``.
+    """
+    table = model.get_input_embeddings()
+    generator = torch.Generator().manual_seed(20250)
+    batch, seq = 4, 24
+    tokens = torch.randint(0, table.weight.shape[0], (batch, seq), generator=generator)
+    embeds = table(tokens.to(table.weight.device)).detach()
+    pictures = torch.randn(embeds.shape, generator=generator).to(embeds) * embeds.float().std().to(embeds.dtype)
+    modality = torch.full((batch, seq), int(Modality.TEXT))
+    modality[0, 4:14] = modality[2, :] = modality[3, 10:18] = int(Modality.IMAGE)
+    mask = torch.ones(batch, seq, dtype=torch.long)
+    mask[3, :5] = 0
+    embeds = torch.where((modality == int(Modality.IMAGE)).to(embeds.device)[..., None], pictures, embeds)
+    return {
+        "inputs_embeds": embeds,
+        "attention_mask": mask.to(embeds.device),
+        "modality_ids": modality.to(embeds.device),
+    }
+
+
+@torch.no_grad()
+def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
+    """Logits at the real positions of the probe, ``(positions, vocab)``."""
+    if settings_of(model) is None:
+        probe = {name: value for name, value in probe.items() if name != "modality_ids"}
+    logits = model(**probe, use_cache=False).logits
+    return logits[probe["attention_mask"].bool()].float()
+
+
+def compare_logits(dense: Tensor, sparse: Tensor, dtype: torch.dtype) -> ParityReceipt:
+    """The receipt of two sets of logits.
+
+    Args:
+        dense: Logits before, ``(positions, vocab)``.
+        sparse: Logits after, the same shape.
+        dtype: Type of the weights; decides the tolerance.
+    """
+    difference = (dense - sparse).abs().max().item()
+    largest = dense.abs().max().item()
+    relative = difference / largest if largest else difference
+    if not torch.isfinite(sparse).all() or not torch.isfinite(dense).all():
+        relative = float("inf")
+    name = str(dtype).removeprefix("torch.")
+    return ParityReceipt(difference, relative, TOLERANCE[dtype], name, "4 rows: mixed, text, image, left-padded")
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+def upcycle_folder(
+    source: str | Path,
+    destination: str | Path,
+    settings: MoESettings,
+    *,
+    seed: int = 0,
+    revision: str | None = None,
+    overwrite: bool = False,
+) -> ParityReceipt:
+    """Upcycle a folder (or Hub id) into a new folder, with its processor.
+
+    Args:
+        source: A dense Hugging Face model or a dense model of ours.
+        destination: Folder to write; written whole or not at all.
+        settings: As for :func:`upcycle`.
+        seed: As for :func:`upcycle`.
+        revision: Revision of a Hub id.
+        overwrite: Replace `destination` if it exists.
+
+    Returns:
+        The receipt, which also stands in ``provenance`` of ``config.json``.
+
+    Raises:
+        FileExistsError: `destination` exists.
+        FileNotFoundError: there is no model at `source`.
+        ValueError: `source` is damaged, pickled or sparse, or the settings do not fit.
+    """
+    destination = Path(destination)
+    if destination.exists() and not overwrite:
+        raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
+    folder = local_folder(source, revision)
+    model = upcycle(load(folder), settings, seed=seed, in_place=True)
+    history = model.config.provenance["upcycled"]
+    history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))
+    with whole_folder(destination) as fresh:
+        model.save_pretrained(fresh)
+        copy_processor(folder, fresh)
+    return ParityReceipt(**history["receipt"])
+
+
+def local_folder(source: str | Path, revision: str | None = None) -> Path:
+    """`source` itself where it is a folder, otherwise the files of a Hub id.
+
+    Raises:
+        FileNotFoundError: neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        kinds = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=kinds))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"no model at {source}: it is no folder, and cannot be fetched ({type(error).__name__})"
+        ) from error
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over names and contents of the weight files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def copy_processor(source: Path, destination: Path) -> None:
+    """Copy tokenizer, processor and template files, which need no library to be copied."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in PROCESSOR_FILES):
+            shutil.copyfile(path, destination / path.name)
