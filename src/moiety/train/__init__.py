@@ -1,1 +1,30 @@
-"""Training in stages: what learns, from which rows, at which rate."""
+"""Training in stages: what learns, from which rows, at which rate.
+
+One stage turns a model folder into another (:func:`run_stage`), a recipe is a row of stages (:func:`run_recipe`).
+:class:`MoietyTrainer` is the ``transformers.Trainer`` below both; :class:`RoutingLossMixin` alone fits before TRL's.
+"""
+
+from __future__ import annotations
+
+from moiety.train.arguments import training_arguments
+from moiety.train.checkpoints import CheckpointError
+from moiety.train.ledger import StageChanged, StageResult
+from moiety.train.loss import RoutingLossMixin
+from moiety.train.stage import Progress, run_stage
+from moiety.train.stage_data import StageData, prepare_data
+from moiety.train.stages import run_recipe
+from moiety.train.trainer import MoietyTrainer
+
+__all__ = [
+    "CheckpointError",
+    "MoietyTrainer",
+    "Progress",
+    "RoutingLossMixin",
+    "StageChanged",
+    "StageData",
+    "StageResult",
+    "prepare_data",
+    "run_recipe",
+    "run_stage",
+    "training_arguments",
+]

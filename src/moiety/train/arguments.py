@@ -21,8 +21,8 @@ def check_arguments(args: TrainingArguments) -> None:
     """
     if args.fp16 or args.fp16_full_eval:
         raise ValueError("fp16 is refused: router scores overflow in it, and CPUs have no fast path; use bf16=True")
-    kwargs = getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs or {}
-    if kwargs.get("use_reentrant"):
+    kwargs = getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs
+    if isinstance(kwargs, dict) and kwargs.get("use_reentrant"):
         raise ValueError(
             "use_reentrant=True is refused: gradients of the routing losses come out wrong without an error; "
             "leave it out, checkpointing is then not reentrant"
@@ -63,6 +63,7 @@ def training_arguments(
         "dataloader_pin_memory": cuda,
         "dataloader_persistent_workers": settings.dataloader_num_workers > 0,
         "disable_tqdm": quiet,
+        "logging_first_step": True,
         "logging_nan_inf_filter": False,  # a loss that is not finite is an error, not a gap in the log
         "remove_unused_columns": False,
         "report_to": "none",

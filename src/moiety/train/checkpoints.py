@@ -99,7 +99,9 @@ def drop_older(folder: Path, keep: int) -> None:
 
 
 def counters_of(checkpoint: Path) -> dict[str, Any]:
-    """Totals that :func:`seal` stored."""
+    """Totals that :func:`seal` stored; empty for a folder without a readable seal."""
+    if problem_of(checkpoint) is not None:
+        return {}
     return dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["counters"])
 
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,11 @@ def _digest(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"no conversation file at {path}; data files are relative to data.root")
     return _hash(path.read_bytes())
+
+
+def text_digest(texts: Iterable[str]) -> str:
+    """Short hash of texts in their order."""
+    return _hash("\0".join(texts).encode())
 
 
 def _hash(content: bytes) -> str:

@@ -34,6 +34,13 @@ class LogFiles(TrainerCallback):
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             os.replace(aside, self.folder / LINES)
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """The last step is always logged."""
+        control.should_log = control.should_log or state.global_step >= state.max_steps
+        return control
+
     def on_log(
         self,
         args: TrainingArguments,

@@ -91,7 +91,14 @@ class RoutingMeter:
             shapes |= {f"tally.{part.name}": (*pairs, *wide.get(part.name, ())) for part in fields(Tally)}
             shapes |= {f"balance.{name}": () for name in groups.gate_names}
         self._sums = DeviceSums(shapes, device)
-        self._since = time.perf_counter()
+        self._since = self._started = time.perf_counter()
+        self._seconds_before = 0.0
+
+    def start(self, counters: Mapping[str, float]) -> None:
+        """Begin to measure; `counters` are those of the checkpoint that the run goes on from, or empty."""
+        self.totals |= {name: int(counters.get(name, 0)) for name in self.totals}
+        self._seconds_before = counters.get("seconds", 0.0)
+        self._since = self._started = time.perf_counter()
 
     # -- one micro-batch ----------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -159,10 +166,11 @@ class RoutingMeter:
             found["alarms"] = self._starved(sums["tally.slots"], step)
         return found
 
-    def counters(self) -> dict[str, int]:
-        """Tokens of the whole run until now, the open window included."""
+    def counters(self) -> dict[str, float]:
+        """Tokens and seconds of the whole run until now, the open window and stopped runs included."""
         sums = self._sums.read(self._reduce)
-        return {name: total + int(sums[name].item()) for name, total in self.totals.items()}
+        tokens = {name: total + int(sums[name].item()) for name, total in self.totals.items()}
+        return {**tokens, "seconds": self._seconds_before + time.perf_counter() - self._started}
 
     def _starved(self, slots: Tensor, step: int) -> list[str]:
         """Texts of new alarms; `slots` is ``(layers, modality groups, experts)``.

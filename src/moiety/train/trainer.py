@@ -94,7 +94,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
 
     # -- order and learning rates -------------------------------------------------------------------------------------
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows = self.train_dataset if train_dataset is None else train_dataset
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "random" or not hasattr(rows, "__len__"):
             return super()._get_train_sampler(train_dataset)
         order = SeededOrder(len(rows), self.args.seed if self.args.data_seed is None else self.args.data_seed)
@@ -102,7 +102,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         self.add_callback(TellsEpoch(order))
         return order
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer of ``args.optim``; with `learning_rates`, one parameter group for each part and decay."""
         model = self.model if model is None else model
         if self.optimizer is None and self.learning_rates:
@@ -133,18 +133,19 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         return self.accelerator.reduce(vector, reduction="sum")
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
-    def train(self, resume_from_checkpoint: str | bool | None = None, **options: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any) -> Any:
         """Train; ``resume_from_checkpoint=True`` takes the last whole checkpoint of ``args.output_dir``.
 
         Raises:
             CheckpointError: there is none, or the given one is torn or does not fit the model.
         """
         if resume_from_checkpoint is True:
-            last = checkpoints.last_whole(Path(self.args.output_dir))
+            last = checkpoints.last_whole(Path(str(self.args.output_dir)))
             if last is None:
                 raise CheckpointError(f"no whole checkpoint in {self.args.output_dir}; train from the start instead")
             resume_from_checkpoint = str(last)
-        return super().train(resume_from_checkpoint, **options)
+        self.meter.start(checkpoints.counters_of(Path(resume_from_checkpoint)) if resume_from_checkpoint else {})
+        return super().train(resume_from_checkpoint, *args, **options)
 
     def _get_output_dir(self, trial: Any = None) -> str:
         folder = super()._get_output_dir(trial)
@@ -187,7 +188,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         if not isinstance(self.model, PreTrainedModel):
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
-            folder = output_dir if output_dir is not None else self.args.output_dir
+            folder = str(output_dir if output_dir is not None else self.args.output_dir)
             self.model.save_pretrained(folder, state_dict=state_dict, save_original_format=False)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
@@ -206,7 +207,6 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         if problem is not None:
             raise CheckpointError(f"{folder} is not a whole checkpoint: {problem}; resume from another one")
         checkpoints.load_weights(self.model if model is None else model, folder)
-        self.meter.totals |= checkpoints.counters_of(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.is_fsdp_enabled:

@@ -1,0 +1,228 @@
+"""One stage: a model folder and rows go in, a trained model folder comes out, whole or not at all."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from moiety.config import MoESettings, Recipe, StageSettings
+from moiety.train import checkpoints, log_files
+from moiety.train.arguments import training_arguments
+from moiety.train.ledger import (
+    StageResult,
+    discard_stage,
+    finished_stage,
+    identity_of,
+    work_folder,
+    write_record,
+)
+from moiety.train.log_files import LogFiles, read_log
+from moiety.train.resources import peak_memory_gib, reset_peak_memory
+from moiety.train.stage_data import StageData, prepare_data
+from moiety.train.start import history_of, require_trained_projector
+from moiety.train.trainer import MoietyTrainer
+from moiety.vlm.configs import resolved
+from moiety.vlm.model import groups_of, load, settings_of
+from moiety.vlm.parts import freeze
+from moiety.vlm.placeholders import ModalityRule
+from moiety.vlm.saving import whole_folder
+from moiety.vlm.templates import load_processor
+from moiety.vlm.upcycle import upcycle
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: optimizer step `step` of `num_steps` of `stage`; `loss` is that of the last logging step."""
+
+    stage: str
+    step: int
+    num_steps: int
+    loss: float | None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def run_stage(
+    source_folder: str | Path,
+    stage: StageSettings,
+    recipe: Recipe,
+    folder: str | Path,
+    seed: int,
+    moe: MoESettings | None = None,
+    *,
+    data: StageData | None = None,
+    resume: bool = True,
+    on_progress: OnProgress | None = None,
+    quiet: bool = True,
+) -> StageResult:
+    """Train one stage from one model folder to another.
+
+    Args:
+        source_folder: The model it starts from; dense, or sparse with the same settings.
+        stage: What learns, from which rows.
+        recipe: The recipe it belongs to, for the sections ``model`` and ``data``.
+        folder: Where the result goes, whole or not at all.
+        seed: Order of the rows, new routers, noise.
+        moe: Settings of the sparse layers; None keeps a dense model dense.
+        data: Rows of :func:`prepare_data`, where several runs share them; None reads them.
+        resume: False deletes an earlier run of this stage first.
+        on_progress: Called after each optimizer step.
+        quiet: No progress bar.
+
+    Raises:
+        StageChanged: `folder` was made with other settings.
+        BadRows: see :func:`prepare_data`.
+        RuntimeError: a sparse stage over a projector that was never trained.
+        CheckpointError: a checkpoint could not be written; the earlier ones are intact.
+    """
+    source, folder, ranks = Path(source_folder), Path(folder), ranks_now()
+    if not resume and ranks.is_main_process:
+        discard_stage(folder)
+    ranks.wait_for_everyone()
+    identity = identity_of(stage, recipe, seed, moe, source)
+    found = finished_stage(folder, stage.name, identity)
+    if found is not None:
+        logger.info("stage %r is finished in %s and used as it is", stage.name, folder)
+        return found
+    model, history = _model_of(source, stage, recipe, seed, moe)
+    processor = load_processor(source, recipe.model.template, marks=recipe.data.labels == "assistant")
+    if data is None:
+        settings = settings_of(model)
+        tokens = None if settings is None else ModalityRule.of(model.config, settings).token_ids
+        data = prepare_data(stage, recipe, processor, seed=seed, groups=groups_of(model), token_ids=tokens)
+    learning = freeze(model, stage.trains)
+    if ranks.is_main_process:
+        work_folder(folder).mkdir(parents=True, exist_ok=True)
+        write_record(work_folder(folder), identity, recipe, None)
+    ranks.wait_for_everyone()
+    metrics = _train(model, processor, data, stage, work_folder(folder), seed, on_progress, quiet)
+    metrics |= {"trainable_parameters": learning, "rows": len(data.dataset), "rows_skipped": data.num_skipped}
+    scheme = "dense" if moe is None else moe.scheme
+    history["stages"] = [*history["stages"], _entry(stage, scheme, seed, metrics)]
+    if ranks.is_main_process:
+        _finish(model, processor, folder, history, identity, recipe, metrics)
+    ranks.wait_for_everyone()
+    return StageResult(stage.name, folder, metrics)
+
+
+def _model_of(
+    source: Path, stage: StageSettings, recipe: Recipe, seed: int, moe: MoESettings | None
+) -> tuple[Any, dict[str, Any]]:
+    """The model a stage trains, sparse where it should be, and its history."""
+    model = load(source, dtype=recipe.model.dtype)
+    history = history_of(model, source)
+    require_trained_projector(stage, history, source)
+    present = settings_of(model)
+    if moe is not None and present is None:
+        model = upcycle(model, moe, seed=seed, in_place=True)
+        history |= model.config.provenance or {}
+    elif moe is not None and present is not None:
+        text = model.config.get_text_config()
+        wanted = resolved(moe, text.num_hidden_layers, text.intermediate_size)
+        differing = [name for name in MoESettings.model_fields if getattr(wanted, name) != getattr(present, name)]
+        if differing:
+            raise ValueError(
+                f"{source} is sparse already, with another {', '.join(f'moe.{name}' for name in differing)} than stage "
+                f"{stage.name!r} asks for; start it from a dense folder or use the same section moe"
+            )
+    return model, history
+
+
+def _train(
+    model: Any,
+    processor: Any,
+    data: StageData,
+    stage: StageSettings,
+    work: Path,
+    seed: int,
+    on_progress: OnProgress | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Train to the end, from the last whole checkpoint where there is one; returns the numbers of the run."""
+    reset_peak_memory()
+    callbacks: list[TrainerCallback] = [LogFiles(work)]
+    if on_progress is not None:
+        callbacks.append(_Reports(stage.name, on_progress))
+    trainer = MoietyTrainer(
+        model,
+        training_arguments(stage.train, work, seed=seed, quiet=quiet),
+        learning_rates={str(part): rate for part, rate in stage.train.learning_rates.items()},
+        starved_share=stage.train.starved_share,
+        train_dataset=data.dataset,
+        data_collator=data.collator,
+        processing_class=processor,
+        callbacks=callbacks,
+    )
+    last = checkpoints.last_whole(work)
+    if last is not None:
+        logger.info("stage %r goes on from %s", stage.name, last)
+    caches = model.config.use_cache
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    model.config.use_cache = caches  # the Trainer switches it off, which would slow down every later generation
+    counted, lines, steps = trainer.meter.counters(), read_log(work), trainer.state.global_step
+    del trainer
+    gc.collect()  # callbacks and trainer hold each other, and the optimizer with them
+    return {
+        **counted,
+        "tokens_per_second": counted["tokens"] / max(counted["seconds"], 1e-9),
+        "peak_memory_gib": peak_memory_gib(),
+        "steps": steps,
+        "first_cross_entropy": lines[0]["cross_entropy"],
+        "last_cross_entropy": lines[-1]["cross_entropy"],
+        "alarms": [alarm for line in lines for alarm in line.get("alarms", [])],
+    }
+
+
+def _finish(
+    model: Any,
+    processor: Any,
+    folder: Path,
+    history: dict[str, Any],
+    identity: dict[str, Any],
+    recipe: Recipe,
+    metrics: dict[str, Any],
+) -> None:
+    """Write model, processor, logs and record as one folder; only then drop the checkpoints."""
+    model.config.provenance = history
+    work = work_folder(folder)
+    with whole_folder(folder) as fresh:
+        model.save_pretrained(fresh)
+        processor.save_pretrained(fresh)
+        for name in (log_files.LINES, log_files.TABLE, log_files.CURVE):
+            shutil.copyfile(work / name, fresh / name)
+        write_record(fresh, identity, recipe, metrics)
+    shutil.rmtree(work)
+
+
+def _entry(stage: StageSettings, scheme: str, seed: int, metrics: dict[str, Any]) -> dict[str, Any]:
+    """What the provenance of a model remembers of a stage."""
+    kept = {name: metrics[name] for name in ("steps", "tokens", "trained_tokens")}
+    return {"name": stage.name, "trains": list(stage.trains), "scheme": scheme, "seed": seed, **kept}
+
+
+class _Reports(TrainerCallback):
+    """Tells a caller after each optimizer step where the run stands."""
+
+    def __init__(self, stage: str, on_progress: OnProgress) -> None:
+        self.stage, self.on_progress = stage, on_progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        loss = next((line["loss"] for line in reversed(state.log_history) if "loss" in line), None)
+        self.on_progress(Progress(self.stage, state.global_step, state.max_steps, loss))
+
+
+def ranks_now() -> PartialState:
+    """The processes of this run, one or those that torchrun started."""
+    return PartialState(cpu=not torch.cuda.is_available())

@@ -1,0 +1,112 @@
+"""The rows of one stage: every one checked before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from moiety.config import Recipe, StageSettings
+from moiety.groups import ExpertGroups
+from moiety.vlm.check import DataReport, check_files
+from moiety.vlm.data import Collator, ConversationDataset, Encoder
+from moiety.vlm.images import Images
+from moiety.vlm.rows import Row
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5
+
+
+class RememberingEncoder(Encoder):
+    """Keeps what it encoded, so that the check before training is also the first reading of the data.
+
+    Args:
+        room: Bytes that may be kept; further rows are encoded anew each time.
+        options: As for :class:`Encoder`.
+    """
+
+    def __init__(self, *args: Any, room: int = 2**30, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._room = room
+        self._kept: dict[int, tuple[Row, dict[str, Tensor]]] = {}
+
+    def encode(self, row: Row) -> dict[str, Tensor]:
+        """As :meth:`Encoder.encode`; the same tensors for the same row."""
+        if id(row) in self._kept:
+            return self._kept[id(row)][1]
+        tensors = super().encode(row)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[id(row)] = (row, tensors)  # the row is kept, too, so that its id stays its own
+        return tensors
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Checked rows, ready for a trainer. Runs that differ in the scheme alone can share one.
+
+    Args:
+        dataset: Rows without a problem.
+        collator: Joins them into batches.
+        report: What the check found.
+    """
+
+    dataset: ConversationDataset
+    collator: Collator
+    report: DataReport
+
+    @property
+    def num_skipped(self) -> int:
+        """Rows that were left out."""
+        return len({(problem.file, problem.line) for problem in self.report.problems})
+
+
+def prepare_data(
+    stage: StageSettings,
+    recipe: Recipe,
+    processor: Any,
+    *,
+    seed: int = 0,
+    groups: ExpertGroups | None = None,
+    token_ids: Mapping[int, int] | None = None,
+) -> StageData:
+    """Read and check the rows of `stage`.
+
+    Args:
+        stage: Names the files.
+        recipe: Its section ``data`` says how they are read.
+        processor: Of :func:`moiety.vlm.templates.load_processor`.
+        seed: Order of the questions about one picture where turns are merged.
+        groups: Expert table; a modality that it does not know is a problem.
+        token_ids: Token id -> modality id, see :class:`Encoder`.
+
+    Raises:
+        BadRows: some rows are bad and ``data.on_bad_row`` is ``stop``; lists them all.
+        ValueError: no row is left.
+    """
+    settings, root = recipe.data, Path(recipe.data.root)
+    images = Images([root / path for path in settings.images])
+    encoder = RememberingEncoder(processor, images, settings.max_length, settings.labels, token_ids)
+    merge = settings.merge_turns if stage.merge_turns is None else stage.merge_turns
+    report = check_files([root / name for name in stage.data], encoder, merge_turns=merge, seed=seed, groups=groups)
+    if settings.on_bad_row == "stop":
+        report.stop_on_problems()
+    data = StageData(ConversationDataset(report.good, encoder, cache_bytes=0), Collator(encoder.pad_token_id), report)
+    if data.num_skipped:
+        shown = "\n".join(f"  {problem}" for problem in report.problems[:_SHOWN])
+        logger.warning(
+            "stage %r: %d of %d rows are bad and skipped (data.on_bad_row: skip), for instance\n%s",
+            stage.name,
+            data.num_skipped,
+            report.num_rows,
+            shown,
+        )
+    if not report.good:
+        raise ValueError(f"stage {stage.name!r} has no usable row in {', '.join(stage.data)} ({report.num_rows} read)")
+    return data

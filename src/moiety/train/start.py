@@ -1,0 +1,84 @@
+"""Where a recipe starts: a dense model from outside, or one built from nothing; and what its projector has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moiety.config import Recipe, StageSettings
+from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
+from moiety.vlm.rows import read_rows
+from moiety.vlm.saving import whole_folder
+from moiety.vlm.scratch import build_scratch
+from moiety.vlm.upcycle import local_folder
+
+SCRATCH = "scratch"
+
+
+def start_folder(recipe: Recipe, *, resume: bool = True) -> Path:
+    """The dense model that the first stage starts from.
+
+    Args:
+        recipe: With ``model.source`` the folder (or the files of the Hub id); with ``model.scratch`` a small model is
+            built below the output, its tokenizer trained on all texts of all stages.
+        resume: Use a scratch model that is there already.
+
+    Raises:
+        FileNotFoundError: there is no such model or conversation file.
+        StageChanged: the scratch model was built from other settings or texts.
+    """
+    if recipe.model.source is not None:
+        return local_folder(recipe.model.source, recipe.model.revision)
+    assert recipe.model.scratch is not None
+    texts, folder = list(texts_of(recipe)), Path(recipe.output) / SCRATCH
+    template = recipe.model.template or "plain"
+    identity = {
+        SCRATCH: recipe.model.scratch.model_dump(mode="json"),
+        "template": template,
+        "seed": recipe.seed,
+        "texts": text_digest(texts),
+    }
+    if not resume:
+        discard_stage(folder)
+    if finished_stage(folder, SCRATCH, identity) is None:
+        with whole_folder(folder) as fresh:
+            build_scratch(recipe.model.scratch, texts, fresh, template=template, seed=recipe.seed)
+            write_record(fresh, identity, recipe, {})
+    return folder
+
+
+def texts_of(recipe: Recipe) -> Iterator[str]:
+    """Every turn of every readable row of all stages, each file once."""
+    files = dict.fromkeys(name for stage in recipe.stages for name in stage.data)
+    rows, _ = read_rows([Path(recipe.data.root) / name for name in files])
+    for row in rows:
+        for turn in row.turns:
+            yield turn.text
+
+
+def history_of(model: Any, source: Path) -> dict[str, Any]:
+    """What is known of a model's past: ``origin`` (``scratch`` or ``outside``) and its ``stages``."""
+    known = dict(getattr(model.config, "provenance", None) or {})
+    record = read_record(source)
+    built_here = record is not None and SCRATCH in record["identity"]
+    known.setdefault("origin", SCRATCH if built_here else "outside")
+    known.setdefault("stages", [])
+    return known
+
+
+def require_trained_projector(stage: StageSettings, history: dict[str, Any], source: Path) -> None:
+    """Refuse a sparse stage over a projector that never learned.
+
+    A model from outside brings a trained projector, or loading it would have failed; one built from nothing has random
+    numbers there until a stage trains it.
+
+    Raises:
+        RuntimeError: no stage so far trained the projector of a scratch model.
+    """
+    trained = any("projector" in past["trains"] for past in history["stages"])
+    if stage.sparse and history["origin"] == SCRATCH and not trained:
+        raise RuntimeError(
+            f"stage {stage.name!r} is sparse, but the projector of {source} was never trained: its pictures are noise. "
+            "Put a dense stage with `trains: [projector, ...]` before it"
+        )
