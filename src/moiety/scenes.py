@@ -1,9 +1,9 @@
 """A world small enough for two CPU cores: scenes of real handwritten digits, with captions and questions.
 
 A scene holds one to three digits of scikit-learn's ``load_digits`` (8 x 8 scans of handwriting), each in its own
-colour and in its own place of a 2 x 2 grid. No digit picture occurs in both splits. The questions ask for place, colour,
-count, parity and existence; for every object an existence question names, yes and no are equally many in each split, so
-that the question alone is right exactly half the time.
+colour and in its own place of a 2 x 2 grid. No digit picture occurs in both splits. The questions ask for place,
+colour, count, parity and existence; for every object an existence question names, yes and no are equally many in each
+split, so that the question alone is right exactly half the time.
 """
 
 from __future__ import annotations

@@ -169,7 +169,9 @@ def _report(
         try:
             tensors = encoder.encode(row)
             present = Counter(tensors["modality_ids"].tolist())
-            _check_groups(present, groups)
+            if groups is not None:
+                for modality in present:
+                    groups.index_of_modality(modality)  # raises when the scheme has no group for it
         except (FileNotFoundError, ValueError) as error:
             found.append(_problem(row, str(error).removeprefix(f"{row.place}: ")))
         else:
@@ -210,12 +212,6 @@ def _without_faults(rows: Sequence[Row], encoder: Encoder) -> tuple[list[Row], l
 
 def _problem(row: Row, text: str) -> Problem:
     return Problem(row.file, row.line, row.id, text)
-
-
-def _check_groups(present: Iterable[int], groups: ExpertGroups | None) -> None:
-    """Raise when a modality has no group."""
-    for modality in present if groups is not None else ():
-        groups.index_of_modality(modality)
 
 
 def _runs(modality_ids: Tensor, trained: Tensor) -> list[tuple[int, int]]:

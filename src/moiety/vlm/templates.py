@@ -8,6 +8,7 @@ list of parts; an image mark is written where its part stands.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _CONTENT = (
     "{%- endfor -%}{%- endif -%}"
     "{%- endmacro -%}"
 )
+_GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -207,7 +209,7 @@ def check_template(processor: Any, where: str, marks: bool = True) -> None:
     if not isinstance(processor.chat_template, str):
         found = "several chat templates" if processor.chat_template else "no chat template"
         raise ValueError(f"the processor of {where} has {found}; {remedy}")
-    if marks and "generation" not in processor.chat_template.replace("add_generation_prompt", ""):
+    if marks and not _GENERATION_MARK.search(processor.chat_template):
         raise ValueError(
             f"the chat template of {where} has no {{% generation %}} marks, so it does not say which tokens are "
             f"answers; {remedy}, or data.labels to prefix"
