@@ -1,0 +1,158 @@
+"""The lens: ask a model about one picture and see which expert read what.
+
+:func:`inspect_image` writes a folder with four pictures, the numbers and one page; :func:`tinted_picture` draws a
+single layer for a report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moiety.lens.charts import draw_depth, draw_shares
+from moiety.lens.draw import draw_patches, draw_words, most_varied_layer
+from moiety.lens.numbers import RoutingNumbers, numbers_of, summary_rows, write_numbers
+from moiety.lens.observe import Observation, observe
+from moiety.lens.page import write_page
+from moiety.vlm.model import settings_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.table import Table
+
+__all__ = ["LensReport", "Observation", "RoutingNumbers", "inspect_image", "numbers_of", "observe", "tinted_picture"]
+
+SECTIONS = {
+    "patches": ("Who read the picture", "One panel a sparse layer: each patch in the colour of the expert it went to."),
+    "words": ("Who read the words", "One row a sparse layer; the question was read at once, the answer word by word."),
+    "shares": ("Load", "Share of all choices that each expert got, by modality and layer."),
+    "depth": ("Over depth", "How undecided the router is, and how much goes to experts open to every modality."),
+}
+
+
+@dataclass(frozen=True)
+class LensReport:
+    """What :func:`inspect_image` found and where it wrote it.
+
+    Args:
+        question: What was asked.
+        answer: What the model said.
+        scheme: Routing scheme and expert groups, in words.
+        layers: Sparse layers.
+        note: Why patches are drawn as a strip; empty when they form a grid.
+        rows: One record for each layer, phase and modality group.
+        folder: Folder with everything.
+        page: The HTML page in it.
+        files: Everything written, the page included.
+    """
+
+    question: str
+    answer: str
+    scheme: str
+    layers: list[int]
+    note: str
+    rows: list[dict[str, Any]]
+    folder: Path
+    page: Path
+    files: list[Path]
+
+    def table(self) -> Table:
+        """The records as a table for the terminal."""
+        from rich.table import Table
+
+        drawn = Table(title=self.scheme, title_justify="left", caption=self.note or None, caption_justify="left")
+        for name in ("layer", "phase", "modality", "tokens", "load of each expert %", "inter share", "entropy"):
+            drawn.add_column(name, justify="left" if name in ("phase", "modality") else "right")
+        for row in self.rows:
+            drawn.add_row(
+                str(row["layer"]),
+                row["phase"],
+                row["modality_group"],
+                str(row["tokens"]),
+                " ".join(f"{100 * share:3.0f}" for share in row["load_share"]),
+                f"{row['inter_share']:.2f}",
+                f"{row['normalised_entropy']:.2f}",
+            )
+        return drawn
+
+
+def inspect_image(
+    model: Any, processor: Any, image: Image.Image, question: str, folder: str | Path, *, max_new_tokens: int = 32
+) -> LensReport:
+    """Ask one question about one picture and draw who read what.
+
+    Args:
+        model: A sparse model.
+        processor: Its processor.
+        image: The picture.
+        question: What to ask.
+        folder: Where ``index.html``, four PNGs, ``routing.npz`` and ``routing.json`` go.
+        max_new_tokens: Longest answer.
+
+    Raises:
+        ValueError: the model is dense, or the question is empty.
+    """
+    folder = Path(folder)
+    seen = observe(model, processor, image, question, max_new_tokens=max_new_tokens)
+    numbers = numbers_of(seen)
+    rows = summary_rows(numbers, seen.groups)
+    pictures = {
+        "patches": draw_patches(seen, folder / "patches.png"),
+        "words": draw_words(seen, folder / "words.png"),
+        "shares": draw_shares(numbers, seen.groups, folder / "shares.png"),
+        "depth": draw_depth(numbers, seen.groups, folder / "depth.png"),
+    }
+    header = header_of(model, seen, max_new_tokens)
+    written = write_numbers(numbers, seen.groups, header, folder)
+    page = write_page(
+        folder / "index.html",
+        title="Who read what",
+        facts={name: str(header[name]) or "(empty)" for name in ("question", "answer", "scheme", "model")},
+        groups=seen.groups,
+        pictures=[(*SECTIONS[name], path) for name, path in pictures.items()],
+        rows=rows,
+    )  # fmt: skip
+    files = [*pictures.values(), *written, page]
+    return LensReport(
+        question, seen.answer, header["scheme"], seen.layers, seen.note, rows, folder, page, files
+    )  # fmt: skip
+
+
+def header_of(model: Any, seen: Observation, max_new_tokens: int) -> dict[str, Any]:
+    """What the numbers belong to: model, scheme, rules, sample and decoding."""
+    settings = settings_of(model)
+    return {
+        "model": str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+        "scheme": f"{seen.scheme}: {seen.groups.describe()}",
+        "mask_rule": settings.mask_rule if settings else "exact",
+        "samples": 1,
+        "question": seen.question,
+        "answer": seen.answer,
+        "decoding": {"greedy": True, "max_new_tokens": max_new_tokens},
+        "grid": list(seen.grid) if seen.grid else None,
+        "note": seen.note,
+    }
+
+
+def tinted_picture(
+    model: Any, processor: Any, image: Image.Image, question: str, path: str | Path, layer: int | None = None
+) -> Path:
+    """Draw the picture as the model saw it, and beside it with its patches tinted by the experts of one layer.
+
+    Args:
+        model: A sparse model.
+        processor: Its processor.
+        image: The picture.
+        question: What to ask about it.
+        path: PNG to write.
+        layer: Which sparse layer; None: the one whose first choices differ most over the picture.
+
+    Raises:
+        ValueError: the model is dense, or `layer` is not sparse.
+    """
+    seen = observe(model, processor, image, question, max_new_tokens=1)
+    if layer is not None and layer not in seen.layers:
+        raise ValueError(f"layer {layer} is not sparse; sparse layers: {seen.layers}")
+    chosen = most_varied_layer(seen) if layer is None else layer
+    return draw_patches(seen, Path(path), [chosen])

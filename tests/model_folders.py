@@ -1,0 +1,64 @@
+"""Two model folders on disk, built once in a run: a small dense LLaVA from nothing, and the same made sparse."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from moiety.config import MoESettings, ScratchSettings
+from moiety.vlm.scratch import build_scratch
+from moiety.vlm.upcycle import upcycle_folder
+
+SIZES = ScratchSettings(
+    vocab=320, hidden=32, ffn=48, layers=4, heads=2, vision_hidden=32, vision_ffn=48, vision_layers=1, vision_heads=2,
+    image_size=32, patch_size=8,
+)  # fmt: skip
+TEXTS = ["Where is the red circle?", "top left", "bottom right", "Is there a blue square?", "yes", "no"]
+
+
+@functools.cache
+def _place() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="moiety-folders-")
+
+
+@functools.cache
+def dense_folder() -> Path:
+    return build_scratch(SIZES, TEXTS * 20, Path(_place().name) / "dense", template="plain")
+
+
+@functools.cache
+def sparse_folder(scheme: str = "moiie") -> Path:
+    folder = Path(_place().name) / scheme
+    upcycle_folder(dense_folder(), folder, MoESettings(scheme=scheme, router_init_std=0.5))
+    return folder
+
+
+def picture(size: int = 48) -> Image.Image:
+    """A red circle, top left, and a blue square, bottom right."""
+    image = Image.new("RGB", (size, size), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((size // 8, size // 8, size // 2, size // 2), fill="red")
+    draw.rectangle((5 * size // 8, 5 * size // 8, 7 * size // 8, 7 * size // 8), fill="blue")
+    return image
+
+
+@functools.cache
+def picture_file() -> Path:
+    path = Path(_place().name) / "picture.png"
+    picture().save(path)
+    return path
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def row(name: str, question: str, answer: str, **more: object) -> dict:
+    """One question about the picture in the LLaVA form."""
+    turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+    return {"id": name, "image": "picture.png", "conversations": turns, **more}
