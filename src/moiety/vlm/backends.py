@@ -71,7 +71,7 @@ def bank_for(backend: Backend) -> Callable[..., SwitchableExperts]:
     def bank(*args: Any, **kwargs: Any) -> SwitchableExperts:
         experts = SwitchableExperts(backend, *args, **kwargs)
         # transformers masks the id "no expert" (its padding) only in this state.
-        experts._is_expert_parallel = True
+        setattr(experts, "_is_expert_parallel", True)  # noqa: B010
         return experts
 
     return bank

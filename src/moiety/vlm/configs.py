@@ -33,7 +33,7 @@ def groups_of(model: nn.Module) -> ExpertGroups | None:
 
 
 def resolved(settings: MoESettings, num_layers: int, ffn: int) -> MoESettings:
-    """`settings` with every default that depends on the scheme or the decoder written out, so that it rebuilds alone."""
+    """`settings` with every default of scheme and decoder written out, so that they rebuild the model alone."""
     if settings.scheme == "dense":
         return settings
     _, groups, top_k = resolve(settings)
@@ -80,7 +80,8 @@ _REPLACED = ("model_type", "architectures", "moe", "provenance")
 def sparse_config(config: Any, settings: MoESettings, provenance: dict[str, Any] | None = None) -> Any:
     """The config of a sparse model over a dense `config`, with everything that depends on the decoder resolved."""
     ours = type(config).model_type.startswith(MODEL_TYPE)
-    cls = type(config) if ours else config_with_moe(type(config))
+    base: Any = type(config)
+    cls: Any = base if ours else config_with_moe(base)
     text = config.get_text_config()
     tree = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
     moe = resolved(settings, text.num_hidden_layers, text.intermediate_size)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
 from transformers.models.auto import modeling_auto
 
 from moiety.config import MoESettings
@@ -74,7 +74,7 @@ class MoietyModel:
                 "make one with sparse_config(config, settings), or use moiety.vlm.upcycle for a trained model"
             )
         wish, config._experts_implementation = config._experts_implementation, None
-        super().__init__(config)
+        super().__init__(config)  # type: ignore[call-arg]
         self._become_sparse(Backend(wish), copy=False)
 
     def _become_sparse(self, backend: Backend, *, copy: bool) -> None:
@@ -169,7 +169,7 @@ def _forward(base: type) -> Any:
 
 
 @functools.cache
-def with_moe(base: type[PreTrainedModel]) -> type:
+def with_moe(base: Any) -> Any:
     """The sparse class over an outermost Hugging Face class, registered with the Auto classes.
 
     Args:
@@ -199,7 +199,7 @@ def with_moe(base: type[PreTrainedModel]) -> type:
             "__module__": __name__,
             "__doc__": f"{base.__name__} with modality-aware sparse layers in its decoder.",
             "forward": _forward(base),
-            "config_class": config_with_moe(base.config_class),  # type: ignore[arg-type]
+            "config_class": config_with_moe(base.config_class),
             "_is_sparse": property(lambda self: self.config.moe["scheme"] != "dense"),
         },
     )
@@ -222,6 +222,18 @@ def _register(cls: Any) -> None:
         table[config.model_type] = name
 
 
+def sparse_class(config: Any) -> Any:
+    """The registered class of a config of ours.
+
+    Raises:
+        ValueError: its family is not registered, and is unknown to this transformers.
+    """
+    mapping = AutoModelForImageTextToText._model_mapping
+    if type(config) not in mapping:
+        raise ValueError(f"{type(config).__name__} is not registered; call moiety.with_moe on its Hugging Face class")
+    return mapping[type(config)]
+
+
 def register_families() -> None:
     """Register every family of :data:`moiety.vlm.splice.FAMILIES` that this transformers has."""
     for name in FAMILIES:
@@ -240,7 +252,8 @@ def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None =
     Returns:
         `model` itself.
     """
-    cls = type(model) if isinstance(model, MoietyModel) else with_moe(type(model))
+    base: Any = type(model)
+    cls = base if issubclass(base, MoietyModel) else with_moe(base)
     if settings_of(model) is not None:
         raise ValueError(f"{type(model).__name__} is sparse already ({settings_of(model).scheme}); give a dense model")  # type: ignore[union-attr]
     new = sparse_config(model.config, settings, provenance)
@@ -282,7 +295,7 @@ def load(
     if experts_implementation is not None:
         options["experts_implementation"] = Backend(experts_implementation).name
     if config.model_type.startswith(MODEL_TYPE):
-        model = read_model(AutoModelForImageTextToText._model_mapping[type(config)], path, config=config, **options)
+        model = read_model(sparse_class(config), path, config=config, **options)
     else:
         options.pop("experts_implementation", None)
         model = adopt(read_model(dense_class(config, path), path, **options), DENSE, copy=False)

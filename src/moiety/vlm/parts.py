@@ -79,7 +79,7 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
         ValueError: a part is unknown, or nothing would learn.
 
     Example:
-        ``freeze(model, ["projector"])`` prepares stage 1; ``freeze(model, ["experts", "router"])`` trains sparse layers only.
+        ``freeze(model, ["projector"])`` prepares stage 1, ``freeze(model, ["experts", "router"])`` the sparse layers.
     """
     for part in trains:
         if part not in get_args(Part):

@@ -124,7 +124,7 @@ def initialise_sparse(module: nn.Module) -> bool:
 
 
 @functools.cache
-def retyped(original: type, mixin: type) -> type:
+def retyped(original: Any, mixin: Any) -> Any:
     """`original` with `mixin` in front, under the same name: look-ups by class name keep working."""
     namespace = {
         "__module__": original.__module__,
@@ -136,7 +136,8 @@ def retyped(original: type, mixin: type) -> type:
 
 def _retype(module: nn.Module, mixin: type) -> None:
     if not isinstance(module, mixin):
-        module.__class__ = retyped(type(module), mixin)
+        original: Any = type(module)
+        module.__class__ = retyped(original, mixin)
 
 
 def _blank(original: type, mixin: type) -> Any:
@@ -180,9 +181,8 @@ def read_ffn(mlp: nn.Module, config: Any, where: str) -> DenseFFN:
     Raises:
         TypeError: the module is no gated FFN without biases; names the class.
     """
-    down, fused = getattr(mlp, "down_proj", None), getattr(mlp, "gate_up_proj", None)
-    gate, up = getattr(mlp, "gate_proj", None), getattr(mlp, "up_proj", None)
-    linears = [down, fused] if fused is not None else [down, gate, up]
+    names = ("down_proj", "gate_up_proj") if hasattr(mlp, "gate_up_proj") else ("down_proj", "gate_proj", "up_proj")
+    linears: Any = [getattr(mlp, name, None) for name in names]
     if not all(isinstance(linear, nn.Linear) for linear in linears):
         raise TypeError(
             f"{where} is {type(mlp).__name__} with {[name for name, _ in mlp.named_children()]}; expected linear "
@@ -190,9 +190,9 @@ def read_ffn(mlp: nn.Module, config: Any, where: str) -> DenseFFN:
         )
     if any(linear.bias is not None for linear in linears):
         raise TypeError(f"{where} ({type(mlp).__name__}) has biases; expert banks have none")
-    weight = fused.weight if fused is not None else torch.cat([gate.weight, up.weight])
+    down, *gate_and_up = (linear.weight.detach() for linear in linears)
     act = getattr(config, "hidden_activation", None) or config.hidden_act
-    return DenseFFN(weight.detach(), down.weight.detach(), act)
+    return DenseFFN(torch.cat(gate_and_up), down, act)
 
 
 def text_decoder(base: nn.Module) -> nn.Module:

@@ -73,7 +73,7 @@ def blank_picture(base: nn.Module) -> dict[str, Tensor]:
     """
     config: Any = base.config
     name = type(base).__name__
-    where = {"device": next(base.parameters()).device, "dtype": next(base.parameters()).dtype}
+    where: Any = {"device": next(base.parameters()).device, "dtype": next(base.parameters()).dtype}
     if name.startswith("Qwen"):
         vision = config.vision_config
         merge = vision.spatial_merge_size

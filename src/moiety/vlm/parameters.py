@@ -1,0 +1,153 @@
+"""How many parameters a model has, how many one token passes through, and what a stage needs in memory.
+
+Counting happens on the meta device, so that a model of any size is counted from its config without its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+
+from moiety.config import MoESettings, Part
+from moiety.moe.layer import ModalityMoE
+from moiety.moe.routers import resolve
+from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
+from moiety.vlm.loading import dense_class, read_config
+from moiety.vlm.model import moe_layers, sparse_class
+from moiety.vlm.parts import part_of
+from moiety.vlm.towers import unread_parameters
+
+Convention = Literal["published", "strict"]
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of one model.
+
+    Args:
+        total: All of them; tied tensors count once.
+        activated: Those one token passes through, for the modality group that uses most.
+        activated_by_group: The same for each modality group; one entry ``all`` in a dense model.
+        by_part: All parameters of each part.
+        scheme: Routing scheme; ``dense`` without sparse layers.
+        convention: ``published`` counts the whole vision tower, ``strict`` leaves out what the model never reads.
+    """
+
+    total: int
+    activated: int
+    activated_by_group: dict[str, int]
+    by_part: dict[Part, int]
+    scheme: str
+    convention: Convention
+
+
+def count_parameters(
+    source: Any, settings: MoESettings | None = None, convention: Convention = "published"
+) -> ParameterCount:
+    r"""Count the parameters of a model, or of what it would become.
+
+    With K experts of size S for every token, activated = total - (experts - K) S - (gates that the token does not
+    use), summed over the sparse layers; embeddings, head, tower and projector count in full.
+
+    Args:
+        source: A model, a config of Hugging Face or of ours, or a model folder.
+        settings: Count the sparse model that `source`, which must be dense, would be upcycled to.
+        convention: ``published`` or ``strict``.
+
+    Raises:
+        ValueError: the convention is unknown, `source` is sparse although `settings` are given, or is no model.
+
+    Source:
+        MoIIE (2508.09779): the published 5.5B and 11.3B are the convention ``published``.
+    """
+    if convention not in get_args(Convention):
+        raise ValueError(f"unknown convention {convention!r}; known: {', '.join(get_args(Convention))}")
+    model = source if isinstance(source, nn.Module) and settings is None else _on_meta(source, settings)
+    base: Any = model.base_model
+    left_out = unread_parameters(base) if convention == "strict" else set()
+    by_part: dict[Part, int] = {}
+    for name, parameter in model.named_parameters():
+        if parameter not in left_out:
+            part = part_of(name)
+            by_part[part] = by_part.get(part, 0) + parameter.numel()
+    total = sum(by_part.values())
+    groups = groups_of(model)
+    names = groups.names if groups else ("all",)
+    by_group = {name: total - sum(_unused(layer, name) for layer in moe_layers(model)) for name in names}
+    found = settings_of(model)
+    scheme = found.scheme if found else "dense"
+    return ParameterCount(total, max(by_group.values()), by_group, by_part, scheme, convention)
+
+
+def _unused(layer: ModalityMoE, modality_group: str) -> int:
+    """Parameters of a sparse layer that a token of `modality_group` does not pass through."""
+    per_expert = layer.experts.activated_parameters()
+    idle = (layer.groups.num_experts - layer.top_k) * per_expert
+    own = layer.groups.gate_of(modality_group)
+    gates = getattr(layer.router, "gates", nn.ModuleDict()).values()
+    return idle + sum(weight.numel() for i, gate in enumerate(gates) if i != own for weight in gate.parameters())
+
+
+def _on_meta(source: Any, settings: MoESettings | None) -> Any:
+    """The model of a config, folder or model, without memory for its weights."""
+    config = source.config if isinstance(source, nn.Module) else source
+    config = config if isinstance(config, PreTrainedConfig) else read_config(config)  # type: ignore[arg-type]
+    sparse = type(config).model_type.startswith(MODEL_TYPE)
+    if settings is not None and settings.scheme != "dense":
+        if sparse and config.moe["scheme"] != "dense":
+            raise ValueError(
+                f"the model is sparse already ({config.moe['scheme']}); give its dense base or no settings"
+            )
+        config, sparse = sparse_config(config, settings), True
+    cls = sparse_class(config) if sparse else dense_class(config, type(config).__name__)
+    with torch.device("meta"):
+        return cls(config)
+
+
+def stage_memory(count: ParameterCount, trains: Sequence[Part], dtype: torch.dtype = torch.float32) -> float:
+    """GiB that weights, gradients and AdamW moments of one stage take on one device, all in `dtype`.
+
+    Activations come on top: they depend on batch, length and checkpointing.
+
+    Args:
+        count: Parameters of the model.
+        trains: Parts that learn.
+        dtype: Type of the weights.
+
+    Example:
+        >>> parts = {"decoder": 2**29, "projector": 2**29}
+        >>> count = ParameterCount(2**30, 2**30, {"all": 2**30}, parts, "dense", "published")
+        >>> stage_memory(count, ["projector"]), stage_memory(count, ["projector", "decoder"], torch.bfloat16)
+        (10.0, 8.0)
+    """
+    learning = sum(number for part, number in count.by_part.items() if part in trains)
+    return (count.total + 3 * learning) * dtype.itemsize / 2**30
+
+
+def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> int:
+    """Inner width of an expert that makes a scheme activate as many parameters as another one.
+
+    A token passes K experts of equal width, so K times the width has to agree. Gates are left out: they are some
+    millionths of a layer.
+
+    Args:
+        settings: The scheme whose width is wanted; its ``expert_ffn`` does not matter.
+        reference: The scheme it is compared with.
+        ffn: Inner width of the dense FFN, the width of experts without ``expert_ffn``.
+
+    Raises:
+        ValueError: `settings` are ``dense``: a model that is not spliced has no width to choose.
+
+    Example:
+        >>> expert_ffn_for(MoESettings(scheme="dense_wide"), MoESettings(scheme="moiie"), 8192)
+        16384
+    """
+    if settings.scheme == "dense":
+        raise ValueError("scheme 'dense' keeps its FFN; use 'dense_wide' for one FFN of another width")
+    wanted = ffn if reference.scheme == "dense" else resolve(reference)[2] * (reference.expert_ffn or ffn)
+    return max(1, round(wanted / resolve(settings)[2]))
