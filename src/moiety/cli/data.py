@@ -1,0 +1,225 @@
+"""``moiety data``: look at the rows before a model does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moiety.cli.door import CheckFailed, progress_line, say
+from moiety.cli.recipes import load
+from moiety.cli.screen import show, show_json, table
+
+if TYPE_CHECKING:
+    from moiety.config import Recipe
+    from moiety.groups import ExpertGroups
+    from moiety.vlm.check import DataReport
+    from moiety.vlm.data import Encoder
+
+app = typer.Typer(no_args_is_help=True, help="Check conversation files, and describe them: check, stats.")
+BARS = 12
+CONVERSATIONS = (".json", ".jsonl")
+
+What = Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="A recipe, or one conversation file (.json, .jsonl).")]
+ImagesOption = Annotated[list[str] | None, typer.Option("--images", help="Image folder or .tar; for a FILE.")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Model whose processor reads the rows; for a FILE.")]
+LengthOption = Annotated[int, typer.Option(help="Longest row in tokens; for a FILE.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Files that are read together and how: one stage of a recipe, its questions, or one file."""
+
+    name: str
+    files: list[Path]
+    encoder: Encoder
+    merge_turns: bool = False
+    seed: int | None = None
+    groups: ExpertGroups | None = None
+
+    def report(self) -> DataReport:
+        """Check every row."""
+        from moiety.vlm.check import check_files
+
+        return check_files(
+            self.files,
+            self.encoder,
+            merge_turns=self.merge_turns,
+            seed=self.seed,
+            groups=self.groups,
+            on_progress=progress_line(f"{self.name}: rows"),
+        )
+
+
+@app.command("check")
+def check(
+    what: What,
+    images: ImagesOption = None,
+    model: ModelOption = None,
+    max_length: LengthOption = 2048,
+    settings: SetOption = None,
+    fix_list: Annotated[Path | None, typer.Option(help="Write the ids of bad rows here, one a line.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show one row as the model sees it, then every bad row with its line. Exit code 1 when there is one."""
+    from moiety.vlm.check import describe_sample
+
+    reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
+    problems = list(dict.fromkeys(problem for _, report in reports for problem in report.problems))
+    if fix_list is not None:
+        fix_list.parent.mkdir(parents=True, exist_ok=True)
+        names = dict.fromkeys(problem.id for problem in problems if problem.id)
+        fix_list.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        say(f"wrote {len(names)} ids to {fix_list}")
+    if as_json:
+        rows = {reading.name: numbers_of(report) for reading, report in reports}
+        show_json({"rows": rows, "problems": [asdict(problem) for problem in problems]})
+    else:
+        shown = next(((reading, report.good[0]) for reading, report in reports if report.good), None)
+        if shown is not None:
+            show(describe_sample(shown[1], shown[0].encoder), "")
+        show(overview(reports))
+        for problem in problems:
+            typer.echo(str(problem))
+        show(
+            "no problems"
+            if not problems
+            else f"{len(problems)} problems in {len({(p.file, p.line) for p in problems})} rows"
+        )
+    if problems:
+        raise CheckFailed
+
+
+@app.command("stats")
+def stats(
+    what: What,
+    images: ImagesOption = None,
+    model: ModelOption = None,
+    max_length: LengthOption = 2048,
+    settings: SetOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count rows, kinds and tokens, and draw how long the rows are. Bad rows are left out and counted."""
+    reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
+    if as_json:
+        show_json({reading.name: numbers_of(report) for reading, report in reports})
+        return
+    show(overview(reports))
+    for reading, report in reports:
+        show("", table(f"{reading.name}: kinds", ("type", "#rows"), sorted(report.types.items())))
+        if report.lengths:
+            show("", *histogram(f"{reading.name}: tokens of a row", report.lengths))
+
+
+def overview(reports: Sequence[tuple[Reading, DataReport]]) -> Any:
+    """One line for each reading."""
+    columns = ("what", "#rows", "#bad", "#longest", "#mean length", "#trained tokens", "tokens by modality")
+    rows = []
+    for reading, report in reports:
+        found = numbers_of(report)
+        tokens = ", ".join(f"{name} {count:,}" for name, count in found["tokens"].items())
+        rows.append(
+            [reading.name, *(found[key] for key in ("rows", "bad", "longest", "mean_length", "trained_tokens")), tokens]
+        )
+    return table("rows", columns, rows)
+
+
+def numbers_of(report: DataReport) -> dict[str, Any]:
+    """The numbers of a report as plain data."""
+    lengths = report.lengths
+    return {
+        "rows": report.num_rows,
+        "bad": len({(problem.file, problem.line) for problem in report.problems}),
+        "longest": max(lengths, default=0),
+        "mean_length": round(sum(lengths) / len(lengths), 1) if lengths else 0.0,
+        "trained_tokens": sum(report.num_trained),
+        "tokens": report.tokens,
+        "types": report.types,
+    }
+
+
+def histogram(title: str, lengths: Sequence[int]) -> list[str]:
+    """Lines of a bar chart of `lengths`, at most :data:`BARS` bars.
+
+    Example:
+        >>> histogram("tokens", [3, 3, 4, 9])[1:3]
+        ['     3-3  ████████████████████████████████████████ 2', '     4-4  ████████████████████ 1']
+    """
+    low, high = min(lengths), max(lengths)
+    step = max(1, -(-(high - low + 1) // BARS))
+    counts = [0] * ((high - low) // step + 1)
+    for length in lengths:
+        counts[(length - low) // step] += 1
+    lines = [title]
+    for place, count in enumerate(counts):
+        first = low + place * step
+        lines.append(f"{first:>6}-{first + step - 1:<3} {'█' * round(40 * count / max(counts))} {count}")
+    return lines
+
+
+def readings(
+    what: str, images: list[str] | None, model: str | None, max_length: int, settings: list[str] | None
+) -> list[Reading]:
+    """What `what` stands for: one conversation file, or everything a recipe reads."""
+    from moiety.vlm.data import Encoder
+    from moiety.vlm.images import Images
+
+    path = Path(what)
+    if path.suffix in CONVERSATIONS:
+        encoder = Encoder(processor_for(path, model), Images(images or [path.parent]), max_length)
+        return [Reading(path.name, [path], encoder)]
+    return recipe_readings(load(what, settings))
+
+
+def recipe_readings(recipe: Recipe) -> list[Reading]:
+    """Every stage of a recipe and its questions."""
+    from moiety.moe.routers import resolve
+    from moiety.vlm.data import Encoder
+    from moiety.vlm.images import Images
+
+    root, data = Path(recipe.data.root), recipe.data
+    encoder = Encoder(
+        recipe_processor(recipe), Images([root / name for name in data.images]), data.max_length, data.labels
+    )
+    found = []
+    for stage in recipe.stages:
+        merge = data.merge_turns if stage.merge_turns is None else stage.merge_turns
+        groups = resolve(recipe.moe)[1] if stage.sparse and recipe.moe.scheme != "dense" else None
+        files = [root / name for name in stage.data]
+        found.append(Reading(f"stage {stage.name}", files, encoder, merge, recipe.seed, groups))
+    if recipe.evaluate.data:
+        found.append(Reading("evaluate", [root / name for name in recipe.evaluate.data], encoder))
+    return found
+
+
+def recipe_processor(recipe: Recipe) -> Any:
+    """The processor a recipe trains with; for a model from nothing, one like it, made from the same texts."""
+    from moiety.train.start import texts_of
+    from moiety.vlm.scratch import scratch_processor
+    from moiety.vlm.templates import load_processor
+
+    model = recipe.model
+    if model.source is not None:
+        options = {} if model.revision is None else {"revision": model.revision}
+        return load_processor(model.source, model.template, marks=recipe.data.labels == "assistant", **options)
+    assert model.scratch is not None
+    return scratch_processor(model.scratch, texts_of(recipe), model.template or "plain")
+
+
+def processor_for(path: Path, model: str | None) -> Any:
+    """The processor of `model`, or a small one made from the texts of the file."""
+    from moiety.config import ScratchSettings
+    from moiety.vlm.rows import read_rows
+    from moiety.vlm.scratch import scratch_processor
+    from moiety.vlm.templates import load_processor
+
+    if model is not None:
+        return load_processor(model)
+    say("without --model, rows are read by a small tokenizer made from this file: lengths will differ in your model")
+    texts = [turn.text for row in read_rows([path])[0] for turn in row.turns]
+    return scratch_processor(ScratchSettings(), texts, "plain")

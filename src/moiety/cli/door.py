@@ -1,0 +1,119 @@
+"""How every verb begins and ends: options for all verbs, readable errors, exit codes.
+
+Exit codes: 0 done · 1 a check found problems, or an error that is ours (with its traceback) · 2 something given cannot
+be used (one block of text, no traceback) · 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+RESUMABLE = {"train", "compare", "evaluate", "demo"}
+# An error with its last frame in one of these packages was raised on purpose, with a text for the user.
+SPEAKING_PACKAGES = {"moiety", "pydantic"}
+
+
+class CheckFailed(Exception):
+    """A check ran to its end and found problems, all of them printed already."""
+
+
+class Door(TyperGroup):
+    """The root of all verbs: turns errors into one readable block and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Accept ``--debug`` and ``--quiet`` behind the verb as well as before it."""
+        own = [word for word in ("--debug", "--quiet") if word in args]
+        return super().parse_args(ctx, [*own, *(word for word in args if word not in own)])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb.
+
+        Raises:
+            typer.Exit: with the exit codes at the top of this file.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            say(farewell(ctx.invoked_subcommand))
+            raise typer.Exit(130) from stop
+        except CheckFailed as failed:
+            raise typer.Exit(1) from failed
+        except Exception as error:
+            if ctx.params.get("debug") or not is_for_the_user(error):
+                raise
+            say(error_block(error))
+            raise typer.Exit(2) from error
+
+
+def is_for_the_user(error: Exception) -> bool:
+    """Whether the text of `error` was written for the person at the keyboard: a missing file, or raised by us."""
+    if isinstance(error, OSError):
+        return True
+    if not isinstance(error, ValueError | TypeError | KeyError | IndexError | RuntimeError | ImportError):
+        return False
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and frames[-1][0].f_globals.get("__name__", "").split(".")[0] in SPEAKING_PACKAGES
+
+
+def error_block(error: Exception) -> str:
+    """The text of `error` for a person: a KeyError without its quotes, the rest as it is."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return f"error: {text or type(error).__name__}"
+
+
+def farewell(verb: str | None) -> str:
+    """Last line after Ctrl-C: what to do to go on."""
+    if verb in RESUMABLE:
+        return f"stopped; give the same `moiety {verb}` command again to go on from the last checkpoint"
+    return "stopped"
+
+
+def say(text: str) -> None:
+    """One message to the person, on stderr: stdout is for results."""
+    typer.echo(text, err=True)
+
+
+def progress_line(what: str) -> Callable[[int, int], None] | None:
+    """A function of (done, in all) that keeps one line on stderr up to date; None where nobody watches."""
+    if not sys.stderr.isatty():
+        return None
+
+    def update(done: int, total: int) -> None:
+        if done == total or done % max(1, total // 200) == 0:
+            sys.stderr.write(f"\r{what} {done:,}/{total:,}" + "\n" * (done == total))
+            sys.stderr.flush()
+
+    return update
+
+
+def _begin(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress messages on stderr.")] = False,
+) -> None:
+    """Vision-language models made sparse in a way that knows what a token is."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("moiety")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def new_app() -> typer.Typer:
+    """The empty root application."""
+    app = typer.Typer(
+        cls=Door,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_begin)
+    return app

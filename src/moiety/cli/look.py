@@ -1,0 +1,67 @@
+"""``moiety inspect`` and ``moiety chat``: look at one picture with a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moiety.cli.door import say
+from moiety.cli.screen import show, show_json
+
+ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU when there is one.")]
+
+
+def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
+    """Model and processor of a folder; the template needs no training marks here."""
+    import torch
+
+    from moiety.vlm.model import load
+    from moiety.vlm.templates import load_processor
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return load(folder, device=chosen).eval(), load_processor(folder, marks=False)
+
+
+def inspect(
+    model: ModelFolder,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page, pictures and numbers.")] = Path(
+        "inspect"
+    ),
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Ask one question and draw which expert read what, prefill and decode apart."""
+    from moiety.chat import open_picture
+    from moiety.lens import inspect_image
+
+    picture = open_picture(image)
+    report = inspect_image(*load_both(model, device), picture, question, output, max_new_tokens=max_new_tokens)
+    if as_json:
+        show_json(dataclasses.asdict(report))
+        return
+    show(f"question: {report.question}", f"answer:   {report.answer}", report.table())
+    say(f"open {report.page}")
+
+
+def chat(
+    model: ModelFolder,
+    image: Annotated[Path | None, typer.Option(help="A picture for the first question.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    device: DeviceOption = None,
+) -> None:
+    """Talk with a model about pictures; works in a terminal and through a pipe."""
+    from moiety.chat import HELP, Conversation, run_chat
+
+    conversation = Conversation(*load_both(model, device), max_new_tokens=max_new_tokens)
+    if image is not None:
+        conversation.add_image(image)
+    say(HELP)
+    run_chat(conversation, prompt="> " if sys.stdin.isatty() else "")

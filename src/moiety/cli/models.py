@@ -1,0 +1,231 @@
+"""``moiety upcycle`` and ``moiety params``: make a model sparse, and count what it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moiety.cli.door import say
+from moiety.cli.screen import show, show_json, table
+
+if TYPE_CHECKING:
+    from moiety.config import MoESettings
+    from moiety.vlm.parameters import ParameterCount
+
+USUAL_STAGES = {
+    "1: projector": ["projector"],
+    "2: all": ["vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head"],
+}
+DTYPES = ("float32", "bfloat16")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def upcycle(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Dense model: a Hugging Face folder or id.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
+    scheme: Annotated[str, typer.Option(help="Routing scheme.")] = "moiie",
+    experts: Annotated[str | None, typer.Option(help="Counts by expert group: vision=1,inter=2,text=1.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Experts per token.")] = None,
+    layers: Annotated[str, typer.Option(help="odd, even, all, or 0-based layers: 1,3,5.")] = "odd",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other key of moe: key=value.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws the router weights.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face id.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters and memory, write nothing.")] = False,
+) -> None:
+    """Copy the dense FFNs of a model into experts; its answers do not change, which is measured and recorded."""
+    from moiety.vlm.parameters import count_parameters
+    from moiety.vlm.upcycle import upcycle_folder
+
+    moe = moe_settings(scheme, experts, top_k, layers, settings)
+    dense, sparse = count_parameters(source), count_parameters(source, moe)
+    show(count_table(f"{source} as {scheme}", {"dense": dense, scheme: sparse}))
+    show(memory_table({"1: projector": dense, "2: all": sparse}))
+    if dry_run:
+        say("dry run: nothing was written")
+        return
+    receipt = upcycle_folder(source, destination, moe, seed=seed, revision=revision, overwrite=overwrite)
+    show(str(receipt))
+    say(f"wrote {destination}")
+
+
+def params(
+    what: Annotated[str, typer.Argument(metavar="MODEL|RECIPE", help="Model folder or id, recipe file or name.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of a recipe.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count parameters: in all, activated by one token of each modality, by part, and what equal width would be."""
+    from moiety.vlm.parameters import count_parameters
+
+    config, moe = config_and_settings(what, settings)
+    published, strict = (count_parameters(config, moe, name) for name in ("published", "strict"))
+    dense = dense_config(config)
+    schemes = scheme_rows(dense, moe or settings_in(config))
+    if as_json:
+        show_json({"published": vars(published), "strict": vars(strict), "schemes": schemes})
+        return
+    show(count_table(f"{what}: {published.scheme}", {"published": published, "strict": strict}))
+    say("published counts the whole vision tower, strict leaves out what no token uses")
+    columns = ("scheme", "experts", "#top_k", "#expert width", "#activated", "#total", "#difference %")
+    show(
+        table(
+            f"equal activated parameters ({published.scheme} as it is)",
+            columns,
+            [list(row.values()) for row in schemes],
+        )
+    )
+
+
+def moe_settings(
+    scheme: str, experts: str | None, top_k: int | None, layers: str, overrides: Sequence[str] | None
+) -> MoESettings:
+    """Settings from the words of the command line.
+
+    Raises:
+        RecipeError: a value does not fit, or a key is unknown.
+    """
+    from pydantic import ValidationError
+
+    from moiety.config import MoESettings, RecipeError, describe_errors
+    from moiety.yaml_reader import apply_override
+
+    tree: dict[str, Any] = {"scheme": scheme, "top_k": top_k, "layers": layer_list(layers)}
+    if experts is not None:
+        tree["experts"] = counts(experts)
+    for override in overrides or ():
+        apply_override(tree, override.removeprefix("moe."))
+    try:
+        return MoESettings.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(describe_errors(error, "moe", MoESettings)) from error
+
+
+def layer_list(text: str) -> str | list[int]:
+    """``odd`` stays a word, ``1,3`` becomes a list.
+
+    Example:
+        >>> layer_list("odd"), layer_list("1,3")
+        ('odd', [1, 3])
+    """
+    return [int(part) for part in text.split(",")] if re.fullmatch(r"\d+(,\d+)*", text) else text
+
+
+def counts(text: str) -> dict[str, int]:
+    """``vision=1,inter=2`` as a dict.
+
+    Raises:
+        ValueError: a part is not of the form name=number.
+    """
+    found = {}
+    for part in text.split(","):
+        name, equals, number = part.strip().partition("=")
+        if not equals or not name or not number.isdigit():
+            raise ValueError(
+                f"--experts: {part!r} is not of the form group=count, for instance vision=1,inter=2,text=1"
+            )
+        found[name] = int(number)
+    return found
+
+
+def count_table(title: str, columns: dict[str, ParameterCount]) -> Any:
+    """Counts side by side: total, activated, activated by each modality group, parts."""
+    found = list(columns.values())
+    rows: list[list[Any]] = [
+        ["total", *(count.total for count in found)],
+        ["activated by one token", *(count.activated for count in found)],
+    ]
+    groups = dict.fromkeys(name for count in found for name in count.activated_by_group if name != "all")
+    for name in groups:
+        rows.append([f"  {name} token", *(count.activated_by_group.get(name, count.activated) for count in found)])
+    parts = dict.fromkeys(name for count in found for name in count.by_part)
+    rows += [[str(part), *(count.by_part.get(part, 0) for count in found)] for part in parts]
+    return table(title, ("parameters", *(f"#{name}" for name in columns)), rows)
+
+
+def memory_table(stages: dict[str, ParameterCount]) -> Any:
+    """GiB of weights, gradients and AdamW moments of the two usual stages."""
+    import torch
+
+    from moiety.vlm.parameters import stage_memory
+
+    rows = [
+        [name, *(stage_memory(count, USUAL_STAGES[name], getattr(torch, dtype)) for dtype in DTYPES)]  # type: ignore[arg-type]
+        for name, count in stages.items()
+    ]
+    return table("GiB without activations", ("stage and what it trains", *(f"#{name}" for name in DTYPES)), rows)
+
+
+def config_and_settings(what: str, overrides: list[str] | None) -> tuple[Any, MoESettings | None]:
+    """The config a model folder or a recipe stands for, and the settings it is to be made sparse with."""
+    from moiety.cli.data import recipe_processor
+    from moiety.cli.recipes import load, shipped
+    from moiety.vlm.loading import read_config
+    from moiety.vlm.scratch import scratch_model
+
+    if Path(what).is_dir() or (not what.endswith((".yaml", ".yml")) and what not in shipped()):
+        return read_config(what), None
+    recipe = load(what, overrides)
+    moe = None if recipe.moe.scheme == "dense" else recipe.moe
+    if recipe.model.source is not None:
+        return read_config(recipe.model.source), moe
+    return scratch_model(recipe.model.scratch, recipe_processor(recipe), recipe.seed).config, moe
+
+
+def settings_in(config: Any) -> MoESettings:
+    """The settings a config was made with; dense for a stock config."""
+    from moiety.config import MoESettings
+
+    tree = getattr(config, "moe", None)
+    return MoESettings(scheme="dense") if tree is None else MoESettings.model_validate(tree)
+
+
+def dense_config(config: Any) -> Any:
+    """The same config without sparse layers."""
+    import copy
+
+    from moiety.config import MoESettings
+
+    if getattr(config, "moe", None) is None:
+        return config
+    dense = copy.deepcopy(config)
+    dense.moe = MoESettings(scheme="dense").model_dump()
+    return dense
+
+
+def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
+    """Every scheme over the same dense model, with the expert width that activates as much as `reference`."""
+    from moiety.config import MoESettings
+    from moiety.moe.routers import SCHEMES, resolve
+    from moiety.vlm.parameters import count_parameters, expert_ffn_for
+
+    ffn = dense.get_text_config().intermediate_size
+    own = count_parameters(dense, reference).activated
+    rows = []
+    for scheme in SCHEMES:
+        same: dict[str, Any] = {"layers": reference.layers, "modality_groups": reference.modality_groups}
+        settings = reference if scheme == reference.scheme else MoESettings(scheme=scheme, **same)
+        width, groups, top_k = ffn, "", None
+        if scheme != "dense":
+            width = (
+                reference.expert_ffn or ffn if scheme == reference.scheme else expert_ffn_for(settings, reference, ffn)
+            )
+            _, table_of, top_k = resolve(settings)
+            groups = table_of.describe()
+        settings = settings.model_copy(update={"expert_ffn": None if scheme == "dense" else width})
+        count = count_parameters(dense, settings)
+        rows.append(
+            {
+                "scheme": scheme,
+                "experts": groups,
+                "top_k": top_k,
+                "expert_ffn": width,
+                "activated": count.activated,
+                "total": count.total,
+                "difference_percent": 100 * (count.activated - own) / own,
+            }
+        )
+    return rows

@@ -1,0 +1,119 @@
+"""``moiety recipes``: list, copy and check the recipes that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moiety.cli.door import CheckFailed, say
+from moiety.cli.screen import show, show_json, table
+
+app = typer.Typer(no_args_is_help=True, help="Recipes that come with moiety: ls, cp, validate.")
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of every recipe in the package."""
+    folder = Path(__file__).parents[1] / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The recipe file a person means: a path, or the name of a shipped recipe.
+
+    Raises:
+        FileNotFoundError: neither exists.
+    """
+    from moiety.groups import nearest_name
+
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = shipped()
+    if name in known:
+        return known[name]
+    raise FileNotFoundError(
+        f"no recipe file {name} and no recipe of that name in the package; " + nearest_name(name, known)
+    )
+
+
+def load(name: str, overrides: list[str] | None = None) -> Any:
+    """Read a recipe by path or shipped name, apply overrides and check that its scheme can be built."""
+    from moiety.config import load_recipe
+
+    path = find_recipe(name)
+    recipe = load_recipe(path, overrides or ())
+    check_scheme(recipe, path)
+    return recipe
+
+
+def check_scheme(recipe: Any, path: Path) -> None:
+    """Refuse a recipe whose expert groups cannot be built, before anything is loaded.
+
+    Raises:
+        RecipeError: the scheme is unknown, or its groups or top_k do not fit.
+    """
+    from moiety.config import RecipeError
+    from moiety.moe.routers import resolve
+
+    if recipe.moe.scheme == "dense":
+        return
+    try:
+        resolve(recipe.moe)
+    except (ValueError, KeyError) as error:
+        text = error.args[0] if error.args else error
+        raise RecipeError(f"{path}: 1 problem\n  moe: {text}") from error
+
+
+def summary(path: Path) -> str:
+    """First comment of a recipe file: what it is for."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+@app.command("ls")
+def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the recipes of the package."""
+    found = [{"name": name, "about": summary(path), "path": path} for name, path in shipped().items()]
+    if as_json:
+        show_json(found)
+    else:
+        show(table("recipes", ("name", "about"), [(entry["name"], entry["about"]) for entry in found]))
+        say("copy one with `moiety recipes cp NAME`, or give its name to `moiety train`")
+
+
+@app.command("cp")
+def cp(
+    name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
+    destination: Annotated[Path, typer.Argument(help="Folder or file to write.")] = Path("."),
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that stands there.")] = False,
+) -> None:
+    """Copy a recipe of the package to edit it."""
+    source = find_recipe(name)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; choose another name or give --overwrite")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
+    say(f"wrote {target}")
+
+
+@app.command("validate")
+def validate(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or shipped names.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, applied to each.")] = None,
+) -> None:
+    """Check recipes: keys, values, and that the scheme can be built. Exit code 1 when one fails."""
+    failed = 0
+    for name in recipes:
+        try:
+            recipe = load(name, overrides)
+        except (ValueError, FileNotFoundError) as error:
+            say(f"error: {error}")
+            failed += 1
+        else:
+            stages = ", ".join(f"{stage.name}{' (sparse)' * stage.sparse}" for stage in recipe.stages)
+            show(f"{name}: ok · scheme {recipe.moe.scheme} · stages {stages}")
+    if failed:
+        raise CheckFailed

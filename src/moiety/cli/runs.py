@@ -1,0 +1,141 @@
+"""``moiety train``, ``compare``, ``evaluate`` and ``demo``: the verbs that take long and can be resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moiety.cli.door import progress_line, say
+from moiety.cli.look import DeviceOption, ModelFolder, load_both
+from moiety.cli.recipes import load
+from moiety.cli.screen import show, show_json, table
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or the name of a shipped recipe.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides, for instance moe.top_k=2.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value; the same as behind the recipe.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, do nothing.")]
+EVALUATED = ("type", "task", "#questions", "#accuracy %", "more")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def train(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    settings: SetOption = None,
+    stage: Annotated[str | None, typer.Option(help="Run this stage only; the one before must be finished.")] = None,
+    dry_run: DryRun = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train all stages of a recipe; finished stages are kept, a stopped one goes on."""
+    from moiety.train import plan, run_recipe
+
+    read = load(recipe, [*(overrides or ()), *(settings or ())])
+    if dry_run:
+        show(plan(read))
+        return
+    results = run_recipe(read, only_stage=stage, resume=not fresh)
+    if as_json:
+        show_json([vars(result) for result in results])
+        return
+    rows = [(result.name, result.folder) for result in results]
+    show(table("stages", ("stage", "folder"), rows))
+
+
+def compare(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    settings: SetOption = None,
+    schemes: Annotated[str | None, typer.Option(help="Comma-separated schemes, over the recipe's.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds, over the recipe's.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train and score several schemes from one base at equal activated parameters; write table, plot and report."""
+    from moiety.compare import run_compare
+
+    read = load(recipe, [*(overrides or ()), *(settings or ())])
+    result = run_compare(read, schemes=split(schemes), seeds=numbers(seeds), dry_run=dry_run)
+    show(result.table())
+    if not dry_run:
+        say(f"open {result.report}")
+
+
+def evaluate(
+    model: ModelFolder,
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Conversation files with answers.")],
+    images: Annotated[
+        list[str] | None, typer.Option("--images", help="Image folder or .tar; several are searched.")
+    ] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Where answers go; a stopped run goes on from it.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask the first N rows only.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at once.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
+    blank_image: Annotated[bool, typer.Option("--blank-image", help="Ask with blank pictures: the control.")] = False,
+    device: DeviceOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a model answer questions and score it, by type of question."""
+    from moiety.evaluate import evaluate_model, percent
+    from moiety.vlm.images import Images
+    from moiety.vlm.rows import load_rows
+
+    rows = load_rows(data)[:limit]
+    found = Images(images or dict.fromkeys(path.parent for path in data))
+    result = evaluate_model(
+        *load_both(model, device),
+        rows,
+        found,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        blank_image=blank_image,
+        predictions=predictions,
+        progress=progress_line("answers"),
+    )
+    if as_json:
+        show_json(result.to_dict())
+        return
+    lines = [list(line.values()) for line in result.table()]
+    note = f"all {len(rows)} questions: {percent(result.overall)} % · greedy, at most {max_new_tokens} new tokens"
+    show(table(f"{model}{' with blank pictures' * blank_image}", EVALUATED, lines, note))
+    if predictions is not None:
+        say(f"answers stand in {predictions}")
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for models, tables and the report.")] = Path(
+        "runs/demo"
+    ),
+) -> None:
+    """Train and compare small models on scenes of handwritten digits and write a report: minutes on two cores."""
+    from moiety.demo import run_demo
+
+    report = run_demo(output)
+    say(f"open {report}")
+
+
+def split(text: str | None) -> list[str] | None:
+    """``a,b`` -> ``["a", "b"]``; None stays None.
+
+    Example:
+        >>> split("moiie, vanilla")
+        ['moiie', 'vanilla']
+    """
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def numbers(text: str | None) -> list[int] | None:
+    """``0,1,2`` -> ``[0, 1, 2]``; None stays None.
+
+    Raises:
+        ValueError: a part is not a whole number.
+    """
+    parts = split(text)
+    if parts is None:
+        return None
+    if not parts or not all(part.isdigit() for part in parts):
+        raise ValueError(f"--seeds {text!r}: expected whole numbers with commas, for instance 0,1,2")
+    return [int(part) for part in parts]
