@@ -10,6 +10,7 @@ from moiety.train.arguments import training_arguments
 from moiety.train.checkpoints import CheckpointError
 from moiety.train.ledger import StageChanged, StageResult
 from moiety.train.loss import RoutingLossMixin
+from moiety.train.plan import TrainingPlan, plan
 from moiety.train.stage import Progress, run_stage
 from moiety.train.stage_data import StageData, prepare_data
 from moiety.train.stages import run_recipe
@@ -23,6 +24,8 @@ __all__ = [
     "StageChanged",
     "StageData",
     "StageResult",
+    "TrainingPlan",
+    "plan",
     "prepare_data",
     "run_recipe",
     "run_stage",

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -99,6 +100,14 @@ class RoutingMeter:
         self.totals |= {name: int(counters.get(name, 0)) for name in self.totals}
         self._seconds_before = counters.get("seconds", 0.0)
         self._since = self._started = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count for the speed: writing a checkpoint."""
+        begin = time.perf_counter()
+        yield
+        passed = time.perf_counter() - begin
+        self._since, self._started = self._since + passed, self._started + passed
 
     # -- one micro-batch ----------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 from transformers import ProgressCallback, TrainingArguments
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
+from transformers.utils import logging as hf_logging
 
 
 class SeededOrder(Sampler[int]):
@@ -65,3 +67,15 @@ class LossBar(ProgressCallback):
         """Show the loss."""
         if self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{logs['loss']:.4f}")
+
+
+@contextmanager
+def without_weight_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar for each file it reads or writes; checkpoints would fill the screen."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()

@@ -26,6 +26,7 @@ from moiety.train.ledger import (
     write_record,
 )
 from moiety.train.log_files import LogFiles, read_log
+from moiety.train.order import without_weight_bars
 from moiety.train.resources import peak_memory_gib, reset_peak_memory
 from moiety.train.stage_data import StageData, prepare_data
 from moiety.train.start import history_of, require_trained_projector
@@ -96,6 +97,25 @@ def run_stage(
     if found is not None:
         logger.info("stage %r is finished in %s and used as it is", stage.name, folder)
         return found
+    with without_weight_bars():
+        metrics = _run(source, stage, recipe, folder, seed, moe, identity, data, on_progress, quiet)
+    return StageResult(stage.name, folder, metrics)
+
+
+def _run(
+    source: Path,
+    stage: StageSettings,
+    recipe: Recipe,
+    folder: Path,
+    seed: int,
+    moe: MoESettings | None,
+    identity: dict[str, Any],
+    data: StageData | None,
+    on_progress: OnProgress | None,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Load, check, train, write; returns the numbers of the run."""
+    ranks = ranks_now()
     model, history = _model_of(source, stage, recipe, seed, moe)
     processor = load_processor(source, recipe.model.template, marks=recipe.data.labels == "assistant")
     if data is None:
@@ -114,7 +134,7 @@ def run_stage(
     if ranks.is_main_process:
         _finish(model, processor, folder, history, identity, recipe, metrics)
     ranks.wait_for_everyone()
-    return StageResult(stage.name, folder, metrics)
+    return metrics
 
 
 def _model_of(

@@ -8,6 +8,7 @@ from typing import Any
 
 from moiety.config import Recipe, StageSettings
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
+from moiety.train.order import without_weight_bars
 from moiety.vlm.rows import read_rows
 from moiety.vlm.saving import whole_folder
 from moiety.vlm.scratch import build_scratch
@@ -42,7 +43,7 @@ def start_folder(recipe: Recipe, *, resume: bool = True) -> Path:
     if not resume:
         discard_stage(folder)
     if finished_stage(folder, SCRATCH, identity) is None:
-        with whole_folder(folder) as fresh:
+        with without_weight_bars(), whole_folder(folder) as fresh:
             build_scratch(recipe.model.scratch, texts, fresh, template=template, seed=recipe.seed)
             write_record(fresh, identity, recipe, {})
     return folder

@@ -158,6 +158,19 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
             CheckpointError: writing failed, for instance on a full disk; earlier checkpoints are untouched.
         """
         run = Path(super()._get_output_dir(trial))
+        with self.meter.paused():
+            try:
+                self._save_aside(model, trial, run)
+            except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk in its own way
+                shutil.rmtree(run / checkpoints.ASIDE, ignore_errors=True)
+                last = checkpoints.last_whole(run)
+                raise CheckpointError(
+                    f"checkpoint at step {self.state.global_step} could not be written to {run}: {error}. "
+                    f"{f'{last} is intact' if last else 'There is no earlier one'}; free some space and run the same "
+                    "command again to go on from there"
+                ) from error
+
+    def _save_aside(self, model: nn.Module, trial: Any, run: Path) -> None:
         name, aside = f"checkpoint-{self.state.global_step}", run / checkpoints.ASIDE
         counters = self.meter.counters()
         if self.args.should_save:
@@ -166,21 +179,13 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         self._writes_aside = True
         try:
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                checkpoints.seal(aside / name, run / name, counters)
-                aside.rmdir()
-                checkpoints.drop_older(run, self.args.save_total_limit or 10**9)
-        except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk in its own way
-            shutil.rmtree(aside, ignore_errors=True)
-            last = checkpoints.last_whole(run)
-            raise CheckpointError(
-                f"checkpoint at step {self.state.global_step} could not be written to {run}: {error}. "
-                f"{f'{last} is intact' if last else 'There is no earlier one'}; free some space and run the same "
-                "command again to go on from there"
-            ) from error
         finally:
             self._writes_aside = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.seal(aside / name, run / name, counters)
+            aside.rmdir()
+            checkpoints.drop_older(run, self.args.save_total_limit or 10**9)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

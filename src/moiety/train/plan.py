@@ -1,0 +1,159 @@
+"""What a recipe would do, before it does anything: stages, rows, steps, tokens, what learns, memory."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from moiety.config import MoESettings, Recipe, StageSettings, TrainSettings
+from moiety.train.ledger import read_record
+from moiety.train.order import without_weight_bars
+from moiety.train.start import texts_of
+from moiety.vlm.data import Encoder
+from moiety.vlm.images import Images
+from moiety.vlm.parameters import count_parameters, stage_memory
+from moiety.vlm.rows import Row, merge_rows, read_rows
+from moiety.vlm.scratch import build_scratch
+from moiety.vlm.templates import load_processor
+from moiety.vlm.upcycle import local_folder
+
+_SAMPLE = 32
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage to come.
+
+    Args:
+        name: Name of the stage.
+        scheme: Routing scheme, or ``dense``.
+        rows: Rows that can be read, joined where turns are merged.
+        unusable: How many of the sampled rows cannot be encoded; more than 0 calls for ``moiety data check``.
+        steps: Optimizer steps.
+        tokens: Tokens read in all steps, from the mean length of a sample.
+        trainable: Part -> parameters that learn.
+        total: Parameters of the model.
+        activated: Parameters one token passes through, for the modality group that uses most.
+        gib: Weights, gradients and optimizer in GiB; activations come on top.
+        finished: Whether the stage was run already.
+    """
+
+    name: str
+    scheme: str
+    rows: int
+    unusable: int
+    steps: int
+    tokens: int
+    trainable: dict[str, int]
+    total: int
+    activated: int
+    gib: float
+    finished: bool
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """All stages of a recipe; prints as a table."""
+
+    recipe: str
+    stages: tuple[StagePlan, ...]
+
+    def __rich__(self) -> Table:
+        """One line a stage."""
+        note = "tokens are estimated from a sample; GiB: weights, gradients, optimizer, without activations"
+        table = Table(title=f"plan of {self.recipe}", title_justify="left", caption=note, caption_justify="left")
+        for head in ("stage", "scheme"):
+            table.add_column(head)
+        for head in ("rows", "steps", "tokens", "total", "activated", "GiB"):
+            table.add_column(head, justify="right")
+        table.add_column("learns")
+        table.add_column("state")
+        for stage in self.stages:
+            numbers = (stage.rows, stage.steps, stage.tokens, stage.total, stage.activated)
+            learns = "\n".join(f"{part} {count:,}" for part, count in stage.trainable.items())
+            state = "finished" if stage.finished else "to do"
+            if stage.unusable:
+                state += f"\n{stage.unusable} bad rows in a sample: run `moiety data check`"
+            table.add_row(
+                stage.name, stage.scheme, *(f"{value:,}" for value in numbers), f"{stage.gib:.2f}", learns, state
+            )
+        return table
+
+
+def plan(recipe: Recipe) -> TrainingPlan:
+    """Work out what :func:`moiety.train.run_recipe` would do; nothing is trained and nothing is left on the disk.
+
+    Raises:
+        FileNotFoundError: the model or a file of rows does not exist.
+        ValueError: settings do not fit the model.
+    """
+    with without_weight_bars(), tempfile.TemporaryDirectory(prefix="moiety-plan-") as aside:
+        if recipe.model.scratch is not None:
+            template = recipe.model.template or "plain"
+            folder = build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=template, seed=recipe.seed)
+        else:
+            folder = local_folder(str(recipe.model.source), recipe.model.revision)
+        processor = load_processor(folder, recipe.model.template, marks=recipe.data.labels == "assistant")
+        return TrainingPlan(recipe.name, tuple(_stage(stage, recipe, folder, processor) for stage in recipe.stages))
+
+
+def steps_of(train: TrainSettings, num_rows: int, num_ranks: int = 1) -> int:
+    """Optimizer steps of a run over `num_rows` rows, as the Trainer counts them.
+
+    Example:
+        >>> steps_of(TrainSettings(num_train_epochs=2, per_device_train_batch_size=4), 10)
+        6
+    """
+    if train.max_steps > 0:
+        return train.max_steps
+    batches = math.ceil(num_rows / (train.per_device_train_batch_size * num_ranks))
+    return math.ceil(train.num_train_epochs * math.ceil(batches / train.gradient_accumulation_steps))
+
+
+def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -> StagePlan:
+    moe: MoESettings | None = recipe.moe if stage.sparse else None
+    rows, _ = read_rows([Path(recipe.data.root) / name for name in stage.data])
+    if recipe.data.merge_turns if stage.merge_turns is None else stage.merge_turns:
+        rows = merge_rows(rows)
+    lengths, unusable = _sampled_lengths(rows, recipe, processor)
+    steps, batch = steps_of(stage.train, len(rows)), stage.train.per_device_train_batch_size
+    seen = steps * batch * stage.train.gradient_accumulation_steps
+    if stage.train.max_steps <= 0:
+        seen = min(seen, math.ceil(stage.train.num_train_epochs * len(rows)))
+    count = count_parameters(folder, moe)
+    learning = count_parameters(folder, moe, "strict").by_part  # what the model never reads does not learn
+    trainable = {str(part): number for part, number in learning.items() if part in stage.trains}
+    record = read_record(Path(recipe.output) / stage.name)
+    return StagePlan(
+        name=stage.name,
+        scheme=count.scheme,
+        rows=len(rows),
+        unusable=unusable,
+        steps=steps,
+        tokens=round(seen * sum(lengths) / max(len(lengths), 1)),
+        trainable=trainable,
+        total=count.total,
+        activated=count.activated,
+        gib=stage_memory(count, stage.trains, getattr(torch, recipe.model.dtype)),
+        finished=bool(record and record["finished"]),
+    )
+
+
+def _sampled_lengths(rows: Sequence[Row], recipe: Recipe, processor: Any) -> tuple[list[int], int]:
+    """Tokens of some rows spread evenly over the data, and how many of them cannot be encoded."""
+    images = Images([Path(recipe.data.root) / path for path in recipe.data.images])
+    encoder = Encoder(processor, images, recipe.data.max_length, recipe.data.labels)
+    lengths, unusable = [], 0
+    for row in rows[:: max(1, len(rows) // _SAMPLE)]:
+        try:
+            lengths.append(len(encoder.encode(row)["input_ids"]))
+        except (FileNotFoundError, ValueError):
+            unusable += 1
+    return lengths, unusable
