@@ -3,9 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conversations import entry, row, write_lines
 
 from moiety.vlm.rows import BadRows, Problem, Turn, load_rows, merge_rows, parse_row, read_rows
+from tests.conversations import entry, row, write_lines
 
 
 def test_llava_row_keeps_everything() -> None:

@@ -167,7 +167,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
     with _without_torchvision_notice():
         try:
             processor = AutoProcessor.from_pretrained(str(folder), **options)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise FileNotFoundError(f"no processor in {folder}: {error}") from error
     if not hasattr(processor, "tokenizer"):
         raise ValueError(
