@@ -241,7 +241,7 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
     decoder = text_decoder(base)
     rule = ModalityRule.of(model.config, settings)
     chosen = set(settings.resolved_layers(len(decoder.layers)))  # type: ignore[arg-type]
-    for index, layer in enumerate(decoder.layers):  # type: ignore[arg-type]
+    for index, layer in enumerate(decoder.layers):
         if not hasattr(layer, "mlp"):
             raise TypeError(f"decoder layer {type(layer).__name__} has no .mlp; teach vlm/splice.py where its FFN is")
         if index in chosen:

@@ -66,11 +66,7 @@ def freeze_unread(base: nn.Module) -> None:
 
 
 def blank_picture(base: nn.Module) -> dict[str, Tensor]:
-    """One black picture as `get_image_features` of this family takes it.
-
-    Raises:
-        TypeError: this family takes its pictures in a form that is not known here.
-    """
+    """One picture of ones, as `get_image_features` of this family takes it (Idefics3 drops pictures of zeros)."""
     config: Any = base.config
     name = type(base).__name__
     where: Any = {"device": next(base.parameters()).device, "dtype": next(base.parameters()).dtype}
@@ -79,14 +75,15 @@ def blank_picture(base: nn.Module) -> dict[str, Tensor]:
         merge = vision.spatial_merge_size
         width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         grid = torch.tensor([[1, merge, merge]], device=where["device"])
-        return {"pixel_values": torch.zeros(merge * merge, width, **where), "image_grid_thw": grid}
+        return {"pixel_values": torch.ones(merge * merge, width, **where), "image_grid_thw": grid}
     size = config.vision_config.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    lead = {"Idefics3Model": (1, 1), "SmolVLMModel": (1, 1), "LlavaOnevisionModel": (1, 1)}.get(name, (1,))
-    picture = {"pixel_values": torch.zeros(*lead, 3, height, width, **where)}
-    if name == "LlavaOnevisionModel":
-        picture["image_sizes"] = torch.tensor([[height, width]], device=where["device"])
-    return picture
+    if name == "LlavaOnevisionModel":  # two pictures of one row are not cut into tiles, one is
+        sizes = torch.tensor([[height, width]] * 2, device=where["device"])
+        pictures = torch.ones(2, 3, height, width, **where)
+        return {"pixel_values": pictures, "image_sizes": sizes, "batch_num_images": sizes.new_tensor([2])}
+    lead = (1, 1) if name in ("Idefics3Model", "SmolVLMModel") else (1,)
+    return {"pixel_values": torch.ones(*lead, 3, height, width, **where)}
 
 
 def touch_tower(base: Any) -> Tensor:
