@@ -1,8 +1,9 @@
 """Slots sorted by expert, and back.
 
 A *slot* is one (token, choice) pair. All slots of all modalities are sorted once by expert, so that every expert sees
-one contiguous run of rows and runs once. Slots with the index ``num_experts`` (padding, experts of another rank) sort
-to the end: nobody computes them and nobody may read their rows, which can hold anything.
+one contiguous run of rows and runs once. Slots that chose no expert (padding, experts of another rank) sort to the end,
+where nobody computes them. One more row stands after the last slot: it belongs to nobody, is kept at 0, and is what
+those slots read on the way back, so that whatever their own rows hold never reaches a token.
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Where each slot goes.
+    """Where each slot goes; ``rows`` is the number of slots plus one.
 
     Args:
-        order: Row of the sorted slots -> position in the flattened (token, choice) list, ``(slots,)``.
-        inverse: Position in the flattened list -> row, ``(slots,)``.
-        offsets: End row of each expert, ``(experts,)`` int32, ascending; rows from ``offsets[-1]`` on belong to nobody.
-        top_k: Choices per token.
+        slot_of_row: Position in the flattened (token, choice) list that each sorted row was made from, ``(rows,)``; 0
+            in the last row.
+        row_of_slot: Sorted row of each slot, ``(tokens, top_k)``; the last row for a slot without expert.
+        offsets: End row of each expert, ``(experts,)`` int32, ascending; rows from ``offsets[-1]`` on are not computed.
     """
 
-    order: Int[Tensor, " slots"]
-    inverse: Int[Tensor, " slots"]
+    slot_of_row: Int[Tensor, " rows"]
+    row_of_slot: Int[Tensor, "tokens top_k"]
     offsets: Int[Tensor, " experts"]
-    top_k: int
 
     @property
-    def token_of_row(self) -> Int[Tensor, " slots"]:
-        """Which token a sorted row was made from, ``(slots,)``."""
-        return torch.div(self.order, self.top_k, rounding_mode="floor")
+    def token_of_row(self) -> Int[Tensor, " rows"]:
+        """Which token a sorted row was made from, ``(rows,)``."""
+        return torch.div(self.slot_of_row, self.row_of_slot.shape[1], rounding_mode="floor")
 
 
 def plan_slots(index: Int[Tensor, "tokens top_k"], num_experts: int) -> Plan:
@@ -45,41 +46,43 @@ def plan_slots(index: Int[Tensor, "tokens top_k"], num_experts: int) -> Plan:
 
     Example:
         >>> plan = plan_slots(torch.tensor([[1, 0], [2, 2], [1, 1]]), num_experts=2)
-        >>> plan.order.tolist(), plan.offsets.tolist(), plan.token_of_row.tolist()
-        ([1, 0, 4, 5, 2, 3], [1, 4], [0, 0, 2, 2, 1, 1])
+        >>> plan.token_of_row.tolist(), plan.offsets.tolist()
+        ([0, 0, 2, 2, 1, 1, 0], [1, 4])
+        >>> plan.row_of_slot.tolist()
+        [[1, 0], [6, 6], [2, 3]]
     """
-    key, order = index.flatten().sort(stable=True)
-    upper = torch.arange(1, num_experts + 1, device=key.device, dtype=key.dtype)
-    offsets = torch.searchsorted(key, upper, out_int32=True)
-    rows = torch.arange(order.numel(), device=key.device)
-    inverse = torch.empty_like(order).scatter_(0, order, rows)
-    return Plan(order, inverse, offsets, index.shape[-1])
+    expert_of_row, slot_of_row = index.flatten().sort(stable=True)
+    upper = torch.arange(1, num_experts + 1, device=index.device, dtype=index.dtype)
+    offsets = torch.searchsorted(expert_of_row, upper, out_int32=True)
+    row = torch.arange(index.numel(), device=index.device)
+    row_of_slot = torch.empty_like(row).scatter_(0, slot_of_row, row)
+    row_of_slot = row_of_slot.view(index.shape).masked_fill(index >= num_experts, index.numel())
+    return Plan(F.pad(slot_of_row, (0, 1)), row_of_slot, offsets)
 
 
-def dispatch(x: Float[Tensor, "tokens hidden"], plan: Plan) -> Float[Tensor, "slots hidden"]:
-    """One row per slot, sorted by expert."""
-    return x.index_select(0, plan.token_of_row)  # (tokens, hidden) -> (slots, hidden)
+def dispatch(x: Float[Tensor, "tokens hidden"], plan: Plan) -> Float[Tensor, "rows hidden"]:
+    """One row per slot, sorted by expert, and nobody's row."""
+    return x.index_select(0, plan.token_of_row)  # (tokens, hidden) -> (rows, hidden)
+
+
+def dispatch_weighted(
+    x: Float[Tensor, "tokens hidden"], weights: Float[Tensor, "tokens top_k"], plan: Plan
+) -> Float[Tensor, "rows hidden"]:
+    """:func:`dispatch`, each row multiplied by the weight of its slot on the way."""
+    weight = weights.flatten().index_select(0, plan.slot_of_row).to(x.dtype)
+    return F.embedding_bag(plan.token_of_row.unsqueeze(1), x, per_sample_weights=weight.unsqueeze(1), mode="sum")
 
 
 def combine(
-    y: Float[Tensor, "slots hidden"], weights: Float[Tensor, "tokens top_k"] | None, plan: Plan
+    y: Float[Tensor, "rows hidden"], weights: Float[Tensor, "tokens top_k"], plan: Plan
 ) -> Float[Tensor, "tokens hidden"]:
-    """Weighted sum over the choices of each token; the transpose of :func:`dispatch` where `weights` is None.
+    """Weighted sum over the choices of each token: the transpose of :func:`dispatch_weighted`.
 
-    Sums in float32 at least, rounds once, and uses no atomics, so that repeated runs are bit-equal. Rows that belong
-    to no expert are masked where they are read.
+    One gather-and-sum: adds in float32 at least, rounds once, uses no atomics, so repeated runs are bit-equal.
 
     Args:
-        y: Outputs of the experts in sorted order, ``(slots, hidden)``.
-        weights: Weight of each choice, ``(tokens, top_k)``; None: 1.
+        y: What the experts made of the sorted rows, ``(rows, hidden)``; its last row must be 0.
+        weights: Weight of each choice, ``(tokens, top_k)``.
         plan: Where the slots went.
     """
-    rows = y.index_select(0, plan.inverse).view(
-        -1, plan.top_k, y.shape[-1]
-    )  # (slots, hidden) -> (tokens, top_k, hidden)
-    nobody = (plan.inverse >= plan.offsets[-1]).view(-1, plan.top_k, 1)
-    rows = rows.masked_fill(nobody, 0)
-    if weights is not None:
-        wide = torch.promote_types(rows.dtype, torch.float32)
-        rows = rows.to(wide) * weights.to(wide).unsqueeze(-1)
-    return rows.sum(dim=1).to(y.dtype)
+    return F.embedding_bag(plan.row_of_slot, y, per_sample_weights=weights.to(y.dtype), mode="sum")

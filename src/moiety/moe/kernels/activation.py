@@ -14,15 +14,17 @@ from moiety.groups import nearest_name
 
 
 class Activation(NamedTuple):
-    """A function and its derivative times the incoming gradient, ``backward(grad, x)``."""
+    """A function, and ``backward(grad, x, grad_input=...)``, which writes its derivative times `grad`."""
 
     forward: Callable[[Tensor], Tensor]
-    backward: Callable[[Tensor, Tensor], Tensor]
+    backward: Callable[..., Tensor]
 
 
-_SILU = Activation(F.silu, torch.ops.aten.silu_backward)
-_GELU_TANH = Activation(partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward, approximate="tanh"))
-_GELU = Activation(F.gelu, torch.ops.aten.gelu_backward)
+_SILU = Activation(F.silu, torch.ops.aten.silu_backward.grad_input)
+_GELU = Activation(F.gelu, torch.ops.aten.gelu_backward.grad_input)
+_GELU_TANH = Activation(
+    partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward.grad_input, approximate="tanh")
+)
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": _SILU,

@@ -19,7 +19,7 @@ LARGE_ROWS_PER_EXPERT = 256
 def choose_kernel(
     kernel: str, act: str | Callable[[Tensor], Tensor], x: Tensor, index: Tensor, gate_up_proj: Tensor
 ) -> str:
-    """Resolve ``auto``; a callable activation always runs the reference.
+    """Resolve ``auto``; a callable activation or an empty batch always runs the reference.
 
     Args:
         kernel: One of :data:`KERNELS`.
@@ -31,7 +31,7 @@ def choose_kernel(
     Raises:
         ValueError: ``grouped`` was asked for by name where ``grouped_mm`` cannot run.
     """
-    if kernel == "reference" or act not in ACTIVATIONS:
+    if kernel == "reference" or act not in ACTIVATIONS or not index.numel():
         return "reference"
     if kernel == "loop":
         return "loop"

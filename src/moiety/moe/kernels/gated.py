@@ -32,8 +32,8 @@ def gated_experts(
         weights,
         gate_up_proj.to(dtype),
         down_proj.to(dtype),
-        plan.order,
-        plan.inverse,
+        plan.slot_of_row,
+        plan.row_of_slot,
         plan.offsets,
         act,
         form,
@@ -44,9 +44,10 @@ def gated_experts(
 class _GatedExperts(torch.autograd.Function):
     r"""Forward and backward of :math:`y_t = \sum_k w_{tk} E_{e(t,k)}(x_t)`.
 
-    Saved for backward: input, pre-activations, weights and the plan. The gradient of a weight is the inner product of
-    ``dh'`` (gradient of the unweighted inner state) with the inner state recomputed from the pre-activations, so the
-    outputs of the experts are never kept and no division by a weight occurs.
+    Saved for backward: input, pre-activations, weights and the plan. All gradients inside are those of the unweighted
+    experts; the weights enter where rows are gathered or summed. The gradient of a weight is the inner product of the
+    gradient of the inner state with the inner state, recomputed from the pre-activations, so the outputs of the
+    experts are never kept and nothing is divided by a weight.
     """
 
     @staticmethod
@@ -56,36 +57,41 @@ class _GatedExperts(torch.autograd.Function):
         weights: Tensor,
         gate_up_proj: Tensor,
         down_proj: Tensor,
-        order: Tensor,
-        inverse: Tensor,
+        slot_of_row: Tensor,
+        row_of_slot: Tensor,
         offsets: Tensor,
         act: str,
         form: str,
     ) -> Tensor:
-        plan = Plan(order, inverse, offsets, weights.shape[-1])
+        plan = Plan(slot_of_row, row_of_slot, offsets)
         gate_up, y = _FORMS[form].forward(x, gate_up_proj, down_proj, plan, act)
-        ctx.save_for_backward(x, gate_up, weights, gate_up_proj, down_proj, order, inverse, offsets)
+        ctx.save_for_backward(x, gate_up, weights, gate_up_proj, down_proj, slot_of_row, row_of_slot, offsets)
         ctx.act, ctx.form = act, form
+        y[-1].zero_()  # nobody's row
         return combine(y, weights, plan)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        x, gate_up, weights, gate_up_proj, down_proj, order, inverse, offsets = ctx.saved_tensors
-        plan = Plan(order, inverse, offsets, weights.shape[-1])
+        x, gate_up, weights, gate_up_proj, down_proj, slot_of_row, row_of_slot, offsets = ctx.saved_tensors
+        plan = Plan(slot_of_row, row_of_slot, offsets)
         needs_x, needs_weights, needs_gate_up, needs_down = ctx.needs_input_grad[:4]
-        row_weight = weights.flatten().index_select(0, order).to(x.dtype).unsqueeze(-1)  # (tokens, top_k) -> (slots, 1)
-        grads = _FORMS[ctx.form].backward(
-            dout.contiguous(), x, gate_up, row_weight, gate_up_proj, down_proj, plan, ctx.act,
+        dx_rows, dw_rows, d_gate_up_proj, d_down_proj = _FORMS[ctx.form].backward(
+            dout.contiguous(),  # grouped_mm refuses the stride-0 gradient of a sum
+            x,
+            gate_up,
+            weights,
+            gate_up_proj,
+            down_proj,
+            plan,
+            ctx.act,
             (needs_x, needs_gate_up, needs_down),
-        )  # fmt: skip
-        dx_rows, dw_rows, d_gate_up_proj, d_down_proj = grads
-        dx = combine(dx_rows, None, plan) if needs_x else None
-        dw = combine_weights(dw_rows, plan).to(weights.dtype) if needs_weights else None
+        )
+        dx = dw = None
+        if needs_x:
+            dx_rows[-1].zero_()
+            dx = combine(dx_rows, weights, plan)
+        if needs_weights:
+            dw_rows[-1].zero_()
+            dw = dw_rows[row_of_slot].to(weights.dtype)
         return dx, dw, d_gate_up_proj, d_down_proj, None, None, None, None, None
-
-
-def combine_weights(dw_rows: Tensor, plan: Plan) -> Tensor:
-    """Gradients of the weights from sorted rows back to ``(tokens, top_k)``; 0 where no expert was chosen."""
-    nobody = plan.inverse >= plan.offsets[-1]
-    return dw_rows.index_select(0, plan.inverse).masked_fill(nobody, 0).view(-1, plan.top_k)

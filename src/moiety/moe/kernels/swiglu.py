@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moiety.moe.kernels.activation import ACTIVATIONS
+from moiety.moe.kernels.activation import ACTIVATIONS, Activation
+
+BLOCK_ELEMENTS = 2**18
+"""On CPU eight passes over a block of this many elements find it in the cache."""
 
 
 def gated(gate_up: Float[Tensor, "rows twice_ffn"], act: str) -> Float[Tensor, "rows ffn"]:
@@ -16,30 +19,32 @@ def gated(gate_up: Float[Tensor, "rows twice_ffn"], act: str) -> Float[Tensor, "
 
 
 def gated_backward(
-    dh: Float[Tensor, "rows ffn"],
-    gate_up: Float[Tensor, "rows twice_ffn"],
-    row_weight: Float[Tensor, "rows 1"],
-    act: str,
-) -> tuple[Float[Tensor, "rows ffn"], Float[Tensor, " rows"], Float[Tensor, "rows twice_ffn"]]:
-    """Inner state, gradient of the row weights, gradient of the pre-activations.
+    dh: Float[Tensor, "rows ffn"], gate_up: Float[Tensor, "rows twice_ffn"], act: str, dw: Float[Tensor, " rows"]
+) -> tuple[Float[Tensor, "rows ffn"], Float[Tensor, "rows twice_ffn"]]:
+    """Inner state, and gradients of the row weights and of the pre-activations, all of the *unweighted* expert.
 
     Args:
-        dh: Gradient of the inner state of the *unweighted* expert; overwritten.
+        dh: Gradient of the inner state ``h``; overwritten.
         gate_up: Pre-activations.
-        row_weight: Routing weight of each row.
         act: Name of the activation.
+        dw: Receives ``rowsum(dh * h)``.
 
     Returns:
-        ``h`` ``(rows, ffn)``, ``dw`` ``(rows,)`` in float32 at least, ``d_gate_up`` ``(rows, 2*ffn)``.
+        ``h`` ``(rows, ffn)`` and ``d_gate_up`` ``(rows, 2*ffn)``.
     """
-    gate, up = gate_up.chunk(2, dim=-1)
-    activated = ACTIVATIONS[act].forward(gate)
-    h = activated * up
-    wide = torch.promote_types(dh.dtype, torch.float32)
-    dw = (dh * h).sum(dim=-1, dtype=wide)
-    dh.mul_(row_weight)
-    d_gate_up = torch.empty_like(gate_up)
-    d_gate, d_up = d_gate_up.chunk(2, dim=-1)
+    h, d_gate_up = torch.empty_like(dh), torch.empty_like(gate_up)
+    step = len(dh) if dh.is_cuda else max(1, BLOCK_ELEMENTS // dh.shape[1])
+    for start in range(0, len(dh), max(step, 1)):
+        rows = slice(start, start + step)
+        _block(dh[rows], gate_up[rows], ACTIVATIONS[act], h[rows], dw[rows], d_gate_up[rows])
+    return h, d_gate_up
+
+
+def _block(dh: Tensor, gate_up: Tensor, activation: Activation, h: Tensor, dw: Tensor, d_gate_up: Tensor) -> None:
+    """The same on rows that fit the cache, written into the last three arguments."""
+    (gate, up), (d_gate, d_up) = gate_up.chunk(2, dim=-1), d_gate_up.chunk(2, dim=-1)
+    activated = activation.forward(gate)
+    torch.mul(activated, up, out=h)
     torch.mul(dh, activated, out=d_up)
-    d_gate.copy_(ACTIVATIONS[act].backward(dh.mul_(up), gate))
-    return h, dw, d_gate_up
+    torch.sum(torch.mul(dh, h, out=activated), dim=-1, out=dw)
+    activation.backward(dh.mul_(up), gate, grad_input=d_gate)
