@@ -208,6 +208,9 @@ class CompareSettings(Section):
     schemes: list[str] = Field(default_factory=lambda: ["dense_wide", "vanilla", "modality_routed", "moiie"])
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
     tolerance: float = Field(0.02, ge=0, description="largest relative difference of activated parameters")
+    keep_models: Literal["all", "first_seed", "none"] = Field(
+        "first_seed", description="whose model folders stay on the disk once they are scored"
+    )
 
 
 class Recipe(Section):

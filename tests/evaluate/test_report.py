@@ -23,7 +23,13 @@ def test_each_row_finds_its_task() -> None:
 
 
 def test_scores_per_type() -> None:
-    rows = [row("1", "red"), row("2", "blue"), row("3", "yes", "exist"), row("4", "no", "exist"), row("5", "no", "exist")]
+    rows = [
+        row("1", "red"),
+        row("2", "blue"),
+        row("3", "yes", "exist"),
+        row("4", "no", "exist"),
+        row("5", "no", "exist"),
+    ]
     result = score_predictions(rows, {"1": "Red ", "2": "green", "3": "Yes", "4": "yes", "5": "perhaps"})
     assert list(result.types) == ["colour", "exist"]
     assert result.types["colour"].accuracy.mean == 0.5

@@ -60,14 +60,14 @@ def _differences(comparison: Comparison) -> list[str]:
     found = comparison.differences()
     if not found:
         return ["<p>Nothing to compare yet.</p>"]
-    expected = 0.05 * sum(difference.estimate.has_interval for difference in found)
+    tested = sum(difference.estimate.has_interval for difference in found)
     note = (
         "Paired by seed: both runs of a pair share data, data order and dense base. All seeds share one dense base, so "
         "the intervals speak about the sparse stages only."
     )
-    if expected:
+    if tested:
         note += (
-            f" With {len(found)} comparisons at 95 %, about {expected:.1f} would look different by chance alone if "
+            f" With {tested} comparisons at 95 %, about {0.05 * tested:.2f} would look different by chance alone if "
             "nothing differed."
         )
     sentences = [(difference.sentence, " is " in difference.verdict) for difference in found]

@@ -24,7 +24,7 @@ class RunRecord:
         blank: The same with blank pictures; None when the recipe does not ask for it.
         activated: Activated parameters.
         total: Parameters in all.
-        training: Numbers of the sparse stages: ``tokens``, ``seconds``, ``steps``, ``peak_memory_bytes``.
+        training: Numbers of the sparse stages: ``tokens``, ``steps``, ``tokens_per_second``, ``peak_memory_gib``.
         provenance: Command, versions, commit, machine.
     """
 

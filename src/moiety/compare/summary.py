@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from moiety.compare.records import RunRecord
@@ -69,6 +70,7 @@ class Comparison:
         floors: Type -> floors without a picture.
         planned: (scheme, seed) pairs asked for.
         context: Settings, command and versions for the report.
+        folder: Where everything is written.
     """
 
     name: str
@@ -78,6 +80,18 @@ class Comparison:
     floors: Mapping[str, Floors] = field(default_factory=dict)
     planned: Sequence[tuple[str, int]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.folder / "report.html"
+
+    def table(self) -> str:
+        """Scores, floors and costs as Markdown; before any run is finished, parameters only."""
+        from moiety.compare.table import markdown
+
+        return markdown(self)
 
     @property
     def types(self) -> list[str]:

@@ -18,7 +18,8 @@ FLOOR_NAMES = ("majority", "question_only", "chance")
 
 def markdown(comparison: Comparison) -> str:
     """Scores, floors and costs as Markdown tables."""
-    parts = [_pipe(score_table(comparison)), _pipe(cost_table(comparison))]
+    scores = [_pipe(score_table(comparison))] if comparison.records else []
+    parts = [*scores, _pipe(cost_table(comparison))]
     return "\n\n".join(parts) + f"\n\n{caption(comparison)}\n"
 
 
@@ -70,7 +71,7 @@ def cost_table(comparison: Comparison) -> list[list[str]]:
                 f"{100 * row.relative_difference:+.2f} %{remark}",
                 _number(comparison.mean_of(row.scheme, "tokens"), ",.0f"),
                 _number(comparison.mean_of(row.scheme, "tokens_per_second"), ",.0f"),
-                _number(comparison.mean_of(row.scheme, "peak_memory_bytes") / 2**30, ".2f"),
+                _number(comparison.mean_of(row.scheme, "peak_memory_gib"), ".2f"),
             ]
         )
     return lines

@@ -10,7 +10,7 @@ from moiety.evaluate.intervals import Estimate, wilson_interval
 from moiety.evaluate.tasks import TASKS, task_of
 from moiety.vlm.rows import Row
 
-UNTYPED = "all"
+UNTYPED = "untyped"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,8 @@ def answer_batch(model: Any, processor: Any, batch: Mapping[str, torch.Tensor], 
         batch: Keywords of `generate`: ``input_ids (batch, seq)``, ``attention_mask (batch, seq)``, pixels.
         max_new_tokens: Longest answer in tokens.
     """
-    on_device = {name: value.to(model.device) for name, value in batch.items()}
+    # Dense Hugging Face models know no modality ids, sparse ones find them by the same rule.
+    on_device = {name: value.to(model.device) for name, value in batch.items() if name != "modality_ids"}
     tokens = model.generate(**on_device, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
     answers = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
     return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]

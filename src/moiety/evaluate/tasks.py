@@ -13,6 +13,7 @@ from moiety.evaluate.scorers import (
     option_letter,
     yes_no_metrics,
 )
+from moiety.vlm.floors import accepted_answers
 from moiety.vlm.rows import Row
 
 Metrics = Callable[[Sequence[str], Sequence[str | None]], dict[str, float]]
@@ -39,36 +40,23 @@ class Task:
     metrics: Metrics = lambda truths, readings: {}
 
 
-def answers_of(row: Row) -> Sequence[str]:
-    """Accepted answers: the row's `answers`, else what its last assistant turn says.
-
-    Raises:
-        ValueError: the row has neither.
-    """
-    if row.answers:
-        return row.answers
-    if row.turns and row.turns[-1].role == "assistant":
-        return (row.turns[-1].text,)
-    raise ValueError(f"{row.place} has no answer to score against; give it `answers` or a last turn of the assistant")
-
-
 def _is_yes_no(row: Row) -> bool:
-    return {normalise(answer) for answer in answers_of(row)} <= {"yes", "no"}
+    return {normalise(answer) for answer in accepted_answers(row)} <= {"yes", "no"}
 
 
 def _choice_truth(row: Row) -> str:
-    letter = option_letter(answers_of(row)[0], row.choices)
+    letter = option_letter(accepted_answers(row)[0], row.choices)
     if letter is None:
         options = ", ".join(f"{letter} {choice!r}" for letter, choice in zip(LETTERS, row.choices, strict=False))
         raise ValueError(
-            f"{row.place}: answer {answers_of(row)[0]!r} is none of its choices {options}; give the letter"
+            f"{row.place}: answer {accepted_answers(row)[0]!r} is none of its choices {options}; give the letter"
         )
     return letter
 
 
 def _read_exact(text: str, row: Row) -> str:
     """The first accepted answer if the text is any of them, so that truth and reading compare equal."""
-    answers = answers_of(row)
+    answers = accepted_answers(row)
     return normalise(answers[0]) if exact_match(text, answers) else normalise(text)
 
 
@@ -84,7 +72,7 @@ TASKS: Mapping[str, Task] = {
         "yes_no",
         "first word is yes or no",
         applies=_is_yes_no,
-        truth=lambda row: normalise(answers_of(row)[0]),
+        truth=lambda row: normalise(accepted_answers(row)[0]),
         read=lambda text, row: first_word_verdict(text),
         metrics=yes_no_metrics,
     ),
@@ -92,7 +80,7 @@ TASKS: Mapping[str, Task] = {
         "exact",
         "equal to an accepted answer after lower-casing and stripping",
         applies=lambda row: True,
-        truth=lambda row: normalise(answers_of(row)[0]),
+        truth=lambda row: normalise(accepted_answers(row)[0]),
         read=_read_exact,
     ),
 }

@@ -1,0 +1,142 @@
+"""From records to tables, sentences, plot and page; no sentence says more than its interval."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from moiety.compare.page import report_page
+from moiety.compare.plot import draw
+from moiety.compare.records import RunRecord, differences, load_record, save_record
+from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
+from moiety.compare.table import csv_text, json_text, markdown
+from moiety.evaluate.intervals import Estimate, wilson_interval
+
+
+def record(scheme: str, seed: int, colour: int, exist: int, blank: int = 20) -> RunRecord:
+    def scores(*right: int) -> dict[str, object]:
+        types = {
+            name: {"accuracy": vars(wilson_interval(count, 100)), "task": "exact", "num_questions": 100, "metrics": {}}
+            for name, count in zip(("colour", "exist <b>"), right, strict=True)
+        }
+        return {"types": types, "mean_of_types": sum(right) / 200}
+
+    training = {"tokens": 1000.0, "tokens_per_second": 50.0, "peak_memory_gib": 0.5}
+    return RunRecord(scheme, seed, {"a": 1}, scores(colour, exist), scores(blank, 50), 100, 200, training)
+
+
+def comparison(*records: RunRecord, seeds: int = 3, **more: object) -> Comparison:
+    rows = [
+        SchemeRow("dense", "fewer activated parameters", 8, 80, 80, -0.2),
+        SchemeRow("vanilla", "equal", 8, 100, 200, 0.0),
+        SchemeRow("moiie", "equal", 8, 100, 200, 0.0),
+    ]
+    planned = [(row.scheme, seed) for row in rows for seed in range(seeds)]
+    floors = {"colour": Floors(majority=0.2, question_only=0.25)}
+    return Comparison("toy", rows, "moiie", records, floors, planned, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def three_seeds() -> Comparison:
+    runs = [record("moiie", seed, 80 + seed, 60 + 5 * seed) for seed in range(3)]
+    runs += [record("vanilla", seed, 70 + seed, 62 - 5 * seed) for seed in range(3)]
+    return comparison(*runs, record("dense", 0, 50, 50))
+
+
+def test_differences_are_paired_by_seed(three_seeds: Comparison) -> None:
+    found = {(entry.second, entry.question_type): entry for entry in three_seeds.differences()}
+    colour = found["vanilla", "colour"]
+    assert colour.sentence == "moiie − vanilla on 'colour': +10.0 points [+10.0, +10.0], 3 seeds: moiie is higher"
+    assert found["vanilla", "exist <b>"].verdict == "not distinguishable"
+    dense = found["dense", "colour"]
+    assert dense.sentence.endswith("1 seed: one seed: no verdict (dense: fewer activated parameters)")
+    assert ("vanilla", MEAN_OF_TYPES) in found
+
+
+@given(st.floats(-1, 1), st.floats(0, 1))
+def test_a_verdict_never_says_more_than_its_interval(mean: float, half: float) -> None:
+    verdict = Difference("a", "b", "t", Estimate(mean, mean - half, mean + half, 3), "equal").verdict
+    contains_zero = mean - half <= 0 <= mean + half
+    assert (verdict == "not distinguishable") == contains_zero
+    assert verdict != ("a is higher" if mean < 0 else "a is lower")
+
+
+def test_standing_needs_the_whole_interval_above_every_control(three_seeds: Comparison) -> None:
+    standing = {(entry.scheme, entry.question_type): entry for entry in three_seeds.standings()}
+    assert standing["moiie", "colour"].sees
+    assert (
+        "against blank image 20.0, majority 20.0, question-only 25.0: above all" in standing["moiie", "colour"].sentence
+    )
+    assert not standing["vanilla", "exist <b>"].sees
+    assert "not shown to be above" in standing["vanilla", "exist <b>"].sentence
+
+
+def test_table_names_what_is_missing_and_unequal(three_seeds: Comparison) -> None:
+    text = markdown(three_seeds)
+    assert "| moiie | 3 | 81.0 [78.5, 83.5] |" in text
+    assert "| dense (fewer activated parameters) | 1 | 50.0 [40.4, 59.6] |" in text
+    assert "7 of 9 runs are finished; without result: dense seed 1, dense seed 2." in text
+    assert "| question-only |  | 25.0 |" in text
+    assert "-20.00 % (fewer activated parameters)" in text
+
+
+def test_plan_without_runs_shows_parameters_only() -> None:
+    text = comparison().table()
+    assert "0 of 9 runs" in text
+    assert "| scheme | expert width |" in text
+    assert "seeds |" not in text
+
+
+def test_one_seed_says_what_its_interval_means() -> None:
+    text = markdown(comparison(record("moiie", 0, 80, 60), seeds=1))
+    assert "one seed, with Wilson's 95 % interval over questions (says nothing about other seeds)" in text
+
+
+def test_csv_and_json_hold_the_same_numbers(three_seeds: Comparison) -> None:
+    lines = list(csv.DictReader(io.StringIO(csv_text(three_seeds))))
+    line = next(line for line in lines if line["scheme"] == "moiie" and line["type"] == "colour")
+    assert float(line["mean"]) == pytest.approx(0.81)
+    assert (line["num_seeds"], line["question_only"], line["total"]) == ("3", "0.25", "200")
+    tree = json.loads(json_text(three_seeds))
+    assert len(tree["records"]) == 7
+    assert tree["missing"] == [["dense", 1], ["dense", 2]]
+    assert "NaN" not in json_text(three_seeds)
+
+
+def test_page_stands_alone_and_escapes(three_seeds: Comparison, tmp_path: Path) -> None:
+    plot = tmp_path / "comparison.png"
+    draw(three_seeds, plot)
+    with Image.open(plot) as picture:
+        assert picture.size[0] > 500
+    page = report_page(three_seeds, {"Accuracy": plot, "absent": tmp_path / "absent.png"})
+    assert page.count("<img") == 1
+    assert "data:image/png;base64," in page
+    assert "exist &lt;b&gt;" in page
+    assert "exist <b>" not in page
+    assert page.index("<table") < page.index("<img") < page.index("Differences to moiie")
+    for request in ("http://", "https://", "<script", "<link", "url("):
+        assert request not in page
+    assert "With 3 comparisons at 95 %, about 0.15 would look different by chance" in page
+
+
+def test_record_is_whole_and_refused_under_other_settings(tmp_path: Path) -> None:
+    assert load_record(tmp_path) is None
+    save_record(record("moiie", 0, 80, 60), tmp_path)
+    assert load_record(tmp_path, {"a": 1}) == record("moiie", 0, 80, 60)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    with pytest.raises(ValueError, match=r"result.json was made with another recipe: a was 1, is 2. Choose another"):
+        load_record(tmp_path, {"a": 2})
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(ValueError, match=r"result.json is not the result of a run"):
+        load_record(tmp_path)
+
+
+def test_differences_name_dotted_keys() -> None:
+    then = {"stages": [{"train": {"max_steps": 100}}], "seed": 0}
+    now = {"stages": [{"train": {"max_steps": 200}}], "limit": 5, "seed": 0}
+    assert differences(then, now) == ["stages.0.train.max_steps was 100, is 200", "limit was None, is 5"]
