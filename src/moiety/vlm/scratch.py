@@ -98,6 +98,9 @@ def train_tokenizer(
 def scratch_processor(settings: ScratchSettings, texts: Iterable[str], template: str) -> LlavaProcessor:
     """Tokenizer, picture preparation (square, values in -1..1) and chat template in one."""
     chosen = template_named(template)
+    opening = chosen.assistant[1]
+    if opening:  # " yes" is to be one token too, not a blank and a word
+        texts = (variant for text in texts for variant in (text, opening + text))
     # a tokenizer made here has no begin-of-sequence token: what llama3 opens with is then empty
     tokenizer = train_tokenizer(texts, settings.vocab, (*chosen.tokens, IMAGE_MARK), chosen.end or END)
     side = {"height": settings.image_size, "width": settings.image_size}
