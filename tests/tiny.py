@@ -215,7 +215,10 @@ def _qwen25() -> Any:
             "out_hidden_size": 32, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 16,
             "fullatt_block_indexes": [1],
         },
-        text_config={**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}},
+        text_config={
+            **TEXT,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]},
+        },
         image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END,
     )  # fmt: skip
 
@@ -274,7 +277,7 @@ def spread_experts(model: Any, seed: int = 0) -> Any:
 
 
 def sparse(family: str, settings: Any = None, **changes: Any) -> Any:
-    """The upcycled tiny model of `family`, experts spread; every decoder layer sparse unless `settings` say otherwise."""
+    """The upcycled tiny model of `family`, experts spread; without `settings` every decoder layer is sparse."""
     from moiety.config import MoESettings
     from moiety.vlm.upcycle import upcycle
 
