@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from moiety.groups import DEFAULT_MODALITY_GROUPS
 from moiety.yaml_reader import RecipeError, StrictLoader, apply_override, parse_value
@@ -30,6 +30,14 @@ Part = Literal["vision_tower", "projector", "embeddings", "decoder", "router", "
 PARTS: tuple[str, ...] = ("vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head")
 
 
+def _zero_and_one(value: Any) -> Any:
+    """0 and 1 switch off and on, as people write them on a command line; every other number stays an error."""
+    return bool(value) if type(value) is int and value in (0, 1) else value
+
+
+Switch = Annotated[bool, BeforeValidator(_zero_and_one)]
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys and values of another type are errors."""
 
@@ -46,11 +54,11 @@ class MoESettings(Section):
     top_k: int | None = Field(
         None, ge=1, description="experts per token; null: the scheme's own (2 where a gate chooses)"
     )
-    norm_topk: bool = Field(True, description="renormalise the chosen probabilities to sum to 1")
+    norm_topk: Switch = Field(True, description="renormalise the chosen probabilities to sum to 1")
     expert_ffn: int | None = Field(None, ge=1, description="inner width of one expert; null: that of the dense FFN")
     layers: Literal["odd", "even", "all"] | list[int] = Field("odd", description="0-based layers that become sparse")
     mask_rule: Literal["exact", "last_token_as_text"] = Field("exact", description="which token is an image token")
-    delimiters_as_vision: bool = Field(False, description="count image start and end marks as image tokens")
+    delimiters_as_vision: Switch = Field(False, description="count image start and end marks as image tokens")
     modality_groups: dict[int, str] = Field(
         default_factory=lambda: {int(k): v for k, v in DEFAULT_MODALITY_GROUPS.items()}
     )
@@ -151,7 +159,7 @@ class DataSettings(Section):
     images: list[str] = Field(default_factory=list, description="image folders and .tar files, searched in order")
     max_length: int = Field(2048, ge=8, description="longest sequence in tokens, image tokens included")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="what a bad row does before training starts")
-    merge_turns: bool = Field(False, description="join the rows of one picture into one conversation")
+    merge_turns: Switch = Field(False, description="join the rows of one picture into one conversation")
     labels: Literal["assistant", "prefix"] = Field("assistant", description="how trained spans are found")
 
 
@@ -170,8 +178,8 @@ class TrainSettings(Section):
     lr_scheduler_type: str = "cosine"
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, ge=0)
-    bf16: bool = False
-    gradient_checkpointing: bool = False
+    bf16: Switch = False
+    gradient_checkpointing: Switch = False
     logging_steps: int = Field(10, ge=1)
     save_steps: int = Field(200, ge=1, description="steps between checkpoints that a stopped run resumes from")
     save_total_limit: int = Field(2, ge=1)
@@ -187,8 +195,8 @@ class StageSettings(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     data: list[str] = Field(min_length=1, description="conversation files, relative to data.root")
     trains: list[Part] = Field(min_length=1, description="parts that learn; all others are frozen")
-    sparse: bool = Field(False, description="upcycle to recipe.moe before this stage, unless it is sparse already")
-    merge_turns: bool | None = Field(None, description="overrides data.merge_turns")
+    sparse: Switch = Field(False, description="upcycle to recipe.moe before this stage, unless it is sparse already")
+    merge_turns: Switch | None = Field(None, description="overrides data.merge_turns")
     train: TrainSettings = Field(default_factory=TrainSettings)
 
 
@@ -199,7 +207,7 @@ class EvaluateSettings(Section):
     batch_size: int = Field(32, ge=1)
     max_new_tokens: int = Field(16, ge=1)
     limit: int | None = Field(None, ge=1, description="score the first N rows only")
-    blank_image: bool = Field(True, description="also score with blank images: the question-only control")
+    blank_image: Switch = Field(True, description="also score with blank images: the question-only control")
 
 
 class CompareSettings(Section):

@@ -37,8 +37,15 @@ StrictLoader.add_implicit_resolver(
 
 
 def parse_value(text: str) -> Any:
-    """Read one value of a ``key=value`` override as YAML would (``false`` is False, ``1e-4`` a float)."""
-    return yaml.load(text, Loader=StrictLoader)
+    """Read one value of a ``key=value`` override as YAML would (``false`` is False, ``1e-4`` a float).
+
+    Raises:
+        RecipeError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{text!r} is not a YAML value: {error}") from error
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
