@@ -1,4 +1,4 @@
-"""Whole small models against numbers of the released MoIIE code: logits, hidden states, losses, every gradient, decoding.
+"""Whole small models against numbers of the released MoIIE code: logits, hidden states, losses, gradients, decoding.
 
 The models are LLaVA over Phi-3 or Llama, spliced by us, fed with the recorded embeddings and weights. The released rule
 for which token is an image token is ``last_token_as_text``.

@@ -74,7 +74,9 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
         ValueError: the weights are damaged, or some are missing, left over or of another shape.
     """
     try:
-        model, report = cls.from_pretrained(path, output_loading_info=True, use_safetensors=True, **options)
+        model, report = cls.from_pretrained(
+            path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options
+        )
     except (SafetensorError, EOFError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"the weights in {path} cannot be read ({type(error).__name__}: {error}); "

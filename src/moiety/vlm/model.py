@@ -97,7 +97,8 @@ class MoietyModel:
         Raises:
             ValueError: tensors are missing, left over or of another shape.
         """
-        kwargs.setdefault("use_safetensors", True)
+        # Other shapes are passed over here so that they are reported, and refused, with everything else.
+        kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True, **kwargs}
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         refuse_partial(report, str(args[0]) if args else cls.__name__)
         return (model, report) if output_loading_info else model
@@ -126,9 +127,14 @@ class MoietyModel:
             kw["gradient_checkpointing_func"] = gradient_checkpointing_func
         super()._set_gradient_checkpointing(enable, **kw)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, modality_ids: Any = None, **kwargs: Any) -> Any:
-        """As in transformers, with the modality ids of this step; see ``ModalityRule.ids_of_step``."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, modality_ids: Any = None, inputs_embeds: Any = None, **kwargs: Any
+    ) -> Any:
+        """As in transformers, with the modality ids of this step; see ``ModalityRule.ids_of_step``.
+
+        The names matter: ``generate`` reads them to see what it may pass on.
+        """
+        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
         if moe_layers(self):  # type: ignore[arg-type]
             rule: ModalityRule = self.base_model.modality_rule  # type: ignore[attr-defined]
             first = bool(kwargs.get("is_first_iteration"))

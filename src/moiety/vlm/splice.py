@@ -65,21 +65,12 @@ class TakesModalityIds:
         return _reduce(self)
 
 
-class FindsModalityIds:
-    """Mixin in front of the multimodal base model's class, which every caller passes through, TRL's losses too."""
+class TouchesTower:
+    """Mixin in front of the multimodal base model's class: no rank keeps the others waiting for its pictures."""
 
-    modality_rule: ModalityRule
-
-    def forward(
-        self, input_ids: Tensor | None = None, *args: Any, modality_ids: Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        """As the base model's own forward, with ids found where none are given.
-
-        Raises:
-            ValueError: embeddings came without ids, or ids do not fit the tokens; see ``ModalityRule.ids_of_call``.
-        """
-        ids = self.modality_rule.ids_of_call(input_ids, modality_ids, kwargs)
-        outputs = super().forward(input_ids, *args, modality_ids=ids, **kwargs)  # type: ignore[misc]
+    def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the base model's own forward, plus a zero made from a blank picture where other ranks may need it."""
+        outputs = super().forward(input_ids, *args, **kwargs)  # type: ignore[misc]
         if self._misses_pictures(kwargs):
             touch = touch_tower(self)
             if isinstance(outputs, tuple):
@@ -100,6 +91,23 @@ class FindsModalityIds:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return _reduce(self)
+
+
+class FindsModalityIds(TouchesTower):
+    """Mixin in front of the multimodal base model's class, which every caller passes through, TRL's losses too."""
+
+    modality_rule: ModalityRule
+
+    def forward(
+        self, input_ids: Tensor | None = None, *args: Any, modality_ids: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        """As the base model's own forward, with ids found where none are given.
+
+        Raises:
+            ValueError: embeddings came without ids, or ids do not fit the tokens; see ``ModalityRule.ids_of_call``.
+        """
+        ids = self.modality_rule.ids_of_call(input_ids, modality_ids, kwargs)
+        return super().forward(input_ids, *args, modality_ids=ids, **kwargs)
 
 
 class InitialisesExperts:
@@ -136,8 +144,8 @@ def retyped(original: Any, mixin: Any) -> Any:
 
 def _retype(module: nn.Module, mixin: type) -> None:
     if not isinstance(module, mixin):
-        original: Any = type(module)
-        module.__class__ = retyped(original, mixin)
+        original: Any = type(module)  # of a dense model of ours the base is re-typed already
+        module.__class__ = retyped(getattr(original, "_retyped_from", (original,))[0], mixin)
 
 
 def _blank(original: type, mixin: type) -> Any:
@@ -227,7 +235,7 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
 
     Args:
         model: The outermost model, dense; changed in place.
-        settings: ``scheme: dense`` changes nothing.
+        settings: ``scheme: dense`` computes the same; only ranks without pictures keep in step.
         backend: Route of all new banks.
         copy: Copy each dense FFN into all experts that replace it (upcycling); otherwise they start at random.
 
@@ -235,9 +243,10 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
         TypeError: a decoder layer has no gated FFN under ``.mlp``.
         ValueError: settings do not fit the model.
     """
-    if settings.scheme == "dense":
-        return
     base = model.base_model
+    if settings.scheme == "dense":
+        _retype(base, TouchesTower)
+        return
     decoder = text_decoder(base)
     rule = ModalityRule.of(model.config, settings)
     chosen = set(settings.resolved_layers(len(decoder.layers)))  # type: ignore[arg-type]
