@@ -1,0 +1,137 @@
+"""Laws that every router keeps, whoever wrote it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from moiety.moe.routers import ROUTERS, GatedRouter, Router
+from moiety.moe.trace import Routing
+from tests.moe.laws import SCHEMES, Problem, law, problems
+from tests.reference import choose
+
+every_router = pytest.mark.parametrize("scheme", SCHEMES)
+
+
+def build(problem: Problem, hidden: int = 5) -> Router:
+    torch.manual_seed(0)
+    return ROUTERS[problem.settings.scheme](problem.groups, hidden, problem.settings).double()
+
+
+def route(problem: Problem) -> Routing:
+    return build(problem)(problem.x, problem.modality_ids)
+
+
+@every_router
+@law
+@given(data=st.data())
+def test_each_choice_is_distinct_open_and_best(scheme: str, data: st.DataObject) -> None:
+    problem = data.draw(problems(scheme))
+    routing = route(problem)
+    for name, index, logits in zip(problem.names, routing.index.tolist(), routing.logits, strict=True):
+        if name is None:
+            continue
+        visible = problem.groups.visible(name)
+        assert set(index) <= set(visible)
+        assert len(set(index)) == problem.top_k
+        assert [e for e in range(problem.groups.num_experts) if logits[e] > float("-inf")] == list(visible)
+        assert min(logits[index]) >= max([logits[e] for e in visible if e not in index], default=float("-inf"))
+
+
+@every_router
+@law
+@given(data=st.data())
+def test_weights_are_shares(scheme: str, data: st.DataObject) -> None:
+    problem = data.draw(problems(scheme))
+    weights, real = route(problem).weights, problem.modality_ids >= 0
+    assert (weights >= 0).all()
+    if problem.settings.norm_topk or not ROUTERS[scheme].has_gate:
+        torch.testing.assert_close(weights[real].sum(-1), torch.ones(int(real.sum()), dtype=weights.dtype))
+
+
+@every_router
+@law
+@given(data=st.data())
+def test_padding_reaches_no_expert(scheme: str, data: st.DataObject) -> None:
+    problem = data.draw(problems(scheme))
+    routing, padding = route(problem), problem.modality_ids < 0
+    assert (routing.index[padding] == problem.groups.num_experts).all()
+    assert (routing.weights[padding] == 0).all()
+    assert (routing.modality_group[padding] == -1).all()
+    assert (routing.modality_group[~padding] >= 0).all()
+    assert torch.isfinite(routing.logits).any(dim=-1).all()  # a row of -inf would be NaN in every softmax
+
+
+@every_router
+@law
+@given(data=st.data())
+def test_permuting_tokens_permutes_the_routing(scheme: str, data: st.DataObject) -> None:
+    problem = data.draw(problems(scheme))
+    order = torch.tensor(data.draw(st.permutations(range(len(problem.x)))))
+    router = build(problem)
+    before, after = router(problem.x, problem.modality_ids), router(problem.x[order], problem.modality_ids[order])
+    assert after.index.equal(before.index[order])
+    torch.testing.assert_close(after.weights, before.weights[order])
+    torch.testing.assert_close(after.logits, before.logits[order])
+
+
+@every_router
+@law
+@given(data=st.data())
+def test_other_modalities_do_not_matter(scheme: str, data: st.DataObject) -> None:
+    problem = data.draw(problems(scheme))
+    router, text = build(problem), problem.modality_ids == 0
+    before = router(problem.x, problem.modality_ids)
+    after = router(torch.where(text[:, None], problem.x, -3 * problem.x + 1), problem.modality_ids)
+    assert after.index[text].equal(before.index[text])
+    torch.testing.assert_close(after.weights[text], before.weights[text])
+
+
+@every_router
+@law
+@given(data=st.data())
+def test_gradient_reaches_each_gate_with_tokens_and_is_zero_elsewhere(scheme: str, data: st.DataObject) -> None:
+    problem = data.draw(problems(scheme))
+    router = build(problem)
+    routing = router(problem.x, problem.modality_ids)
+    if not isinstance(router, GatedRouter):
+        assert not list(router.parameters())
+        assert not routing.weights.requires_grad
+        return
+    assume(problem.top_k > 1)  # one renormalised choice has the constant weight 1
+    (routing.weights * torch.randn_like(routing.weights)).sum().backward()
+    for gate, members in zip(router.gates.values(), problem.groups.gates, strict=True):
+        assert gate.weight.grad.isfinite().all()
+        assert bool(gate.weight.grad.any()) == any(name in members for name in problem.names if name)
+
+
+@every_router
+@law
+@given(data=st.data())
+def test_same_seed_same_result(scheme: str, data: st.DataObject) -> None:
+    problem = data.draw(problems(scheme))
+    first, second = route(problem), route(problem)
+    assert first.index.equal(second.index)
+    assert first.weights.equal(second.weights)
+
+
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if s in ROUTERS and ROUTERS[s].has_gate])
+@law
+@given(data=st.data())
+def test_one_fused_product_equals_a_softmax_for_each_token(scheme: str, data: st.DataObject) -> None:
+    """I08 for the router: the gates one by one, as the paper writes them."""
+    problem = data.draw(problems(scheme))
+    router = build(problem)
+    routing = router(problem.x, problem.modality_ids)
+    gates = list(router.gates.values())
+    for t, name in enumerate(problem.names):
+        if name is None:
+            continue
+        visible = problem.groups.visible(name)
+        z = gates[problem.groups.gate_of(name)].weight @ problem.x[t]
+        chosen, weights = choose(z, problem.top_k, problem.settings.norm_topk)
+        assert routing.index[t].tolist() == [visible[row] for row in chosen]
+        torch.testing.assert_close(routing.weights[t], torch.stack(weights))
+        torch.testing.assert_close(routing.logits[t, list(visible)], z)
