@@ -1,0 +1,120 @@
+"""Widths that make schemes equal, and refusals where they cannot be."""
+
+from typing import Any
+
+import pytest
+from transformers import LlavaConfig, Phi3Config, Qwen2Config, SiglipVisionConfig
+
+from moiety.compare.plan import compared_names, plan_schemes, settings_for
+from moiety.config import CompareSettings, MoESettings, Recipe, parse_recipe
+from moiety.moe.routers import ROUTERS
+
+
+def recipe(**moe: Any) -> Recipe:
+    return parse_recipe(
+        {
+            "name": "toy",
+            "output": "unused",
+            "model": {"source": "unused"},
+            "moe": moe,
+            "stages": [{"name": "a", "data": ["a.jsonl"], "trains": ["experts"], "sparse": True}],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def small() -> LlavaConfig:
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    text = Qwen2Config(
+        vocab_size=99,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
+
+
+@pytest.fixture(scope="module")
+def phi3() -> LlavaConfig:
+    vision = SiglipVisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        image_size=384,
+        patch_size=14,
+    )
+    text = Phi3Config(pad_token_id=0)
+    return LlavaConfig(vision_config=vision, text_config=text, vision_feature_layer=-2, image_token_index=32000)
+
+
+def test_published_backbone_gets_the_published_counts(phi3: LlavaConfig) -> None:
+    rows = {scheme.name: scheme.row for scheme in plan_schemes(recipe(), phi3, compared_names())}
+    # counts of the specification; modality-blind gates have one row more than those of moiie
+    assert rows["moiie"].activated == 5_470_394_432
+    assert rows["moiie"].total == 7_886_460_992
+    assert rows["vanilla"].activated == 5_470_443_584
+    assert rows["modality_routed"].total == 7_886_362_688
+    assert (rows["dense_wide"].activated, rows["dense_wide"].expert_ffn) == (5_470_246_976, 16384)
+    assert rows["modality_wide"].total == 7_886_166_080
+    assert (rows["always_on"].activated, rows["always_on"].total) == (5_470_246_976, 6_678_206_528)
+    assert rows["dense"].activated == 4_262_287_424
+    unequal = {name for name, row in rows.items() if row.label != "equal"}
+    assert unequal == {"dense", "modality"}
+    assert rows["dense"].label == "fewer activated parameters"
+
+
+@pytest.mark.parametrize("name", sorted({*ROUTERS, "modality_wide"} - {"modality"}))
+@pytest.mark.parametrize(("top_k", "experts"), [(2, (1, 2, 1)), (3, (2, 4, 2)), (1, (1, 3, 2))])
+def test_every_router_is_brought_to_the_reference(
+    small: LlavaConfig, name: str, top_k: int, experts: tuple[int, int, int]
+) -> None:
+    bank = dict(zip(("vision", "inter", "text"), experts, strict=True))
+    reference = recipe(experts=bank, top_k=top_k, norm_topk=top_k > 1, expert_ffn=96)
+    (planned,) = plan_schemes(reference, small, [name])
+    assert abs(planned.row.relative_difference) < 0.02  # gates are the rest: at most 8 x 64 parameters
+
+
+def test_banks_keep_their_size_where_proportions_allow() -> None:
+    reference = MoESettings(experts={"vision": 2, "inter": 4, "text": 2})
+    vanilla = settings_for("vanilla", reference, 8)
+    routed = settings_for("modality_routed", reference, 8)
+    assert vanilla is not None
+    assert routed is not None
+    assert vanilla.experts == {"inter": 8}
+    assert routed.experts == {"vision": 4, "text": 4}
+
+
+def test_loss_weights_are_carried_over() -> None:
+    reference = MoESettings(aux_coef={"vision": 0.02, "text": 0.04}, layers=[0, 2], router_dtype="float32")
+    routed, vanilla = (settings_for(name, reference, 8) for name in ("modality_routed", "vanilla"))
+    assert routed is not None
+    assert vanilla is not None
+    assert routed.aux_coef == {"vision": 0.02, "text": 0.04}
+    assert vanilla.aux_coef == pytest.approx(0.03)
+    assert (vanilla.layers, vanilla.router_dtype) == ([0, 2], "float32")
+    assert settings_for("moiie", reference, 8) is reference
+    assert settings_for("dense", reference, 8) is None
+
+
+def test_messages(small: LlavaConfig) -> None:
+    with pytest.raises(ValueError, match=r"cannot compare scheme 'moie'; known: .*did you mean 'moiie'"):
+        settings_for("moie", MoESettings(), 8)
+    with pytest.raises(ValueError, match=r"must be distinct and at least one, got \['moiie', 'moiie'\]"):
+        plan_schemes(recipe(), small, ["moiie", "moiie"])
+    with pytest.raises(ValueError, match=r"moe.scheme is 'dense': a comparison needs a sparse reference"):
+        plan_schemes(recipe(scheme="dense"), small, ["moiie"])
+
+
+def test_schemes_that_cannot_be_equal_are_refused(small: LlavaConfig) -> None:
+    strict = recipe().model_copy(update={"compare": CompareSettings(tolerance=0.0)})
+    with pytest.raises(
+        ValueError,
+        match=r"'dense_wide' activates 145,792 parameters, the reference 145,984: -0.1 %, more than compare.tolerance",
+    ):
+        plan_schemes(strict, small, ["moiie", "dense_wide"])
+    assert plan_schemes(strict, small, ["dense"])[0].row.label == "fewer activated parameters"
