@@ -32,7 +32,7 @@ def test_the_routing_losses_are_in_the_gradient(world: Path, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_scaled_by_items_is_divided_by_the_trainer(world: Path, tmp_path: Path) -> None:
-    """With a model that takes no item count, the Trainer divides the sum; the routing losses must not be divided twice."""
+    """Without an item count the Trainer divides the sum; the routing losses must not be divided twice."""
 
     class Unscaled(MoietyTrainer):
         loss_is_scaled_for_ga = False
