@@ -80,17 +80,37 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def progress_line(what: str) -> Callable[[int, int], None] | None:
-    """A function of (done, in all) that keeps one line on stderr up to date; None where nobody watches."""
-    if not sys.stderr.isatty():
-        return None
+class Speaker(logging.Handler):
+    """Says what the library logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one message."""
+        say(self.format(record))
+
+
+def progress_line(what: str) -> Callable[[int, int], None]:
+    """A function of (done, in all): one line on stderr that is written over; in a file, a line every tenth."""
+    last = -1
 
     def update(done: int, total: int) -> None:
-        if done == total or done % max(1, total // 200) == 0:
-            sys.stderr.write(f"\r{what} {done:,}/{total:,}" + "\n" * (done == total))
-            sys.stderr.flush()
+        nonlocal last
+        terminal = sys.stderr.isatty()
+        place = (200 if terminal else 10) * done // max(1, total)
+        if place == last or (done < total and place == 0 and not terminal):
+            return
+        last = place
+        line = f"{what} {done:,}/{total:,}"
+        sys.stderr.write(f"\r{line}" + "\n" * (done == total) if terminal else f"{line}\n")
+        sys.stderr.flush()
 
     return update
+
+
+def calm_libraries() -> None:
+    """No progress bars for reading and writing weights: they bury what a verb has to say."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _begin(
@@ -98,11 +118,8 @@ def _begin(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress messages on stderr.")] = False,
 ) -> None:
     """Vision-language models made sparse in a way that knows what a token is."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("moiety")
-    logger.handlers[:] = [handler]
-    logger.propagate = False
+    logger.handlers[:] = [Speaker()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moiety.cli.door import say
+from moiety.cli.door import calm_libraries, say
 from moiety.cli.screen import show, show_json
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")]
@@ -23,6 +23,7 @@ def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
     from moiety.vlm.model import load
     from moiety.vlm.templates import load_processor
 
+    calm_libraries()
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load(folder, device=chosen).eval(), load_processor(folder, marks=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moiety.cli.door import say
+from moiety.cli.door import calm_libraries, say
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
@@ -42,12 +43,16 @@ def upcycle(
     from moiety.vlm.upcycle import upcycle_folder
 
     moe = moe_settings(scheme, experts, top_k, layers, settings)
+    if destination.exists() and not (overwrite or dry_run):
+        raise FileExistsError(f"{destination} exists; choose another folder or give --overwrite")
+    calm_libraries()
     dense, sparse = count_parameters(source), count_parameters(source, moe)
     show(count_table(f"{source} as {scheme}", {"dense": dense, scheme: sparse}))
     show(memory_table({"1: projector": dense, "2: all": sparse}))
     if dry_run:
         say("dry run: nothing was written")
         return
+    logging.getLogger("moiety.vlm.upcycle").setLevel(logging.WARNING)  # the receipt is printed below
     receipt = upcycle_folder(source, destination, moe, seed=seed, revision=revision, overwrite=overwrite)
     show(str(receipt))
     say(f"wrote {destination}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from moiety.cli.door import progress_line, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
+
+if TYPE_CHECKING:
+    from moiety.train import Progress
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or the name of a shipped recipe.")]
 Overrides = Annotated[
@@ -32,18 +36,20 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train all stages of a recipe; finished stages are kept, a stopped one goes on."""
-    from moiety.train import plan, run_recipe
+    from moiety.train import run_recipe
+    from moiety.train.plan import plan
 
     read = load(recipe, [*(overrides or ()), *(settings or ())])
     if dry_run:
         show(plan(read))
         return
-    results = run_recipe(read, only_stage=stage, resume=not fresh)
+    told = StepLines()
+    results = run_recipe(read, only_stage=stage, resume=not fresh, on_progress=told.of_stage, quiet=True)
     if as_json:
         show_json([vars(result) for result in results])
         return
-    rows = [(result.name, result.folder) for result in results]
-    show(table("stages", ("stage", "folder"), rows))
+    rows = [(done.name, done.folder, "was finished" if done.reused else "trained") for done in results]
+    show(table("stages", ("stage", "folder", "state"), rows))
 
 
 def compare(
@@ -58,7 +64,10 @@ def compare(
     from moiety.compare import run_compare
 
     read = load(recipe, [*(overrides or ()), *(settings or ())])
-    result = run_compare(read, schemes=split(schemes), seeds=numbers(seeds), dry_run=dry_run)
+    told = StepLines()
+    result = run_compare(
+        read, schemes=split(schemes), seeds=numbers(seeds), dry_run=dry_run, on_progress=told.of_run, quiet=True
+    )
     show(result.table())
     if not dry_run:
         say(f"open {result.report}")
@@ -115,6 +124,24 @@ def demo(
 
     report = run_demo(output)
     say(f"open {report}")
+
+
+class StepLines:
+    """Tells on stderr how far training is, one line a stage."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.update: Callable[[int, int], None] = progress_line("")
+
+    def of_run(self, name: str, progress: Progress) -> None:
+        """One step of the stage called `name`."""
+        if name != self.name:
+            self.name, self.update = name, progress_line(f"{name}: step")
+        self.update(progress.step, progress.num_steps)
+
+    def of_stage(self, progress: Progress) -> None:
+        """One step of a recipe's own stage."""
+        self.of_run(progress.stage, progress)
 
 
 def split(text: str | None) -> list[str] | None:

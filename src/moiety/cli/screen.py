@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def screen() -> Console:
-    """A console on stdout; a pipe has no width, so it gets one that does not cut tables."""
+    """A console on stdout that takes every text as it is; a pipe has no width, so it gets one that cuts no table."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False, emoji=False)
 
 
 def show(*renderables: Any) -> None:

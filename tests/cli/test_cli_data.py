@@ -1,0 +1,94 @@
+"""``moiety data``: every bad row is named, and nothing else is said to be wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tests import model_folders
+
+Run = Callable[..., Result]
+RECIPE = """name: small
+output: {output}
+model: {{scratch: {{vocab: 300, hidden: 32, ffn: 32, heads: 2, layers: 2, vision_hidden: 32, vision_ffn: 32,
+  vision_heads: 2, vision_layers: 1, image_size: 32, patch_size: 8}}}}
+data: {{root: {root}, images: [.], max_length: {length}}}
+stages:
+  - {{name: words, data: [rows.jsonl], trains: [decoder, projector]}}
+  - {{name: experts, data: [rows.jsonl], trains: [experts, router], sparse: true}}
+evaluate: {{data: [rows.jsonl]}}
+"""
+
+
+@pytest.fixture
+def bad_rows(rows: Path) -> Path:
+    good = rows.read_text()
+    bad = [
+        json.dumps(model_folders.row("one", "Again?", "no")),
+        json.dumps(model_folders.row("gone", "Which?", "none") | {"image": "gone.png"}),
+        "{not json",
+        json.dumps(model_folders.row("empty", "Which?", "")),
+    ]
+    rows.write_text(good + "\n".join(bad) + "\n")
+    return rows
+
+
+def test_good_rows_show_a_sample_and_pass(moiety: Run, rows: Path, dense: Path) -> None:
+    result = moiety("data", "check", rows, "--model", dense)
+    assert result.exit_code == 0
+    assert "1 image" in result.stdout
+    assert "<image> x 16" in result.stdout
+    assert "yes</s>" in result.stdout
+    assert "no problems" in result.stdout
+
+
+def test_every_bad_row_is_named_with_its_line(moiety: Run, bad_rows: Path, dense: Path, tmp_path: Path) -> None:
+    result = moiety("data", "check", bad_rows, "--model", dense, "--fix-list", tmp_path / "lists" / "bad.txt")
+    assert result.exit_code == 1
+    for line, text in [
+        (3, "row 'one': the id stands already in"),
+        (4, "row 'gone': picture 'gone.png' is missing"),
+        (5, "not JSON"),
+        (6, "row 'empty': turn 2: the answer is empty"),
+    ]:
+        assert f"{bad_rows}:{line}: {text}" in result.stdout
+    assert "4 problems in 4 rows" in result.stdout
+    assert (tmp_path / "lists" / "bad.txt").read_text().split() == ["one", "gone", "empty"]
+
+
+def test_json_holds_the_same(moiety: Run, bad_rows: Path) -> None:
+    result = moiety("data", "check", bad_rows, "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [problem["line"] for problem in found["problems"]] == [3, 4, 5, 6]
+    assert found["rows"]["rows.jsonl"]["rows"] == 6
+    assert "without --model, rows are read by a small tokenizer" in result.stderr
+
+
+def test_a_recipe_checks_all_its_stages_and_questions(moiety: Run, rows: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(RECIPE.format(output=tmp_path / "out", root=rows.parent, length=64))
+    found = json.loads(moiety("data", "stats", recipe, "--json").stdout)
+    assert list(found) == ["stage words", "stage experts", "evaluate"]
+    assert all(part["tokens"]["image"] == 32 for part in found.values())
+    assert moiety("data", "check", recipe).exit_code == 0
+    short = moiety("data", "check", recipe, "--set", "data.max_length=20")
+    assert short.exit_code == 1
+    assert "data.max_length is 20; raise it to" in short.stdout
+
+
+def test_stats_count_kinds_and_draw_lengths(moiety: Run, rows: Path, dense: Path) -> None:
+    result = moiety("data", "stats", rows, "--model", dense)
+    assert result.exit_code == 0
+    for word in ("exist", "place", "tokens of a row", "█"):
+        assert word in result.stdout
+
+
+def test_a_missing_file_is_an_error_not_a_finding(moiety: Run, tmp_path: Path) -> None:
+    result = moiety("data", "check", tmp_path / "gone.jsonl")
+    assert result.exit_code == 2
+    assert "no conversation file at" in result.stderr

@@ -1,0 +1,109 @@
+"""``moiety inspect``, ``chat`` and ``evaluate`` on real small models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from tests import model_folders
+
+Run = Callable[..., Result]
+
+
+def test_inspect_writes_page_pictures_and_numbers(moiety: Run, sparse: Path, tmp_path: Path) -> None:
+    picture, output = model_folders.picture_file(), tmp_path / "look"
+    result = moiety("inspect", sparse, picture, "Where is it?", "-o", output, "--max-new-tokens", 3, "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert "question: Where is it?" in result.stdout
+    assert "prefill" in result.stdout
+    assert result.stderr == f"open {output / 'index.html'}\n"
+    assert {path.name for path in output.iterdir()} == {
+        "index.html", "patches.png", "words.png", "shares.png", "depth.png", "routing.npz", "routing.json",
+    }  # fmt: skip
+    again = json.loads(moiety("inspect", sparse, picture, "Where is it?", "-o", output, "--json").stdout)
+    assert again["question"] == "Where is it?"
+    assert [row["phase"] for row in again["rows"][:2]] == ["prefill", "prefill"]
+
+
+def test_inspect_refuses_a_dense_model(moiety: Run, dense: Path, tmp_path: Path) -> None:
+    result = moiety("inspect", dense, model_folders.picture_file(), "Where?", "-o", tmp_path / "look")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: this model is dense: it has no experts to look at; make it sparse first with `moiety upcycle`\n"
+    )
+    assert not (tmp_path / "look").exists()
+
+
+def test_inspect_refuses_what_is_no_picture(moiety: Run, sparse: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("not a picture")
+    assert "cannot be decoded" in moiety("inspect", sparse, text, "Where?", "-o", tmp_path / "x").stderr
+    result = moiety("inspect", sparse, tmp_path / "gone.png", "Where?", "-o", tmp_path / "x")
+    assert (result.exit_code, result.stderr) == (2, f"error: no picture at {tmp_path / 'gone.png'}\n")
+
+
+def test_chat_through_a_pipe_survives_mistakes(moiety: Run, sparse: Path, tmp_path: Path) -> None:
+    picture = model_folders.picture_file()
+    lines = [
+        "Where is it?",
+        "",
+        f"/image {tmp_path / 'gone.png'}",
+        f"/image {picture}",
+        "And here?",
+        "/images",
+        "/image",
+        "/reset",
+        "Hello?",
+        "/help",
+        "/quit",
+        "never read",
+    ]
+    result = moiety("chat", sparse, "--image", picture, "--max-new-tokens", 2, given="\n".join(lines) + "\n")
+    assert result.exit_code == 0, result.output
+    assert f"error: no picture at {tmp_path / 'gone.png'}" in result.stdout
+    assert f"{picture} goes with your next question" in result.stdout
+    assert "error: unknown command /images; /image PATH adds a picture" in result.stdout
+    assert "error: /image needs a path, for instance /image photo.jpg" in result.stdout
+    assert "starting anew" in result.stdout
+
+
+def test_chat_ends_with_its_input(moiety: Run, dense: Path) -> None:
+    assert moiety("chat", dense, "--max-new-tokens", 1, given="Hello?\n").exit_code == 0
+
+
+def test_chat_refuses_a_first_picture_that_is_missing(moiety: Run, dense: Path) -> None:
+    result = moiety("chat", dense, "--image", "gone.png")
+    assert (result.exit_code, result.stderr) == (2, "error: no picture at gone.png\n")
+
+
+def test_evaluate_scores_by_type_and_resumes(moiety: Run, sparse: Path, rows: Path, tmp_path: Path) -> None:
+    words = ["evaluate", sparse, rows, "--max-new-tokens", 2, "--predictions", tmp_path / "answers.jsonl"]
+    result = moiety(*words)
+    assert result.exit_code == 0, result.stderr
+    assert "exist" in result.stdout
+    assert "yes_no" in result.stdout
+    written = (tmp_path / "answers.jsonl").read_text()
+    again = json.loads(moiety(*words, "--json").stdout)
+    assert set(again["types"]) == {"exist", "place"}
+    assert (tmp_path / "answers.jsonl").read_text() == written
+    other = moiety(*words[:4], 3, *words[5:])
+    assert other.exit_code == 2
+    assert "max_new_tokens" in other.stderr
+
+
+def test_evaluate_limit_and_blank_pictures(moiety: Run, sparse: Path, rows: Path) -> None:
+    result = moiety("evaluate", sparse, rows, "--limit", 1, "--blank-image", "--max-new-tokens", 1)
+    assert "with blank pictures" in result.stdout
+    assert "all 1 questions" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "inspect", "chat", "params"])
+def test_a_folder_that_is_no_model(moiety: Run, verb: str, rows: Path) -> None:
+    more = {"evaluate": [rows], "inspect": [rows.parent / "picture.png", "?"]}.get(verb, [])
+    result = moiety(verb, rows.parent, *more)
+    assert result.exit_code == 2
+    assert f"{rows.parent} has no config.json: it is no Hugging Face model folder" in result.stderr

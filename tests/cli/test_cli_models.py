@@ -1,0 +1,92 @@
+"""``moiety upcycle`` and ``moiety params``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result
+
+from moiety.cli.models import moe_settings
+
+Run = Callable[..., Result]
+
+
+def test_upcycle_writes_a_model_with_its_receipt(moiety: Run, dense: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sparse"
+    result = moiety("upcycle", dense, target, "--experts", "vision=2,inter=1,text=1", "--layers", "1", "--seed", 3)
+    assert result.exit_code == 0, result.stderr
+    assert "parity receipt: logits differ from the dense model's by" in result.stdout
+    config = json.loads((target / "config.json").read_text())
+    assert config["moe"]["experts"] == {"vision": 2, "inter": 1, "text": 1}
+    assert config["moe"]["layers"] == [1]
+    assert config["provenance"]["upcycled"]["receipt"]["relative_difference"] <= 1e-5
+    again = moiety("upcycle", dense, target)
+    assert again.exit_code == 2
+    assert again.stderr == f"error: {target} exists; choose another folder or give --overwrite\n"
+
+
+def test_dry_run_counts_and_writes_nothing(moiety: Run, dense: Path, tmp_path: Path) -> None:
+    result = moiety("upcycle", dense, tmp_path / "x", "--scheme", "vanilla", "--dry-run")
+    assert result.exit_code == 0
+    for word in ("activated by one token", "vision token", "text token", "experts", "GiB", "1: projector", "2: all"):
+        assert word in result.stdout
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--scheme", "moie"], "unknown scheme 'moie'; known: always_on, dense"),
+        (["--experts", "vision"], "--experts: 'vision' is not of the form group=count"),
+        (["--experts", "vision=1,common=2,text=1"], "this scheme has no expert group 'common'"),
+        (["--top-k", "5"], "top_k=5, but tokens of modality group 'vision' see 3 experts"),
+        (["--layers", "9"], "moe.layers names layer 9, the decoder has layers 0..3"),
+        (["--set", "router_dtyp=float32"], "router_dtyp: unknown key; did you mean 'router_dtype'?"),
+        (["--set", "router_jitter=2"], "router_jitter: Input should be less than 1 (given 2)"),
+    ],
+)
+def test_upcycle_refuses(moiety: Run, dense: Path, tmp_path: Path, words: list[str], text: str) -> None:
+    result = moiety("upcycle", dense, tmp_path / "x", *words)
+    assert result.exit_code == 2
+    assert text in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_source_that_is_no_model(moiety: Run, tmp_path: Path) -> None:
+    result = moiety("upcycle", tmp_path / "nowhere", tmp_path / "x")
+    assert result.exit_code == 2
+    assert f"no model folder at {tmp_path / 'nowhere'}" in result.stderr
+
+
+def test_false_is_false_on_the_command_line() -> None:
+    """D20: no spelling of false may be read as true."""
+    for word in ("false", "False", "FALSE", "no", "off", "0"):
+        assert moe_settings("moiie", None, None, "odd", [f"norm_topk={word}"]).norm_topk is False
+    with pytest.raises(ValueError, match="norm_topk: Input should be a valid boolean"):
+        moe_settings("moiie", None, None, "odd", ["norm_topk=nope"])
+
+
+def test_params_of_a_sparse_folder(moiety: Run, sparse: Path) -> None:
+    found = json.loads(moiety("params", sparse, "--json").stdout)
+    published, strict = found["published"], found["strict"]
+    assert published["scheme"] == "moiie"
+    assert published["total"] == sum(published["by_part"].values())
+    assert strict["activated"] < published["activated"] < published["total"]
+    assert set(published["activated_by_group"]) == {"vision", "text"}
+    table = {row["scheme"]: row for row in found["schemes"]}
+    assert table["moiie"]["difference_percent"] == 0
+    assert table["moiie"]["activated"] == published["activated"]
+    assert table["dense_wide"]["expert_ffn"] == 2 * table["dense"]["expert_ffn"]
+    others = [row for name, row in table.items() if name != "dense"]
+    assert max(abs(row["difference_percent"]) for row in others) < 2
+    assert "equal activated parameters" in moiety("params", sparse).stdout
+
+
+def test_params_of_a_dense_folder_names_schemes_of_its_own_width(moiety: Run, dense: Path) -> None:
+    found = json.loads(moiety("params", dense, "--json").stdout)
+    assert found["published"]["scheme"] == "dense"
+    table = {row["scheme"]: row for row in found["schemes"]}
+    assert table["moiie"]["expert_ffn"] * 2 == table["dense"]["expert_ffn"]
