@@ -155,6 +155,7 @@ def test_overrides_reach_into_lists_by_name_and_number(recipe: Path) -> None:
         ("name.first=a", "override 'name.first=a': name is a value, not a section"),
         ("model.scratch={", r"'\{' is not a YAML value: while parsing"),
         ("moe={top_k: 2, top_k: 1}", "key 'top_k' stands twice"),
+        ("moe={[1]: 2}", r"key \[1\] is no name \(line 1\)"),
     ],
 )
 def test_impossible_overrides(recipe: Path, override: str, message: str) -> None:

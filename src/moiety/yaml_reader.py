@@ -23,6 +23,8 @@ class StrictLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, list | dict):
+                raise RecipeError(f"key {key!r} is no name (line {key_node.start_mark.line + 1})")
             if key in seen:
                 raise RecipeError(f"key {key!r} stands twice (line {key_node.start_mark.line + 1})")
             seen.add(key)
