@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,19 +23,21 @@ TEXTS = ["Where is the red circle?", "top left", "bottom right", "Is there a blu
 
 
 @functools.cache
-def _place() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="moiety-folders-")
+def _place() -> Path:
+    place = Path(tempfile.mkdtemp(prefix="moiety-folders-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place
 
 
 @functools.cache
 def dense_folder() -> Path:
-    return build_scratch(SIZES, TEXTS * 20, Path(_place().name) / "dense", template="plain")
+    return build_scratch(SIZES, TEXTS * 20, _place() / "dense", template="plain")
 
 
-@functools.cache
 def sparse_folder(scheme: str = "moiie") -> Path:
-    folder = Path(_place().name) / scheme
-    upcycle_folder(dense_folder(), folder, MoESettings(scheme=scheme, router_init_std=0.5))
+    folder = _place() / scheme
+    if not folder.exists():
+        upcycle_folder(dense_folder(), folder, MoESettings(scheme=scheme, router_init_std=0.5))
     return folder
 
 
@@ -48,7 +52,7 @@ def picture(size: int = 48) -> Image.Image:
 
 @functools.cache
 def picture_file() -> Path:
-    path = Path(_place().name) / "picture.png"
+    path = _place() / "picture.png"
     picture().save(path)
     return path
 
