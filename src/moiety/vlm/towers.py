@@ -88,6 +88,7 @@ def blank_picture(base: nn.Module) -> dict[str, Tensor]:
 
 def touch_tower(base: Any) -> Tensor:
     """Zero, made from a blank picture: ties tower and projector into the graph of a step without pictures."""
-    features = base.get_image_features(**blank_picture(base)).pooler_output
-    parts = features if isinstance(features, list | tuple) else [features]
+    output = base.get_image_features(**blank_picture(base))
+    levels = getattr(output, "deepstack_features", None) or ()  # Qwen3-VL: features of several depths
+    parts = [*output.pooler_output, *(part for level in levels for part in level)]
     return torch.stack([part.sum() for part in parts]).sum() * 0.0

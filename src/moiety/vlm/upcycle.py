@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib.metadata
 import logging
 import shutil
 from dataclasses import asdict, dataclass
@@ -127,9 +128,10 @@ def _history(model: Any, receipt: ParityReceipt, seed: int) -> dict[str, Any]:
 
 
 def _version() -> str:
-    import moiety
-
-    return moiety.__version__
+    try:
+        return importlib.metadata.version("moiety")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 # -- the receipt -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,81 @@
+"""Folders are written whole or not at all, also when the disk refuses."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from moiety.vlm.model import load
+from moiety.vlm.saving import save_model_folder, whole_folder
+from tests.tiny import FAMILIES, sparse
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "deep" / "new") as fresh:
+        (fresh / "part").mkdir()
+        (fresh / "part" / "file").write_text("1")
+        assert not (tmp_path / "deep" / "new").exists()
+    assert (tmp_path / "deep" / "new" / "part" / "file").read_text() == "1"
+    assert listing(tmp_path / "deep") == ["new"]
+    with whole_folder(tmp_path / "deep" / "new") as fresh:
+        (fresh / "other").write_text("2")
+    assert listing(tmp_path / "deep" / "new") == ["other"]
+    assert listing(tmp_path / "deep") == ["new"]
+
+
+def test_an_error_leaves_the_earlier_folder(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("old")
+
+    def fail() -> None:
+        with whole_folder(tmp_path / "model") as fresh:
+            (fresh / "new").write_text("new")
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        fail()
+    assert listing(tmp_path / "model") == ["old"]
+    assert listing(tmp_path) == ["model"]
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """The system refuses files above 20 kB, as a full disk refuses any."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_full_disk(tmp_path: Path, request: pytest.FixtureRequest, earlier: bool) -> None:
+    model = sparse("llava-qwen2")
+    if earlier:
+        save_model_folder(model, None, tmp_path / "model")
+    request.getfixturevalue("small_disk")
+    kept = "the earlier .* is intact" if earlier else "was not made"
+    with pytest.raises(OSError, match=f"could not write .*model: .*{kept}. Is the disk full?"):
+        save_model_folder(model, None, tmp_path / "model")
+    assert listing(tmp_path) == (["model"] if earlier else [])
+    if earlier:
+        batch = FAMILIES["llava-qwen2"].batch("tIt")
+        torch.testing.assert_close(load(tmp_path / "model")(**batch).logits, model(**batch).logits, rtol=0, atol=0)
+
+
+def test_provenance_grows(tmp_path: Path) -> None:
+    model = sparse("llava-qwen2")
+    save_model_folder(model, None, tmp_path / "model", {"stage": "two"})
+    provenance = load(tmp_path / "model").config.provenance
+    assert provenance["stage"] == "two"
+    assert provenance["upcycled"]["scheme"] == "moiie", "what stood there before is kept"

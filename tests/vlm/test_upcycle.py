@@ -1,0 +1,179 @@
+"""Upcycling: step-0 identity, the receipt, and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from moiety.config import MoESettings
+from moiety.moe.routers import ROUTERS
+from moiety.vlm.model import load, moe_layers, settings_of
+from moiety.vlm.upcycle import (
+    TOLERANCE,
+    ParityError,
+    compare_logits,
+    hash_weights,
+    upcycle,
+    upcycle_folder,
+)
+from tests.tiny import FAMILIES
+
+LLAVA = FAMILIES["llava-qwen2"]
+WIDE = {"dense_wide": 96, "modality": 96}
+
+
+def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**batch).logits[batch["attention_mask"].bool()]
+
+
+@pytest.mark.parametrize("scheme", ["dense", *ROUTERS])
+@pytest.mark.parametrize("decoder", ["qwen2", "phi3"])
+def test_every_scheme_is_the_dense_model_at_step_zero(scheme: str, decoder: str) -> None:
+    # I01; dense_wide and modality also twice as wide
+    family = FAMILIES[f"llava-{decoder}"]
+    dense = family.build()
+    for ffn in {None, WIDE.get(scheme)}:
+        model = upcycle(dense, MoESettings(scheme=scheme, layers="all", expert_ffn=ffn))
+        receipt = model.config.provenance["upcycled"]["receipt"]
+        assert receipt["relative_difference"] <= 1e-5
+        for rows in (("tIt", "t"), ("tt",), ("I",), ("tIIt", "I")):
+            batch = family.batch(*rows)
+            torch.testing.assert_close(logits_of(model, batch), logits_of(dense, batch), rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_is_held_to_its_own_tolerance() -> None:
+    model = upcycle(LLAVA.build().bfloat16(), MoESettings(layers="all"))
+    receipt = model.config.provenance["upcycled"]["receipt"]
+    assert (receipt["tolerance"], receipt["dtype"]) == (1e-2, "bfloat16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_copies_part_with_the_first_gradient() -> None:
+    # widened experts too: two halves with equal down columns would stay equal for ever
+    for settings in (MoESettings(layers="all"), MoESettings(scheme="dense_wide", layers="all", expert_ffn=96)):
+        model = upcycle(LLAVA.build(), settings).train()
+        model(**LLAVA.batch("tIt", "tt", labels=True)).loss.backward()
+        grad = moe_layers(model)[0].experts.gate_up_proj.grad
+        copies = grad if settings.scheme == "moiie" else grad[0].chunk(2)[0].chunk(2)  # gate rows of both halves
+        assert not torch.allclose(copies[0], copies[1])
+
+
+@pytest.mark.parametrize("layers", ["odd", "even", "all", [0]])
+def test_exactly_the_listed_layers_become_sparse(layers: Any) -> None:
+    # D06: model, config and provenance agree, and no FFN tensor is left at random
+    dense = LLAVA.build()
+    model = upcycle(dense, MoESettings(layers=layers))
+    expected = {"odd": [1], "even": [0], "all": [0, 1]}.get(str(layers), [0])
+    assert [layer.layer_index for layer in moe_layers(model)] == expected
+    assert settings_of(model).layers == expected
+    assert model.config.provenance["upcycled"]["layers"] == expected
+    for layer in moe_layers(model):
+        mlp = dense.model.language_model.layers[layer.layer_index].mlp
+        for expert in range(4):
+            gate_up = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight])
+            assert torch.equal(layer.experts.gate_up_proj[expert], gate_up)
+            assert torch.equal(layer.experts.down_proj[expert], mlp.down_proj.weight)
+
+
+def test_the_seed_draws_the_routers() -> None:
+    dense = LLAVA.build()
+    state = torch.get_rng_state()
+    first, again, other = (upcycle(dense, MoESettings(), seed=seed) for seed in (0, 0, 1))
+    gates = [next(moe_layers(model)[0].router.parameters()) for model in (first, again, other)]
+    assert torch.equal(gates[0], gates[1])
+    assert not torch.equal(gates[0], gates[2])
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are left alone"
+
+
+def test_in_place_and_beside() -> None:
+    dense = LLAVA.build()
+    beside = upcycle(dense, MoESettings())
+    assert beside is not dense
+    assert not moe_layers(dense)
+    assert beside.get_input_embeddings().weight.data_ptr() != dense.get_input_embeddings().weight.data_ptr()
+    assert upcycle(dense, MoESettings(), in_place=True) is dense
+    assert moe_layers(dense)
+    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\); upcycle a dense one"):
+        upcycle(dense, MoESettings())
+
+
+def test_bad_settings_leave_the_model_alone() -> None:
+    dense = LLAVA.build()
+    for settings, text in (
+        (MoESettings(scheme="moie"), "unknown scheme 'moie'.*did you mean 'moiie'"),
+        (MoESettings(layers=[7]), "names layer 7, the decoder has layers 0..1"),
+        (MoESettings(expert_ffn=24), "24"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            upcycle(dense, settings)
+    assert not moe_layers(dense)
+
+
+def test_a_receipt_that_does_not_hold_stops_the_upcycling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOLERANCE, torch.float32, -1.0)
+    with pytest.raises(ParityError, match="upcycling changed the model; parity receipt: logits differ"):
+        upcycle(LLAVA.build(), MoESettings())
+
+
+def test_a_receipt_measures() -> None:
+    dense = torch.tensor([[1.0, -4.0]])
+    receipt = compare_logits(dense, dense + torch.tensor([[0.0, 0.4]]), torch.float32)
+    assert receipt.max_difference == pytest.approx(0.4)
+    assert receipt.relative_difference == pytest.approx(0.1)
+    assert "by 4.00e-01 at most, 1.00e-01 relative (accepted: 1e-05, float32" in str(receipt)
+    assert compare_logits(dense, dense * torch.nan, torch.float32).relative_difference == float("inf")
+
+
+def test_a_folder_is_upcycled_with_provenance_and_processor_files(tmp_path: Path) -> None:
+    dense = LLAVA.build()
+    dense.save_pretrained(tmp_path / "dense")
+    for name in ("tokenizer.json", "processor_config.json", "chat_template.jinja"):
+        (tmp_path / "dense" / name).write_text("{}")
+    (tmp_path / "dense" / "optimizer.pt").write_text("not for the new folder")
+    receipt = upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings(), seed=3)
+    assert receipt.relative_difference <= 1e-5
+    found = {path.name for path in (tmp_path / "sparse").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json"} <= found
+    assert "optimizer.pt" not in found
+    written = json.loads((tmp_path / "sparse" / "config.json").read_text())
+    history = written["provenance"]["upcycled"]
+    assert history["source"] == str(tmp_path / "dense")
+    assert history["weights_sha256"] == hash_weights(tmp_path / "dense")
+    assert (history["scheme"], history["layers"], history["seed"]) == ("moiie", [1], 3)
+    assert history["groups"] == "vision×1 + inter×2 + text×1"
+    assert history["receipt"]["max_difference"] == receipt.max_difference
+    assert written["moe"]["layers"] == [1]
+    assert written["model_type"] == "moiety_llava"
+    batch = LLAVA.batch("tIt", "t")
+    torch.testing.assert_close(
+        logits_of(load(tmp_path / "sparse"), batch), logits_of(dense, batch), rtol=1e-5, atol=1e-5
+    )
+    with pytest.raises(FileExistsError, match="exists already; choose another destination or pass overwrite=True"):
+        upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings())
+    upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings(scheme="vanilla"), overwrite=True)
+    assert load(tmp_path / "sparse").config.moe["scheme"] == "vanilla"
+    with pytest.raises(ValueError, match=r"sparse already \(scheme 'vanilla'\)"):
+        upcycle_folder(tmp_path / "sparse", tmp_path / "twice", MoESettings())
+    assert not (tmp_path / "twice").exists()
+
+
+def test_a_dense_folder_of_ours_can_be_upcycled(tmp_path: Path) -> None:
+    upcycle(LLAVA.build(), MoESettings(scheme="dense")).save_pretrained(tmp_path / "dense")
+    upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings(layers="all"))
+    assert len(moe_layers(load(tmp_path / "sparse"))) == 2
+
+
+def test_a_source_that_is_no_model_leaves_no_destination(tmp_path: Path) -> None:
+    LLAVA.build().save_pretrained(tmp_path / "dense")
+    weights = tmp_path / "dense" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"cannot be read .*the folder is damaged"):
+        upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings())
+    with pytest.raises(FileNotFoundError, match=r"no model at .*nothing: it is no folder, and cannot be fetched"):
+        upcycle_folder(tmp_path / "nothing", tmp_path / "sparse", MoESettings())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dense"]
