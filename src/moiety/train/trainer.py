@@ -227,8 +227,13 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
                 )
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except pickle.UnpicklingError as error:
             raise CheckpointError(
-                f"optimizer state in {checkpoint} cannot be read: {error}. Delete this checkpoint to resume from an "
-                "earlier one"
+                f"{checkpoint} holds something else than tensors and numbers in its optimizer state, or is damaged; "
+                "loading that could run any code. Delete this checkpoint to resume from an earlier one"
+            ) from error
+        except (RuntimeError, ValueError, EOFError, KeyError) as error:
+            raise CheckpointError(
+                f"optimizer state in {checkpoint} does not fit or is damaged ({str(error).splitlines()[0]}). Delete "
+                "this checkpoint to resume from an earlier one"
             ) from error

@@ -1,0 +1,117 @@
+"""A stage folder says what it was made from, and is never taken for something else."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+from toy import recipe_for
+
+from moiety.config import MoESettings, Recipe
+from moiety.train.ledger import (
+    RECORD,
+    StageChanged,
+    discard_stage,
+    fingerprint_of,
+    finished_stage,
+    identity_of,
+    read_record,
+    work_folder,
+    write_record,
+)
+
+
+def changed(recipe: Recipe, **train: object) -> Recipe:
+    """The recipe with other training settings in its second stage."""
+    tree = recipe.model_dump(mode="json")
+    tree["stages"][1]["train"] |= train
+    return Recipe.model_validate(tree)
+
+
+def identity(recipe: Recipe, world: Path, seed: int = 0, moe: MoESettings | None = None) -> dict:
+    return identity_of(recipe.stages[1], recipe, seed, moe, world)
+
+
+def test_finished_means_finished_with_the_same_settings(world: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(world)
+    made_from = identity(recipe, world)
+    assert finished_stage(tmp_path / "tune", "tune", made_from) is None
+    (tmp_path / "tune").mkdir()
+    write_record(tmp_path / "tune", made_from, recipe, {"steps": 8})
+    found = finished_stage(tmp_path / "tune", "tune", identity(recipe_for(world), world))
+    assert found is not None
+    assert found.reused
+    assert found.metrics == {"steps": 8}
+    record = read_record(tmp_path / "tune")
+    assert record["recipe"]["stages"][1]["name"] == "tune"
+    assert record["versions"]["torch"]
+    assert record["command"]
+
+
+@pytest.mark.parametrize("place", ["tune", "tune.unfinished"])
+def test_what_changed_is_said(world: Path, tmp_path: Path, place: str) -> None:
+    recipe = recipe_for(world)
+    (tmp_path / place).mkdir()
+    write_record(tmp_path / place, identity(recipe, world, moe=MoESettings()), recipe, {} if place == "tune" else None)
+    other = identity(changed(recipe, learning_rate=0.5), world, seed=3, moe=MoESettings(top_k=1, norm_topk=False))
+    with pytest.raises(StageChanged) as caught:
+        finished_stage(tmp_path / "tune", "tune", other)
+    text = str(caught.value)
+    assert "stage.train.learning_rate: 0.002 -> 0.5" in text
+    assert "seed: 0 -> 3" in text
+    assert "moe.top_k: None -> 1" in text
+    assert "--fresh" in text
+    assert text.count("->") == 4
+
+
+def test_rows_that_changed_are_another_stage(world: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(world)
+    before = identity(recipe, world)
+    (tmp_path / "questions.jsonl").write_text((world / "questions.jsonl").read_text().replace("red", "pink"))
+    elsewhere = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(tmp_path)})})
+    assert identity(elsewhere, world)["files"] != before["files"]
+    with pytest.raises(FileNotFoundError, match=r"no conversation file at .*data\.root"):
+        identity(recipe_for(tmp_path / "nowhere"), world)
+
+
+def test_how_a_run_is_watched_does_not_matter(world: Path) -> None:
+    recipe = recipe_for(world)
+    watched = changed(recipe, logging_steps=1, save_steps=2, save_total_limit=5, dataloader_num_workers=2)
+    assert identity(watched, world) == identity(recipe, world)
+
+
+def test_the_stage_before_counts(world: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(world)
+    for seed in (0, 1):
+        (tmp_path / f"base{seed}").mkdir()
+        write_record(tmp_path / f"base{seed}", identity(recipe, world, seed), recipe, {})
+    assert fingerprint_of(tmp_path / "base0") != fingerprint_of(tmp_path / "base1")
+    assert fingerprint_of(tmp_path / "nowhere") == str(tmp_path / "nowhere")
+
+
+def test_a_folder_of_somebody_else_is_left_alone(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "tune").mkdir()
+    (tmp_path / "tune" / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match=r"no stage of moiety made it.*choose another output"):
+        finished_stage(tmp_path / "tune", "tune", identity(recipe_for(world), world))
+    discard_stage(tmp_path / "tune")
+    assert (tmp_path / "tune" / "thesis.tex").exists()
+
+
+def test_discarding_deletes_both_places(world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe, folder = recipe_for(world), tmp_path / "tune"
+    for place in (folder, work_folder(folder)):
+        place.mkdir()
+        write_record(place, identity(recipe, world), recipe, None)
+    with caplog.at_level(logging.INFO, "moiety"):
+        discard_stage(folder)
+    assert not folder.exists()
+    assert not work_folder(folder).exists()
+    assert "to train it anew" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"metrics": {}})])
+def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(ValueError, match=r"moiety_stage\.json is damaged.*train this stage again"):
+        read_record(tmp_path)

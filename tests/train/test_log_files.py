@@ -1,0 +1,44 @@
+"""Logs on disk follow the run, also when it is resumed."""
+
+import csv
+import json
+from pathlib import Path
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from moiety.train.log_files import CURVE, LINES, TABLE, LogFiles, read_log
+
+
+def write(folder: Path, text: str) -> None:
+    (folder / LINES).write_text(text)
+
+
+def lines(*steps: int) -> str:
+    return "".join(json.dumps({"step": step, "loss": 1.0, "cross_entropy": 1.0, "alarms": []}) + "\n" for step in steps)
+
+
+def test_a_resumed_run_drops_what_lies_behind_its_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path, lines(2, 4, 6) + '{"step": 8, "lo')
+    state = TrainerState(global_step=4)
+    files, args, control = (
+        LogFiles(tmp_path),
+        TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+        TrainerControl(),
+    )
+    files.on_train_begin(args, state, control)
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4]
+    state.global_step = 5
+    files.on_log(args, state, control, {"loss": 0.5, "cross_entropy": 0.5, "load_balancing_loss/vision": 2.0})
+    files.on_log(args, state, control, {"train_loss": 0.5})
+    assert [line["step"] for line in read_log(tmp_path)] == [2, 4, 5]
+    files.on_train_end(args, state, control)
+    with open(tmp_path / TABLE, newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["step"] for row in table] == ["2", "4", "5"]
+    assert table[2]["load_balancing_loss/vision"] == "2.0"
+    assert "alarms" not in table[0]
+    assert (tmp_path / CURVE).read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_log_yet(tmp_path: Path) -> None:
+    assert read_log(tmp_path) == []
