@@ -77,7 +77,7 @@ class Conversation:
         batch = prompt_batch([row], self.processor, self.images)
         with torch.no_grad():
             made = self.model.generate(
-                **{name: value.to(self.model.device) for name, value in batch.items()},
+                **{name: value.to(self.model.device) for name, value in batch.items() if name != "modality_ids"},
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
                 num_beams=1,

@@ -100,13 +100,16 @@ def observe(model: Any, processor: Any, image: Image.Image, question: str, *, ma
 
 
 def generate(model: Any, batch: Mapping[str, torch.Tensor], max_new_tokens: int) -> list[int]:
-    """Greedy continuation of one prompt: prompt and answer token ids."""
+    """Greedy continuation of one prompt: prompt and answer token ids.
+
+    The model finds the modality ids itself, by the rule it was trained with.
+    """
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             made = model.generate(
-                **{name: value.to(model.device) for name, value in batch.items()},
+                **{name: value.to(model.device) for name, value in batch.items() if name != "modality_ids"},
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
