@@ -172,6 +172,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train to the end, from the last whole checkpoint where there is one; returns the numbers of the run."""
     reset_peak_memory()
+    caches = vars(model.config).get("use_cache")
     callbacks: list[TrainerCallback] = [LogFiles(work)]
     if on_progress is not None:
         callbacks.append(_Reports(stage.name, on_progress))
@@ -188,9 +189,10 @@ def _train(
     last = checkpoints.last_whole(work)
     if last is not None:
         logger.info("stage %r goes on from %s", stage.name, last)
-    caches = model.config.use_cache
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    model.config.use_cache = caches  # the Trainer switches it off, which would slow down every later generation
+    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, which slows down every later generation
+    if caches is not None:
+        model.config.use_cache = caches
     counted, lines, steps = trainer.meter.counters(), read_log(work), trainer.state.global_step
     del trainer
     gc.collect()  # callbacks and trainer hold each other, and the optimizer with them
