@@ -38,11 +38,7 @@ def run_recipe(
         ValueError: unknown stage name, or a stage is called like the folder of the scratch model.
         RuntimeError: the stage before `only_stage` is not finished.
     """
-    names = [stage.name for stage in recipe.stages]
-    if only_stage is not None and only_stage not in names:
-        raise ValueError(f"no stage {only_stage!r} in recipe {recipe.name!r}; its stages are {', '.join(names)}")
-    if recipe.model.scratch is not None and SCRATCH in names:
-        raise ValueError(f"a stage cannot be called {SCRATCH!r}: the model built from nothing stands in that folder")
+    _check_names(recipe, only_stage)
     ranks = ranks_now()
     with ranks.main_process_first():
         source = start_folder(recipe, resume=resume or only_stage is not None or not ranks.is_main_process)
@@ -62,3 +58,11 @@ def run_recipe(
             raise RuntimeError(f"stage {stage.name!r} is not finished ({folder}); run it before stage {only_stage!r}")
         source = folder
     return results
+
+
+def _check_names(recipe: Recipe, only_stage: str | None) -> None:
+    names = [stage.name for stage in recipe.stages]
+    if only_stage is not None and only_stage not in names:
+        raise ValueError(f"no stage {only_stage!r} in recipe {recipe.name!r}; its stages are {', '.join(names)}")
+    if recipe.model.scratch is not None and SCRATCH in names:
+        raise ValueError(f"a stage cannot be called {SCRATCH!r}: the model built from nothing stands in that folder")
