@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moiety.compare.page import report_page
@@ -46,18 +46,17 @@ def floors_of(recipe: Recipe, questions: Sequence[Row]) -> dict[str, Floors]:
     }
 
 
-def write_outcome(comparison: Comparison) -> None:
-    """Write table, plot and page into the comparison's folder; each file is whole at any time."""
+def write_outcome(comparison: Comparison, pictures: Mapping[str, Path] | None = None) -> None:
+    """Write table, plot and page into the comparison's folder; each file is whole at any time.
+
+    Args:
+        comparison: What is known by now.
+        pictures: Caption -> PNG of further pictures for the page.
+    """
     folder = comparison.folder
     write_atomically(folder / "table.md", markdown(comparison))
     write_atomically(folder / "table.csv", csv_text(comparison))
     write_atomically(folder / "results.json", json_text(comparison))
     if comparison.records:
         draw(comparison, folder / PLOT)
-    pictures = {PLOT_CAPTION: folder / PLOT} | {path.stem.removeprefix("picture-"): path for path in _extra(folder)}
-    write_atomically(comparison.report, report_page(comparison, pictures))
-
-
-def _extra(folder: Path) -> list[Path]:
-    """Pictures that others left for the report: ``picture-<caption>.png``."""
-    return sorted(folder.glob("picture-*.png"))
+    write_atomically(comparison.report, report_page(comparison, {PLOT_CAPTION: folder / PLOT, **(pictures or {})}))

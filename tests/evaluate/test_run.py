@@ -1,0 +1,140 @@
+"""Answers do not depend on batches, stops or order; equal questions are asked once; the model is left as it was."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from moiety.config import MoESettings, ScratchSettings
+from moiety.evaluate.run import evaluate_model, weights_digest
+from moiety.vlm.rows import Row, Turn
+from moiety.vlm.scratch import scratch_model, scratch_processor
+from moiety.vlm.upcycle import upcycle
+
+QUESTIONS = (
+    "Which digit?",
+    "What colour has the digit at the top?",
+    "Odd?",
+    "How many?",
+    "Is there a seven or an eight?",
+)
+
+
+class Pictures(dict[str, Image.Image]):
+    """Even pictures by name, counting how often each is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __missing__(self, name: str) -> Image.Image:
+        self.asked.append(name)
+        return Image.new("RGB", (16, 16), (37 * int(name) % 256, 90, 200))
+
+
+def rows_of(count: int) -> list[Row]:
+    return [
+        Row(
+            id=f"r{number}",
+            turns=(Turn("user", f"<image>\n{QUESTIONS[number % 5]}"), Turn("assistant", "7")),
+            images=(str(number // 3),),
+            type="digit",
+            answers=("7",),
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    sizes = ScratchSettings(vocab=320, hidden=16, ffn=16, layers=2, heads=1, image_size=16, patch_size=8)
+    return scratch_processor(sizes, QUESTIONS, "plain")
+
+
+@pytest.fixture(scope="module", params=["dense", "moiie"])
+def model(request: pytest.FixtureRequest, processor: Any) -> Any:
+    sizes = ScratchSettings(
+        **{"vocab": 320, "hidden": 16, "ffn": 16, "layers": 2, "heads": 1, "image_size": 16, "patch_size": 8},
+        **{"vision_hidden": 16, "vision_ffn": 16, "vision_layers": 1, "vision_heads": 1},
+    )
+    dense = scratch_model(sizes, processor, seed=0)
+    return dense if request.param == "dense" else upcycle(dense, MoESettings(router_init_std=1.0))
+
+
+def answers(model: Any, processor: Any, rows: list[Row], **options: Any) -> dict[str, str]:
+    return dict(evaluate_model(model, processor, rows, Pictures(), max_new_tokens=4, **options).predictions)
+
+
+def test_answers_do_not_depend_on_batches_or_order(model: Any, processor: Any) -> None:
+    rows = rows_of(12)
+    alone = answers(model, processor, rows, batch_size=1)
+    assert len(set(alone.values())) > 1
+    assert answers(model, processor, rows, batch_size=5) == alone
+    assert answers(model, processor, rows[::-1], batch_size=32) == alone
+
+
+def test_a_stopped_run_goes_on(model: Any, processor: Any, tmp_path: Path) -> None:
+    rows, path = rows_of(10), tmp_path / "predictions.jsonl"
+    whole = answers(model, processor, rows)
+
+    def stop(done: int, total: int) -> None:
+        assert total == 10
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_model(
+            model, processor, rows, Pictures(), max_new_tokens=4, batch_size=2, predictions=path, progress=stop
+        )
+    assert len(path.read_text().splitlines()) == 1 + 4
+    pictures = Pictures()
+    result = evaluate_model(model, processor, rows, pictures, max_new_tokens=4, batch_size=2, predictions=path)
+    assert result.predictions == whole
+    assert len(pictures.asked) == 6
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()[1:]].count("r0") == 1
+
+
+def test_equal_questions_are_asked_once(model: Any, processor: Any) -> None:
+    rows, pictures = rows_of(15), Pictures()
+    blank = evaluate_model(model, processor, rows, pictures, max_new_tokens=4, blank_image=True)
+    assert len(set(blank.predictions.values())) <= len(QUESTIONS)
+    assert len(pictures.asked) == 5 + 5  # one size look-up a picture, one picture a question
+    asked_alone = answers(model, processor, rows[4:5], blank_image=True)
+    assert blank.predictions["r4"] == asked_alone["r4"]
+
+
+def test_blank_pictures_hide_the_picture(model: Any, processor: Any) -> None:
+    first, second = rows_of(15)[0], rows_of(30)[15]
+    assert first.images != second.images
+    blank = answers(model, processor, [first, second], blank_image=True)
+    assert blank["r0"] == blank["r15"]
+
+
+def test_the_model_is_left_as_it_was(model: Any, processor: Any) -> None:
+    model.train()
+    before = weights_digest(model)
+    answers(model, processor, rows_of(2))
+    assert model.training
+    assert weights_digest(model) == before
+
+
+def test_the_digest_sees_a_step_of_training(model: Any) -> None:
+    before = weights_digest(model)
+    with torch.no_grad():
+        next(iter(small_parameters(model))).add_(1e-3)
+    assert weights_digest(model) != before
+
+
+def small_parameters(model: Any) -> Iterator[torch.nn.Parameter]:
+    return (parameter for parameter in model.parameters() if parameter.numel() <= 64)
+
+
+def test_messages(model: Any, processor: Any) -> None:
+    with pytest.raises(ValueError, match="no rows to evaluate; give at least one question"):
+        answers(model, processor, [])
+    with pytest.raises(ValueError, match="row 'r0' has the id of row 'r0'; answers are kept by id: give each its own"):
+        answers(model, processor, [rows_of(1)[0], rows_of(1)[0]])
