@@ -122,7 +122,7 @@ def demo(
     """Train and compare small models on scenes of handwritten digits and write a report: minutes on two cores."""
     from moiety.demo import run_demo
 
-    report = run_demo(output)
+    report = run_demo(output, on_progress=StepLines().of_run)
     say(f"open {report}")
 
 

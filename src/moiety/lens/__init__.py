@@ -154,5 +154,7 @@ def tinted_picture(
     seen = observe(model, processor, image, question, max_new_tokens=1)
     if layer is not None and layer not in seen.layers:
         raise ValueError(f"layer {layer} is not sparse; sparse layers: {seen.layers}")
-    chosen = most_varied_layer(seen) if layer is None else layer
-    return draw_patches(seen, Path(path), [chosen])
+    if layer is not None:
+        return draw_patches(seen, Path(path), [layer])
+    remark = f"of {len(seen.layers)} sparse layers the one whose first choices differ most"
+    return draw_patches(seen, Path(path), [most_varied_layer(seen)], remark)

@@ -76,8 +76,15 @@ def most_varied_layer(observation: Observation) -> int:
     return max(observation.layers, key=lambda layer: (round(spread(layer), 9), layer))
 
 
-def draw_patches(observation: Observation, path: Path, layers: Sequence[int] | None = None) -> Path:
-    """The picture, then once for every sparse layer with its patches tinted by the experts that read them."""
+def draw_patches(observation: Observation, path: Path, layers: Sequence[int] | None = None, remark: str = "") -> Path:
+    """The picture, then once for each of `layers` with its patches tinted by the experts that read them.
+
+    Args:
+        observation: What to draw.
+        path: PNG to write.
+        layers: Sparse layers; None: all of them.
+        remark: Further line above the legend.
+    """
     layers = observation.layers if layers is None else layers
     if observation.grid is None:
         return _draw_strip(observation, path, layers)
@@ -98,7 +105,7 @@ def draw_patches(observation: Observation, path: Path, layers: Sequence[int] | N
         if max(observation.grid) <= GRID_LINES_UP_TO:
             _separate(panel, columns_of, rows_of)
         panel.set_title(f"layer {layer}", fontsize=10)
-    add_legend(figure, observation.groups, HOW_TO_READ.format("patch"))
+    add_legend(figure, observation.groups, "\n".join(filter(None, (HOW_TO_READ.format("patch"), remark))))
     return save(figure, path)
 
 
