@@ -111,3 +111,28 @@ def test_every_scheme_survives_a_round_trip(tmp_path: Path, scheme: str) -> None
     again = load(tmp_path)
     assert settings_of(again) == settings_of(built)
     torch.testing.assert_close(again(**batch).logits, built(**batch).logits, rtol=0, atol=0)
+
+
+def test_a_family_outside_the_suite_loads_in_a_fresh_process(tmp_path: Path) -> None:
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {**text, "image_size": 8, "patch_size": 4, "model_type": "clip_vision_model"}
+    torch.manual_seed(0)
+    config = hf.VipLlavaConfig(
+        text_config={**text, "vocab_size": 64, "model_type": "llama"},
+        vision_config=vision,
+        image_token_index=60,
+        vision_feature_layers=[-2, -1],
+    )
+    built = upcycle(hf.VipLlavaForConditionalGeneration(config), MoESettings())
+    built.save_pretrained(tmp_path)
+    hf.models.auto.configuration_auto.CONFIG_MAPPING._extra_content.pop("moiety_vipllava")
+    batch = LLAVA.batch("tIt")
+    torch.testing.assert_close(load(tmp_path)(**batch).logits, built(**batch).logits, rtol=0, atol=0)
+
+
+def test_the_route_of_a_dense_model_stays_when_it_becomes_sparse(tmp_path: Path) -> None:
+    LLAVA.build().save_pretrained(tmp_path)
+    model = upcycle(load(tmp_path, experts_implementation="eager"), MoESettings())
+    assert model.experts_backend.name == "eager"
+    with pytest.raises(ValueError, match=r"no experts_implementation 'fast'; known: batched_mm, eager"):
+        load(tmp_path, experts_implementation="fast")

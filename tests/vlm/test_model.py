@@ -131,3 +131,16 @@ def test_generate_does_not_store_router_logits(model: Any) -> None:
     )
     assert text.shape[1] == LLAVA.batch("tIt")["input_ids"].shape[1] + 8
     assert torch.equal(text, again)
+
+
+def test_a_stock_trainer_is_warned_once(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    batch = LLAVA.batch("tIt", labels=True)
+    model.train()
+    with losses_added_by_trainer():
+        model(**batch, num_items_in_batch=4)
+    assert not caplog.records
+    for _ in range(2):
+        model(**batch, num_items_in_batch=4)
+    model.eval()
+    assert [record.getMessage() for record in caplog.records] == [caplog.messages[0]]
+    assert "multiplies auxiliary losses by accumulation steps and ranks; use moiety.MoietyTrainer" in caplog.text

@@ -52,6 +52,18 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@contextlib.contextmanager
+def two_ranks() -> Iterator[None]:
+    """A process group of two ranks whose other rank is imaginary: collectives do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_01_no_buffers_of_ours(model: Any) -> None:
     for module in model.modules():
         if type(module).__module__.startswith("moiety.moe"):
@@ -107,6 +119,16 @@ def test_08_class_names_are_kept(name: str) -> None:
     present = {type(module).__name__ for module in built.modules()}
     assert original.__name__ in present
     assert {n for n in (built._no_split_modules or ()) if "Decoder" in n} <= present
+
+
+def test_08_sharded_layers_carry_the_name() -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    with two_ranks():
+        layer = sparse("llava-qwen2").model.language_model.layers[0]
+        fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
+        assert type(layer).__name__ == "FSDPQwen2DecoderLayer"
 
 
 def test_08_models_can_be_pickled_and_copied(model: Any) -> None:
@@ -185,18 +207,6 @@ def test_14_exactly_what_gets_no_gradient_is_frozen(name: str) -> None:
     assert without == unread_parameters(built.model)
     freeze_unread(built.model)
     assert {p for p in built.parameters() if not p.requires_grad} == without
-
-
-@contextlib.contextmanager
-def two_ranks() -> Iterator[None]:
-    """A process group of two ranks whose other rank is imaginary: collectives do nothing."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

@@ -177,3 +177,23 @@ def test_a_source_that_is_no_model_leaves_no_destination(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match=r"no model at .*nothing: it is no folder, and cannot be fetched"):
         upcycle_folder(tmp_path / "nothing", tmp_path / "sparse", MoESettings())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense"]
+
+
+def test_the_processor_of_an_upcycled_folder_is_that_of_its_source(tmp_path: Path) -> None:
+    from PIL import Image
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from moiety.vlm.scratch import build_scratch
+    from tests.conversations import SIZES, TEXTS
+
+    build_scratch(SIZES, TEXTS, tmp_path / "dense", template="plain")
+    upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings())
+    batches = []
+    for name in ("dense", "sparse"):
+        processor = AutoProcessor.from_pretrained(tmp_path / name)
+        batches.append(processor(images=Image.new("RGB", (9, 9)), text="<image>\nred", return_tensors="pt"))
+    assert batches[0].keys() == batches[1].keys()
+    assert all(torch.equal(batches[0][key], batches[1][key]) for key in batches[0])
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "sparse")
+    text = model.generate(**batches[1], max_new_tokens=3, min_new_tokens=3)
+    assert text.shape[1] == batches[1]["input_ids"].shape[1] + 3

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-
-logger = logging.getLogger(__name__)
 
 
 def check_folder(path: str | Path) -> None:
@@ -35,6 +33,14 @@ def check_folder(path: str | Path) -> None:
                 "never does; convert the folder to safetensors first"
             )
         raise FileNotFoundError(f"{folder} holds no *.safetensors weights")
+
+
+def model_type_of(path: str | Path) -> str | None:
+    """The model type that the config of a local folder names; None where there is none to read."""
+    try:
+        return json.loads((Path(path) / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def read_config(path: str | Path) -> Any:

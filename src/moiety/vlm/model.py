@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from moiety.config import MoESettings
 from moiety.moe.layer import ModalityMoE
@@ -29,7 +32,7 @@ from moiety.vlm.configs import (
     settings_of,
     sparse_config,
 )
-from moiety.vlm.loading import dense_class, read_config, read_model, refuse_partial
+from moiety.vlm.loading import dense_class, model_type_of, read_config, read_model, refuse_partial
 from moiety.vlm.outputs import (
     attach_losses,
     auxiliary_losses_of,
@@ -58,6 +61,9 @@ __all__ = [
 def moe_layers(model: nn.Module) -> list[ModalityMoE]:
     """The sparse layers of `model`, first to last; empty for a dense one."""
     return sparse_layers(model)
+
+
+logger = logging.getLogger(__name__)
 
 
 class MoietyModel:
@@ -155,6 +161,8 @@ def _forward(base: type) -> Any:
             kwargs.pop("modality_ids", None)
         labels = signature.bind_partial(self, *args, **kwargs).arguments.get("labels")
         trains = self.training and labels is not None and model_adds_losses()
+        if trains and self._is_sparse and kwargs.get("num_items_in_batch") is not None:
+            _warn_about_trainer()
         with tracing(self._is_sparse and (trains or wants_logits)) as trace:
             output = super(self._moiety_class, self).forward(*args, return_dict=True, **kwargs)
         if trace is not None:
@@ -240,10 +248,28 @@ def sparse_class(config: Any) -> Any:
     return mapping[type(config)]
 
 
+def register_type(model_type: str | None) -> None:
+    """Register the family behind a model type of ours, which :func:`register_families` may not have named."""
+    dense = (model_type or "").removeprefix(MODEL_TYPE)
+    if dense == model_type or model_type in CONFIG_MAPPING or dense not in CONFIG_MAPPING:
+        return
+    config = CONFIG_MAPPING[dense]
+    if config in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        _register(with_moe(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[config]))
+
+
 def register_families() -> None:
     """Register every family of :data:`moiety.vlm.splice.FAMILIES` that this transformers has."""
     for name in FAMILIES:
         with_moe(getattr(transformers, name))
+
+
+@functools.cache
+def _warn_about_trainer() -> None:
+    logger.warning(
+        "a trainer divides the loss by an item count, which multiplies auxiliary losses by accumulation steps and "
+        "ranks; use moiety.MoietyTrainer, or put moiety.train.RoutingLossMixin in front of your trainer"
+    )
 
 
 def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None = None, *, copy: bool) -> Any:
@@ -268,7 +294,7 @@ def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None =
     model.config.moe, model.config.provenance = new.moe, provenance
     model.config.architectures = [cls.__name__]
     model.__class__ = cls
-    model._become_sparse(Backend(), copy=copy)
+    model._become_sparse(getattr(model, "experts_backend", None) or Backend(), copy=copy)
     return model
 
 
@@ -296,14 +322,13 @@ def load(
     Returns:
         The model in eval mode.
     """
+    route = Backend(experts_implementation).name
+    register_type(model_type_of(path))
     config = read_config(path)
-    options = {"dtype": dtype or "auto"}
-    if experts_implementation is not None:
-        options["experts_implementation"] = Backend(experts_implementation).name
     if config.model_type.startswith(MODEL_TYPE):
-        model = read_model(sparse_class(config), path, config=config, **options)
+        model = read_model(sparse_class(config), path, config=config, dtype=dtype or "auto")
     else:
-        options.pop("experts_implementation", None)
-        model = adopt(read_model(dense_class(config, path), path, **options), DENSE, copy=False)
+        model = adopt(read_model(dense_class(config, path), path, dtype=dtype or "auto"), DENSE, copy=False)
+    model.set_experts_implementation(route)
     model.eval()
     return model if device is None else model.to(device)

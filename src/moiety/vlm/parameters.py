@@ -17,8 +17,8 @@ from moiety.config import MoESettings, Part
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import resolve
 from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
-from moiety.vlm.loading import dense_class, read_config
-from moiety.vlm.model import moe_layers, sparse_class
+from moiety.vlm.loading import dense_class, model_type_of, read_config
+from moiety.vlm.model import moe_layers, register_type, sparse_class
 from moiety.vlm.parts import part_of
 from moiety.vlm.towers import unread_parameters
 
@@ -96,7 +96,9 @@ def _unused(layer: ModalityMoE, modality_group: str) -> int:
 def _on_meta(source: Any, settings: MoESettings | None) -> Any:
     """The model of a config, folder or model, without memory for its weights."""
     config = source.config if isinstance(source, nn.Module) else source
-    config = config if isinstance(config, PreTrainedConfig) else read_config(config)  # type: ignore[arg-type]
+    if not isinstance(config, PreTrainedConfig):
+        register_type(model_type_of(config))  # type: ignore[arg-type]
+        config = read_config(config)  # type: ignore[arg-type]
     sparse = type(config).model_type.startswith(MODEL_TYPE)
     if settings is not None and settings.scheme != "dense":
         if sparse and config.moe["scheme"] != "dense":

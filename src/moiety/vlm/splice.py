@@ -247,15 +247,15 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
     if settings.scheme == "dense":
         _retype(base, TouchesTower)
         return
-    decoder = text_decoder(base)
+    decoder: Any = text_decoder(base)
     rule = ModalityRule.of(model.config, settings)
-    chosen = set(settings.resolved_layers(len(decoder.layers)))  # type: ignore[arg-type]
+    chosen = set(settings.resolved_layers(len(decoder.layers)))
     for index, layer in enumerate(decoder.layers):
         if not hasattr(layer, "mlp"):
             raise TypeError(f"decoder layer {type(layer).__name__} has no .mlp; teach vlm/splice.py where its FFN is")
         if index in chosen:
             where = f"the FFN of decoder layer {index}"
-            dense = read_ffn(layer.mlp, decoder.config, where)  # type: ignore[arg-type]
+            dense = read_ffn(layer.mlp, decoder.config, where)
             layer.mlp = _sparse(dense, settings, index, backend, copy=copy)
         _retype(layer, TakesModalityIds)
     _retype(decoder, InitialisesExperts)
