@@ -131,7 +131,8 @@ def show(rows: list[dict[str, object]], stamp: str) -> None:
     """Print the table of one shape and mode."""
     first = rows[0]
     print(f"\n{first['shape']}  T {first['tokens']}  {first['dtype']}  vision {first['vision_share']}  {first['mode']}")
-    print(f"{'impl':26}{'ms':>9}{'GFLOP/s':>10}{'x dense':>9}{'[q25, q75]':>16}{'x best peer':>13}{'saved MiB':>11}{'rel err':>10}")
+    columns = ("ms", 9), ("GFLOP/s", 10), ("x dense", 9), ("[q25, q75]", 16), ("x best peer", 13), ("saved MiB", 11)
+    print(f"{'impl':26}" + "".join(f"{name:>{width}}" for name, width in columns) + f"{'rel err':>10}")
     for row in rows:
         quartiles = f"[{row['q25']:.3f}, {row['q75']:.3f}]"
         error = "" if row["rel_err"] is None else f"{row['rel_err']:.1e}"

@@ -1,7 +1,7 @@
 """The layers that stand side by side in ``layer.py``: dense, transformers' experts, a published two-pass loop, ours.
 
-Each entry of :data:`IMPLEMENTATIONS` builds, from one :class:`Case`, a callable without arguments that returns the output,
-and the list of tensors whose gradients are compared. All start from the same weights.
+Each entry of :data:`IMPLEMENTATIONS` builds, from one :class:`Case`, a callable without arguments that returns the
+output, and the list of tensors whose gradients are compared. All start from the same weights.
 """
 
 from __future__ import annotations

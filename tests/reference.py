@@ -51,7 +51,7 @@ def mixture(
     renormalise: bool = True,
     act: Callable[[Tensor], Tensor] = silu,
 ) -> Tensor:
-    """The sparse layer, token by token. A token of group None is padding. Without gates all visible experts are averaged."""
+    """The sparse layer, token by token. Group None is padding. Without gates all visible experts are averaged."""
     rows = []
     for token, group in zip(x, groups, strict=True):
         if group is None:

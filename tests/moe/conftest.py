@@ -8,12 +8,9 @@ from moiety.moe.routers import ROUTERS
 from tests.moe.toy_router import TOY, SigmoidRouter
 
 
-
 @pytest.fixture(autouse=True, scope="package")
 def _toy_router() -> Iterator[None]:
     """Only these tests see it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ROUTERS, TOY, SigmoidRouter)
         yield
-
-

@@ -1,4 +1,4 @@
-"""What the law suites draw: tables of every scheme, tokens, modality ids; sizes include 1, primes and absent modalities."""
+"""What the law suites draw: tables of every scheme and tokens; sizes include 1, primes and absent modalities."""
 
 from __future__ import annotations
 

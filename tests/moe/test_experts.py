@@ -37,7 +37,9 @@ def test_copies_of_a_dense_ffn_behave_as_it(kind: str, experts: int, tokens: int
     bank.load_from_dense(gate_up, down)
     x, (index, weights) = torch.randn(tokens, hidden).double(), routing(tokens, experts, min(2, experts))
     gate, up = F.linear(x, gate_up).chunk(2, -1)
-    torch.testing.assert_close(bank(x, index, weights.double()), F.linear(F.silu(gate) * up, down), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(
+        bank(x, index, weights.double()), F.linear(F.silu(gate) * up, down), atol=1e-6, rtol=1e-6
+    )
 
 
 @every_kind
@@ -92,7 +94,9 @@ def test_idle_expert_gets_zero_not_none(kind: str, kernel: str) -> None:
 
 
 def test_narrower_experts_are_refused() -> None:
-    with pytest.raises(ValueError, match="experts of inner width 4 cannot hold a dense FFN of inner width 5; set expert"):
+    with pytest.raises(
+        ValueError, match="experts of inner width 4 cannot hold a dense FFN of inner width 5; set expert"
+    ):
         FFNExperts(2, 8, 4).load_from_dense(torch.zeros(10, 8), torch.zeros(8, 5))
 
 

@@ -1,4 +1,4 @@
-"""Every kernel equals the plain loop, in outputs and all gradients, and keeps what it promises about memory and syncs."""
+"""Every kernel equals the plain loop, in outputs and all gradients, and keeps its promises on memory and syncs."""
 
 from __future__ import annotations
 

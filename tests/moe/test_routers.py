@@ -41,7 +41,9 @@ def test_every_name_is_known() -> None:
     assert list(SCHEMES) == ["dense", *DEFAULTS]
 
 
-@pytest.mark.parametrize(("private", "inter"), [(p, i) for p, i in itertools.product(range(17), range(17)) if p + i > 1])
+@pytest.mark.parametrize(
+    ("private", "inter"), [(p, i) for p, i in itertools.product(range(17), range(17)) if p + i > 1]
+)
 def test_table_for_any_group_size(private: int, inter: int) -> None:
     """D07: the release fixed the text offset at 1, so experts died beyond 4."""
     groups, _ = table("moiie", experts={"vision": private, "inter": inter, "text": private})

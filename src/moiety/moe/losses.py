@@ -105,8 +105,10 @@ def load_balancing_loss(
 
     Example:
         >>> chosen, probability = torch.tensor([[1., 1, 0], [0, 1, 1]]), torch.tensor([[1., 0, 0], [0, 0, 1]])
-        >>> [load_balancing_loss(chosen, probability, torch.ones(2), 3, s).item() for s in ("joint_layers", "per_layer")]
-        [1.5, 3.0]
+        >>> load_balancing_loss(chosen, probability, torch.ones(2), 3, "joint_layers").item()
+        1.5
+        >>> load_balancing_loss(chosen, probability, torch.ones(2), 3, "per_layer").item()
+        3.0
     """
     count = tokens.clamp(min=1).unsqueeze(-1)
     share, mean = chosen / count, probability / count

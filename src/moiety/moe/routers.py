@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moiety.config import MoESettings
-from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, Modality, nearest_name
+from moiety.groups import ExpertGroups, Modality, nearest_name
+from moiety.moe.tables import scheme_table
 from moiety.moe.trace import Routing
-
-INTER_GROUP = "inter"
 
 
 class Router(nn.Module, abc.ABC):
@@ -127,10 +126,9 @@ class GatedRouter(Router):
         logits = self._visible_scores(self._scores(x), group)
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
         chosen, index = scores.topk(self.top_k, dim=-1)
-        # softmax over the chosen scores = softmax over all visible ones, then renormalised
-        normaliser = (chosen if self.settings.norm_topk else scores).logsumexp(dim=-1, keepdim=True)
-        weights = (chosen - normaliser).exp().to(x.dtype)
-        index, weights = self.without_padding(index, weights, group)
+        # a softmax over the chosen scores is the softmax over all visible ones, renormalised
+        weights = chosen.softmax(dim=-1) if self.settings.norm_topk else scores.softmax(dim=-1).gather(-1, index)
+        index, weights = self.without_padding(index, weights.to(x.dtype), group)
         return Routing(logits, index, weights, group)
 
     def _scores(self, x: Tensor) -> Tensor:
@@ -214,7 +212,7 @@ class MoIIE(GatedRouter):
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
         """``[private of each group | inter | private of text]``; default 1 each and 2 inter-modality experts."""
-        return _table(experts, modality_groups, private=1, inter=2, gates="each")
+        return scheme_table(experts, modality_groups, private=1, inter=2, gates="each")
 
 
 class ModalityRouted(GatedRouter):
@@ -223,7 +221,7 @@ class ModalityRouted(GatedRouter):
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
         """``[pool of each group | pool of text]``; default 2 each."""
-        return _table(experts, modality_groups, private=2, inter=None, gates="each")
+        return scheme_table(experts, modality_groups, private=2, inter=None, gates="each")
 
 
 class TwoRouter(GatedRouter):
@@ -232,7 +230,7 @@ class TwoRouter(GatedRouter):
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
         """``[inter]``; default 4."""
-        return _table(experts, modality_groups, private=None, inter=4, gates="each")
+        return scheme_table(experts, modality_groups, private=None, inter=4, gates="each")
 
 
 class Vanilla(GatedRouter):
@@ -241,7 +239,7 @@ class Vanilla(GatedRouter):
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
         """``[inter]``; default 4."""
-        return _table(experts, modality_groups, private=None, inter=4, gates="one")
+        return scheme_table(experts, modality_groups, private=None, inter=4, gates="one")
 
 
 class HardSwitch(GatelessRouter):
@@ -250,7 +248,7 @@ class HardSwitch(GatelessRouter):
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
         """``[one of each group | text]``."""
-        return _table(experts, modality_groups, private=1, inter=None, gates="none")
+        return scheme_table(experts, modality_groups, private=1, inter=None, gates="none")
 
 
 class AlwaysOn(GatelessRouter):
@@ -259,7 +257,7 @@ class AlwaysOn(GatelessRouter):
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
         """``[one of each group | inter | text]``, weights 1/2."""
-        return _table(experts, modality_groups, private=1, inter=1, gates="none")
+        return scheme_table(experts, modality_groups, private=1, inter=1, gates="none")
 
 
 class DenseWide(GatelessRouter):
@@ -268,42 +266,7 @@ class DenseWide(GatelessRouter):
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
         """``[inter]``, one expert with weight 1."""
-        return _table(experts, modality_groups, private=None, inter=1, gates="none")
-
-
-def _table(
-    experts: Mapping[str, int] | None,
-    modality_groups: Mapping[int, str],
-    private: int | None,
-    inter: int | None,
-    gates: str,
-) -> ExpertGroups:
-    """Build ``[private | inter | text]``; None: the scheme has no such group."""
-    # by modality id, not in the order given: a mapping that went through JSON may come back sorted
-    modality_groups = dict(sorted(modality_groups.items()))
-    found = dict.fromkeys(modality_groups.values())
-    names = [name for name in found if name != TEXT_GROUP] + ([TEXT_GROUP] if TEXT_GROUP in found else [])
-    if INTER_GROUP in names:
-        raise ValueError(f"a modality group cannot be called {INTER_GROUP!r}: that names the inter-modality experts")
-    place = names.index(TEXT_GROUP) if TEXT_GROUP in names else len(names)
-    order = [*names[:place], INTER_GROUP, *names[place:]]
-    counts = {name: inter if name == INTER_GROUP else private for name in order}
-    defaults = {name: count for name, count in counts.items() if count is not None}
-    given = dict(defaults if experts is None else experts)
-    for name in given:
-        if name not in defaults:
-            raise ValueError(f"this scheme has no expert group {name!r}; {nearest_name(name, defaults)}")
-    missing = [name for name in defaults if name not in given]
-    if missing:
-        raise ValueError(
-            f"moe.experts gives {given}, but no count for {', '.join(map(repr, missing))}; "
-            "name every group, 0 is allowed"
-        )
-    groups = tuple(
-        ExpertGroup(name, given[name], tuple(names) if name == INTER_GROUP else (name,)) for name in defaults
-    )
-    shared = {"each": tuple((name,) for name in names), "one": (tuple(names),), "none": ()}[gates]
-    return ExpertGroups(groups, modality_groups, shared)
+        return scheme_table(experts, modality_groups, private=None, inter=1, gates="none")
 
 
 def _gateless_top_k(groups: ExpertGroups, settings: MoESettings) -> int:

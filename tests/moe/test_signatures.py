@@ -1,0 +1,53 @@
+"""The shapes written in the signatures hold: floor 1 is imported anew with jaxtyping's checks switched on."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import jaxtyping
+import pytest
+import torch
+
+import moiety.moe
+from moiety.config import MoESettings
+
+MODULES = ("layer", "routers", "losses", "statistics", "modality", "dispatch", "trace", "experts", "kernels")
+
+
+@pytest.fixture(scope="module")
+def checked() -> Iterator[dict[str, ModuleType]]:
+    """Copies of the modules whose annotations raise; the ordinary ones come back afterwards."""
+    ordinary = {name: module for name, module in sys.modules.items() if name.startswith("moiety.moe")}
+    for name in ordinary:
+        del sys.modules[name]
+    with jaxtyping.install_import_hook("moiety.moe", "beartype.beartype"):
+        yield {name: importlib.import_module(f"moiety.moe.{name}") for name in MODULES}
+    for name in [name for name in sys.modules if name.startswith("moiety.moe")]:
+        del sys.modules[name]
+    sys.modules.update(ordinary)
+    moiety.moe = ordinary["moiety.moe"]
+
+
+@pytest.mark.parametrize("scheme", ["vanilla", "two_router", "modality", "modality_routed", "moiie", "always_on"])
+@pytest.mark.parametrize("kernel", ["reference", "loop", "grouped"])
+def test_a_forward_and_its_losses(checked: dict[str, ModuleType], scheme: str, kernel: str) -> None:
+    settings = MoESettings(scheme=scheme, z_loss_coef=0.1)
+    layer = checked["layer"].ModalityMoE(8, 16, settings)
+    layer.experts.kernel = kernel
+    ids = checked["modality"].without_padding(torch.tensor([[0, 1, 1, 0]]), torch.tensor([[0, 1, 1, 1]]))
+    with checked["trace"].recording() as trace:
+        out = layer(torch.randn(1, 4, 8), checked["modality"].last_token_as_text(ids))
+    losses = checked["losses"].auxiliary_losses(trace, layer.groups, settings)
+    (out.sum() + losses.total).backward()
+    count = checked["statistics"].tally(trace.entries[0][1], layer.groups)
+    assert checked["statistics"].load_share(count).shape == (2, layer.groups.num_experts)
+    assert checked["statistics"].inter_mix(count, layer.groups).shape[0] == 2
+
+
+def test_a_wrong_shape_is_caught(checked: dict[str, ModuleType]) -> None:
+    router = checked["layer"].ModalityMoE(8, 16, MoESettings()).router
+    with pytest.raises(jaxtyping.TypeCheckError):
+        router(torch.zeros(3, 8), torch.zeros(4, dtype=torch.int64))
