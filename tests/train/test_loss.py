@@ -72,6 +72,24 @@ def test_the_loss_is_the_sum_of_its_parts_once(world: Path, tmp_path: Path) -> N
     assert trainer.compute_loss(model, batch).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_a_second_forward_without_gradient_does_not_count(world: Path, tmp_path: Path) -> None:
+    """TRL makes one for its metrics; the gradient of the routing losses would be half of what it should be."""
+
+    class Metrics(Trainer):
+        def compute_loss(self, model: torch.nn.Module, inputs: dict, *args: object, **options: object) -> object:
+            result = super().compute_loss(model, inputs, *args, **options)
+            with torch.no_grad():
+                model(**inputs)
+            return result
+
+    class LooksAgain(MoietyTrainer, Metrics):
+        pass
+
+    once, _ = gradients(world, PAIR, 2, 1, tmp_path, **DOMINANT)
+    twice, _ = gradients(world, PAIR, 2, 1, tmp_path, cls=LooksAgain, **DOMINANT)
+    assert largest_difference(twice, once) < 1e-6
+
+
 def test_a_lost_trace_is_an_error(world: Path, tmp_path: Path) -> None:
     class Parallel(torch.nn.Module):
         """Runs the model in another thread, as torch.nn.DataParallel does."""

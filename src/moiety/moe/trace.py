@@ -61,8 +61,11 @@ def active_trace() -> RoutingTrace | None:
 
 
 @contextmanager
-def recording() -> Iterator[RoutingTrace]:
+def recording(trace: RoutingTrace | None = None) -> Iterator[RoutingTrace]:
     """Open a trace; sparse layers write to the innermost one that is open.
+
+    Args:
+        trace: Where to write; None: a new trace.
 
     Example:
         >>> with recording() as trace:
@@ -71,7 +74,7 @@ def recording() -> Iterator[RoutingTrace]:
         >>> active_trace() is None
         True
     """
-    trace = RoutingTrace()
+    trace = RoutingTrace() if trace is None else trace
     token = _active.set(trace)
     try:
         yield trace

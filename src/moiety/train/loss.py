@@ -18,8 +18,20 @@ from torch import nn
 from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
 from moiety.moe.losses import AuxiliaryLosses, auxiliary_losses
-from moiety.moe.trace import RoutingTrace, recording
+from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.model import groups_of, losses_added_by_trainer, settings_of
+
+
+class TrainedForwards(RoutingTrace):
+    """A trace that leaves out forwards without gradient.
+
+    TRL runs such a second forward for its metrics. Counted, it would halve the gradient of the routing losses.
+    """
+
+    def append(self, layer_index: int, routing: Routing) -> None:
+        """Add a decision if it can be learned from."""
+        if torch.is_grad_enabled():
+            super().append(layer_index, routing)
 
 
 class RoutingLossMixin:
@@ -49,7 +61,7 @@ class RoutingLossMixin:
         Raises:
             RuntimeError: the model is sparse and trains, but no layer recorded a decision.
         """
-        with recording() as trace, losses_added_by_trainer():
+        with recording(TrainedForwards()) as trace, losses_added_by_trainer():
             loss, outputs = super().compute_loss(  # type: ignore[misc]
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
