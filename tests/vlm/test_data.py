@@ -187,23 +187,11 @@ def test_blank_pictures_show_nothing_and_change_no_token() -> None:
     assert float(blank["pixel_values"].abs().max()) < 0.01  # 128 / 255 is not exactly the mean 0.5
 
 
-def test_the_dataset_keeps_what_fits() -> None:
-    class Counting(Encoder):
-        calls = 0
-
-        def encode(self, given: Row) -> dict[str, Tensor]:
-            self.calls += 1
-            return super().encode(given)
-
-    coder = Counting(shared_processor(), IMAGES, 256)
-    kept, one = ConversationDataset(ROWS, coder), ConversationDataset(ROWS, coder, cache_bytes=0)
-    assert len(kept) == 3
-    assert kept.lengths == [len(coder.encode(given)["input_ids"]) for given in ROWS]
-    coder.calls = 0
-    assert torch.equal(kept[1]["input_ids"], kept[1]["input_ids"])
-    assert coder.calls == 0
-    assert torch.equal(one[1]["input_ids"], one[1]["input_ids"])
-    assert coder.calls == 2
+def test_the_dataset_encodes_what_is_asked_for() -> None:
+    rows = ConversationDataset(ROWS, encoder())
+    assert len(rows) == 3
+    assert torch.equal(rows[1]["input_ids"], encoder().encode(TWO)["input_ids"])
+    assert rows.lengths == [len(encoder().encode(given)["input_ids"]) for given in ROWS]
 
 
 def test_padding_falls_back_to_the_end_token() -> None:

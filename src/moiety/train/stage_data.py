@@ -97,7 +97,7 @@ def prepare_data(
     report = check_files([root / name for name in stage.data], encoder, merge_turns=merge, seed=seed, groups=groups)
     if settings.on_bad_row == "stop":
         report.stop_on_problems()
-    data = StageData(ConversationDataset(report.good, encoder, cache_bytes=0), Collator(encoder.pad_token_id), report)
+    data = StageData(ConversationDataset(report.good, encoder), Collator(encoder.pad_token_id), report)
     if data.num_skipped:
         shown = "\n".join(f"  {problem}" for problem in report.problems[:_SHOWN])
         logger.warning(

@@ -169,36 +169,26 @@ class Encoder:
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
-    """Encoded rows, made when first asked for.
+    """Encoded rows, made when they are asked for.
 
     Args:
         rows: The conversations.
         encoder: How a row becomes tensors.
-        cache_bytes: Encoded rows are kept up to this many bytes, so that later epochs cost nothing.
     """
 
-    def __init__(self, rows: Sequence[Row], encoder: Encoder, cache_bytes: int = 2**30) -> None:
+    def __init__(self, rows: Sequence[Row], encoder: Encoder) -> None:
         self.rows = rows
         self.encoder = encoder
-        self._room = cache_bytes
-        self._kept: dict[int, dict[str, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if index in self._kept:
-            return self._kept[index]
-        tensors = self.encoder.encode(self.rows[index])
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = tensors
-        return tensors
+        return self.encoder.encode(self.rows[index])
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of every row; encodes (and keeps) rows that were not asked for yet."""
+        """Tokens of every row; encodes all of them."""
         return [len(self[index]["input_ids"]) for index in range(len(self))]
 
 
