@@ -133,6 +133,8 @@ def test_padding_changes_nothing(name: str) -> None:
         torch.testing.assert_close(padded, single, rtol=1e-5, atol=1e-5)
         batch["input_ids"][0, ~real] = 17
         torch.testing.assert_close(logits_of(model, batch)[0, real], padded, rtol=0, atol=0)
+        batch["modality_ids"] = (batch["input_ids"] == IMAGE).long().masked_fill(batch["attention_mask"] == 0, 1)
+        torch.testing.assert_close(logits_of(model, batch)[0, real], padded, rtol=0, atol=0)
 
 
 @every_family

@@ -46,6 +46,10 @@ def damaged(folder: Path, how: str) -> Path:
     elif how == "pickled":
         torch.save({}, folder / "pytorch_model.bin")
         weights.unlink()
+    elif how == "shard":
+        weights.unlink()
+        sparse("llava-qwen2").save_pretrained(folder, max_shard_size="40KB")
+        sorted(folder.glob("*.safetensors"))[1].unlink()
     elif how == "config":
         (folder / "config.json").write_text("{")
     elif how in ("missing", "unexpected", "mismatched"):
@@ -69,6 +73,7 @@ def damaged(folder: Path, how: str) -> Path:
         ("unexpected", r"1 unexpected \(model.language_model.layers.1.mlp.experts.extra\) tensors"),
         ("mismatched", r"1 mismatched \(.*experts.down_proj"),
         ("pickled", r"holds pickled weights \(pytorch_model.bin\). Unpickling can run any code"),
+        ("shard", r"cannot be read .*the folder is damaged, copy or make it again"),
         ("config", "the config of .* cannot be read|no model at"),
     ],
 )

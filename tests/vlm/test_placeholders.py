@@ -148,3 +148,23 @@ def test_delimiters_as_vision() -> None:
     assert int((trace.entries[0][1].modality_group == 0).sum()) == 6, "four picture tokens and two marks"
     with pytest.raises(ValueError, match=r"delimiters_as_vision is true, but .*LlavaConfig names none of vision_start"):
         upcycle(LLAVA.build(), MoESettings(delimiters_as_vision=True))
+
+
+def test_video_tokens_are_routed_with_vision() -> None:
+    family, video = FAMILIES["qwen2_5_vl"], 61
+    dense = family.build()
+    built = upcycle(dense, MoESettings(layers="all"))
+    batch = family.batch("tIt")
+    frames = batch["input_ids"] == IMAGE
+    batch |= {
+        "input_ids": batch["input_ids"].masked_fill(frames, video),
+        "mm_token_type_ids": frames.int() * 2,
+        "pixel_values_videos": batch.pop("pixel_values"),
+        "video_grid_thw": batch.pop("image_grid_thw"),
+        "second_per_grid_ts": torch.tensor([1.0]),
+    }
+    with recording() as trace:
+        logits = built(**batch).logits
+    torch.testing.assert_close(logits, dense(**batch).logits, rtol=1e-5, atol=1e-5)
+    assert built.model.modality_rule.derive(batch["input_ids"])[frames].tolist() == [2] * 4
+    assert torch.equal(trace.entries[0][1].modality_group == 0, frames.flatten())

@@ -83,7 +83,7 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
         model, report = cls.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options
         )
-    except (SafetensorError, EOFError, KeyError, RuntimeError) as error:
+    except (SafetensorError, OSError, EOFError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"the weights in {path} cannot be read ({type(error).__name__}: {error}); "
             "the folder is damaged, copy or make it again"

@@ -1,4 +1,6 @@
-"""The only file that knows the insides of Hugging Face models: find the decoder, swap its FFNs, pass the ids.
+"""The only file that knows the decoders of Hugging Face models: find the layers, swap their FFNs, pass the ids.
+
+(Their vision towers are the business of ``towers.py``, what configs say about tokens that of ``placeholders.py``.)
 
 A decoder layer calls ``self.mlp(hidden_states)`` and nothing else about its FFN, so a sparse layer can stand in its
 place. What it needs to know, which token is what, comes down the stack as the keyword ``modality_ids``: the multimodal

@@ -40,7 +40,6 @@ PROCESSOR_FILES = (
     "*.tiktoken",
     "*processor_config.json",
     "chat_template*",
-    "README.md",
     "LICENSE*",
 )
 
