@@ -142,18 +142,18 @@ def draw(scene: Sequence[Placed], scans: np.ndarray, canvas: int, rng: np.random
 def ask(scenes: Sequence[Sequence[Placed]], split: str, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Questions about all scenes of a split, LLaVA style, sorted by scene.
 
-    Every scene is asked for one place, one colour, one parity and its count. Existence questions are drawn for each
-    digit: as many scenes that hold it as scenes that do not. The questions of one scene stand in random order, so that
-    no kind always follows another when they are merged into one conversation.
+    Every scene is asked for the digit in each filled place, one colour, one parity and its count. Existence questions
+    are drawn for each digit: as many scenes that hold it as scenes that do not. The questions of one scene stand in
+    random order, so that no kind always follows another when they are merged into one conversation.
     """
     asked: list[list[tuple[str, str, str]]] = [[] for _ in scenes]
     for questions, scene in zip(asked, scenes, strict=True):
-        one, two, three = (scene[int(index)] for index in rng.integers(0, len(scene), 3))
+        one, two = (scene[int(index)] for index in rng.integers(0, len(scene), 2))
+        questions += [("place", f"Which digit is at the {placed.place}?", str(placed.digit)) for placed in scene]
         questions += [
-            ("place", f"Which digit is at the {one.place}?", str(one.digit)),
-            ("colour", f"What colour is the {two.digit}?", two.colour),
+            ("colour", f"What colour is the {one.digit}?", one.colour),
             ("count", "How many digits are there?", str(len(scene))),
-            ("parity", f"Is the {three.colour} digit odd or even?", ("even", "odd")[three.digit % 2]),
+            ("parity", f"Is the {two.colour} digit odd or even?", ("even", "odd")[two.digit % 2]),
         ]
     for digit in range(10):
         holds = np.array([any(placed.digit == digit for placed in scene) for scene in scenes])
