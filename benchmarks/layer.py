@@ -19,8 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +42,10 @@ class Runner:
     case: Case
     error: float | None
     saved_mib: float
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None and self.error > TOLERANCE[self.case.x.dtype]
 
     def forward(self) -> None:
         with torch.no_grad():
@@ -144,7 +147,7 @@ def show(rows: list[dict[str, object]], stamp: str) -> None:
         print(f"INVALID: {stamp}")
 
 
-def machine(threads: int) -> dict[str, object]:
+def machine(threads: int, load: float) -> dict[str, object]:
     """What a reader needs to judge the numbers."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     size = 2048
@@ -159,7 +162,7 @@ def machine(threads: int) -> dict[str, object]:
         "cpu": platform.processor() or platform.machine(),
         "threads": threads,
         "heap": {name: os.environ[name] for name in HEAP if name in os.environ} or "default",
-        "load": os.getloadavg()[0],
+        "load": round(load, 2),
         "bf16_2048_gflops": round(2 * size**3 / peak / 1e9, 1),
     }
 
@@ -169,47 +172,43 @@ def busy(load: float, threads: int) -> str:
     return "" if free >= threads - 0.5 else f"load average {load:.1f} leaves fewer than {threads} cores"
 
 
+def tables(name: str, arguments: argparse.Namespace, load: float) -> Iterator[tuple[list[dict[str, object]], str]]:
+    """Rows and stamp of each mode of one shape."""
+    shape, dtype = SHAPES[name], getattr(torch, arguments.dtype)
+    case = Case.draw(shape, arguments.tokens, dtype, arguments.vision_share)
+    truth = case.truth()
+    runners = [prepare(impl, case, truth) for impl in arguments.impl]
+    for runner in runners:
+        if runner.failed:
+            print(f"FAIL {name} {runner.name}: relative error {runner.error:.1e}; not timed")
+    runners = [runner for runner in runners if not runner.failed]
+    # one thread: CPU time of this process, which other work does not stretch; more: the wall clock
+    clock = time.process_time if arguments.threads == 1 else time.perf_counter
+    limit = 0.03 if arguments.threads == 1 else 0.08
+    for mode, passes in (("forward", 1), ("forward+backward", 3)):
+        facts = {key: getattr(arguments, key) for key in ("tokens", "dtype", "vision_share")}
+        flops = passes * 6.0 * arguments.tokens * shape.top_k * shape.hidden * shape.ffn
+        times = measure(runners, mode, arguments.rounds, clock)
+        rows = rows_of(times, runners, {"shape": name, "mode": mode} | facts, flops)
+        control = abs(float(str(rows[1]["x_dense"])) - 1)
+        stamp = f"the two dense rows differ by {control:.0%}" if control > limit else busy(load, arguments.threads)
+        yield rows, stamp
+
+
 def run(arguments: argparse.Namespace) -> None:
     """All shapes and modes that were asked for."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     random.seed(0)
     load = os.getloadavg()[0]
-    facts = machine(arguments.threads)
+    facts = machine(arguments.threads, load)
     print(json.dumps(facts))
-    dtype = getattr(torch, arguments.dtype)
-    # one thread: CPU time of this process, which other work does not stretch; more: the wall clock
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    limit = 0.03 if arguments.threads == 1 else 0.08
-    sink = open(arguments.json, "a", encoding="utf-8") if arguments.json else nullcontext()  # noqa: SIM115
-    with sink:
-        for name in arguments.shape:
-            shape = SHAPES[name]
-            case = Case.draw(shape, arguments.tokens, dtype, arguments.vision_share)
-            truth = case.truth()
-            runners = [prepare(impl, case, truth) for impl in arguments.impl]
-            for runner in runners:
-                if runner.error is not None and runner.error > TOLERANCE[dtype]:
-                    print(f"FAIL {name} {runner.name}: relative error {runner.error:.1e}; not timed")
-            runners = [r for r in runners if r.error is None or r.error <= TOLERANCE[dtype]]
-            for mode, passes in (("forward", 1), ("forward+backward", 3)):
-                what = {
-                    "shape": name,
-                    "tokens": arguments.tokens,
-                    "dtype": arguments.dtype,
-                    "vision_share": arguments.vision_share,
-                    "mode": mode,
-                }
-                flops = passes * 6.0 * arguments.tokens * shape.top_k * shape.hidden * shape.ffn
-                rows = rows_of(measure(runners, mode, arguments.rounds, clock), runners, what, flops)
-                control = next(float(str(row["x_dense"])) for row in rows if row["impl"] == "dense again")
-                stamp = busy(load, arguments.threads)
-                if abs(control - 1) > limit:
-                    stamp = f"the two dense rows differ by {abs(control - 1):.0%}"
-                show(rows, stamp)
-                if arguments.json:
-                    for row in rows:
-                        print(json.dumps(facts | row | {"invalid": stamp}), file=sink)
+    for name in arguments.shape:
+        for rows, stamp in tables(name, arguments, load):
+            show(rows, stamp)
+            if arguments.json:
+                with open(arguments.json, "a", encoding="utf-8") as sink:
+                    sink.writelines(json.dumps(facts | row | {"invalid": stamp}) + "\n" for row in rows)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,6 +19,7 @@ from moiety.moe.dispatch import plan_slots
 from moiety.moe.experts import FFNExperts
 from moiety.moe.kernels import KERNELS, choose_kernel, gated_experts, reference_experts
 from moiety.moe.kernels.activation import ACTIVATIONS
+from moiety.moe.kernels.choice import say_half_is_slow
 from moiety.moe.layer import ModalityMoE
 from tests.moe.laws import law
 
@@ -303,3 +304,28 @@ def test_a_layer_never_waits_for_the_device() -> None:
     assert forward.calls["sort"] == 1
     assert backward.calls["_grouped_mm"] == 4
     assert not {"_local_scalar_dense", "nonzero", "bincount"} & (forward.calls.keys() | backward.calls.keys())
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while it traces
+def test_experts_compile_to_one_graph() -> None:
+    """In bfloat16, the only type that grouped_mm traces in."""
+    index, leaves = problem(8, 3, 2, 16, 32, torch.bfloat16)
+    plan = plan_slots(index, 3)
+    eager = run("grouped", index, leaves)
+    torch._dynamo.reset()
+    compiled = torch.compile(gated_experts, backend="aot_eager", fullgraph=True)
+    y = compiled(*leaves, plan, "silu", "grouped")
+    probe = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    assert_near([y.detach(), *torch.autograd.grad(y, leaves, probe)], eager, 1e-2)
+
+
+def test_half_precision_on_cpu_is_said_to_be_slow_once(caplog: pytest.LogCaptureFixture) -> None:
+    say_half_is_slow.cache_clear()
+    experts = FFNExperts(2, 8, 8).to(torch.float16)
+    x, index, weights = torch.randn(3, 8).half(), torch.zeros(3, 1).long(), torch.ones(3, 1).half()
+    with caplog.at_level("WARNING"):
+        first, second = experts(x, index, weights), experts(x, index, weights)
+    assert first.equal(second)
+    assert [record.getMessage() for record in caplog.records] == [
+        "float16 experts run about ten times slower on CPU than bfloat16; use bfloat16"
+    ]

@@ -14,17 +14,15 @@ from moiety.groups import nearest_name
 
 
 class Activation(NamedTuple):
-    """A function, and ``backward(grad, x, grad_input=...)``, which writes its derivative times `grad`."""
+    """A function, and its derivative times a gradient: ``backward(grad, x)``, or written to ``grad_input=``."""
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[..., Tensor]
 
 
-_SILU = Activation(F.silu, torch.ops.aten.silu_backward.grad_input)
-_GELU = Activation(F.gelu, torch.ops.aten.gelu_backward.grad_input)
-_GELU_TANH = Activation(
-    partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward.grad_input, approximate="tanh")
-)
+_SILU = Activation(F.silu, torch.ops.aten.silu_backward)
+_GELU = Activation(F.gelu, torch.ops.aten.gelu_backward)
+_GELU_TANH = Activation(partial(F.gelu, approximate="tanh"), partial(torch.ops.aten.gelu_backward, approximate="tanh"))
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": _SILU,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from moiety.moe.kernels.activation import ACTIVATIONS
+
+logger = logging.getLogger(__name__)
 
 KERNELS = ("auto", "loop", "grouped", "reference")
 
@@ -33,9 +37,12 @@ def choose_kernel(
     """
     if kernel == "reference" or act not in ACTIVATIONS or not index.numel():
         return "reference"
+    dtype = compute_dtype(x)
+    if dtype == torch.float16 and x.device.type == "cpu":
+        say_half_is_slow()
     if kernel == "loop":
         return "loop"
-    refusal = grouped_refusal(compute_dtype(x), gate_up_proj)
+    refusal = grouped_refusal(dtype, gate_up_proj)
     if kernel == "grouped":
         if refusal:
             raise ValueError(f"kernel 'grouped' cannot run: {refusal}; use 'auto' or 'loop'")
@@ -43,9 +50,15 @@ def choose_kernel(
     if refusal:
         return "loop"
     experts, twice_ffn, _ = gate_up_proj.shape
-    gate_up_bytes = index.numel() * twice_ffn * x.element_size()
+    gate_up_bytes = index.numel() * twice_ffn * dtype.itemsize
     large = gate_up_bytes >= LARGE_GATE_UP_BYTES and index.numel() >= LARGE_ROWS_PER_EXPERT * experts
     return "loop" if large and x.device.type == "cpu" else "grouped"
+
+
+@functools.cache
+def say_half_is_slow() -> None:
+    """Log once: no CPU multiplies float16 natively here."""
+    logger.warning("float16 experts run about ten times slower on CPU than bfloat16; use bfloat16")
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -32,6 +32,8 @@ def gated_backward(
     Returns:
         ``h`` ``(rows, ffn)`` and ``d_gate_up`` ``(rows, 2*ffn)``.
     """
+    if torch.compiler.is_compiling():
+        return _plain(dh, gate_up, ACTIVATIONS[act], dw)
     h, d_gate_up = torch.empty_like(dh), torch.empty_like(gate_up)
     step = len(dh) if dh.is_cuda else max(1, BLOCK_ELEMENTS // dh.shape[1])
     for start in range(0, len(dh), max(step, 1)):
@@ -48,3 +50,12 @@ def _block(dh: Tensor, gate_up: Tensor, activation: Activation, h: Tensor, dw: T
     torch.mul(dh, activated, out=d_up)
     torch.sum(torch.mul(dh, h, out=activated), dim=-1, out=dw)
     activation.backward(dh.mul_(up), gate, grad_input=d_gate)
+
+
+def _plain(dh: Tensor, gate_up: Tensor, activation: Activation, dw: Tensor) -> tuple[Tensor, Tensor]:
+    """The same without views as outputs, which a compiler refuses; it fuses and plans memory by itself."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    activated = activation.forward(gate)
+    h = activated * up
+    dw.copy_((dh * h).sum(dim=-1))
+    return h, torch.cat([activation.backward(dh * up, gate), dh * activated], dim=-1)
