@@ -184,6 +184,9 @@ class TrainSettings(Section):
     save_steps: int = Field(200, ge=1, description="steps between checkpoints that a stopped run resumes from")
     save_total_limit: int = Field(2, ge=1)
     dataloader_num_workers: int = Field(0, ge=0)
+    train_sampling_strategy: Literal["random", "group_by_length"] = Field(
+        "random", description="group_by_length puts rows of like length into one batch, which saves padding"
+    )
     starved_share: float = Field(
         0.01, ge=0, le=1, description="alarm when an expert gets less than this share of an even load"
     )

@@ -38,7 +38,7 @@ def ranks(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[st
         for rank, errors in enumerate(logs)
     ]
     try:
-        ended = [process.wait(timeout=120) for process in processes]
+        ended = [process.wait(timeout=240) for process in processes]
     finally:
         for process, log in zip(processes, logs, strict=True):
             process.kill()

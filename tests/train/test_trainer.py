@@ -39,6 +39,38 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     assert list(SeededOrder(50, seed=4)) != first
 
 
+def test_grouping_by_length_saves_padding_and_loses_no_row() -> None:
+    lengths = torch.randint(10, 200, (203,), generator=torch.Generator().manual_seed(1)).tolist()
+
+    def padded(order: list[int]) -> int:
+        batches = [order[start : start + 8] for start in range(0, len(order), 8)]
+        return sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+
+    order = SeededOrder(203, 0, lengths, batch=8)
+    first = list(order)
+    assert sorted(first) == list(range(203))
+    assert first == list(SeededOrder(203, 0, lengths, batch=8))
+    assert padded(first) < 1.1 * sum(lengths) < 0.8 * padded(list(SeededOrder(203, 0)))
+    starts = [lengths[row] for row in first[::8]]
+    assert starts != sorted(starts)  # long rows do not all come last
+    order.set_epoch(1)
+    assert list(order) != first
+
+
+def test_the_trainer_groups_by_length(world: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(world, tmp_path, train_sampling_strategy="group_by_length")
+    rows = [*trainer.train_dataset, {key: value[:4] for key, value in trainer.train_dataset[0].items()}] * 2
+
+    class Rows(list):
+        @property
+        def lengths(self) -> list[int]:
+            return [len(entry["input_ids"]) for entry in self]
+
+    trainer.train_dataset = Rows(rows)
+    sizes = [batch["input_ids"].shape[1] for batch in trainer.get_train_dataloader()]
+    assert sizes.count(4) == 1
+
+
 def test_every_epoch_and_every_scheme_sees_the_same_rows(world: Path, tmp_path: Path) -> None:
     seen: dict[str, list[list[int]]] = {}
 

@@ -105,7 +105,7 @@ class RoutingLossMixin:
             raise RuntimeError(
                 "the model is sparse, but none of its layers recorded a routing decision, so its load-balancing loss "
                 "would be lost without a word. This happens under torch.nn.DataParallel: start one process per device "
-                "instead (torchrun --nproc-per-node N)"
+                "instead (torchrun --nproc-per-node N), or show this one a single device (CUDA_VISIBLE_DEVICES=0)"
             )
         settings, groups = self._table
         return auxiliary_losses(trace, groups, settings)

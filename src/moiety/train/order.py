@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from transformers import ProgressCallback, TrainingArguments
 from transformers.trainer_callback import TrainerCallback, TrainerControl, TrainerState
 from transformers.utils import logging as hf_logging
 
+_WINDOW = 50
+
 
 class SeededOrder(Sampler[int]):
     """A new order of the rows in every epoch that depends on the seed alone, so that all schemes see the same data.
@@ -19,14 +21,16 @@ class SeededOrder(Sampler[int]):
     Args:
         num_rows: Rows in the data set.
         seed: Seed of the run.
+        lengths: Tokens of each row: rows of like length come into one batch. None: any rows do.
+        batch: Rows in one batch of all ranks.
 
     Example:
         >>> list(SeededOrder(4, seed=0)) == list(SeededOrder(4, seed=0))
         True
     """
 
-    def __init__(self, num_rows: int, seed: int) -> None:
-        self.num_rows, self.seed, self.epoch = num_rows, seed, 0
+    def __init__(self, num_rows: int, seed: int, lengths: Sequence[int] | None = None, batch: int = 1) -> None:
+        self.num_rows, self.seed, self.lengths, self.batch, self.epoch = num_rows, seed, lengths, batch, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of `epoch`, counted from 0."""
@@ -37,7 +41,18 @@ class SeededOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        yield from torch.randperm(self.num_rows, generator=generator).tolist()
+        order = torch.randperm(self.num_rows, generator=generator).tolist()
+        yield from order if self.lengths is None else self._grouped(order, self.lengths, generator)
+
+    def _grouped(self, order: list[int], lengths: Sequence[int], generator: torch.Generator) -> Iterator[int]:
+        """Sort by length within windows of many batches, then shuffle the batches; one that is not full stays last."""
+        window = _WINDOW * self.batch
+        for start in range(0, len(order), window):
+            order[start : start + window] = sorted(order[start : start + window], key=lengths.__getitem__)
+        batches = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
+        full = len(order) // self.batch
+        for place in [*torch.randperm(full, generator=generator).tolist(), *range(full, len(batches))]:
+            yield from batches[place]
 
 
 class TellsEpoch(TrainerCallback):

@@ -95,9 +95,12 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
     # -- order and learning rates -------------------------------------------------------------------------------------
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random" or not hasattr(rows, "__len__"):
+        grouped = self.args.train_sampling_strategy == "group_by_length" and hasattr(rows, "lengths")
+        if not (grouped or self.args.train_sampling_strategy == "random") or not hasattr(rows, "__len__"):
             return super()._get_train_sampler(train_dataset)
-        order = SeededOrder(len(rows), self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        batch = self.args.train_batch_size * self.args.world_size
+        order = SeededOrder(len(rows), seed, rows.lengths if grouped else None, batch)
         self.pop_callback(TellsEpoch)
         self.add_callback(TellsEpoch(order))
         return order
@@ -190,7 +193,8 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Weights under the names they have in memory, and the processor. No pickled arguments: nobody reads them."""
-        if not isinstance(self.model, PreTrainedModel):
+        sharded = getattr(self, "is_distributed_loading_by_transformers", False)  # then all ranks gather together
+        if sharded or not isinstance(self.model, PreTrainedModel):
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             folder = str(output_dir if output_dir is not None else self.args.output_dir)
