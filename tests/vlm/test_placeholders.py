@@ -124,6 +124,9 @@ def test_chunked_prefill_of_generate(model: Any) -> None:
     # I05, through the option of transformers; pictures first become features
     batch = LLAVA.batch("tIttt")
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    stock = LLAVA.build()
+    if not torch.equal(stock.generate(**batch, **options, prefill_chunk_size=5), stock.generate(**batch, **options)):
+        pytest.skip(f"transformers {hf.__version__} cannot cut prompts with pictures into chunks itself")
     whole = model.generate(**batch, **options)
     for extra in ({}, {"modality_ids": (batch["input_ids"] == IMAGE).long()}):
         assert torch.equal(model.generate(**batch, **options, prefill_chunk_size=5, **extra), whole)
