@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,8 +98,12 @@ def test_both_are_differentiable() -> None:
     assert gradcheck(through, (x, weights))
 
 
-def test_combine_rounds_once() -> None:
-    """Three summands whose bfloat16 partial sums lose the small one."""
+@pytest.mark.parametrize("hidden", [1, 7, 64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_combine_rounds_once(hidden: int, dtype: torch.dtype) -> None:
+    """Three summands whose partial sums in the narrow type would lose the small ones."""
     plan = plan_slots(torch.tensor([[0, 1, 2]]), 3)
-    y = torch.tensor([[256.0], [1.0], [1.0], [0.0]], dtype=torch.bfloat16)
-    assert combine(y, torch.ones(1, 3, dtype=torch.bfloat16), plan).item() == 258
+    large = 256.0 if dtype == torch.bfloat16 else 2048.0
+    y = torch.tensor([large, 2.0, 2.0, 0.0], dtype=dtype)[:, None].repeat(1, hidden)
+    weights = torch.tensor([[1.0, 0.5, 0.5]], dtype=dtype)
+    assert (combine(y, weights, plan) == large + 2).all()
