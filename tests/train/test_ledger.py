@@ -15,6 +15,7 @@ from moiety.train.ledger import (
     fingerprint_of,
     finished_stage,
     identity_of,
+    owned,
     read_record,
     work_folder,
     write_record,
@@ -87,6 +88,21 @@ def test_the_stage_before_counts(world: Path, tmp_path: Path) -> None:
         write_record(tmp_path / f"base{seed}", identity(recipe, world, seed), recipe, {})
     assert fingerprint_of(tmp_path / "base0") != fingerprint_of(tmp_path / "base1")
     assert fingerprint_of(tmp_path / "nowhere") == str(tmp_path / "nowhere")
+
+
+def test_two_processes_do_not_train_one_stage(tmp_path: Path) -> None:
+    folder = tmp_path / "tune"
+    left = tmp_path / ".tune.writing-abc"
+    left.mkdir()
+    with owned(folder, "tune"):
+        assert not left.exists()
+        with (
+            pytest.raises(RuntimeError, match=r"stage 'tune' in .* is being trained by another process"),
+            owned(folder, "tune"),
+        ):
+            pass
+    with owned(folder, "tune"):
+        pass
 
 
 def test_a_folder_of_somebody_else_is_left_alone(world: Path, tmp_path: Path) -> None:

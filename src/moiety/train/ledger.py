@@ -16,9 +16,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from moiety.config import MoESettings, Recipe, StageSettings
 
@@ -145,6 +148,29 @@ def finished_stage(folder: Path, name: str, identity: Mapping[str, Any]) -> Stag
             f"{folder} exists, but no stage of moiety made it (no {RECORD}); choose another output or move it away"
         )
     return None
+
+
+@contextmanager
+def owned(folder: Path, name: str) -> Iterator[None]:
+    """Keep other processes from training the stage in `folder`, and sweep what a killed one left while writing.
+
+    The system frees the lock of a process that died.
+
+    Raises:
+        RuntimeError: another process trains it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+            for left in folder.parent.glob(f".{folder.name}.writing-*"):
+                shutil.rmtree(left)
+            if (read_record(folder) or {}).get("finished"):
+                shutil.rmtree(work_folder(folder), ignore_errors=True)  # killed after the exchange of folders
+            yield
+    except Timeout as error:
+        raise RuntimeError(
+            f"stage {name!r} in {folder} is being trained by another process; wait for it or choose another output"
+        ) from error
 
 
 def discard_stage(folder: Path) -> None:

@@ -6,6 +6,7 @@ import gc
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from moiety.train.ledger import (
     discard_stage,
     finished_stage,
     identity_of,
+    owned,
     work_folder,
     write_record,
 )
@@ -85,19 +87,19 @@ def run_stage(
     Raises:
         StageChanged: `folder` was made with other settings.
         BadRows: see :func:`prepare_data`.
-        RuntimeError: a sparse stage over a projector that was never trained.
+        RuntimeError: a sparse stage over a projector that was never trained, or another process trains this stage.
         CheckpointError: a checkpoint could not be written; the earlier ones are intact.
     """
     source, folder, ranks = Path(source_folder), Path(folder), ranks_now()
-    if not resume and ranks.is_main_process:
-        discard_stage(folder)
-    ranks.wait_for_everyone()
-    identity = identity_of(stage, recipe, seed, moe, source)
-    found = finished_stage(folder, stage.name, identity)
-    if found is not None:
-        logger.info("stage %r is finished in %s and used as it is", stage.name, folder)
-        return found
-    with without_weight_bars():
+    with without_weight_bars(), owned(folder, stage.name) if ranks.is_main_process else nullcontext():
+        if not resume and ranks.is_main_process:
+            discard_stage(folder)
+        ranks.wait_for_everyone()
+        identity = identity_of(stage, recipe, seed, moe, source)
+        found = finished_stage(folder, stage.name, identity)
+        if found is not None:
+            logger.info("stage %r is finished in %s and used as it is", stage.name, folder)
+            return found
         metrics = _run(source, stage, recipe, folder, seed, moe, identity, data, on_progress, quiet)
     return StageResult(stage.name, folder, metrics)
 
