@@ -19,7 +19,8 @@ model: {{scratch: {{vocab: 300, hidden: 32, ffn: 32, heads: 2, layers: 2, vision
 data: {{root: {root}, images: [.], max_length: {length}}}
 stages:
   - {{name: words, data: [rows.jsonl], trains: [decoder, projector]}}
-  - {{name: experts, data: [rows.jsonl], trains: [experts, router], sparse: true}}
+  - {{name: again, data: [rows.jsonl], trains: [projector]}}
+  - {{name: experts, data: [rows.jsonl], trains: [experts, router], sparse: true, merge_turns: true}}
 evaluate: {{data: [rows.jsonl]}}
 """
 
@@ -73,8 +74,8 @@ def test_a_recipe_checks_all_its_stages_and_questions(moiety: Run, rows: Path, t
     recipe = tmp_path / "small.yaml"
     recipe.write_text(RECIPE.format(output=tmp_path / "out", root=rows.parent, length=64))
     found = json.loads(moiety("data", "stats", recipe, "--json").stdout)
-    assert list(found) == ["stage words", "stage experts", "evaluate"]
-    assert all(part["tokens"]["image"] == 32 for part in found.values())
+    pictures = {name: part["tokens"]["image"] for name, part in found.items()}
+    assert pictures == {"stages words, again": 32, "stage experts": 16, "evaluate": 32}
     assert moiety("data", "check", recipe).exit_code == 0
     short = moiety("data", "check", recipe, "--set", "data.max_length=20")
     assert short.exit_code == 1

@@ -16,7 +16,7 @@ from PIL import Image
 from moiety.groups import ExpertGroups, Modality
 from moiety.lens import LensReport, inspect_image, numbers_of, observe, tinted_picture
 from moiety.lens.draw import CELL, draw_patches, draw_words, most_varied_layer, shorten, tint
-from moiety.lens.observe import grid_of, split
+from moiety.lens.observe import as_seen, grid_of, split
 from moiety.lens.palette import colours_of, is_dark, rgb
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import prompt_batch
@@ -173,7 +173,8 @@ def test_the_model_keeps_its_mode(moiie: Both) -> None:
 def test_tiles_and_odd_counts_become_a_strip(moiie: Both, tmp_path: Path) -> None:
     import dataclasses
 
-    assert grid_of(64, whole=False)[1].startswith("the picture was cut into tiles; its 64 tokens are drawn as a strip")
+    pieces = "the model takes pictures in pieces; 64 image tokens are drawn in reading order"
+    assert grid_of(64, whole=False) == (None, pieces)
     grid, note = grid_of(15, whole=True)
     seen = observe(*moiie, model_folders.picture(), QUESTION, max_new_tokens=1)
     assert grid is None
@@ -187,6 +188,16 @@ def test_the_picture_is_shown_as_the_model_saw_it(moiie: Both) -> None:
     assert seen.picture.size == (32, 32)
     wanted = np.asarray(model_folders.picture(320).resize((32, 32), Image.Resampling.BICUBIC), dtype=float)
     assert np.abs(np.asarray(seen.picture, dtype=float) - wanted).mean() < 5
+
+
+def test_pixels_that_are_no_whole_picture_are_not_shown(moiie: Both) -> None:
+    processor = moiie[1]
+    assert as_seen(processor, {}) is None
+    assert as_seen(processor, {"pixel_values": torch.zeros(1, 4, 3, 8, 8)}) is None, "tiles"
+    assert as_seen(processor, {"pixel_values": torch.zeros(16, 48)}) is None, "flattened patches"
+    grey = as_seen(processor, {"pixel_values": torch.zeros(1, 3, 8, 8)})
+    assert grey is not None
+    assert grey.getpixel((0, 0)) == (128, 128, 128), "0 after normalising with mean 0.5 and deviation 0.5"
 
 
 def moiie_groups() -> ExpertGroups:

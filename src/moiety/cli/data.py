@@ -14,7 +14,7 @@ from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
-    from moiety.config import Recipe
+    from moiety.config import Recipe, StageSettings
     from moiety.groups import ExpertGroups
     from moiety.vlm.check import DataReport
     from moiety.vlm.data import Encoder
@@ -186,12 +186,16 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
     encoder = Encoder(
         recipe_processor(recipe), Images([root / name for name in data.images]), data.max_length, data.labels
     )
-    found = []
-    for stage in recipe.stages:
+    together: dict[tuple[tuple[str, ...], bool], list[StageSettings]] = {}
+    for stage in recipe.stages:  # stages that read the same files in the same way are read once
         merge = data.merge_turns if stage.merge_turns is None else stage.merge_turns
-        groups = resolve(recipe.moe)[1] if stage.sparse and recipe.moe.scheme != "dense" else None
-        files = [root / name for name in stage.data]
-        found.append(Reading(f"stage {stage.name}", files, encoder, merge, recipe.seed, groups))
+        together.setdefault((tuple(stage.data), merge), []).append(stage)
+    found = []
+    for (names, merge), stages in together.items():
+        sparse = any(stage.sparse for stage in stages) and recipe.moe.scheme != "dense"
+        title = f"stage{'s' * (len(stages) > 1)} {', '.join(stage.name for stage in stages)}"
+        groups = resolve(recipe.moe)[1] if sparse else None
+        found.append(Reading(title, [root / name for name in names], encoder, merge, recipe.seed, groups))
     if recipe.evaluate.data:
         found.append(Reading("evaluate", [root / name for name in recipe.evaluate.data], encoder))
     return found

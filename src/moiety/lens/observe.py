@@ -169,15 +169,15 @@ def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
 
 
 def as_seen(processor: Any, batch: Mapping[str, torch.Tensor]) -> Image.Image | None:
-    """The picture the vision tower got, with its normalisation undone; None when it was cut into tiles."""
+    """The picture the vision tower got, with its normalisation undone; None when it did not go in as one picture."""
     pixels = batch.get("pixel_values")
     if pixels is None or pixels.ndim != 4 or pixels.shape[0] != 1 or pixels.shape[1] != 3:
         return None
     values = pixels[0].float().cpu()
     reader = processor.image_processor
-    if getattr(reader, "do_normalize", True):
-        mean, std = (torch.tensor(getattr(reader, name)).view(3, 1, 1) for name in ("image_mean", "image_std"))
-        values = values * std + mean
+    mean, std = (getattr(reader, name, None) for name in ("image_mean", "image_std"))
+    if getattr(reader, "do_normalize", True) and mean is not None and std is not None:
+        values = values * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
     array = (values.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(array)
 
@@ -193,7 +193,7 @@ def grid_of(num_patches: int, whole: bool) -> tuple[tuple[int, int] | None, str]
     """
     side = math.isqrt(num_patches)
     if not whole:
-        return None, f"the picture was cut into tiles; its {num_patches} tokens are drawn as a strip in reading order"
+        return None, f"the model takes pictures in pieces; {num_patches} image tokens are drawn in reading order"
     if num_patches == 0 or side * side != num_patches:
         return None, f"{num_patches} image tokens do not form a square; they are drawn as a strip in reading order"
     return (side, side), ""
