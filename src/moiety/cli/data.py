@@ -147,8 +147,11 @@ def histogram(title: str, lengths: Sequence[int]) -> list[str]:
     """Lines of a bar chart of `lengths`, at most :data:`BARS` bars.
 
     Example:
-        >>> histogram("tokens", [3, 3, 4, 9])[1:3]
-        ['     3-3  ████████████████████████████████████████ 2', '     4-4  ████████████████████ 1']
+        >>> for line in histogram("tokens of a row", [3, 3, 4]):
+        ...     print(line.strip())
+        tokens of a row
+        3-3   ████████████████████████████████████████ 2
+        4-4   ████████████████████ 1
     """
     low, high = min(lengths), max(lengths)
     step = max(1, -(-(high - low + 1) // BARS))
