@@ -12,23 +12,10 @@ from PIL import Image
 from transformers import TextStreamer
 
 from moiety.vlm.data import prompt_batch
-from moiety.vlm.images import decode
+from moiety.vlm.images import open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 HELP = "/image PATH adds a picture to your next question · /reset starts anew · /quit leaves"
-
-
-def open_picture(path: str | Path) -> Image.Image:
-    """The picture in one file, as RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not a picture.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}")
-    return decode(path.read_bytes(), str(path))
 
 
 class Conversation:

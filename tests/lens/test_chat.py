@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from moiety.chat import Conversation, open_picture, run_chat
+from moiety.chat import Conversation, run_chat
+from moiety.vlm.images import open_picture
 from moiety.vlm.model import load
 from moiety.vlm.templates import load_processor
 from tests import model_folders

@@ -143,6 +143,14 @@ def test_an_empty_question_is_refused(moiie: Both, tmp_path: Path) -> None:
         inspect_image(*moiie, model_folders.picture(), "  ", tmp_path)
 
 
+def test_a_picture_may_be_a_file(moiie: Both, tmp_path: Path) -> None:
+    given = observe(*moiie, model_folders.picture_file(), QUESTION, max_new_tokens=1)
+    same = observe(*moiie, model_folders.picture(), QUESTION, max_new_tokens=1)
+    assert torch.equal(given.phases["prefill"][1].index, same.phases["prefill"][1].index)
+    with pytest.raises(FileNotFoundError, match=r"no picture at .*gone\.png"):
+        observe(*moiie, tmp_path / "gone.png", QUESTION)
+
+
 def test_a_layer_that_is_not_sparse_is_refused(moiie: Both, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layer 2 is not sparse; sparse layers: \[1, 3\]"):
         tinted_picture(*moiie, model_folders.picture(), QUESTION, tmp_path / "x.png", layer=2)

@@ -40,10 +40,10 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Ask one question and draw which expert read what, prefill and decode apart."""
-    from moiety.chat import open_picture
     from moiety.lens import inspect_image
+    from moiety.vlm.images import open_picture
 
-    picture = open_picture(image)
+    picture = open_picture(image)  # before the model: a wrong path should not cost the time to load one
     report = inspect_image(*load_both(model, device), picture, question, output, max_new_tokens=max_new_tokens)
     if as_json:
         show_json(dataclasses.asdict(report))

@@ -78,19 +78,26 @@ class LensReport:
 
 
 def inspect_image(
-    model: Any, processor: Any, image: Image.Image, question: str, folder: str | Path, *, max_new_tokens: int = 32
+    model: Any,
+    processor: Any,
+    image: Image.Image | str | Path,
+    question: str,
+    folder: str | Path,
+    *,
+    max_new_tokens: int = 32,
 ) -> LensReport:
     """Ask one question about one picture and draw who read what.
 
     Args:
         model: A sparse model.
         processor: Its processor.
-        image: The picture.
+        image: The picture, or its file.
         question: What to ask.
         folder: Where ``index.html``, four PNGs, ``routing.npz`` and ``routing.json`` go.
         max_new_tokens: Longest answer.
 
     Raises:
+        FileNotFoundError: there is no picture at the path.
         ValueError: the model is dense, or the question is empty.
     """
     folder = Path(folder)
@@ -136,14 +143,19 @@ def header_of(model: Any, seen: Observation, max_new_tokens: int) -> dict[str, A
 
 
 def tinted_picture(
-    model: Any, processor: Any, image: Image.Image, question: str, path: str | Path, layer: int | None = None
+    model: Any,
+    processor: Any,
+    image: Image.Image | str | Path,
+    question: str,
+    path: str | Path,
+    layer: int | None = None,
 ) -> Path:
     """Draw the picture as the model saw it, and beside it with its patches tinted by the experts of one layer.
 
     Args:
         model: A sparse model.
         processor: Its processor.
-        image: The picture.
+        image: The picture, or its file.
         question: What to ask about it.
         path: PNG to write.
         layer: Which sparse layer; None: the one whose first choices differ most over the picture.

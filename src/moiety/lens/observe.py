@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from moiety.groups import ExpertGroups, Modality
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import prompt_batch
+from moiety.vlm.images import open_picture
 from moiety.vlm.model import groups_of, settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
@@ -58,11 +60,14 @@ class Observation:
         return sorted(self.phases["prefill"])
 
 
-def observe(model: Any, processor: Any, image: Image.Image, question: str, *, max_new_tokens: int = 32) -> Observation:
+def observe(
+    model: Any, processor: Any, image: Image.Image | str | Path, question: str, *, max_new_tokens: int = 32
+) -> Observation:
     """Greedy answer of `model` to `question` about `image`, with the routing of every token.
 
     Raises:
-        ValueError: the model is dense, or the question is empty.
+        FileNotFoundError: there is no picture at the path.
+        ValueError: the model is dense, the question is empty, or the file is no picture.
     """
     settings, groups = settings_of(model), groups_of(model)
     if settings is None or groups is None:
@@ -71,7 +76,7 @@ def observe(model: Any, processor: Any, image: Image.Image, question: str, *, ma
         )
     if not question.strip():
         raise ValueError("the question is empty; ask something about the picture")
-    picture = image.convert("RGB")
+    picture = image.convert("RGB") if isinstance(image, Image.Image) else open_picture(image)
     row = Row(id="inspect", turns=(Turn("user", f"{IMAGE_MARK}\n{question}"),), images=(PICTURE,))
     batch = prompt_batch([row], processor, {PICTURE: picture})
     with recording() as trace:

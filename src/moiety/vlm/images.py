@@ -63,6 +63,19 @@ class Images:
                 yield source, *members[name]
 
 
+def open_picture(path: str | Path) -> Image.Image:
+    """The picture in one file, as RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a picture.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no picture at {path}")
+    return decode(path.read_bytes(), str(path))
+
+
 def decode(content: bytes, where: str) -> Image.Image:
     """Decode one picture file to RGB; `where` names it in the error.
 
