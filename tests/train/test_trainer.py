@@ -164,6 +164,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(world: Path, tmp_path: Path) ->
         model.lm_head.weight[0, 0] = float("inf")
     with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step 1; lower the learning rate"):
         trainer_of(world, tmp_path, model).train()
+    plain = trainer_of(world, tmp_path, model)
+    settings = TrainSettings(max_steps=9, logging_steps=5, save_steps=2)
+    args = training_arguments(settings, tmp_path, quiet=True, logging_first_step=False)
+    rare = MoietyTrainer(model, args, train_dataset=plain.train_dataset, data_collator=plain.data_collator)
+    with pytest.raises(FloatingPointError, match=r"at step 2; .*No checkpoint was written since"):
+        rare.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(

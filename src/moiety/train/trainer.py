@@ -79,14 +79,17 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
             FloatingPointError: the loss is not finite.
         """
         if "loss" in logs:
-            if not math.isfinite(logs["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {logs['loss']} at step {self.state.global_step}; lower the learning rate, "
-                    "add warm-up, or train in float32. Resume starts from the last checkpoint before it"
-                )
+            self._check_finite(logs["loss"])
             rates = {f"learning_rate/{group['part']}": group["lr"] for group in self._groups() if "part" in group}
             logs |= {**self.meter.window(self.state.global_step), **rates, "peak_memory_gib": peak_memory_gib()}
         super().log(logs, start_time)
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {self.state.global_step}; lower the learning rate, add warm-up, or train "
+                "in float32. No checkpoint was written since, so the run resumes from before it"
+            )
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """0: the stock estimate lets every token use every expert, and walks over the whole model in each step."""
@@ -159,7 +162,9 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
 
         Raises:
             CheckpointError: writing failed, for instance on a full disk; earlier checkpoints are untouched.
+            FloatingPointError: the loss is not finite.
         """
+        self._check_finite(self._tr_loss.item())  # of all steps since the last log
         run = Path(super()._get_output_dir(trial))
         with self.meter.paused():
             try:
