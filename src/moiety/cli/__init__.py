@@ -6,21 +6,18 @@ answers at once. How errors and Ctrl-C leave the program is decided in one place
 
 from __future__ import annotations
 
-from moiety.cli import data, environment, look, models, recipes, runs
+from moiety.cli import data, recipes
 from moiety.cli.door import new_app
+from moiety.cli.environment import env
+from moiety.cli.look import chat, inspect
+from moiety.cli.models import params, upcycle
+from moiety.cli.runs import compare, demo, evaluate, train
 
 app = new_app()
-app.command("env")(environment.env)
 app.add_typer(recipes.app, name="recipes")
-app.command("upcycle")(models.upcycle)
-app.command("params")(models.params)
 app.add_typer(data.app, name="data")
-app.command("train")(runs.train)
-app.command("compare")(runs.compare)
-app.command("evaluate")(runs.evaluate)
-app.command("inspect")(look.inspect)
-app.command("chat")(look.chat)
-app.command("demo")(runs.demo)
+for verb in (env, upcycle, params, train, compare, evaluate, inspect, chat, demo):
+    app.command(verb.__name__)(verb)
 
 
 def main() -> None:
