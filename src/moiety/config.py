@@ -49,7 +49,7 @@ class MoESettings(Section):
 
     scheme: str = Field("moiie", description="routing scheme, a key of moe.routers.ROUTERS")
     experts: dict[str, int] | None = Field(
-        None, description="expert group -> count, in bank order; null: the scheme's own"
+        None, description="expert group -> count; null: the scheme's own"
     )
     top_k: int | None = Field(
         None, ge=1, description="experts per token; null: the scheme's own (2 where a gate chooses)"
@@ -120,6 +120,10 @@ class ScratchSettings(Section):
     vision_heads: int = Field(6, ge=1)
     image_size: int = Field(64, ge=8, description="pixels a side")
     patch_size: int = Field(8, ge=2, description="pixels a side of one patch; image_size must be a multiple")
+    image_mean: float = Field(
+        0.5, ge=0, le=1, description="grey that a picture is measured from, 0 black; that of the usual background"
+    )
+    image_std: float = Field(0.5, gt=0, description="spread of the pixels around image_mean that becomes 1")
 
     @model_validator(mode="after")
     def _divisible(self) -> ScratchSettings:

@@ -96,7 +96,7 @@ def train_tokenizer(
 
 
 def scratch_processor(settings: ScratchSettings, texts: Iterable[str], template: str) -> LlavaProcessor:
-    """Tokenizer, picture preparation (square, values in -1..1) and chat template in one."""
+    """Tokenizer, picture preparation (square, pixels less mean over spread) and chat template in one."""
     chosen = template_named(template)
     opening = chosen.assistant[1]
     if opening:  # " yes" is to be one token too, not a blank and a word
@@ -104,8 +104,9 @@ def scratch_processor(settings: ScratchSettings, texts: Iterable[str], template:
     # a tokenizer made here has no begin-of-sequence token: what llama3 opens with is then empty
     tokenizer = train_tokenizer(texts, settings.vocab, (*chosen.tokens, IMAGE_MARK), chosen.end or END)
     side = {"height": settings.image_size, "width": settings.image_size}
+    mean, std = [settings.image_mean] * 3, [settings.image_std] * 3
     processor = LlavaProcessor(
-        image_processor=SiglipImageProcessorPil(size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        image_processor=SiglipImageProcessorPil(size=side, image_mean=mean, image_std=std),
         tokenizer=tokenizer,
         patch_size=settings.patch_size,
         vision_feature_select_strategy="full",
