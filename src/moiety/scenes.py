@@ -32,6 +32,7 @@ TYPES = ("place", "colour", "count", "parity", "exist")
 MOST_DIGITS = 3
 _BACKGROUND = (16, 16, 20)
 _TEST_SHARE = 0.25
+_MOST_TURN = 12.0  # degrees
 _CAPTION_PROMPTS = ("What does this picture show?", "Describe the picture.", "Write a caption for this picture.")
 
 
@@ -124,18 +125,17 @@ def compose(sources: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[Pl
 
 
 def draw(scene: Sequence[Placed], scans: np.ndarray, canvas: int, rng: np.random.Generator) -> Image.Image:
-    """The picture of a scene, ``canvas`` pixels a side: enlarged scans, slightly moved inside their place."""
+    """The picture of a scene, ``canvas`` pixels a side: enlarged scans, slightly turned and moved in their place."""
     picture = Image.new("RGB", (canvas, canvas), _BACKGROUND)
     cell = canvas // 2
-    side = cell - 2
     for placed in scene:
-        ink = Image.fromarray((scans[placed.source] * 255 / 16).astype(np.uint8)).resize(
-            (side, side), Image.Resampling.BICUBIC
-        )
+        side = int(rng.integers(cell - 4, cell))
+        ink = Image.fromarray((scans[placed.source] * 255 / 16).astype(np.uint8))
+        ink = ink.resize((side, side), Image.Resampling.BICUBIC)
+        ink = ink.rotate(float(rng.uniform(-_MOST_TURN, _MOST_TURN)), Image.Resampling.BICUBIC)
         row, column = divmod(PLACES.index(placed.place), 2)
-        shift = rng.integers(0, cell - side + 1, 2)
-        corner = (column * cell + int(shift[0]), row * cell + int(shift[1]))
-        picture.paste(COLOURS[placed.colour], (*corner, corner[0] + side, corner[1] + side), mask=ink)
+        left, top = (int(shift) for shift in rng.integers(0, cell - side + 1, 2))
+        picture.paste(COLOURS[placed.colour], (column * cell + left, row * cell + top), mask=ink)
     return picture
 
 
