@@ -93,7 +93,7 @@ def test_scenes_are_unambiguous_and_splits_share_no_scan(world: SceneFiles) -> N
 
 def test_a_digit_is_drawn_in_its_place_and_colour() -> None:
     scans = load_digits().images
-    picture = np.asarray(draw([Placed(0, "red", "bottom left", 0)], scans, 32, np.random.default_rng(0))).astype(int)
+    picture = np.asarray(draw([Placed(0, "red", "bottom left", 0)], scans, 32)).astype(int)
     bright = picture.max(-1) > 100
     assert bright[16:, :16].sum() > 20
     assert bright.sum() == bright[16:, :16].sum()

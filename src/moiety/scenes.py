@@ -32,7 +32,6 @@ TYPES = ("place", "colour", "count", "parity", "exist")
 MOST_DIGITS = 3
 _BACKGROUND = (16, 16, 20)
 _TEST_SHARE = 0.25
-_MOST_TURN = 12.0  # degrees
 _CAPTION_PROMPTS = ("What does this picture show?", "Describe the picture.", "Write a caption for this picture.")
 
 
@@ -98,9 +97,7 @@ def write_scenes(
     sources = _split_sources(rng)
     for split, count, tar in (("train", num_train, files.images[0]), ("test", num_test, files.images[1])):
         scenes = [compose(sources[split], rng) for _ in range(count)]
-        _write_tar(
-            tar, ((_name(split, number), draw(scene, scans, canvas, rng)) for number, scene in enumerate(scenes))
-        )
+        _write_tar(tar, ((_name(split, number), draw(scene, scans, canvas)) for number, scene in enumerate(scenes)))
         _write_lines(folder / f"conversations-{split}.jsonl", ask(scenes, split, rng))
         if split == "train":
             _write_lines(files.captions, [_caption_row(scene, number, rng) for number, scene in enumerate(scenes)])
@@ -124,18 +121,19 @@ def compose(sources: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[Pl
     )
 
 
-def draw(scene: Sequence[Placed], scans: np.ndarray, canvas: int, rng: np.random.Generator) -> Image.Image:
-    """The picture of a scene, ``canvas`` pixels a side: enlarged scans, slightly turned and moved in their place."""
+def draw(scene: Sequence[Placed], scans: np.ndarray, canvas: int) -> Image.Image:
+    """The picture of a scene, ``canvas`` pixels a side; every scan is enlarged to fill its place.
+
+    Nothing is moved or turned: a small tower that never saw anything else learns, in minutes, to tell digits apart that
+    stand still, and hardly begins to with digits that do not.
+    """
     picture = Image.new("RGB", (canvas, canvas), _BACKGROUND)
     cell = canvas // 2
     for placed in scene:
-        side = int(rng.integers(cell - 4, cell))
         ink = Image.fromarray((scans[placed.source] * 255 / 16).astype(np.uint8))
-        ink = ink.resize((side, side), Image.Resampling.BICUBIC)
-        ink = ink.rotate(float(rng.uniform(-_MOST_TURN, _MOST_TURN)), Image.Resampling.BICUBIC)
+        ink = ink.resize((cell, cell), Image.Resampling.BICUBIC)
         row, column = divmod(PLACES.index(placed.place), 2)
-        left, top = (int(shift) for shift in rng.integers(0, cell - side + 1, 2))
-        picture.paste(COLOURS[placed.colour], (column * cell + left, row * cell + top), mask=ink)
+        picture.paste(COLOURS[placed.colour], (column * cell, row * cell), mask=ink)
     return picture
 
 
