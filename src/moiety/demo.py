@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from moiety.compare.records import run_name
 from moiety.compare.run import RUNS, OnProgress
 from moiety.config import Recipe, load_recipe
 from moiety.lens import tinted_picture
-from moiety.scenes import write_scenes
+from moiety.scenes import SceneFiles, write_scenes
 from moiety.vlm.images import Images
 from moiety.vlm.model import load
 from moiety.vlm.rows import IMAGE_MARK, Row, load_rows
@@ -20,6 +21,7 @@ from moiety.vlm.templates import load_processor
 logger = logging.getLogger(__name__)
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
+READING = "conversations-reading-train.jsonl"
 NUM_TRAIN, NUM_TEST = 3000, 400
 
 
@@ -50,6 +52,7 @@ def run_demo(
     folder = Path(output)
     scenes = write_scenes(folder / "scenes", num_train=num_train, num_test=num_test, seed=0)
     chosen = load_recipe(RECIPE) if recipe is None else recipe
+    _write_reading_rows(scenes)
     data = chosen.data.model_copy(update={"root": str(scenes.folder)})
     chosen = chosen.model_copy(update={"output": str(folder), "data": data})
     comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)
@@ -57,6 +60,18 @@ def run_demo(
     write_outcome(comparison, pictures)
     logger.info("report in %s", comparison.report)
     return comparison.report
+
+
+def _write_reading_rows(scenes: SceneFiles) -> None:
+    """Rows of the first stage: place and parity of scenes that hold one digit.
+
+    Where to look and what a digit looks like are hard to learn at once; with one digit in the dark, only the second is.
+    """
+    rows = [json.loads(line) for line in scenes.train.read_text(encoding="utf-8").splitlines()]
+    single = {row["image"] for row in rows if row["type"] == "count" and row["answers"] == ["1"]}
+    chosen = [row for row in rows if row["image"] in single and row["type"] in ("place", "parity")]
+    text = "".join(json.dumps(row) + "\n" for row in chosen)
+    (scenes.folder / READING).write_text(text, encoding="utf-8")
 
 
 def _draw_experts(comparison: Comparison, recipe: Recipe, rows: list[Row], images: Images) -> dict[str, Path]:
