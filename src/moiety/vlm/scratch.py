@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import nn
 from transformers import (
     CONFIG_MAPPING,
     GenerationConfig,
@@ -129,7 +128,7 @@ def scratch_model(settings: ScratchSettings, processor: LlavaProcessor, seed: in
         "head_dim": settings.hidden // settings.heads,
         "max_position_embeddings": _LONGEST_SEQUENCE,
         "tie_word_embeddings": False,
-        "initializer_range": settings.hidden**-0.5 / 2,
+        "initializer_range": settings.hidden**-0.5 / 2,  # twice as large learns faster and generalises worse
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
@@ -155,15 +154,7 @@ def scratch_model(settings: ScratchSettings, processor: LlavaProcessor, seed: in
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlavaForConditionalGeneration(config)
-        _scale(model)
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
     )
     return model
-
-
-def _scale(model: LlavaForConditionalGeneration) -> None:
-    """Weights for small widths."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
