@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from moiety.compare import Comparison, run_compare
 from moiety.compare.outcome import write_outcome
@@ -22,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 READING = "conversations-reading-train.jsonl"
-NUM_TRAIN, NUM_TEST = 3000, 400
+NUM_TRAIN, NUM_TEST = 2000, 400
 
 
 def run_demo(
@@ -55,23 +61,65 @@ def run_demo(
     _write_reading_rows(scenes)
     data = chosen.data.model_copy(update={"root": str(scenes.folder)})
     chosen = chosen.model_copy(update={"output": str(folder), "data": data})
-    comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)
+    with _one_thread(), _second_process(chosen):
+        run_compare(chosen, on_progress=on_progress, quiet=quiet)
+    comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)  # what the other process left, if anything
     pictures = _draw_experts(comparison, chosen, load_rows([scenes.test]), Images(scenes.images))
     write_outcome(comparison, pictures)
     logger.info("report in %s", comparison.report)
     return comparison.report
 
 
-def _write_reading_rows(scenes: SceneFiles) -> None:
-    """Rows of the first stage: place and parity of scenes that hold one digit.
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices of this size gain nothing from a second thread, and lose much when another program wants the core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    Where to look and what a digit looks like are hard to learn at once; with one digit in the dark, only the second is.
+
+@contextlib.contextmanager
+def _second_process(recipe: Recipe) -> Iterator[None]:
+    """Let another process take runs of the same comparison while the block runs; wait for it at the end."""
+    command = [
+        sys.executable,
+        "-c",
+        "import sys, moiety.demo as demo; demo.work(sys.argv[1])",
+        recipe.model_dump_json(),
+    ]
+    log = Path(recipe.output) / "second-process.log"
+    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, stderr=file) as worker:
+        try:
+            yield
+        except BaseException:
+            worker.terminate()  # whatever it had begun is taken up by the next call
+            raise
+    if worker.returncode:
+        logger.warning("the second process stopped early, see %s; its runs are done here instead", log)
+
+
+def work(recipe: str) -> None:
+    """Body of the second process: take runs of the comparison that nobody works on.
+
+    Args:
+        recipe: The recipe as JSON.
     """
-    rows = [json.loads(line) for line in scenes.train.read_text(encoding="utf-8").splitlines()]
-    single = {row["image"] for row in rows if row["type"] == "count" and row["answers"] == ["1"]}
-    chosen = [row for row in rows if row["image"] in single and row["type"] in ("place", "parity")]
-    text = "".join(json.dumps(row) + "\n" for row in chosen)
-    (scenes.folder / READING).write_text(text, encoding="utf-8")
+    with _one_thread():
+        run_compare(Recipe.model_validate_json(recipe))
+
+
+def _write_reading_rows(scenes: SceneFiles) -> None:
+    """Rows of the first stage: which digit is where, and nothing else.
+
+    One kind of question, whose answer is the digit itself, is learned in a few hundred steps; among all the others, and
+    captions with a digit in every eighth word, a tower from nothing hardly begins to see.
+    """
+    lines = scenes.train.read_text(encoding="utf-8").splitlines(keepends=True)
+    chosen = "".join(line for line in lines if json.loads(line)["type"] == "place")
+    (scenes.folder / READING).write_text(chosen, encoding="utf-8")
 
 
 def _draw_experts(comparison: Comparison, recipe: Recipe, rows: list[Row], images: Images) -> dict[str, Path]:
