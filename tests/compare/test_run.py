@@ -142,7 +142,7 @@ def test_messages(world: Path, tmp_path: Path) -> None:
     tree = recipe(world, tmp_path).model_dump()
     with pytest.raises(ValueError, match="recipe 'miniature' has no sparse stage"):
         run_compare(parse_recipe(tree | {"stages": tree["stages"][:1]}))
-    with pytest.raises(ValueError, match="'miniature' names no questions; give evaluate.data"):
+    with pytest.raises(ValueError, match=r"'miniature' names no questions; give evaluate\.data"):
         run_compare(parse_recipe(tree | {"evaluate": {}}))
     named = [tree["stages"][0], tree["stages"][1] | {"name": "runs"}]
     with pytest.raises(ValueError, match="a stage cannot be called 'runs'"):

@@ -6,13 +6,19 @@ import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from moiety.vlm.model import load
-from moiety.vlm.saving import save_model_folder, whole_folder
+from moiety.vlm.saving import whole_folder
 from tests.tiny import FAMILIES, sparse
+
+
+def save(model: Any, folder: Path) -> None:
+    with whole_folder(folder) as fresh:
+        model.save_pretrained(fresh)
 
 
 def listing(folder: Path) -> list[str]:
@@ -62,20 +68,12 @@ def small_disk() -> Iterator[None]:
 def test_a_full_disk(tmp_path: Path, request: pytest.FixtureRequest, earlier: bool) -> None:
     model = sparse("llava-qwen2")
     if earlier:
-        save_model_folder(model, None, tmp_path / "model")
+        save(model, tmp_path / "model")
     request.getfixturevalue("small_disk")
     kept = "the earlier .* is intact" if earlier else "was not made"
     with pytest.raises(OSError, match=f"could not write .*model: .*{kept}. Is the disk full?"):
-        save_model_folder(model, None, tmp_path / "model")
+        save(model, tmp_path / "model")
     assert listing(tmp_path) == (["model"] if earlier else [])
     if earlier:
         batch = FAMILIES["llava-qwen2"].batch("tIt")
         torch.testing.assert_close(load(tmp_path / "model")(**batch).logits, model(**batch).logits, rtol=0, atol=0)
-
-
-def test_provenance_grows(tmp_path: Path) -> None:
-    model = sparse("llava-qwen2")
-    save_model_folder(model, None, tmp_path / "model", {"stage": "two"})
-    provenance = load(tmp_path / "model").config.provenance
-    assert provenance["stage"] == "two"
-    assert provenance["upcycled"]["scheme"] == "moiie", "what stood there before is kept"

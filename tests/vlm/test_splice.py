@@ -11,11 +11,12 @@ from torch import nn
 
 import moiety.vlm.splice as splice_module
 from moiety.config import MoESettings
+from moiety.moe.layer import ModalityMoE
 from moiety.vlm.backends import Backend, bank_for
 from moiety.vlm.model import moe_layers, with_moe
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.splice import FAMILIES as CLASSES
-from moiety.vlm.splice import UNSUPPORTED, TouchesTower, dense_ffns, read_ffn, splice, text_decoder
+from moiety.vlm.splice import UNSUPPORTED, TouchesTower, read_ffn, splice, text_decoder
 from moiety.vlm.towers import vision_tower
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import FAMILIES, sparse
@@ -32,7 +33,7 @@ def test_every_registered_class_has_a_tiny_model() -> None:
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_a_read_ffn_computes_what_the_module_computes(name: str) -> None:
     model = FAMILIES[name].build()
-    mlp = dense_ffns(model)[0]
+    mlp = text_decoder(model.model).layers[0].mlp
     ffn = read_ffn(mlp, text_decoder(model.model).config, "it")
     bank = bank_for(Backend())(1, ffn.hidden, ffn.ffn, ffn.act)
     bank.load_from_dense(ffn.gate_up, ffn.down)
@@ -88,7 +89,7 @@ def test_experts_start_in_type_and_place_of_the_ffn() -> None:
     model = upcycle(LLAVA.build().bfloat16(), MoESettings())
     (layer,) = moe_layers(model)
     assert {parameter.dtype for parameter in layer.parameters()} == {torch.bfloat16}
-    assert list(dense_ffns(model)) == [0]
+    assert not isinstance(text_decoder(model.model).layers[0].mlp, ModalityMoE)
 
 
 def test_gates_from_nothing_follow_router_init_std() -> None:

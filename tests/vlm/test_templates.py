@@ -1,11 +1,20 @@
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from moiety.vlm.scratch import scratch_processor
-from moiety.vlm.templates import TEMPLATES, check_template, end_of_turn, load_processor, template_named, use_template
+from moiety.vlm.templates import (
+    TEMPLATES,
+    check_template,
+    end_of_turn,
+    load_processor,
+    stop_at_end_of_turn,
+    template_named,
+    use_template,
+)
 from tests.conversations import SIZES, TEXTS, shared_processor
 
 TURNS = [
@@ -72,6 +81,20 @@ def test_exactly_the_answers_and_their_ends_are_marked(name: str) -> None:
     end = processor.tokenizer.eos_token  # generation stops there
     assert [text.strip() for text in answered.split(end)] == ["a", "b", ""]
     assert processor.tokenizer.convert_ids_to_tokens(end_of_turn(processor, name)) == end
+
+
+def test_generation_stops_where_the_template_ends_an_answer() -> None:
+    processor = shared_processor("chatml")
+    end = end_of_turn(processor, "chatml")
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=end + 1))
+    stop_at_end_of_turn(model, processor, None)
+    assert model.generation_config.eos_token_id == end + 1
+    for _ in range(2):  # a second stage under the same template adds nothing
+        stop_at_end_of_turn(model, processor, "chatml")
+        assert model.generation_config.eos_token_id == [end + 1, end]
+    fresh = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=end))
+    stop_at_end_of_turn(fresh, processor, "chatml")
+    assert fresh.generation_config.eos_token_id == end
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

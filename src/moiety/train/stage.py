@@ -38,7 +38,7 @@ from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.saving import whole_folder
-from moiety.vlm.templates import load_processor
+from moiety.vlm.templates import load_processor, stop_at_end_of_turn
 from moiety.vlm.upcycle import upcycle
 
 logger = logging.getLogger(__name__)
@@ -220,6 +220,7 @@ def _finish(
 ) -> None:
     """Write model, processor, logs and record as one folder; only then drop the checkpoints."""
     model.config.provenance = history
+    stop_at_end_of_turn(model, processor, recipe.model.template)
     work = work_folder(folder)
     with whole_folder(folder) as fresh:
         model.save_pretrained(fresh)

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 
 @contextlib.contextmanager
@@ -67,29 +66,3 @@ def _exchange(fresh: Path, folder: Path) -> None:
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def save_model_folder(
-    model: Any, processor: Any | None, folder: str | Path, provenance: dict[str, Any] | None = None
-) -> Path:
-    """Write a model and its processor as one Hugging Face folder, atomically.
-
-    Args:
-        model: Any model with ``save_pretrained``.
-        processor: Its processor or tokenizer, or None.
-        folder: Where to; an earlier folder is replaced as a whole.
-        provenance: Entries added to ``config.provenance`` (what happened to this model); never changes behaviour.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        OSError: the disk is full or refuses; an earlier folder is intact.
-    """
-    if provenance is not None:
-        model.config.provenance = {**(getattr(model.config, "provenance", None) or {}), **provenance}
-    with whole_folder(folder) as fresh:
-        model.save_pretrained(fresh)
-        if processor is not None:
-            processor.save_pretrained(fresh)
-    return Path(folder)

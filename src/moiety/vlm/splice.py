@@ -221,12 +221,6 @@ def text_decoder(base: nn.Module) -> nn.Module:
     )
 
 
-def dense_ffns(model: PreTrainedModel) -> dict[int, nn.Module]:
-    """Layer index -> FFN module, for the layers that are dense."""
-    layers = text_decoder(model.base_model).layers
-    return {i: layer.mlp for i, layer in enumerate(layers) if not isinstance(layer.mlp, ModalityMoE)}  # type: ignore[arg-type]
-
-
 def sparse_layers(model: nn.Module) -> list[ModalityMoE]:
     """The sparse layers of a model in order."""
     return [module for module in model.modules() if isinstance(module, ModalityMoE)]

@@ -222,6 +222,22 @@ def end_of_turn(processor: Any, name: str | None = None) -> int | None:
     return processor.tokenizer.eos_token_id if end is None else processor.tokenizer.convert_tokens_to_ids(end)
 
 
+def stop_at_end_of_turn(model: Any, processor: Any, name: str | None) -> None:
+    """Let `generate` stop where the template called `name` ends an answer, beside where it stopped before.
+
+    Args:
+        model: Its ``generation_config`` is changed in place.
+        processor: Knows the token.
+        name: A template of :data:`TEMPLATES`; None changes nothing.
+    """
+    end = end_of_turn(processor, name) if name is not None else None
+    if end is None:
+        return
+    before = model.generation_config.eos_token_id
+    known = [] if before is None else [before] if isinstance(before, int) else list(before)
+    model.generation_config.eos_token_id = [*known, end] if end not in known else before
+
+
 def _image_mark(processor: Any) -> str:
     """The text this processor expands into image tokens; Qwen-VL wants its delimiters around it."""
     mark = getattr(processor, "image_token", None) or "<image>"
