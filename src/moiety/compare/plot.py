@@ -31,6 +31,8 @@ def draw(comparison: Comparison, path: Path) -> None:
         for number, scheme in enumerate(schemes):
             at = column + (number - (len(schemes) - 1) / 2) * 0.75 / max(1, len(schemes))
             _draw_score(axes, at, comparison, scheme, name, COLOURS[number % len(COLOURS)], label=column == 0)
+    if any(comparison.values(scheme, name, blank=True) for scheme in schemes for name in types):
+        axes.plot([], [], "o", markersize=4, color="0.4", markerfacecolor="none", label="blank image")
     axes.set_xticks(range(len(types) + 1), [*types, MEAN_OF_TYPES], rotation=20 if len(types) > 6 else 0)
     axes.set_ylim(0, 100)
     axes.set_ylabel("accuracy, %")
@@ -39,7 +41,13 @@ def draw(comparison: Comparison, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=min(6, len(unique)), frameon=False)
+    figure.legend(
+        unique.values(),
+        unique.keys(),
+        loc="outside lower center",
+        ncols=max(2, int(figure.get_figwidth() / 1.6)),
+        frameon=False,
+    )
     temporary = path.with_name(f".{path.name}.part")
     figure.savefig(temporary, format="png")
     temporary.replace(path)
@@ -62,7 +70,7 @@ def _draw_score(axes: Any, at: float, comparison: Comparison, scheme: str, name:
             continue
         mean = 100 * score.mean
         error = [[mean - 100 * score.low], [100 * score.high - mean]] if score.has_interval else None
-        text = (scheme + (", blank image" if blank else "")) if label else None
+        text = scheme if label and not blank else None
         face = "none" if blank else colour
         style = {"markersize": 4 if blank else 6, "linewidth": 0.8 if blank else 1.4, "alpha": 0.6 if blank else 1.0}
         axes.errorbar(at, mean, error, fmt="o", color=colour, markerfacecolor=face, capsize=2, label=text, **style)
