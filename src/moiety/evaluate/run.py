@@ -52,12 +52,7 @@ def evaluate_model(
         ValueError: no rows, two rows of one id, or `predictions` was made with another model or other settings.
     """
     _check_ids(rows)
-    written: dict[str, str] = {}
-    add: Callable[[Mapping[str, str]], None] = written.update
-    if predictions is not None:
-        settings = {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
-        file = PredictionFile(predictions, settings)
-        written, add = file.answers, file.add
+    written, add = _store(model, predictions, max_new_tokens, blank_image)
     started, was_training = time.perf_counter(), model.training
     model.eval()
     try:
@@ -101,6 +96,18 @@ def weights_digest(model: nn.Module) -> str:
         values = flat[:: max(1, flat.numel() // 64)][:64].double().cpu()
         digest.update(f"{name} {tuple(parameter.shape)} {values.tolist()}".encode())
     return digest.hexdigest()[:16]
+
+
+def _store(
+    model: nn.Module, path: str | Path | None, max_new_tokens: int, blank_image: bool
+) -> tuple[dict[str, str], Callable[[Mapping[str, str]], None]]:
+    """Answers there are already, row id -> text, and how to add more; without `path` they live in memory."""
+    if path is None:
+        written: dict[str, str] = {}
+        return written, written.update
+    settings = {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
+    file = PredictionFile(path, settings)
+    return file.answers, file.add
 
 
 def _check_ids(rows: Sequence[Row]) -> None:
