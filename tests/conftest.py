@@ -12,6 +12,9 @@ import torch
 
 torch.set_num_threads(1)
 
+# Scripts that tests start in processes of their own; collecting doctests would run them.
+collect_ignore = ["vlm/fresh_process.py", "train/killed_worker.py", "train/rank_worker.py"]
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:

@@ -48,9 +48,7 @@ class MoESettings(Section):
     """Everything that rebuilds the sparse layers of a model; stored as ``moe`` in its ``config.json``."""
 
     scheme: str = Field("moiie", description="routing scheme, a key of moe.routers.ROUTERS")
-    experts: dict[str, int] | None = Field(
-        None, description="expert group -> count; null: the scheme's own"
-    )
+    experts: dict[str, int] | None = Field(None, description="expert group -> count; null: the scheme's own")
     top_k: int | None = Field(
         None, ge=1, description="experts per token; null: the scheme's own (2 where a gate chooses)"
     )

@@ -65,7 +65,7 @@ def test_messages() -> None:
         score_predictions([row("1", "red"), row("2", "red")], {"1": "red"})
     with pytest.raises(ValueError, match=r"rows.jsonl:1: row '1': answer 'plum' is none of its choices A 'red'"):
         TASKS["choice"].truth(row("1", "plum", choices=("red",)))
-    with pytest.raises(ValueError, match="row '9' has no answer to score against"):
+    with pytest.raises(ValueError, match="row '9': no answer to score against"):
         task_of(Row("9", (Turn("user", "q"),)))
 
 

@@ -12,6 +12,7 @@ from moiety.config import MoESettings
 from moiety.moe.routers import SCHEMES
 from moiety.moe.trace import recording
 from moiety.vlm.model import (
+    _warn_about_trainer,
     adopt,
     groups_of,
     losses_added_by_trainer,
@@ -134,6 +135,7 @@ def test_generate_does_not_store_router_logits(model: Any) -> None:
 
 
 def test_a_stock_trainer_is_warned_once(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    _warn_about_trainer.cache_clear()  # another test of this process may have been warned
     batch = LLAVA.batch("tIt", labels=True)
     model.train()
     with losses_added_by_trainer():

@@ -153,7 +153,9 @@ def _prepare(
     questions = questions_of(recipe)
     floors = floors_of(recipe, questions)
     images = Images([Path(recipe.data.root) / path for path in recipe.data.images])
-    with FileLock(Path(recipe.output) / ".base.lock"):
+    runs = Path(recipe.output) / RUNS  # no stage can be called so, thus no lock of a stage lies here
+    runs.mkdir(parents=True, exist_ok=True)
+    with FileLock(runs / ".base.lock"):
         base = start_folder(recipe)
         planned = plan_schemes(recipe, read_config(base), schemes)
         for stage in recipe.stages:
