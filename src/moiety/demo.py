@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from moiety.compare.run import RUNS, OnProgress
 from moiety.config import Recipe, load_recipe
 from moiety.lens import tinted_picture
 from moiety.scenes import SceneFiles, write_scenes
+from moiety.train import Progress
 from moiety.vlm.images import Images
 from moiety.vlm.model import load
 from moiety.vlm.rows import IMAGE_MARK, Row, load_rows
@@ -107,14 +109,20 @@ def work(recipe: str) -> None:
     Args:
         recipe: The recipe as JSON.
     """
+    first = os.getppid()
+
+    def stop_if_alone(run: str, progress: Progress) -> None:
+        if os.getppid() != first:
+            sys.exit(f"the demo that started this process is gone; {run} stops at step {progress.step}")
+
     with _one_thread():
-        run_compare(Recipe.model_validate_json(recipe))
+        run_compare(Recipe.model_validate_json(recipe), on_progress=stop_if_alone)
 
 
 def _write_reading_rows(scenes: SceneFiles) -> None:
     """Rows of the first stage: which digit is where, and nothing else.
 
-    One kind of question, whose answer is the digit itself, is learned in a few hundred steps; among all the others, and
+    One kind of question, whose answer is the digit itself, is learned in some hundred steps; among all the others, and
     captions with a digit in every eighth word, a tower from nothing hardly begins to see.
     """
     lines = scenes.train.read_text(encoding="utf-8").splitlines(keepends=True)
