@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 KERNELS = ("auto", "loop", "grouped", "reference")
 
 # On CPU the loop form wins once the saved gate_up leaves the size that malloc recycles and each product is large.
-LARGE_GATE_UP_BYTES = 32 * 2**20
+LARGE_GATE_UP_BYTES = 16 * 2**20
 LARGE_ROWS_PER_EXPERT = 256
 
 
