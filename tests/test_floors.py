@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moiety"
 MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
-    0: ("config", "groups", "yaml_reader"),
+    0: ("asymmetric", "config", "groups", "section", "yaml_reader"),
     1: ("moe",),
-    2: ("vlm", "scenes"),
+    2: ("vlm", "scenes", "worlds"),
     3: ("train", "compare", "evaluate", "lens", "chat", "demo"),
     4: ("cli", "__init__", "__main__"),
 }

@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from moiety.asymmetric import AsyMoESettings
 from moiety.groups import DEFAULT_MODALITY_GROUPS
+from moiety.section import Section, Switch
 from moiety.yaml_reader import RecipeError, StrictLoader, apply_override, parse_value
 
 __all__ = [
@@ -28,20 +30,6 @@ __all__ = [
 
 Part = Literal["vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head"]
 PARTS: tuple[str, ...] = ("vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head")
-
-
-def _zero_and_one(value: Any) -> Any:
-    """0 and 1 switch off and on, as people write them on a command line; every other number stays an error."""
-    return bool(value) if type(value) is int and value in (0, 1) else value
-
-
-Switch = Annotated[bool, BeforeValidator(_zero_and_one)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys and values of another type are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class MoESettings(Section):
@@ -71,6 +59,17 @@ class MoESettings(Section):
     )
     aux_stats: Literal["local", "global"] = Field("local", description="statistics of one rank or summed over ranks")
     z_loss_coef: float = Field(0.0, ge=0, description="weight of the router z-loss; 1e-3 is usual when on")
+    asymoe: AsyMoESettings | None = Field(None, description="scheme asymoe only; null there: its recommended preset")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asymoe(cls, tree: Any) -> Any:
+        """Scheme asymoe has settings of its own, and sparse layers where its preset puts them."""
+        if not isinstance(tree, dict) or tree.get("scheme") != "asymoe":
+            return tree
+        own = tree.get("asymoe") or {}
+        preset = own.get("preset") if isinstance(own, dict) else own.preset
+        return {"layers": "odd" if preset == "faithful" else "all", **tree, "asymoe": own}
 
     @field_validator("layers")
     @classmethod
@@ -86,6 +85,12 @@ class MoESettings(Section):
         if isinstance(value, dict):
             return {int(k) if isinstance(k, str) and k.isdigit() else k: v for k, v in value.items()}
         return value
+
+    @model_validator(mode="after")
+    def _asymoe_alone(self) -> MoESettings:
+        if self.asymoe is not None and self.scheme != "asymoe":
+            raise ValueError(f"moe.asymoe belongs to scheme asymoe; moe.scheme is {self.scheme!r}, so leave it out")
+        return self
 
     def resolved_layers(self, num_layers: int) -> list[int]:
         """The 0-based layers of a decoder with `num_layers` that become sparse.

@@ -7,7 +7,7 @@ gradient checkpointing runs again would be recorded again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,19 +26,29 @@ class Routing:
         index: Chosen experts, ``(tokens, top_k)``, largest weight first; the number of experts on padding.
         weights: Their weights, ``(tokens, top_k)``, at least 0; 0 on padding.
         modality_group: Position of each token's modality group in ``ExpertGroups.names``, ``(tokens,)``; -1 on padding.
+        extras: What else a scheme decided or saw, by name, ``(tokens, …)``. Scheme ``asymoe``: ``score`` s and
+            ``mass`` e of the evidence, ``alpha`` of the evidence experts, ``balance_logits`` where the load-balancing
+            loss reads others than `logits`; ``x`` and ``context`` in a trace that keeps inputs.
     """
 
     logits: Float[Tensor, "tokens experts"]
     index: Int[Tensor, "tokens top_k"]
     weights: Float[Tensor, "tokens top_k"]
     modality_group: Int[Tensor, " tokens"]
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class RoutingTrace:
-    """All decisions of one forward, in the order they were made."""
+    """All decisions of one forward, in the order they were made.
+
+    Args:
+        entries: Layer index and decision.
+        keeps_inputs: Whether layers add what they read, ``(tokens, hidden)``, for losses that are made of it.
+    """
 
     entries: list[tuple[int, Routing]] = field(default_factory=list)
+    keeps_inputs: bool = False
 
     def append(self, layer_index: int, routing: Routing) -> None:
         """Add the decision of decoder layer `layer_index`."""
