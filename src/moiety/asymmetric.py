@@ -43,7 +43,7 @@ class AsyMoESettings(Section):
 
     preset: Preset = Field("recommended", description="fills every field of this section that is not given")
 
-    # -- which experts ------------------------------------------------------------------------------------------------
+    # -- which experts -----------------------------------------------------------------------------------------------
     inter_kind: InterKind = Field(
         "lorentz", description="inter-modality experts: lorentz, its Euclidean twin, product of factors, or plain ffn"
     )
@@ -68,13 +68,13 @@ class AsyMoESettings(Section):
     evidence_dim: int | None = Field(None, ge=1, description="inner width of each branch of an evidence expert")
     context_dim: int | None = Field(None, ge=1, description="width of the context attention, all heads together")
 
-    # -- context attention --------------------------------------------------------------------------------------------
+    # -- context attention -------------------------------------------------------------------------------------------
     context_heads: int | None = Field(None, ge=1, description="null: heads of 64, of 32 below context_dim 128")
-    context_scale: Literal["head_dim", "none"] = Field("head_dim", description="divide scores by sqrt(head_dim), or not")
+    context_scale: Literal["head_dim", "none"] = Field("head_dim", description="divide scores by sqrt(head_dim)?")
     context_output: Switch = Field(True, description="output projection W_O")
     null_key: Switch = Field(True, description="a learned key that says: nothing in the prompt supports this token")
 
-    # -- evidence experts and their place in routing --------------------------------------------------------------------
+    # -- evidence experts and their place in routing -----------------------------------------------------------------
     evidence_form: Literal["gelu", "swiglu"] | None = Field(
         None, description="null: swiglu, which can copy a dense FFN, where size_plan is full, gelu otherwise"
     )
@@ -91,7 +91,7 @@ class AsyMoESettings(Section):
     evidence_gain: float | Literal["learned"] = Field(1.0, description="how much a score of 1 adds to their logits")
     balance_logits: Literal["raw", "boosted"] = Field("raw", description="probabilities in the load-balancing loss")
 
-    # -- hyperbolic experts ---------------------------------------------------------------------------------------------
+    # -- hyperbolic experts ------------------------------------------------------------------------------------------
     curvature: float = Field(1.0, gt=0, description="kappa; the space has curvature -kappa")
     learn_curvature: Switch = Field(False, description="kappa learns, between 0.1 and 10")
     radius_cap: float = Field(3.0, gt=0, description="largest hyperbolic radius of a token")
@@ -103,7 +103,7 @@ class AsyMoESettings(Section):
         None, description="add the branch to a copied FFN, equal to it at step 0; null: where size_plan is full"
     )
 
-    # -- order (cone) loss ------------------------------------------------------------------------------------------------
+    # -- order (cone) loss -------------------------------------------------------------------------------------------
     order_weight: float = Field(0.1, ge=0, description="weight of the entailment-order loss; 0 switches it off")
     order_layers: Literal["mid_and_last", "all"] = Field("mid_and_last", description="sparse layers that it reads")
     aperture: Literal["meru", "eq15"] = "meru"
@@ -116,15 +116,15 @@ class AsyMoESettings(Section):
     order_detach: Switch = Field(False, description="stop its gradient at the hidden states")
     distance_weight: float = Field(0.0, ge=0, description="weight of the squared distance of a pair, at most 9")
 
-    # -- gate objective and schedule ----------------------------------------------------------------------------------------
+    # -- gate objective and schedule ---------------------------------------------------------------------------------
     gate_weight: float = Field(1.0, ge=0, description="weight of the gate objective; 0 switches it off")
-    gate_gradient: Literal["probes", "full"] = Field("probes", description="what learns from it: the gates alone, or all")
+    gate_gradient: Literal["probes", "full"] = Field("probes", description="what learns from it: gates alone, or all")
     gate_masking: Literal["exchange", "mean_patch"] = Field("exchange", description="how evidence is taken away")
     gate_margin: float = Field(0.1, ge=0, description="least difference between gates with and without evidence")
     gate_share: float = Field(0.125, gt=0, le=1, description="share of a batch that is read a second time")
     warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps over which order and gate rise")
 
-    # -- what the model must know to tell evidence from the rest ---------------------------------------------------------
+    # -- what the model must know to tell evidence from the rest -----------------------------------------------------
     special_ids: list[int] | None = Field(None, description="control tokens, never evidence; null: from the tokenizer")
 
     @model_validator(mode="before")
