@@ -63,9 +63,12 @@ class AsyMoESettings(Section):
         "full: widths of the dense FFN, no saving, equal to it at step 0",
     )
     hyp_dim: int | None = Field(None, ge=1, description="space coordinates of a hyperbolic expert")
-    inter_ffn: int | None = Field(None, ge=1, description="inner width of an inter-modality expert")
+    inter_ffn: int | None = Field(None, ge=1, description="inner width of an inter-modality expert of any kind")
+    residual_ffn: int | None = Field(None, ge=1, description="inner width of the copied FFN of inter_residual")
     vision_ffn: int | None = Field(None, ge=1, description="inner width of a private vision (or audio) expert")
-    evidence_dim: int | None = Field(None, ge=1, description="inner width of each branch of an evidence expert")
+    evidence_dim: int | None = Field(
+        None, ge=1, description="inner width of a text expert of any kind; in an evidence expert, of each branch"
+    )
     context_dim: int | None = Field(None, ge=1, description="width of the context attention, all heads together")
 
     # -- context attention -------------------------------------------------------------------------------------------
@@ -136,7 +139,19 @@ class AsyMoESettings(Section):
     @property
     def sized(self) -> bool:
         """Whether every width is known."""
-        return None not in (self.hyp_dim, self.inter_ffn, self.vision_ffn, self.evidence_dim, self.context_dim)
+        widths = (self.hyp_dim, self.inter_ffn, self.vision_ffn, self.evidence_dim, self.context_dim)
+        return None not in widths and not (self.has_residual and self.residual_ffn is None)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether an inter-modality expert is a copied FFN plus its branch."""
+        wanted = self.size_plan == "full" if self.inter_residual is None else self.inter_residual
+        return wanted and self.inter_kind != "ffn"
+
+    @property
+    def form(self) -> Literal["gelu", "swiglu"]:
+        """Form of the two branches of an evidence expert."""
+        return self.evidence_form or ("swiglu" if self.size_plan == "full" else "gelu")
 
     @property
     def needs_context(self) -> bool:
