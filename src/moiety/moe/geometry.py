@@ -1,0 +1,257 @@
+r"""Lorentz model of hyperbolic space: pure functions in polar form, on points stored as tangent vectors.
+
+Convention, for this file and all who call it. The space has curvature :math:`-\kappa`, :math:`\kappa > 0`. A point is
+stored as the tangent vector :math:`z` at the origin that leads to it, so :math:`\exp_o` is never applied for keeps.
+
+- radius :math:`\rho = \sqrt\kappa\,\lVert z\rVert`, without unit; its distance from the origin is
+  :math:`\rho/\sqrt\kappa`.
+- :math:`\exp_o(z) = (x_0, x_s)` with :math:`x_s = \frac{\sinh\rho}{\rho} z` and
+  :math:`-x_0^2 + \lVert x_s\rVert^2 = -1/\kappa`.
+- *centred time* :math:`\tau = x_0 - 1/\sqrt\kappa`, which is 0 at the origin and stays finite as :math:`\kappa \to 0`.
+
+Elsewhere the same number has other names: ``curv`` in MERU is :math:`\kappa`; ``k`` in geoopt and ``c`` in HELM are
+:math:`1/\kappa`.
+
+Why polar: :math:`x_0^2` is so large that the product :math:`\langle x, y\rangle_L` of two points has lost every digit
+from radius 9 on in float32, from 3.5 on in bfloat16. Radii and unit vectors lose none.
+
+Every function computes in float32 at least, whatever it is given (float64 stays float64), and consists of sums and
+elementwise operations, which autocast never lowers. Values and gradients are finite for every finite input that has
+passed :func:`radius_cap`; uncapped, radii up to 40 are safe in float32. `kappa` is a number or a tensor that
+broadcasts with ``points``: ``(factors,)`` beside points ``(pairs, factors, hyp_dim)`` gives each factor its own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Points = Float[Tensor, "*points hyp_dim"]
+Scalars = Float[Tensor, "*points"]
+Curvature = float | Float[Tensor, "..."]
+ApertureKind = Literal["meru", "eq15"]
+
+_NORM_FLOOR = 1e-12
+"""Under the root of every norm: at 0 the gradient is 0 instead of NaN."""
+
+_MAX_SINE = 1 - 1e-4
+"""arcsin has an infinite slope at 1."""
+
+
+def widened(value: Scalars) -> Scalars:
+    """`value` in float32, or in float64 if it is that already."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _root(kappa: Curvature) -> Curvature:
+    return widened(kappa).sqrt() if isinstance(kappa, Tensor) else math.sqrt(kappa)
+
+
+def safe_norm(vector: Points) -> Scalars:
+    r"""Norm :math:`\sqrt{\sum v^2 + 10^{-12}}`: at least 1e-6, with gradient 0 at 0."""
+    return (widened(vector).square().sum(dim=-1) + _NORM_FLOOR).sqrt()
+
+
+def radius(z: Points, kappa: Curvature) -> Scalars:
+    """Hyperbolic radius of points, without unit; at least 1e-6 times the root of `kappa`."""
+    return _root(kappa) * safe_norm(z)
+
+
+def radius_cap(u: Points, kappa: Curvature, cap: float) -> Points:
+    r"""Tangent vectors drawn in smoothly, so that no radius exceeds `cap`: :math:`\rho \mapsto r\tanh(\rho/r)`.
+
+    The map has slope 1 at the origin. Beyond radius 9 `cap` the result no longer changes in float32 and the radial
+    gradient is exactly 0; the direction goes on learning.
+
+    Source:
+        Ours. HELM and HypLoRA clip the norm, which stops the gradient at the cap at once.
+
+    Example:
+        >>> radius_cap(torch.tensor([[0.1, 0.0], [0.0, 1e4]]), 1.0, 3.0)
+        tensor([[0.1000, 0.0000],
+                [0.0000, 3.0000]])
+    """
+    rho = radius(u, kappa)
+    return widened(u) * (cap * (rho / cap).tanh() / rho).unsqueeze(-1)
+
+
+def lift(z: Points, kappa: Curvature) -> tuple[Scalars, Points]:
+    r"""Exponential map at the origin: centred time and space coordinates of a point.
+
+    :math:`\tau = 2\sinh^2(\rho/2)/\sqrt\kappa` and :math:`x_s = \sinh(\rho)/\rho\; z`.
+
+    Example:
+        >>> time, space = lift(torch.tensor([1.0, 0.0]), 1.0)
+        >>> round(time.item() + 1, 4), round(space[0].item(), 4)  # cosh 1, sinh 1
+        (1.5431, 1.1752)
+    """
+    rho = radius(z, kappa)
+    return 2 * (rho / 2).sinh().square() / _root(kappa), widened(z) * (rho.sinh() / rho).unsqueeze(-1)
+
+
+def log_origin(space: Points, kappa: Curvature) -> Points:
+    r"""Logarithm at the origin, from space coordinates alone: :math:`\mathrm{asinh}(s)/s\; x_s`, :math:`s = \sqrt\kappa
+    \lVert x_s\rVert`. The inverse of :func:`lift`.
+
+    Source:
+        The usual form divides by an arcosh of the time coordinate. It is 0 below norm 1e-4 in float32 and has the
+        gradient NaN at the origin; this one is exact in both places.
+    """
+    size = radius(space, kappa)
+    return widened(space) * (size.asinh() / size).unsqueeze(-1)
+
+
+def centred_time(space: Points, kappa: Curvature) -> Scalars:
+    r"""Centred time of the point above given space coordinates: :math:`\sqrt{1/\kappa + \lVert x_s\rVert^2} -
+    1/\sqrt\kappa`, without the cancellation of that difference."""
+    root = _root(kappa)
+    squared = widened(space).square().sum(dim=-1)
+    return root * squared / ((1 + root * root * squared).sqrt() + 1)
+
+
+def poincare(z: Points, kappa: Curvature) -> Points:
+    r"""Coordinates in the Poincaré ball of radius 1, for drawing: :math:`\tanh(\rho/2)` in the direction of `z`.
+
+    Example:
+        >>> poincare(torch.tensor([0.0, 2.0]), 1.0)
+        tensor([0.0000, 0.7616])
+    """
+    rho = radius(z, kappa)
+    return widened(z) * ((rho / 2).tanh() * _root(kappa) / rho).unsqueeze(-1)
+
+
+def _polar(x: Points, y: Points, kappa: Curvature) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both radii, and the squared length of difference and sum of the unit vectors: 2(1 - cos), 2(1 + cos)."""
+    x, y = widened(x), widened(y)
+    first, second = safe_norm(x), safe_norm(y)
+    u, v = x / first.unsqueeze(-1), y / second.unsqueeze(-1)
+    root = _root(kappa)
+    return root * first, root * second, (u - v).square().sum(dim=-1), (u + v).square().sum(dim=-1)
+
+
+def distance(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1e-12) -> Scalars:
+    r"""Geodesic distance of two points, by the hyperbolic law of half-chords.
+
+    :math:`\frac{2}{\sqrt\kappa}\,\mathrm{asinh}\sqrt{\sinh^2\frac{\rho_x-\rho_y}{2} + \tfrac14 \sinh\rho_x
+    \sinh\rho_y\,q + \epsilon}` with :math:`q = \lVert u_x - u_y\rVert^2`. Symmetric to the bit. Of a point to itself
+    it is :math:`2\sqrt{\epsilon/\kappa}` = 2e-6 with gradient 0.
+
+    Source:
+        Equal to :math:`\mathrm{arcosh}(-\kappa\langle x, y\rangle_L)/\sqrt\kappa`, the form of MERU and geoopt, which
+        in float32 errs by 40 % for close pairs at radius 15.
+    """
+    rho_x, rho_y, q, _ = _polar(x, y, kappa)
+    half_chord = ((rho_x - rho_y) / 2).sinh().square() + 0.25 * (rho_x.sinh() * rho_y.sinh()) * q
+    return (half_chord + epsilon).sqrt().asinh() * 2 / _root(kappa)
+
+
+def exterior_angle(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1e-8) -> Scalars:
+    r"""Angle at `x` between the ray that goes on outward and the way to `y`; 0 … pi.
+
+    0: `y` lies straight behind `x` seen from the origin. pi: it lies toward the origin, or on the other side of it.
+    :math:`\mathrm{atan2}(\tfrac12\sinh\rho_y\sqrt{qp + \epsilon},\ \sinh(\rho_y-\rho_x) - \tfrac12\cosh\rho_x
+    \sinh\rho_y\,q)`, :math:`p = \lVert u_x + u_y\rVert^2`. The gradient grows as one over the distance.
+
+    Source:
+        Takes the place of eq. 16 of AsyMoE (2606.00275), an arccos of numbers at or below -1. It is what "exterior
+        angle" means in Ganea et al. 2018 and MERU (2304.09172), whose arccos has no gradient on the axis.
+    """
+    rho_x, rho_y, q, p = _polar(x, y, kappa)
+    across = 0.5 * rho_y.sinh() * (q * p + epsilon).sqrt()
+    along = (rho_y - rho_x).sinh() - 0.5 * rho_x.cosh() * rho_y.sinh() * q
+    return torch.atan2(across, along)
+
+
+def flat_distance(x: Points, y: Points, *, epsilon: float = 1e-12) -> Scalars:
+    """Distance in the Euclidean twin, with the same floor under the root as :func:`distance`."""
+    return ((widened(x) - widened(y)).square().sum(dim=-1) + epsilon).sqrt()
+
+
+def flat_exterior_angle(x: Points, y: Points, *, epsilon: float = 1e-8) -> Scalars:
+    """Angle between `x` and `y - x`: :func:`exterior_angle` in the limit of kappa to 0."""
+    r_x, r_y, q, p = _polar(x, y, 1.0)
+    return torch.atan2(0.5 * r_y * (q * p + epsilon).sqrt(), r_y - r_x - 0.5 * r_y * q)
+
+
+def aperture_meru(rho: Scalars, cone_k: float) -> Scalars:
+    r"""Half-angle of the cone at radius `rho`: :math:`\arcsin(2k/\sinh\rho)`, a half-space below asinh(2k).
+
+    Source:
+        Ganea et al. 2018, MERU (2304.09172); the clamp below arcsin(1) is ours.
+    """
+    return flat_aperture("meru", widened(rho).sinh(), cone_k)
+
+
+def aperture_eq15(rho: Scalars, cone_k: float) -> Scalars:
+    r"""Half-angle of the cone at radius `rho`: :math:`\arcsin(2k/(1 + k\sinh^2\rho))`, `cone_k` at most 0.5.
+
+    Source:
+        AsyMoE (2606.00275), eq. 15. At most arcsin(2k), so an apex gains nothing by shrinking to the origin; but the
+        cones are not nested below radius asinh(1/sqrt(k)), see :func:`is_transitive`.
+    """
+    return flat_aperture("eq15", widened(rho).sinh(), cone_k)
+
+
+def aperture(kind: ApertureKind, rho: Scalars, cone_k: float) -> Scalars:
+    """:func:`aperture_meru` or :func:`aperture_eq15`."""
+    return flat_aperture(kind, widened(rho).sinh(), cone_k)
+
+
+def flat_aperture(kind: ApertureKind, size: Scalars, cone_k: float) -> Scalars:
+    """Half-angle of the Euclidean twin's cones: the same formulas with the norm in place of sinh(rho).
+
+    Raises:
+        ValueError: `kind` is unknown.
+    """
+    size = widened(size)
+    if kind == "meru":
+        sine = 2 * cone_k / size.clamp(min=2 * cone_k)
+    elif kind == "eq15":
+        sine = 2 * cone_k / (1 + cone_k * size.square())
+    else:
+        raise ValueError(f"aperture {kind!r} is unknown; choose 'meru' or 'eq15'")
+    return sine.clamp(max=_MAX_SINE).asin()
+
+
+def nested_size(kind: ApertureKind, cone_k: float) -> float:
+    """Least sinh(rho) (in the twin: least norm) from which on the cone of a point holds the cones of all its points."""
+    return 2 * cone_k if kind == "meru" else 1 / math.sqrt(cone_k)
+
+
+def is_transitive(kind: ApertureKind, rho: Scalars, cone_k: float) -> Bool[Tensor, "*points"]:
+    r"""Whether cones at radius `rho` and beyond are nested: x holds y and y holds z, so x holds z.
+
+    True where :math:`\sinh\rho\,\sin\psi(\rho)` no longer increases (Clairaut's relation): from asinh(2k) on for
+    ``meru``, from asinh(1/sqrt(k)) on for ``eq15``.
+    """
+    return widened(rho) >= math.asinh(nested_size(kind, cone_k))
+
+
+def delta_hyperbolicity(distances: Float[Tensor, "points points"]) -> Float[Tensor, ""]:
+    r"""How far a metric is from a tree: Gromov's delta times 2 / diameter. 0 for a tree, at most 1.
+
+    Delta is the largest, over quadruples, of half the gap between the two largest of :math:`d_{wx} + d_{yz}`,
+    :math:`d_{wy} + d_{xz}`, :math:`d_{wz} + d_{xy}`. All quadruples are looked at: time grows with the fourth power of
+    the number of points and memory with the third, so give it a sample of at most two hundred.
+
+    Source:
+        Gromov 1987; as a max-min product of Gromov products per base point, Fournier et al. 2015; scaled as in
+        Khrulkov et al. 2020.
+
+    Example:
+        >>> square = torch.tensor([[0., 1, 2, 1], [1, 0, 1, 2], [2, 1, 0, 1], [1, 2, 1, 0]])  # a cycle of four
+        >>> delta_hyperbolicity(square).item()
+        1.0
+    """
+    distances = widened(distances)
+    delta = distances.new_zeros(())
+    for base in distances:
+        product = (base.unsqueeze(0) + base.unsqueeze(1) - distances) / 2
+        best = torch.minimum(product.unsqueeze(2), product.unsqueeze(0)).amax(dim=1)
+        delta = torch.maximum(delta, (best - product).max())
+    diameter = distances.max()
+    return torch.where(diameter > 0, 2 * delta / diameter.clamp(min=torch.finfo(distances.dtype).tiny), 0)
