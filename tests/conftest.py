@@ -13,7 +13,7 @@ import torch
 torch.set_num_threads(1)
 
 # Scripts that tests start in processes of their own; collecting doctests would run them.
-collect_ignore = ["vlm/fresh_process.py", "train/killed_worker.py", "train/rank_worker.py"]
+collect_ignore = ["vlm/fresh_process.py", "train/killed_worker.py", "train/rank_worker.py", "train/sharding_worker.py"]
 
 
 @pytest.fixture(autouse=True)

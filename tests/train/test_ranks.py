@@ -1,16 +1,12 @@
 """Two processes give the gradients of one (I12, trap 13); a rank without pictures stops nobody (D23, traps 14, 15)."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rank_worker import DOMINANT, LOPSIDED, MIXED, PAIR
 from toy import gradients, largest_difference, scratch_folder
+from two_processes import run_in_two_processes
 
 pytestmark = pytest.mark.ranks
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -18,34 +14,10 @@ WORKER = Path(__file__).with_name("rank_worker.py")
 
 @pytest.fixture(scope="module")
 def ranks(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two processes saw; they run all checks in one start, which costs most of the time."""
+    """What each of two processes saw."""
     scratch_folder(world)  # the processes only read it
     work = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    source = str(Path(__file__).parents[2] / "src")
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    logs = [open(work / f"rank{rank}.log", "w") for rank in range(2)]  # noqa: SIM115
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(WORKER), str(world), str(work)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-        for rank, errors in enumerate(logs)
-    ]
-    try:
-        ended = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process, log in zip(processes, logs, strict=True):
-            process.kill()
-            process.wait()
-            log.close()
-    assert ended == [0, 0], "\n".join(Path(log.name).read_text()[-3000:] for log in logs)
-    return [torch.load(work / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    return run_in_two_processes(WORKER, world, work)
 
 
 def test_ranks_and_accumulation_change_no_gradient(ranks: list[dict[str, Any]], world: Path, tmp_path: Path) -> None:

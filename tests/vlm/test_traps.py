@@ -1,8 +1,7 @@
 """Traps of the Hugging Face boundary, one test each, by their number in the design.
 
 Elsewhere: 5 and 12 for every family in ``test_families.py``; 3, 13, 14 under ranks in ``tests/train``; 16, 17 in
-``test_templates.py`` and ``test_data.py``; 21 in the tests of recipes. Not covered here: 19 (serve), 20 and 24 (sharded
-ranks).
+``test_templates.py`` and ``test_data.py``; 20 and 24 in ``tests/train/test_sharding.py``; 21 in the tests of recipes.
 """
 
 from __future__ import annotations
@@ -223,6 +222,17 @@ def test_15_a_rank_without_pictures_still_reaches_the_tower(name: str) -> None:
                 assert (parameter.grad == 0).all(), key
     assert touch_tower(built.model).item() == 0
     torch.testing.assert_close(built(**batch).loss, touched.loss, rtol=0, atol=0)
+
+
+def test_19_the_server_of_transformers_loads_our_folders_with_their_experts(tmp_path: Path) -> None:
+    """It reads static tables, not the Auto registration: unknown there, a folder is refused or served without pictures."""
+    serving = pytest.importorskip("transformers.cli.serving.model_manager")
+    built = sparse("llava-qwen2")
+    built.save_pretrained(tmp_path)
+    manager = serving.ModelManager(device="cpu")
+    loaded = manager._load_model(f"{tmp_path}@main")
+    assert [type(layer) for layer in moe_layers(loaded)] == [ModalityMoE] * len(moe_layers(built))
+    assert manager.get_model_modality(loaded) is serving.Modality.MULTIMODAL
 
 
 def test_22_router_logits_are_raw_scores_of_sparse_layers_alone() -> None:
