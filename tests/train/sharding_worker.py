@@ -11,8 +11,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from toy import encoded, row, scratch_folder
 from torch.distributed.tensor import DTensor
+from toy import encoded, row, scratch_folder
 from transformers import AutoModelForImageTextToText
 from transformers.distributed import DistributedConfig
 

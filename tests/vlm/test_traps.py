@@ -225,7 +225,7 @@ def test_15_a_rank_without_pictures_still_reaches_the_tower(name: str) -> None:
 
 
 def test_19_the_server_of_transformers_loads_our_folders_with_their_experts(tmp_path: Path) -> None:
-    """It reads static tables, not the Auto registration: unknown there, a folder is refused or served without pictures."""
+    """It reads static tables, not the Auto registration: a folder unknown there is refused, or served blind."""
     serving = pytest.importorskip("transformers.cli.serving.model_manager")
     built = sparse("llava-qwen2")
     built.save_pretrained(tmp_path)
