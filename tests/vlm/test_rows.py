@@ -31,6 +31,19 @@ def test_messages_with_parts_say_the_same() -> None:
     assert found.turns[1:] == row("<image>\nWhich?", "B", image="p.jpg").turns
 
 
+def test_a_question_may_say_whether_it_belongs_to_the_picture(tmp_path: Path) -> None:
+    def asked(mark: Any) -> dict[str, Any]:
+        question = {"from": "human", "value": "<image>q"} | ({} if mark is None else {"order": mark})
+        return {"image": "p", "conversations": [question, {"from": "gpt", "value": "a"}]}
+
+    rows = [parse_row(asked(mark)) for mark in (None, 1, 0)]
+    assert [found.turns[0].order for found in rows] == [None, True, False]
+    assert [turn.order for turn in merge_rows(rows)[0].turns] == [None, None, True, None, False, None]
+    bad = write_lines(tmp_path / "rows.jsonl", [asked(1), asked(2)])
+    with pytest.raises(BadRows, match=r"rows\.jsonl:2: .*turn 1: 'order' must be 1 .* or 0 .*, got 2"):
+        load_rows([bad])
+
+
 def test_text_only_and_several_pictures() -> None:
     assert row("q", "a").images == ()
     assert row("q", "a", image=None, images=None).images == ()
@@ -53,6 +66,9 @@ def test_text_only_and_several_pictures() -> None:
         ({**entry("q", "a"), "answers": [1]}, r"'answers' must be a text or a list of texts, got \[1\]"),
         ({**entry("q", "a"), "type": 3}, "'type' must be a text, got 3"),
         ({**entry("q", "a"), "image": "p", "images": ["p"]}, "pictures are named in more than one place"),
+        ({"conversations": [{"from": "human", "value": "q", "order": "x"}]}, "turn 1: 'order' must be 1 .* or 0 .*'x'"),
+        ({"conversations": [{"from": "human", "value": "q", "order": True}]}, "'order' must be .*got True"),
+        ({"messages": [{"role": "system", "content": "q", "order": 1}]}, "'order' stands on a turn of the system; put"),
     ],
 )
 def test_structure_is_checked(given: Any, message: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,8 +18,13 @@ from moiety.moe.modality import ids_from_placeholders
 from moiety.vlm.images import Images
 from moiety.vlm.placeholders import PLACEHOLDERS, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
+from moiety.vlm.spans import evidence_mask, image_key, span_ids, span_order
+from moiety.vlm.templates import control_ids, marks_answers
+
+logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
+_EMITS = __import__("os").environ.get("EMIT") == "1"  # TEMPORARY until vlm/model.py takes evidence_mask
 _PADDING = {"labels": IGNORED_LABEL}  # what other per-position tensors are padded with: 0
 
 
@@ -35,6 +42,8 @@ class Encoder:
             without each answer, for templates without marks.
         token_ids: Token id -> modality id where a model counts more than the processor's placeholders (picture
             delimiters); None: the placeholders.
+        control: Tokens that are never evidence; None: those of :func:`moiety.vlm.templates.control_ids`.
+        spans: Also say which turn each token belongs to, and which pictures a row has; only a trainer wants that.
 
     Raises:
         ValueError: the processor names no placeholder.
@@ -47,6 +56,8 @@ class Encoder:
         max_length: int,
         labels: Literal["assistant", "prefix"] = "assistant",
         token_ids: Mapping[int, int] | None = None,
+        control: Collection[int] | None = None,
+        spans: bool = False,
     ) -> None:
         self.processor = processor
         self.images = images
@@ -57,6 +68,9 @@ class Encoder:
             raise ValueError(
                 f"{type(processor).__name__} names none of {', '.join(PLACEHOLDERS)}: picture tokens cannot be found"
             )
+        self.control = control_ids(processor) if control is None else frozenset(control)
+        self.spans = spans
+        self._openings: dict[str, Tensor] = {}
 
     @property
     def pad_token_id(self) -> int:
@@ -68,9 +82,10 @@ class Encoder:
         """Tensors of one row for training, without padding.
 
         Returns:
-            Per position, 1-D ``(seq,)``: ``input_ids``, ``labels`` (-100 where nothing is trained), ``modality_ids``
-            and what else the processor gives for each token. Per picture, first axis pictures or patches:
-            ``pixel_values`` and its companions; absent without pictures.
+            Per position, 1-D ``(seq,)``: ``input_ids``, ``labels`` (-100 where nothing is trained), ``modality_ids``,
+            ``evidence_mask`` and what else the processor gives for each token. Per picture, first axis pictures or
+            patches: ``pixel_values`` and its companions; absent without pictures. Where spans are wanted, per position
+            ``span_ids`` and ``span_order``, and the scalar ``image_key``, see :mod:`moiety.vlm.spans`.
 
         Raises:
             FileNotFoundError: a picture is missing.
@@ -78,11 +93,11 @@ class Encoder:
                 the row is too long. The text names file, line and id.
         """
         messages = _messages(row, self._pictures(row))
-        marked = self.labels == "assistant"
-        tensors, answered = self._tokenise(messages, mask=marked)
-        if not marked:
-            answered = self._answers_by_prefix(messages, tensors["input_ids"])
-        trained = answered & (tensors["modality_ids"] == Modality.TEXT)
+        by_marks = self.labels == "assistant" or marks_answers(self.processor)
+        tensors, answered = self._tokenise(messages, mask=by_marks)
+        labelled = answered if self.labels == "assistant" else self._answers_by_prefix(messages, tensors["input_ids"])
+        answered = answered if by_marks else labelled
+        trained = labelled & (tensors["modality_ids"] == Modality.TEXT)
         length = len(tensors["input_ids"])
         if length > self.max_length:
             raise ValueError(
@@ -95,10 +110,17 @@ class Encoder:
                 "the assistant (see model.template)"
             )
         tensors["labels"] = tensors["input_ids"].masked_fill(~trained, IGNORED_LABEL)
+        read = tensors["input_ids"], tensors["modality_ids"], answered, self.control
+        if _EMITS:
+            tensors["evidence_mask"] = evidence_mask(*read)
+        if self.spans:
+            tensors["span_ids"] = span_ids(*read, opening=self._opening(messages, tensors["input_ids"]))
+            tensors["span_order"] = span_order(row, tensors["span_ids"])
+            tensors["image_key"] = image_key(row.images)
         return tensors
 
     def encode_prompt(self, row: Row, blank_image: bool = False) -> dict[str, Tensor]:
-        """Tensors of one row up to where the last answer begins, without labels.
+        """Tensors of one row up to where the last answer begins, without labels; earlier answers are no evidence.
 
         Args:
             row: Its last turn is dropped where that is an answer.
@@ -115,7 +137,18 @@ class Encoder:
         pictures = self._pictures(row)
         if blank_image:
             pictures = [Image.new("RGB", picture.size, self._blank_colour()) for picture in pictures]
-        return self._tokenise(_messages(replace(row, turns=turns), pictures), prompt=True)[0]
+        messages = _messages(replace(row, turns=turns), pictures)
+        tensors, answered = self._tokenise(messages, prompt=True, mask=len(turns) > 1 and marks_answers(self.processor))
+        if len(turns) > 1 and not marks_answers(self.processor):
+            try:
+                answered = self._answers_by_prefix(messages, tensors["input_ids"])
+            except ValueError:
+                _say_answers_are_unknown()
+        if _EMITS:
+            tensors["evidence_mask"] = evidence_mask(
+                tensors["input_ids"], tensors["modality_ids"], answered, self.control
+            )
+        return tensors
 
     def _pictures(self, row: Row) -> list[Image.Image]:
         if row.num_marks != len(row.images):
@@ -162,6 +195,15 @@ class Encoder:
                 )
             answered[len(before) : len(after)] = True
         return answered
+
+    def _opening(self, messages: list[dict[str, Any]], input_ids: Tensor) -> int:
+        """Tokens that stand before the first question whatever it asks: system sentence, first header."""
+        system = messages[0]["content"][0]["text"] if messages[0]["role"] == "system" else ""
+        if system not in self._openings:
+            empty = [*messages[: messages[0]["role"] == "system"], {"role": "user", "content": []}]
+            self._openings[system] = self._tokenise(empty)[0]["input_ids"]
+        shared = [int(a) == int(b) for a, b in zip(self._openings[system], input_ids, strict=False)]
+        return [*shared, False].index(False)
 
     def _blank_colour(self) -> tuple[int, ...]:
         mean = getattr(self.processor.image_processor, "image_mean", None) or [0.5, 0.5, 0.5]
@@ -210,8 +252,9 @@ class Collator:
         """One batch.
 
         Returns:
-            ``input_ids``, ``attention_mask``, ``modality_ids`` (0 on padding; the model puts -1 there by the mask) and
-            ``labels`` where the rows have them, each ``(batch, seq)``; picture tensors only where a row has pictures.
+            ``input_ids``, ``attention_mask``, ``modality_ids`` (0 on padding; the model puts -1 there by the mask),
+            ``evidence_mask`` (false on padding) and ``labels`` where the rows have them, each ``(batch, seq)``; picture
+            tensors only where a row has pictures; scalars of the rows as ``(batch,)``.
         """
         positions = {key for row in rows for key, value in row.items() if value.ndim == 1}
         batch = {}
@@ -221,7 +264,9 @@ class Collator:
             batch[key] = self._padded(values, filler)
         ones = [torch.ones_like(row["input_ids"]) for row in rows]
         batch["attention_mask"] = self._padded(ones, 0)
-        for key in sorted({key for row in rows for key in row} - positions):
+        scalars = {key for row in rows for key, value in row.items() if value.ndim == 0}
+        batch |= {key: torch.stack([row[key] for row in rows]) for key in sorted(scalars)}
+        for key in sorted({key for row in rows for key in row} - positions - scalars):
             batch[key] = _stacked([row[key] for row in rows if key in row])
         return batch
 
@@ -232,17 +277,36 @@ class Collator:
 
 
 def prompt_batch(
-    rows: Sequence[Row], processor: Any, images: Images | Mapping[str, Image.Image], blank_image: bool = False
+    rows: Sequence[Row],
+    processor: Any,
+    images: Images | Mapping[str, Image.Image],
+    blank_image: bool = False,
+    control: Collection[int] | None = None,
 ) -> dict[str, Tensor]:
     """Left-padded prompts for generation: each row up to its last answer, with the generation prompt.
+
+    Args:
+        rows: The conversations.
+        processor: Of :func:`moiety.vlm.templates.load_processor`.
+        images: Where the pictures are.
+        blank_image: See :meth:`Encoder.encode_prompt`.
+        control: See :class:`Encoder`.
 
     Raises:
         FileNotFoundError: a picture is missing.
         ValueError: see :meth:`Encoder.encode_prompt`.
     """
-    encoder = Encoder(processor, images, max_length=0)  # prompts have no limit of their own
+    encoder = Encoder(processor, images, max_length=0, control=control)  # prompts have no limit of their own
     collate = Collator(encoder.pad_token_id, padding_side="left")
     return collate([encoder.encode_prompt(row, blank_image) for row in rows])
+
+
+@functools.cache
+def _say_answers_are_unknown() -> None:
+    logger.warning(
+        "the chat template does not say which tokens of a prompt are earlier answers, so they count as evidence; "
+        "choose a template with generation marks (model.template) where scheme asymoe should tell them apart"
+    )
 
 
 def _messages(row: Row, pictures: Iterable[Image.Image]) -> list[dict[str, Any]]:

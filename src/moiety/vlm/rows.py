@@ -23,10 +23,18 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance: role ``user``, ``assistant`` or (first only) ``system``; pictures stand as ``<image>`` marks."""
+    """One utterance: role ``user``, ``assistant`` or (first only) ``system``; pictures stand as ``<image>`` marks.
+
+    Args:
+        role: Who speaks.
+        text: What is said.
+        order: Of a question: whether it and its answer belong to the pictures before them, for the entailment order of
+            scheme ``asymoe``; False marks a hard negative. None: it says nothing, and they belong.
+    """
 
     role: str
     text: str
+    order: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -249,9 +257,24 @@ def _turns(spoken: Any, key: str) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
         if turn[role_key] not in ROLES:
             raise ValueError(f"turn {number}: role {turn[role_key]!r}; {nearest_name(str(turn[role_key]), ROLES)}")
         text, named = _content(turn[text_key], number)
-        turns.append(Turn(ROLES[turn[role_key]], text))
+        turns.append(Turn(ROLES[turn[role_key]], text, _order(turn, ROLES[turn[role_key]], number)))
         pictures += named
     return tuple(turns), tuple(pictures)
+
+
+def _order(turn: dict[str, Any], role: str, number: int) -> bool | None:
+    """The mark ``order`` of one turn."""
+    mark = turn.get("order")
+    if mark is None:
+        return None
+    if role != "user":
+        raise ValueError(f"turn {number}: 'order' stands on a turn of the {role}; put it on the question before")
+    if type(mark) is not int or mark not in (0, 1):
+        raise ValueError(
+            f"turn {number}: 'order' must be 1 (question and answer belong to the pictures) or 0 (they do not), "
+            f"got {mark!r:.80}"
+        )
+    return bool(mark)
 
 
 def _content(content: Any, number: int) -> tuple[str, list[str]]:

@@ -209,11 +209,34 @@ def check_template(processor: Any, where: str, marks: bool = True) -> None:
     if not isinstance(processor.chat_template, str):
         found = "several chat templates" if processor.chat_template else "no chat template"
         raise ValueError(f"the processor of {where} has {found}; {remedy}")
-    if marks and not _GENERATION_MARK.search(processor.chat_template):
+    if marks and not marks_answers(processor):
         raise ValueError(
             f"the chat template of {where} has no {{% generation %}} marks, so it does not say which tokens are "
             f"answers; {remedy}, or data.labels to prefix"
         )
+
+
+def marks_answers(processor: Any) -> bool:
+    """Whether the chat template of `processor` marks what the assistant says."""
+    template = processor.chat_template
+    return isinstance(template, str) and bool(_GENERATION_MARK.search(template))
+
+
+def control_ids(processor: Any) -> frozenset[int]:
+    """Tokens that steer and say nothing: special ones, and added ones that the chat template writes.
+
+    Begin, end and padding of a text, turn and role marks, picture delimiters. Placeholders of pictures are among them
+    as tokens; what stands on their positions is told by the modality ids.
+    """
+    tokenizer, template = processor.tokenizer, processor.chat_template
+    written = template if isinstance(template, str) else ""
+    added = tokenizer.added_tokens_decoder.items()
+    found = {
+        token_id
+        for token_id, token in added
+        if token.special or (token.content.strip() and token.content in written)  # blanks stand in every template
+    }
+    return frozenset({*tokenizer.all_special_ids, *found})
 
 
 def end_of_turn(processor: Any, name: str | None = None) -> int | None:
