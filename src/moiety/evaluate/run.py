@@ -1,4 +1,4 @@
-"""Greedy answers in batches, each written down as soon as it is there."""
+"""Answers in batches, each written down as soon as it is there; what is likeliest is always what is said."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import LogitsProcessorList
 
+from moiety.evaluate.decoding import CONTEXT, HAS_RIVAL, decoding_batch, decoding_with
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
-from moiety.vlm.data import prompt_batch
+from moiety.evaluation import DecodingSettings
 from moiety.vlm.images import Images
 from moiety.vlm.rows import Row
 
@@ -29,10 +31,11 @@ def evaluate_model(
     batch_size: int = 32,
     max_new_tokens: int = 16,
     blank_image: bool = False,
+    decoding: DecodingSettings | None = None,
     predictions: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """Let `model` answer `rows` greedily and score the answers per type of question.
+    """Let `model` answer `rows` and score the answers per type of question.
 
     Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
     asked once; under `blank_image` that is every repetition of a question.
@@ -45,6 +48,7 @@ def evaluate_model(
         batch_size: Questions asked at once.
         max_new_tokens: Longest answer in tokens.
         blank_image: Replace each picture by an evenly grey one of its size: the question-only control.
+        decoding: How scores become an answer; None: greedily.
         predictions: JSON-lines file that answers are added to, and that a stopped run goes on from.
         progress: Called with (answers made, answers asked for) after each batch.
 
@@ -52,13 +56,15 @@ def evaluate_model(
         ValueError: no rows, two rows of one id, or `predictions` was made with another model or other settings.
     """
     _check_ids(rows)
-    written, add = _store(model, predictions, max_new_tokens, blank_image)
+    decoding = decoding or DecodingSettings()
+    written, add = _store(model, predictions, max_new_tokens, blank_image, decoding)
     started, was_training = time.perf_counter(), model.training
     model.eval()
     try:
         for batch in _batches([row for row in rows if row.id not in written], images, batch_size, blank_image):
             asked = [same[0] for same in batch]
-            texts = answer_batch(model, processor, prompt_batch(asked, processor, images, blank_image), max_new_tokens)
+            prompts = decoding_batch(asked, processor, images, decoding, blank_image)
+            texts = answer_batch(model, processor, prompts, max_new_tokens, decoding)
             add({row.id: text for same, text in zip(batch, texts, strict=True) for row in same})
             if progress is not None:
                 progress(len(written), len(rows))
@@ -69,19 +75,36 @@ def evaluate_model(
 
 
 @torch.inference_mode()
-def answer_batch(model: Any, processor: Any, batch: Mapping[str, torch.Tensor], max_new_tokens: int) -> list[str]:
-    """Greedy answers to one left-padded batch of prompts, without special tokens and outer blanks.
+def answer_batch(
+    model: Any,
+    processor: Any,
+    batch: Mapping[str, torch.Tensor],
+    max_new_tokens: int,
+    decoding: DecodingSettings | None = None,
+) -> list[str]:
+    """Answers to one left-padded batch of prompts, without special tokens and outer blanks.
 
     Args:
         model: Any model with `generate`.
         processor: Decodes the answers.
         batch: Keywords of `generate`: ``input_ids (batch, seq)``, ``attention_mask (batch, seq)``, pixels.
         max_new_tokens: Longest answer in tokens.
+        decoding: The method that `batch` was made for, see :func:`moiety.evaluate.decoding.decoding_batch`.
     """
+    decoding = decoding or DecodingSettings()
     # Dense Hugging Face models know no modality ids, sparse ones find them by the same rule.
     on_device = {name: value.to(model.device) for name, value in batch.items() if name != "modality_ids"}
-    tokens = model.generate(**on_device, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens)
+    with decoding_with(model, decoding) as processors:
+        tokens = model.generate(
+            **on_device,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList(processors),
+        )
     answers = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
+    if decoding.method in HAS_RIVAL:
+        answers = answers[: len(answers) // 2]
     return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
 
 
@@ -99,13 +122,15 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _store(
-    model: nn.Module, path: str | Path | None, max_new_tokens: int, blank_image: bool
+    model: nn.Module, path: str | Path | None, max_new_tokens: int, blank_image: bool, decoding: DecodingSettings
 ) -> tuple[dict[str, str], Callable[[Mapping[str, str]], None]]:
     """Answers there are already, row id -> text, and how to add more; without `path` they live in memory."""
     if path is None:
         written: dict[str, str] = {}
         return written, written.update
     settings = {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
+    if decoding.method != "greedy":  # files from before there was a choice stay valid
+        settings["decoding"] = decoding.describe()
     file = PredictionFile(path, settings)
     return file.answers, file.add
 
@@ -134,7 +159,7 @@ def _batches(rows: Sequence[Row], images: Images, batch_size: int, blank_image: 
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
         turns = tuple((turn.role, turn.text) for turn in _prompt_turns(row))
-        groups.setdefault((turns, tuple(shown(name) for name in row.images)), []).append(row)
+        groups.setdefault((turns, tuple(shown(name) for name in row.images), row.extra.get(CONTEXT)), []).append(row)
     ordered = sorted(groups.values(), key=lambda same: (len(same[0].images), _num_characters(same[0])))
     for start in range(0, len(ordered), batch_size):
         yield ordered[start : start + batch_size]

@@ -1,0 +1,156 @@
+"""Decoding methods inside ``generate``: what is put into the batch, and what is done to the scores of each step.
+
+The contrasts that need a second forward (CAD, VCD) ask it in the same batch: every row has a rival, the same question
+without its evidence or with a noised picture, in the second half. Cache, positions and stopping are those of
+``generate``; both halves go on with the same token. DoLa reads the hidden states of the one forward there is.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import LogitsProcessor
+
+from moiety.evaluate.contrast import context_aware, contrast_layers, diffusion_noise, early_layers, visual_contrastive
+from moiety.evaluation import DecodingSettings
+from moiety.vlm.data import Collator, Encoder
+from moiety.vlm.images import Images
+from moiety.vlm.placeholders import PICTURES
+from moiety.vlm.rows import IMAGE_MARK, Row, Turn
+from moiety.vlm.splice import text_decoder
+
+HAS_RIVAL = ("context_aware", "visual_contrastive")
+CONTEXT = "context"
+
+
+def decoding_batch(
+    rows: Sequence[Row],
+    processor: Any,
+    images: Images | Mapping[str, Image.Image],
+    settings: DecodingSettings,
+    blank_image: bool = False,
+) -> dict[str, Tensor]:
+    """Left-padded prompts; under a method with a second forward the rivals of all rows stand behind the rows.
+
+    Raises:
+        FileNotFoundError: a picture is missing.
+        ValueError: see :meth:`moiety.vlm.data.Encoder.encode_prompt` and :func:`without_evidence`.
+    """
+    encoder = Encoder(processor, images, max_length=0)  # prompts have no limit of their own
+    asked = [encoder.encode_prompt(row, blank_image) for row in rows]
+    if settings.method == "context_aware":
+        asked += [encoder.encode_prompt(without_evidence(row), blank_image) for row in rows]
+    if settings.method == "visual_contrastive":
+        asked += [with_noise(prompt, settings.noise_step) for prompt in asked]
+    return Collator(encoder.pad_token_id, padding_side="left")(asked)
+
+
+def without_evidence(row: Row) -> Row:
+    """The same question without its pictures and without the passage that the row names as ``context``.
+
+    Raises:
+        ValueError: no turn of the user holds that passage.
+    """
+    passage = row.extra.get(CONTEXT) or ""
+    if passage and not any(turn.role == "user" and passage in turn.text for turn in row.turns):
+        raise ValueError(f"{row.place}: no turn of the user holds its {CONTEXT!r} {passage!r:.60}; quote it literally")
+
+    def stripped(turn: Turn) -> Turn:
+        if turn.role != "user":
+            return turn
+        text = turn.text.replace(IMAGE_MARK, "")
+        return replace(turn, text=(text.replace(passage, "") if passage else text).strip())
+
+    return replace(row, turns=tuple(map(stripped, row.turns)), images=())
+
+
+def with_noise(prompt: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    """The same prompt with its pictures noised; a picture has the same noise in every batch."""
+    noised = dict(prompt)
+    for name in PICTURES:
+        if name in prompt:
+            pixels = prompt[name]
+            seed = zlib.crc32(pixels.float().numpy().tobytes())
+            noised[name] = diffusion_noise(pixels, step, torch.Generator().manual_seed(seed))
+    return noised
+
+
+@contextmanager
+def decoding_with(model: Any, settings: DecodingSettings) -> Iterator[list[LogitsProcessor]]:
+    """What ``generate`` needs as ``logits_processor`` while this context is open; nothing for greedy decoding."""
+    if settings.method == "greedy":
+        yield []
+    elif settings.method == "dola":
+        layers = DeepMinusEarly(model, settings)
+        try:
+            yield [layers]
+        finally:
+            layers.close()
+    else:
+        yield [RowMinusRival(settings)]
+
+
+class RowMinusRival(LogitsProcessor):
+    """Scores of the first half of a batch sharpened by those of the second; both halves get the result.
+
+    Args:
+        settings: Method ``context_aware`` or ``visual_contrastive``, its weight and its cut.
+    """
+
+    def __init__(self, settings: DecodingSettings) -> None:
+        self.settings = settings
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Scores ``(2 * rows, vocab)`` of one step -> the same shape."""
+        logits, rival = scores.chunk(2)
+        weight = self.settings.contrast_weight
+        if self.settings.method == "context_aware":
+            moved = context_aware(logits, rival, weight)
+        else:
+            moved = visual_contrastive(logits, rival, weight, self.settings.cut)
+        return torch.cat([moved, moved])
+
+
+class DeepMinusEarly(LogitsProcessor):
+    """DoLa: scores of the last layer against those read off an early one, by the output layer without final norm.
+
+    Hooks on the decoder keep the last position of the early layers' inputs; :meth:`close` takes them away.
+
+    Args:
+        model: A vision-language model.
+        settings: Which layers, divergence and cut.
+    """
+
+    def __init__(self, model: Any, settings: DecodingSettings) -> None:
+        decoder: Any = text_decoder(model.base_model)
+        self.settings, self.head = settings, model.get_output_embeddings()
+        self.layers = early_layers(len(decoder.layers), settings.layers)
+        self.states: dict[int, Tensor] = {}
+        self._hooks = [
+            decoder.layers[layer].register_forward_pre_hook(self._keep(layer), with_kwargs=True)
+            for layer in self.layers
+        ]
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _keep(self, layer: int) -> Any:
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden_states = args[0] if args else kwargs["hidden_states"]
+            self.states[layer] = hidden_states[:, -1]
+
+        return keep
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Scores ``(batch, vocab)`` of one step -> the same shape."""
+        early = torch.stack([self.head(self.states[layer]) for layer in self.layers])  # (layers, batch, vocab)
+        return contrast_layers(scores, early.to(scores.device), self.settings.cut, self.settings.divergence)
