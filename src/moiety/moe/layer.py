@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
 from moiety.config import MoESettings
+from moiety.groups import TEXT_GROUP
+from moiety.moe.asymmetric_router import AsymmetricRouter, at_layer
+from moiety.moe.budget import design
+from moiety.moe.context import Context, ContextAttention, Evidence
 from moiety.moe.experts import ExpertBank, FFNExperts
-from moiety.moe.routers import resolve
-from moiety.moe.trace import active_trace
+from moiety.moe.experts.bank import Beside
+from moiety.moe.routers import GatedRouter, resolve
+from moiety.moe.trace import Routing, active_trace
+
+if TYPE_CHECKING:
+    from moiety.moe.experts.mixed import MixedExperts
 
 
 class ModalityMoE(nn.Module):
-    """Route every token by what it is, run the chosen experts, add up their answers.
+    """Look up the evidence where the scheme asks for it, route every token, run the chosen experts, add up.
 
     Args:
         hidden: Width of the decoder.
@@ -23,7 +34,7 @@ class ModalityMoE(nn.Module):
         settings: Recipe section ``moe``.
         layer_index: 0-based decoder layer, under which decisions are traced.
         act: Activation of the experts, a name or a callable.
-        bank: Class of the experts.
+        bank: Class of plain experts.
 
     Raises:
         ValueError: the settings cannot be used, see :func:`moiety.moe.routers.resolve`.
@@ -49,33 +60,113 @@ class ModalityMoE(nn.Module):
         bank: Callable[..., ExpertBank] = FFNExperts,
     ) -> None:
         super().__init__()
+        settings = at_layer(settings, layer_index)
         router, self.groups, self.top_k = resolve(settings)
         self.layer_index, self.jitter = layer_index, settings.router_jitter
+        if settings.asymoe is not None and not settings.asymoe.sized:
+            settings = design(settings, hidden, ffn, None)
+        self.settings = settings
         self.router = router(self.groups, hidden, settings)
-        self.experts = bank(self.groups.num_experts, hidden, ffn, act)
-        self._modality_ids: Tensor | None = None
+        self.context: ContextAttention | None = None
+        self.experts: ExpertBank
+        if settings.asymoe is None:
+            self.experts = bank(self.groups.num_experts, hidden, ffn, act)
+        else:
+            from moiety.moe.experts.mixed import MixedExperts
+
+            self.experts = MixedExperts(self.groups, hidden, ffn, settings, act, bank)
+            if settings.asymoe.needs_context:
+                self.context = ContextAttention(hidden, settings.asymoe)
+        self._lent: tuple[Tensor | None, Evidence | None] = None, None
 
     @contextmanager
-    def bound(self, modality_ids: Tensor | None) -> Iterator[None]:
-        """Lend the layer the modality ids, ``(batch, seq)``, for callers that can pass hidden states only."""
-        before, self._modality_ids = self._modality_ids, modality_ids
+    def bound(self, modality_ids: Tensor | None, evidence: Evidence | None = None) -> Iterator[None]:
+        """Lend the layer modality ids, ``(batch, seq)``, and evidence, for callers that pass hidden states only."""
+        before, self._lent = self._lent, (modality_ids, evidence)
         try:
             yield
         finally:
-            self._modality_ids = before
+            self._lent = before
 
-    def forward(self, hidden_states: Tensor, modality_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, modality_ids: Tensor | None = None, evidence: Evidence | None = None
+    ) -> Tensor:
         """The mixture; exactly 0 on padding.
 
         Args:
-            hidden_states: ``(batch, seq, hidden)`` or ``(tokens, hidden)``.
+            hidden_states: ``(batch, seq, hidden)`` or ``(tokens, hidden)``, the latter one sequence.
             modality_ids: One id per position, -1 on padding; None: those of :meth:`bound`.
+            evidence: What may be looked up in the prompt; None: that of :meth:`bound`, or else nothing is evidence.
 
         Raises:
             RuntimeError: no modality ids were given or bound.
-            ValueError: there are more or fewer ids than positions.
+            ValueError: there are more or fewer ids, or entries of the evidence, than positions.
         """
-        modality_ids = self._modality_ids if modality_ids is None else modality_ids
+        lent_ids, lent_evidence = self._lent
+        modality_ids = self._checked(lent_ids if modality_ids is None else modality_ids, hidden_states)
+        if self.training and self.jitter:
+            hidden_states = hidden_states * torch.empty_like(hidden_states).uniform_(1 - self.jitter, 1 + self.jitter)
+        context = self._look_up(hidden_states, modality_ids, lent_evidence if evidence is None else evidence)
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])  # (batch, seq, hidden) -> (tokens, hidden)
+        routing = self.router(x, modality_ids.reshape(-1), context)
+        trace = active_trace()
+        if trace is not None:
+            trace.append(self.layer_index, self._traced(routing, x, context, trace.keeps_inputs))
+        if not self.experts.reads_beside:
+            return self.experts(x, routing.index, routing.weights).view(hidden_states.shape)
+        beside = Beside(routing.modality_group, *(context or (None, None)))
+        return self.experts(x, routing.index, routing.weights, beside).view(hidden_states.shape)
+
+    def probe(self, x: Tensor, context: Tensor, mass: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The gates of a forward that is over, computed anew from what they read, as a trace keeps it.
+
+        Args:
+            x: Input of the layer, ``(tokens, hidden)``.
+            context: a, ``(tokens, hidden)``.
+            mass: e, ``(tokens,)``.
+
+        Returns:
+            alpha of each evidence expert, ``(tokens, evidence experts)``, and the score s, ``(tokens,)``; None where
+            the router has no score.
+
+        Raises:
+            TypeError: the layer has no evidence experts.
+        """
+        if not self._weighs_evidence:
+            raise TypeError(f"sparse layer {self.layer_index} has no evidence experts, so it has no gates to probe")
+        score = cast(AsymmetricRouter, self.router).score
+        alpha = cast("MixedExperts", self.experts).alpha(x, context, mass)
+        return alpha, None if score is None else score(Context(context, mass))
+
+    def activated_parameters(self, modality_group: str) -> int:
+        """Parameters that one token of `modality_group` passes through, for the dearest set of experts it may choose.
+
+        Context attention and router count with what the token uses of them: only text asks the context attention,
+        the others lend it keys and values. A cascade evaluates the text experts for every token that needs them.
+        """
+        number, own = self.groups.names.index(modality_group), self.settings.asymoe
+        first = self.groups.slice_of(TEXT_GROUP).start if TEXT_GROUP in self.groups.names else 0
+        cascades = own is not None and own.inter_text_input != "x" and modality_group == TEXT_GROUP
+        inter = set(self.groups.inter)
+        dearest = 0
+        for chosen in itertools.combinations(self.groups.visible(modality_group), self.top_k):
+            run = {*chosen, first} if cascades and inter & {*chosen} else {*chosen}
+            dearest = max(dearest, sum(self.experts.activated_of(expert, number) for expert in run))
+        return dearest + self._shared_parameters(modality_group)
+
+    def _shared_parameters(self, modality_group: str) -> int:
+        """What a token passes through of router and context attention."""
+        gate = self.groups.gate_of(modality_group)
+        total = 0 if gate is None else len(self.groups.gate_rows(gate)) * cast(GatedRouter, self.router).hidden
+        if self.context is None:
+            return total
+        if modality_group != TEXT_GROUP:
+            return total + self.context.k_proj.weight.numel() + self.context.v_proj.weight.numel()
+        score = getattr(self.router, "score", None)
+        parts = [self.context] if score is None else [self.context, score]
+        return total + sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+    def _checked(self, modality_ids: Tensor | None, hidden_states: Tensor) -> Tensor:
         if modality_ids is None:
             raise RuntimeError(
                 f"sparse layer {self.layer_index} was called without modality ids; pass modality_ids or call it inside "
@@ -86,11 +177,34 @@ class ModalityMoE(nn.Module):
                 f"modality_ids of shape {tuple(modality_ids.shape)} do not fit hidden states of shape "
                 f"{tuple(hidden_states.shape)}; give one id per position"
             )
-        x = hidden_states.reshape(-1, hidden_states.shape[-1])  # (batch, seq, hidden) -> (tokens, hidden)
-        if self.training and self.jitter:
-            x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
-        routing = self.router(x, modality_ids.reshape(-1))
-        trace = active_trace()
-        if trace is not None:
-            trace.append(self.layer_index, routing)
-        return self.experts(x, routing.index, routing.weights).view(hidden_states.shape)
+        return modality_ids
+
+    def _look_up(self, hidden_states: Tensor, modality_ids: Tensor, evidence: Evidence | None) -> Context | None:
+        """The context of every token; None where the scheme does not ask for it."""
+        if self.context is None:
+            return None
+        if evidence is None:  # a mask of zeros, not no mask: every projection stays in the graph of every rank
+            evidence = Evidence(torch.zeros_like(modality_ids, dtype=torch.bool))
+        if hidden_states.dim() == 2:  # (tokens, hidden) -> (1, tokens, hidden)
+            hidden_states, modality_ids = hidden_states.unsqueeze(0), modality_ids.unsqueeze(0)
+            evidence = dataclasses.replace(
+                evidence,
+                mask=None if evidence.mask is None else evidence.mask.view(modality_ids.shape),
+                document_ids=None if evidence.document_ids is None else evidence.document_ids.view(modality_ids.shape),
+            )
+        return self.context(hidden_states, modality_ids, evidence)
+
+    @property
+    def _weighs_evidence(self) -> bool:
+        return self.settings.asymoe is not None and self.settings.asymoe.text_kind == "evidence"
+
+    def _traced(self, routing: Routing, x: Tensor, context: Context | None, keeps_inputs: bool) -> Routing:
+        """The decision with what losses and lens read beside it."""
+        extras = dict(routing.extras)
+        if context is not None and self._weighs_evidence:
+            extras["alpha"] = cast("MixedExperts", self.experts).alpha(x, context.output, context.mass)
+        if keeps_inputs:
+            extras["x"] = x
+            if context is not None:
+                extras["context"] = context.output
+        return dataclasses.replace(routing, extras=extras) if extras else routing

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
+from moiety.asymmetric import AsyMoESettings
 from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, nearest_name
 
 INTER_GROUP = "inter"
+PLAIN_GROUP = "plain"
+"""Plain text experts of scheme ``asymoe`` beside the others."""
 
 
 def scheme_table(
@@ -54,3 +58,36 @@ def scheme_table(
     )
     shared = {"each": tuple((name,) for name in names), "one": (tuple(names),), "none": ()}[gates]
     return ExpertGroups(groups, modality_groups, shared)
+
+
+def asymmetric_table(
+    experts: Mapping[str, int] | None, modality_groups: Mapping[int, str], own: AsyMoESettings
+) -> ExpertGroups:
+    """The table of scheme ``asymoe``: that of MoIIE with kinds, then plain text experts where they are asked for.
+
+    Args:
+        experts: As for :func:`scheme_table`; may name the plain ones too.
+        modality_groups: As for :func:`scheme_table`.
+        own: Kinds of the inter-modality and text experts, number of plain ones.
+
+    Raises:
+        ValueError: as :func:`scheme_table`, or `experts` and `plain_text` disagree.
+
+    Example:
+        >>> table = asymmetric_table(None, {0: "text", 1: "vision"}, AsyMoESettings(plain_text=1))
+        >>> table.describe(), [group.kind for group in table.groups]
+        ('vision×1 + inter×2 + text×1 + plain×1', ['ffn', 'lorentz', 'evidence', 'ffn'])
+    """
+    counts = None if experts is None else {name: count for name, count in experts.items() if name != PLAIN_GROUP}
+    plain = (experts or {}).get(PLAIN_GROUP, own.plain_text)
+    if plain != own.plain_text:
+        raise ValueError(
+            f"moe.experts gives {plain} {PLAIN_GROUP} experts, moe.asymoe.plain_text {own.plain_text}; "
+            "give the number in one place"
+        )
+    table = scheme_table(counts, modality_groups, private=1, inter=2, gates="each")
+    kinds = {INTER_GROUP: own.inter_kind, TEXT_GROUP: own.text_kind}
+    groups = [dataclasses.replace(group, kind=kinds.get(group.name, "ffn")) for group in table.groups]
+    if plain:
+        groups.append(ExpertGroup(PLAIN_GROUP, plain, (TEXT_GROUP,)))
+    return dataclasses.replace(table, groups=tuple(groups))

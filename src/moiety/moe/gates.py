@@ -1,0 +1,241 @@
+"""The two ways to decide that every routing scheme is made of: gates that score and choose, or no gate at all."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moiety.config import MoESettings
+from moiety.groups import ExpertGroups, Modality
+from moiety.moe.context import Context
+from moiety.moe.trace import Routing
+
+
+class Router(nn.Module, abc.ABC):
+    """Decides which experts each token uses and how much each counts.
+
+    Args:
+        groups: Who may use which expert; from :meth:`layout`.
+        hidden: Width of the decoder.
+        settings: Recipe section ``moe``.
+    """
+
+    has_gate: ClassVar[bool]
+    default_top_k: ClassVar[int]
+    text_reads_images: ClassVar[bool] = False
+    """Whether the routing of text may depend on picture tokens, through `context`; a scheme has to declare it."""
+
+    def __init__(self, groups: ExpertGroups, hidden: int, settings: MoESettings) -> None:
+        super().__init__()
+        self.groups, self.hidden, self.settings = groups, hidden, settings
+        self.top_k = settings.top_k or self.default_top_k
+
+    @classmethod
+    @abc.abstractmethod
+    def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
+        """The table of the scheme.
+
+        Args:
+            experts: Expert group -> count, every group named; None: the counts of the scheme. The order of the bank
+                does not depend on the order of this mapping.
+            modality_groups: Modality id -> modality group.
+
+        Raises:
+            ValueError: a group is unknown or missing, or the counts do not make a usable table.
+        """
+
+    @classmethod
+    def table(cls, settings: MoESettings) -> ExpertGroups:
+        """:meth:`layout` for `settings`; a scheme with several kinds of experts writes them in.
+
+        Raises:
+            ValueError: as :meth:`layout`.
+        """
+        return cls.layout(settings.experts, settings.modality_groups)
+
+    def initialise(self, init: Any = nn.init) -> None:
+        """Draw new weights with the functions of `init`; see ``ExpertBank.initialise``."""
+        for parameter in self.parameters():
+            init.normal_(parameter, std=self.settings.router_init_std)
+
+    @abc.abstractmethod
+    def forward(
+        self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"], context: Context | None = None
+    ) -> Routing:
+        """Decide for every token.
+
+        Args:
+            x: Input of the sparse layer, ``(tokens, hidden)``.
+            modality_ids: What each token is, ``(tokens,)``; -1 on padding.
+            context: What in the prompt supports each token, where the layer has looked it up; most schemes do not
+                look at it.
+        """
+
+    def modality_group_of(self, modality_ids: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
+        """Position of each token's modality group in ``groups.names``; -1 on padding.
+
+        Raises:
+            RuntimeError: an id has no modality group (on CUDA as a device-side assertion, so that nothing waits).
+        """
+        group = torch.full_like(modality_ids, -1, dtype=torch.int64)
+        for modality in self.groups.modality_groups:
+            group = group.masked_fill(modality_ids == modality, self.groups.index_of_modality(modality))
+        known = (group >= 0) | (modality_ids == int(Modality.PADDING))
+        torch._assert_async(
+            known.all(),
+            f"modality_ids hold an id without a modality group; known ids: {sorted(self.groups.modality_groups)} and "
+            "-1 for padding. Add it to moe.modality_groups",
+        )
+        return group
+
+    def without_padding(self, index: Tensor, weights: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+        """Index ``num_experts`` and weight 0 on padding."""
+        padding = (group < 0).unsqueeze(-1)
+        return index.masked_fill(padding, self.groups.num_experts), weights.masked_fill(padding, 0)
+
+
+class GatedRouter(Router):
+    r"""Softmax, top-k, renormalise, with one linear gate for each set of modality groups that share one.
+
+    For token *t* of modality group *g*: :math:`z_t = W_g x_t` over the experts visible to *g*, :math:`p_t =
+    softmax(z_t)` in float32, the `top_k` largest are chosen and, with ``norm_topk``, rescaled to sum to 1. All gates
+    are one product; scores of closed experts are -inf. The choice is made on the scores, not on the probabilities:
+    the order is the same, and probabilities that underflow to 0 cannot tie with closed experts.
+
+    Source:
+        Mixtral (Jiang et al. 2024, eq. 1-2) for the order of operations; MoIIE (2508.09779), released code, for one
+        gate per modality. Bit-level difference: the released softmax runs in the dtype of the logits, ours in float32.
+    """
+
+    has_gate = True
+    default_top_k = 2
+
+    def __init__(self, groups: ExpertGroups, hidden: int, settings: MoESettings) -> None:
+        super().__init__(groups, hidden, settings)
+        self.gates = nn.ModuleDict(
+            {
+                name: nn.Linear(hidden, len(groups.gate_rows(gate)), bias=False)
+                for gate, name in enumerate(groups.gate_names)
+            }
+        )
+        GatedRouter.initialise(self)
+
+    def initialise(self, init: Any = nn.init) -> None:
+        """Draw the gates from normal(0, ``router_init_std``) with the functions of `init`."""
+        for gate in self.gates.values():
+            init.normal_(cast(nn.Linear, gate).weight, std=self.settings.router_init_std)
+
+    def forward(
+        self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"], context: Context | None = None
+    ) -> Routing:
+        """Score, choose, weigh."""
+        group = self.modality_group_of(modality_ids)
+        return self.decide(self._visible_scores(self._scores(x), group), group, x.dtype)
+
+    def decide(
+        self, logits: Float[Tensor, "tokens experts"], group: Int[Tensor, " tokens"], dtype: torch.dtype
+    ) -> Routing:
+        """Choose by `logits` and weigh; weights have type `dtype`."""
+        scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        chosen, index = scores.topk(self.top_k, dim=-1)
+        # a softmax over the chosen scores is the softmax over all visible ones, renormalised
+        weights = chosen.softmax(dim=-1) if self.settings.norm_topk else scores.softmax(dim=-1).gather(-1, index)
+        index, weights = self.without_padding(index, weights.to(dtype), group)
+        return Routing(logits, index, weights, group)
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """All gates in one product: ``(tokens, hidden)`` -> ``(tokens, rows)``, rows = sum over the gates."""
+        weight = torch.cat([cast(nn.Linear, gate).weight for gate in self.gates.values()])
+        if self.settings.router_dtype == "float32" and x.dtype != torch.float64:
+            with torch.autocast(x.device.type, enabled=False):
+                return F.linear(x.float(), weight.float())
+        return F.linear(x, weight)
+
+    def _visible_scores(self, scores: Tensor, group: Tensor) -> Tensor:
+        """Lay the rows of each token's own gate over the bank: ``(tokens, rows)`` -> ``(tokens, experts)``.
+
+        Every gate's rows are spread over the bank by slices, -inf between them, and one ``where`` per further gate
+        picks the token's own. Padding keeps the first gate's finite scores, so that no row is all -inf.
+        """
+        first_row, union = 0, None
+        for gate, members in enumerate(self.groups.gates):
+            wide = self._spread(scores, gate, first_row)
+            first_row += len(self.groups.gate_rows(gate))
+            if union is None:
+                union = wide
+                continue
+            own = torch.zeros_like(group, dtype=torch.bool)
+            for name in members:
+                own = own | (group == self.groups.names.index(name))
+            union = torch.where(own.unsqueeze(-1), wide, union)
+        assert union is not None
+        return union
+
+    def _spread(self, scores: Tensor, gate: int, first_row: int) -> Tensor:
+        """Scores of one gate at the places of its experts in the bank, -inf elsewhere."""
+        visible, pieces, row = self.groups.gate_rows(gate), [], first_row
+        for expert_group in self.groups.groups:
+            if not expert_group.count:
+                continue
+            if self.groups.slice_of(expert_group.name).start in visible:
+                pieces.append(scores[:, row : row + expert_group.count])
+                row += expert_group.count
+            else:
+                pieces.append(scores.new_full((scores.shape[0], expert_group.count), float("-inf")))
+        return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
+
+
+class GatelessRouter(Router):
+    """Every visible expert, all with the same weight: nothing is chosen and nothing learns.
+
+    Raises:
+        ValueError: modality groups see different numbers of experts, or `top_k` is not that number.
+    """
+
+    has_gate = False
+    default_top_k = 1
+
+    def __init__(self, groups: ExpertGroups, hidden: int, settings: MoESettings) -> None:
+        super().__init__(groups, hidden, settings)
+        self.top_k = gateless_top_k(groups, settings)
+
+    def forward(
+        self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"], context: Context | None = None
+    ) -> Routing:
+        """The visible experts of each token, in bank order."""
+        group = self.modality_group_of(modality_ids)
+        logits = x.new_full((x.shape[0], self.groups.num_experts), float("-inf"))
+        index = torch.full((x.shape[0], self.top_k), self.groups.num_experts, device=x.device)
+        choice = torch.arange(self.top_k, device=x.device)
+        expert = torch.arange(self.groups.num_experts, device=x.device)
+        for number, name in enumerate(self.groups.names):
+            own = (group == number).unsqueeze(-1)
+            for place, visible in enumerate(self.groups.visible(name)):
+                index = index.masked_fill(own & (choice == place), visible)
+                logits = logits.masked_fill((own | (group < 0).unsqueeze(-1)) & (expert == visible), 0)
+        weights = x.new_full(index.shape, 1 / self.top_k)
+        index, weights = self.without_padding(index, weights, group)
+        return Routing(logits, index, weights, group)
+
+
+def gateless_top_k(groups: ExpertGroups, settings: MoESettings) -> int:
+    """How many experts every token uses in a scheme without a gate."""
+    seen = {name: len(groups.visible(name)) for name in groups.names}
+    if len(set(seen.values())) != 1:
+        raise ValueError(
+            f"scheme {settings.scheme!r} uses every visible expert, so each modality group must see equally many; "
+            f"in {groups.describe()} they see {seen}"
+        )
+    top_k = next(iter(seen.values()))
+    if settings.top_k not in (None, top_k):
+        raise ValueError(
+            f"scheme {settings.scheme!r} uses all {top_k} visible experts; moe.top_k={settings.top_k} cannot be met, "
+            "leave it out"
+        )
+    return top_k
