@@ -13,7 +13,7 @@ from moiety.moe.kernels import KERNELS
 from tests.moe.laws import law
 from tests.reference import expert, gelu_tanh, silu
 
-every_kind = pytest.mark.parametrize("kind", list(EXPERTS))
+every_kind = pytest.mark.parametrize("kind", ["ffn"])  # the others: test_experts_asymmetric.py
 
 
 def routing(tokens: int, experts: int, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.experts.bank import Beside, ExpertBank
+from moiety.moe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.moe.experts.ffn import FFNExperts
+from moiety.moe.experts.lorentz import LorentzExperts
+from moiety.moe.experts.mixed import MixedExperts
+from moiety.moe.experts.parallel import ParallelExperts
 
-EXPERTS: dict[str, type[ExpertBank]] = {"ffn": FFNExperts}
+EXPERTS: dict[str, type[ExpertBank]] = {
+    "ffn": FFNExperts,
+    "lorentz": LorentzExperts,
+    "euclidean": LorentzExperts,
+    "product": LorentzExperts,
+    "evidence": EvidenceExperts,
+    "parallel": ParallelExperts,
+}
+"""Kind of an expert group -> class of its bank; the three hyperbolic kinds are one class."""
 
-__all__ = ["EXPERTS", "ExpertBank", "FFNExperts"]
+__all__ = [
+    "EXPERTS",
+    "Beside",
+    "EvidenceExperts",
+    "ExpertBank",
+    "FFNExperts",
+    "LorentzExperts",
+    "MixedExperts",
+    "ParallelExperts",
+    "clamped_alpha",
+]

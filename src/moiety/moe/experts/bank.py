@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from moiety.moe.experts.slots import Share, share_slots, side_of
+
 
 @dataclass(frozen=True, eq=False)
 class Beside:
@@ -27,10 +29,10 @@ class Beside:
 
 
 class ExpertBank(nn.Module, abc.ABC):
-    """All experts of one layer in one module.
+    """All experts of one layer, or of one expert group, in one module.
 
-    A bank knows nothing of modalities or gates: it is told which expert each slot wants and how much its answer
-    weighs. Index ``num_experts`` means no expert.
+    A bank knows nothing of gates: it is told which expert each slot wants and how much its answer weighs. Index
+    ``num_experts`` means no expert.
     """
 
     num_experts: int
@@ -40,6 +42,17 @@ class ExpertBank(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """``(tokens, hidden)`` -> ``(tokens, hidden)``; index and weights are ``(tokens, top_k)``."""
+
+    def run(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_weights: Float[Tensor, "tokens top_k"],
+        share: Share,
+        beside: Beside | None = None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """``forward`` on slots that are sorted already; a bank that cannot use this sorts them again."""
+        extra = (beside,) if self.reads_beside else ()
+        return self(hidden_states, share.index, top_k_weights, *extra)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """Draw new weights with the functions of `init`: ``torch.nn.init``, or those of transformers, which leave
@@ -54,3 +67,82 @@ class ExpertBank(nn.Module, abc.ABC):
     @abc.abstractmethod
     def activated_parameters(self) -> int:
         """Parameters that one slot passes through: those of one expert."""
+
+    def activated_of(self, expert: int, modality_group: int) -> int:
+        """Parameters that a slot of expert number `expert` passes through.
+
+        Args:
+            expert: Number of the expert in this bank.
+            modality_group: Position of the token's modality group; no plain expert looks at it.
+        """
+        return self.activated_parameters()
+
+
+class BesideBank(ExpertBank):
+    """A bank that reads more of a token than its hidden state, and works on sorted slots.
+
+    Args:
+        num_sides: How many kinds of tokens it tells apart; 1: none.
+    """
+
+    reads_beside = True
+    num_sides = 1
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens top_k"],
+        top_k_weights: Float[Tensor, "tokens top_k"],
+        beside: Beside | None = None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen.
+
+        Raises:
+            RuntimeError: something beside the hidden states is missing.
+        """
+        if beside is None:
+            raise RuntimeError(
+                f"{type(self).__name__} reads more than hidden states; pass a Beside as the fourth argument"
+            )
+        side = side_of(beside.modality_group, self.num_sides)
+        (share,) = share_slots(top_k_index, side, [self.num_experts], self.num_sides)
+        return self.run(hidden_states, top_k_weights, share, beside)
+
+    @abc.abstractmethod
+    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
+        """``forward`` on sorted slots; reads no index."""
+
+    def nothing(self, hidden_states: Tensor) -> Tensor:
+        """The answer to no token at all: empty, and every parameter gets gradient 0."""
+        return hidden_states * sum(parameter.sum() * 0 for parameter in self.parameters())
+
+
+@torch.no_grad()
+def largest_units(
+    gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"], width: int
+) -> tuple[Float[Tensor, "twice_kept hidden"], Float[Tensor, "hidden kept"]]:
+    """The `width` inner units of a dense FFN that can say most: largest ||gate row|| * ||up row|| * ||down column||.
+
+    Returns:
+        Their gate and up rows and down columns, in the order of the dense FFN; all of them if it has no more.
+    """
+    dense = down.shape[1]
+    if width >= dense:
+        return gate_up, down
+    gate, up = gate_up.float().norm(dim=1).chunk(2)
+    kept = (gate * up * down.float().norm(dim=0)).topk(width).indices.sort().values
+    return gate_up[torch.cat([kept, kept + dense])], down[:, kept]
+
+
+def check_dense(gate_up: Tensor, down: Tensor, hidden: int) -> None:
+    """Refuse weights that are not those of a gated FFN of width `hidden`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    dense = down.shape[1]
+    if gate_up.shape != (2 * dense, hidden) or down.shape[0] != hidden:
+        raise ValueError(
+            f"a dense FFN for experts of hidden {hidden} has gate_up (2*ffn, {hidden}) and down "
+            f"({hidden}, ffn), got {tuple(gate_up.shape)} and {tuple(down.shape)}"
+        )

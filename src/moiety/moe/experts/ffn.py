@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moiety.moe.dispatch import plan_slots
-from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.experts.bank import Beside, ExpertBank, check_dense
+from moiety.moe.experts.slots import Share
 from moiety.moe.kernels import KERNELS, choose_kernel, gated_experts, reference_experts
 from moiety.moe.kernels.activation import activation_of
 
@@ -73,6 +74,22 @@ class FFNExperts(ExpertBank):
             hidden_states, top_k_weights, self.gate_up_proj, self.down_proj, plan, str(self.act), kernel
         )
 
+    def run(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_weights: Float[Tensor, "tokens top_k"],
+        share: Share,
+        beside: Beside | None = None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """``forward`` on slots that are sorted already."""
+        slots = share.plan.slot_of_row  # at least one row, also where nobody chose this bank
+        kernel = choose_kernel(self.kernel, self.act, hidden_states, slots, self.gate_up_proj)
+        if kernel == "reference" or not share.index.numel():
+            return self(hidden_states, share.index, top_k_weights)
+        return gated_experts(
+            hidden_states, top_k_weights, self.gate_up_proj, self.down_proj, share.by_expert(), str(self.act), kernel
+        )
+
     @torch.no_grad()
     def load_from_dense(
         self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]
@@ -89,12 +106,8 @@ class FFNExperts(ExpertBank):
         Raises:
             ValueError: the experts are narrower than the dense FFN, or the widths do not fit.
         """
+        check_dense(gate_up, down, self.hidden)
         dense = down.shape[1]
-        if gate_up.shape != (2 * dense, self.hidden) or down.shape[0] != self.hidden:
-            raise ValueError(
-                f"a dense FFN for experts of hidden {self.hidden} has gate_up (2*ffn, {self.hidden}) and down "
-                f"({self.hidden}, ffn), got {tuple(gate_up.shape)} and {tuple(down.shape)}"
-            )
         if self.ffn < dense:
             raise ValueError(
                 f"experts of inner width {self.ffn} cannot hold a dense FFN of inner width {dense}; "

@@ -1,0 +1,187 @@
+"""One bank for each expert group, behind the face of a single bank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from moiety.config import MoESettings
+from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, nearest_name
+from moiety.moe.experts.bank import Beside, BesideBank, ExpertBank, largest_units
+from moiety.moe.experts.evidence import EvidenceExperts
+from moiety.moe.experts.ffn import FFNExperts
+from moiety.moe.experts.lorentz import LorentzExperts
+from moiety.moe.experts.parallel import ParallelExperts
+from moiety.moe.experts.slots import Share, share_slots, side_of
+
+HYPERBOLIC = ("lorentz", "euclidean", "product")
+
+
+class MixedExperts(BesideBank):
+    """Banks of several kinds, side by side, with experts numbered through all of them.
+
+    All slots are sorted once, by expert and side; each bank runs on its own slots alone.
+
+    Args:
+        groups: The expert groups; ``kind`` of each is a key of ``moe.experts.EXPERTS``.
+        hidden: Width of the decoder.
+        ffn: Inner width of the dense FFN.
+        settings: Recipe section ``moe`` with every width of ``moe.asymoe`` given.
+        act: Activation of the decoder's FFN.
+        bank: Class of the plain experts.
+
+    Raises:
+        ValueError: ``moe.asymoe`` is missing, a kind is unknown, or a width is missing.
+    """
+
+    def __init__(
+        self,
+        groups: ExpertGroups,
+        hidden: int,
+        ffn: int,
+        settings: MoESettings,
+        act: str | Callable[[Tensor], Tensor] = "silu",
+        bank: Callable[..., ExpertBank] = FFNExperts,
+    ) -> None:
+        super().__init__()
+        if settings.asymoe is None:
+            raise ValueError("mixed experts are described by moe.asymoe; use scheme asymoe")
+        self.groups, self.hidden, self.dense_ffn, self.settings = groups, hidden, ffn, settings.asymoe
+        self.num_experts, self.num_sides = groups.num_experts, len(groups.names)
+        self.members = tuple(group for group in groups.groups if group.count)
+        self.banks = nn.ModuleDict({group.name: self._bank(group, act, bank) for group in self.members})
+        self.cascades = self.settings.inter_text_input != "x" and bool(groups.inter) and TEXT_GROUP in self.banks
+
+    def _bank(self, group: ExpertGroup, act: Any, plain: Callable[..., ExpertBank]) -> ExpertBank:
+        own, count = self.settings, group.count
+        if group.kind == "ffn":
+            return plain(count, self.hidden, self._plain_width(group), act)
+        if group.kind in HYPERBOLIC:
+            residual = (own.residual_ffn or self.dense_ffn) if own.has_residual else None
+            own = own.model_copy(update={"inter_kind": group.kind})
+            return LorentzExperts(count, self.hidden, own, self.num_sides, residual_ffn=residual, act=act)
+        kinds: dict[str, Callable[..., ExpertBank]] = {"evidence": EvidenceExperts, "parallel": ParallelExperts}
+        if group.kind not in kinds:
+            raise ValueError(
+                f"expert group {group.name!r} is of kind {group.kind!r}; "
+                f"{nearest_name(group.kind, ['ffn', *HYPERBOLIC, *kinds])}"
+            )
+        return kinds[group.kind](count, self.hidden, own, act=act)
+
+    def bank(self, name: str) -> ExpertBank:
+        """The bank of the expert group called `name`."""
+        return cast(ExpertBank, self.banks[name])
+
+    def _all(self) -> list[ExpertBank]:
+        return [self.bank(group.name) for group in self.members]
+
+    def _plain_width(self, group: ExpertGroup) -> int:
+        """Inner width of the plain experts of a group, by who may use them."""
+        name = "inter_ffn" if len(group.admits) > 1 else "evidence_dim" if TEXT_GROUP in group.admits else "vision_ffn"
+        width: int | None = getattr(self.settings, name)
+        if width is None:
+            raise ValueError(f"experts of group {group.name!r} need a width; give moe.asymoe.{name}, or design it")
+        return width
+
+    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
+        """``forward`` on slots sorted by somebody else; they are sorted again."""
+        return self(hidden_states, share.index, top_k_weights, beside)
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens top_k"],
+        top_k_weights: Float[Tensor, "tokens top_k"],
+        beside: Beside | None = None,
+    ) -> Float[Tensor, "tokens hidden"]:
+        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen.
+
+        Raises:
+            RuntimeError: what stands beside the hidden states is missing.
+        """
+        if beside is None:
+            raise RuntimeError("mixed experts read more than hidden states; pass a Beside as the fourth argument")
+        side = side_of(beside.modality_group, self.num_sides)
+        shares = share_slots(top_k_index, side, [group.count for group in self.members], self.num_sides)
+        named = dict(zip(self.banks, shares, strict=True))
+        inputs = dict.fromkeys(self.banks, hidden_states)
+        out = None
+        if self.cascades:
+            answer, weight = self._cascade(hidden_states, named, top_k_weights, beside)
+            text = (beside.modality_group == self.groups.names.index(TEXT_GROUP)).unsqueeze(-1)
+            given = answer + hidden_states if self.settings.inter_text_input == "cascade_residual" else answer
+            for group in self.members:
+                if len(group.admits) > 1:
+                    inputs[group.name] = torch.where(text, given, hidden_states)
+            out = answer * weight
+        for name, share in named.items():
+            found = self.bank(name).run(inputs[name], top_k_weights, share, beside)
+            out = found if out is None else out + found
+        assert out is not None  # a table has at least one expert
+        return out
+
+    def _cascade(
+        self, x: Tensor, named: dict[str, Share], weights: Tensor, beside: Beside
+    ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens 1"]]:
+        """What the first text expert says to every text token, and how much its own slots weigh.
+
+        Its slots leave `named`: they are answered here, so that nothing is computed twice.
+        """
+        bank, index = self.bank(TEXT_GROUP), named[TEXT_GROUP].index
+        text = beside.modality_group == self.groups.names.index(TEXT_GROUP)
+        first = index == 0
+        every = torch.where(text, 0, bank.num_experts).unsqueeze(-1).to(index.dtype)
+        zero = torch.zeros_like(beside.modality_group)
+        (share,) = share_slots(every, zero, [bank.num_experts], self.num_sides)
+        answer = bank.run(x, torch.ones_like(weights[:, :1]), share, beside)
+        if bank.num_experts == 1:
+            del named[TEXT_GROUP]
+        else:
+            others = index.masked_fill(first, bank.num_experts)
+            (named[TEXT_GROUP],) = share_slots(others, zero, [bank.num_experts], self.num_sides)
+        return answer, (weights * first).sum(dim=-1, keepdim=True).to(answer.dtype)
+
+    def alpha(self, x: Tensor, context: Tensor | None, mass: Tensor | None) -> Float[Tensor, "tokens experts"] | None:
+        """Alpha of every evidence expert for every token, float32; None where there is no evidence expert."""
+        found = [bank.alpha(x, context, mass) for bank in self._all() if isinstance(bank, EvidenceExperts)]
+        return torch.cat(found, dim=-1) if found else None
+
+    def initialise(self, init: Any = torch.nn.init) -> None:
+        """Each bank in its own way."""
+        for bank in self._all():
+            bank.initialise(init)
+
+    @torch.no_grad()
+    def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
+        """Start every bank from a dense FFN, as far as its kind and width allow; see each bank's own."""
+        for bank in self._all():
+            if isinstance(bank, BesideBank):
+                bank.load_from_dense(gate_up, down)
+            else:
+                bank.load_from_dense(*largest_units(gate_up, down, bank.ffn))  # type: ignore[arg-type]
+
+    def activated_parameters(self) -> int:
+        """Parameters of the dearest expert."""
+        return max(bank.activated_parameters() for bank in self._all())
+
+    def activated_of(self, expert: int, modality_group: int) -> int:
+        """Parameters that a slot of expert number `expert`, counted through all banks, passes through."""
+        group = self.groups.group_of_expert(expert)
+        first = self.groups.slice_of(group.name).start
+        return self.bank(group.name).activated_of(expert - first, modality_group)
+
+    def activated_by(self, experts: tuple[int, ...], modality_group: int) -> int:
+        """Parameters of all experts that run for a token of this modality group that chose `experts`.
+
+        In a cascade inter-modality experts read what the first text expert says: it runs for every text token that
+        chose one of them.
+        """
+        run = set(experts)
+        text = TEXT_GROUP in self.groups.names and modality_group == self.groups.names.index(TEXT_GROUP)
+        if self.cascades and text and run & set(self.groups.inter):
+            run.add(self.groups.slice_of(TEXT_GROUP).start)
+        return sum(self.activated_of(expert, modality_group) for expert in run)

@@ -1,0 +1,79 @@
+"""Products of sorted rows with a stack of matrices, one matrix for each run of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Where one matrix ends and the next begins. Every row belongs to a run.
+
+    Args:
+        ends: End row of each run, read by the host; the last is the number of rows.
+        offsets: The same on the device, int32.
+        grouped: One ``grouped_mm`` for all runs, instead of one product for each.
+    """
+
+    ends: Sequence[int]
+    offsets: Tensor
+    grouped: bool
+
+    def __iter__(self) -> Iterator[tuple[int, slice]]:
+        """Each matrix with its rows."""
+        start = 0
+        for number, end in enumerate(self.ends):
+            yield number, slice(start, end)
+            start = end
+
+    @property
+    def counts(self) -> list[int]:
+        """Rows of each run."""
+        return [rows.stop - rows.start for _, rows in self]
+
+    def forward(self, rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+        """``rows @ weight.T``: ``(rows, width)``, ``(runs, out, width)`` -> ``(rows, out)``; added to `out`."""
+        if self.grouped:
+            found = F.grouped_mm(rows, weight.transpose(-2, -1), offs=self.offsets)
+            return found if out is None else out.add_(found)
+        if out is not None:
+            for number, run in self:
+                out[run].addmm_(rows[run], weight[number].T)
+            return out
+        out = rows.new_empty(len(rows), weight.shape[1])
+        for number, run in self:
+            torch.mm(rows[run], weight[number].T, out=out[run])
+        return out
+
+    def backward(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """``grad @ weight``: ``(rows, out)``, ``(runs, out, width)`` -> ``(rows, width)``."""
+        if self.grouped:
+            return F.grouped_mm(grad, weight, offs=self.offsets)
+        out = grad.new_empty(len(grad), weight.shape[2])
+        for number, run in self:
+            torch.mm(grad[run], weight[number], out=out[run])
+        return out
+
+    def outer(self, left: Tensor, right: Tensor) -> Tensor:
+        """``left.T @ right`` of each run: ``(rows, m)``, ``(rows, n)`` -> ``(runs, m, n)``; 0 where it has no rows."""
+        if self.grouped:
+            return F.grouped_mm(left.transpose(0, 1), right, offs=self.offsets)
+        out = left.new_empty(len(self.ends), left.shape[1], right.shape[1])
+        for number, run in self:
+            torch.mm(left[run].T, right[run], out=out[number])
+        return out
+
+
+def runs_of(ends: Sequence[int], offsets: Tensor, grouped: bool) -> Runs:
+    """The runs of a plan; nobody's row joins the last, so that no row is left uncomputed."""
+    return Runs((*ends[:-1], ends[-1] + 1), torch.cat([offsets[:-1], offsets[-1:] + 1]), grouped)
+
+
+def can_group(dtype: torch.dtype, device: torch.device, widths: Sequence[int]) -> bool:
+    """Whether ``grouped_mm`` runs on matrices of these widths; on CPU a product for each run is faster."""
+    return device.type == "cuda" and dtype == torch.bfloat16 and not any(width % 8 for width in widths)
