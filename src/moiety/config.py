@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from moiety.asymmetric import AsyMoESettings
+from moiety.comparison import CompareSettings
+from moiety.evaluation import EvaluateSettings
 from moiety.groups import DEFAULT_MODALITY_GROUPS
 from moiety.section import Section, Switch
 from moiety.yaml_reader import RecipeError, StrictLoader, apply_override, parse_value
@@ -210,27 +212,6 @@ class StageSettings(Section):
     train: TrainSettings = Field(default_factory=TrainSettings)
 
 
-class EvaluateSettings(Section):
-    """Which questions score the result."""
-
-    data: list[str] = Field(default_factory=list, description="conversation files, relative to data.root")
-    batch_size: int = Field(32, ge=1)
-    max_new_tokens: int = Field(16, ge=1)
-    limit: int | None = Field(None, ge=1, description="score the first N rows only")
-    blank_image: Switch = Field(True, description="also score with blank images: the question-only control")
-
-
-class CompareSettings(Section):
-    """Which schemes stand side by side."""
-
-    schemes: list[str] = Field(default_factory=lambda: ["dense_wide", "vanilla", "modality_routed", "moiie"])
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
-    tolerance: float = Field(0.02, ge=0, description="largest relative difference of activated parameters")
-    keep_models: Literal["all", "first_seed", "none"] = Field(
-        "first_seed", description="whose model folders stay on the disk once they are scored"
-    )
-
-
 class Recipe(Section):
     """One YAML file, one command, one row of a results table."""
 
@@ -252,6 +233,18 @@ class Recipe(Section):
         sparse = [stage.sparse for stage in self.stages]
         if sparse != sorted(sparse):
             raise ValueError("a dense stage cannot follow a sparse one: experts are never merged back")
+        return self
+
+    @model_validator(mode="after")
+    def _variants(self) -> Recipe:
+        problems = []
+        for name, variant in self.compare.variants.items():
+            try:
+                MoESettings.model_validate(variant.over(self.moe.model_dump()))
+            except ValidationError as error:
+                problems.append(describe_errors(error, f"compare.variants.{name}.moe", MoESettings))
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 

@@ -5,18 +5,20 @@ from typing import Any
 import pytest
 from transformers import LlavaConfig, Phi3Config, Qwen2Config, SiglipVisionConfig
 
-from moiety.compare.plan import compared_names, plan_schemes, settings_for
+from moiety.compare.plan import plan_schemes
+from moiety.compare.variants import compared_names, settings_for
 from moiety.config import CompareSettings, MoESettings, Recipe, parse_recipe
 from moiety.moe.routers import ROUTERS
 
 
-def recipe(**moe: Any) -> Recipe:
+def recipe(compare: dict[str, Any] | None = None, **moe: Any) -> Recipe:
     return parse_recipe(
         {
             "name": "toy",
             "output": "unused",
             "model": {"source": "unused"},
             "moe": moe,
+            "compare": compare or {},
             "stages": [{"name": "a", "data": ["a.jsonl"], "trains": ["experts"], "sparse": True}],
         }
     )
@@ -79,31 +81,31 @@ def test_every_router_is_brought_to_the_reference(
     assert abs(planned.row.relative_difference) < 0.02  # gates are the rest: at most 8 x 64 parameters
 
 
-def test_banks_keep_their_size_where_proportions_allow() -> None:
-    reference = MoESettings(experts={"vision": 2, "inter": 4, "text": 2})
-    vanilla = settings_for("vanilla", reference, 8)
-    routed = settings_for("modality_routed", reference, 8)
+def test_banks_keep_their_size_where_proportions_allow(small: LlavaConfig) -> None:
+    reference = recipe(experts={"vision": 2, "inter": 4, "text": 2})
+    vanilla = settings_for("vanilla", reference, small)
+    routed = settings_for("modality_routed", reference, small)
     assert vanilla is not None
     assert routed is not None
     assert vanilla.experts == {"inter": 8}
     assert routed.experts == {"vision": 4, "text": 4}
 
 
-def test_loss_weights_are_carried_over() -> None:
-    reference = MoESettings(aux_coef={"vision": 0.02, "text": 0.04}, layers=[0, 2], router_dtype="float32")
-    routed, vanilla = (settings_for(name, reference, 8) for name in ("modality_routed", "vanilla"))
+def test_loss_weights_are_carried_over(small: LlavaConfig) -> None:
+    reference = recipe(aux_coef={"vision": 0.02, "text": 0.04}, layers=[0, 1], router_dtype="float32")
+    routed, vanilla = (settings_for(name, reference, small) for name in ("modality_routed", "vanilla"))
     assert routed is not None
     assert vanilla is not None
     assert routed.aux_coef == {"vision": 0.02, "text": 0.04}
     assert vanilla.aux_coef == pytest.approx(0.03)
-    assert (vanilla.layers, vanilla.router_dtype) == ([0, 2], "float32")
-    assert settings_for("moiie", reference, 8) is reference
-    assert settings_for("dense", reference, 8) is None
+    assert (vanilla.layers, vanilla.router_dtype) == ([0, 1], "float32")
+    assert settings_for("moiie", reference, small) is reference.moe
+    assert settings_for("dense", reference, small) is None
 
 
 def test_messages(small: LlavaConfig) -> None:
     with pytest.raises(ValueError, match=r"cannot compare scheme 'moie'; known: .*did you mean 'moiie'"):
-        settings_for("moie", MoESettings(), 8)
+        plan_schemes(recipe(), small, ["moie"])
     with pytest.raises(ValueError, match=r"must be distinct and at least one, got \['moiie', 'moiie'\]"):
         plan_schemes(recipe(), small, ["moiie", "moiie"])
     with pytest.raises(ValueError, match=r"moe.scheme is 'dense': a comparison needs a sparse reference"):

@@ -16,6 +16,10 @@ from moiety.compare.records import RunRecord, differences, load_record, save_rec
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
 from moiety.compare.table import csv_text, json_text, markdown
 from moiety.evaluate.intervals import Estimate, wilson_interval
+from moiety.evaluate.permutation import sign_flip_test
+
+
+SIGNS = sign_flip_test([0.1, 0.2, 0.3])
 
 
 def record(scheme: str, seed: int, colour: int, exist: int, blank: int = 20) -> RunRecord:
@@ -51,7 +55,9 @@ def three_seeds() -> Comparison:
 def test_differences_are_paired_by_seed(three_seeds: Comparison) -> None:
     found = {(entry.second, entry.question_type): entry for entry in three_seeds.differences()}
     colour = found["vanilla", "colour"]
-    assert colour.sentence == "moiie − vanilla on 'colour': +10.0 points [+10.0, +10.0], 3 seeds: moiie is higher"
+    assert colour.sentence == (
+        "moiie − vanilla on 'colour': +10.0 points [+10.0, +10.0], 3 seeds, p 0.25, corrected 0.75: moiie is higher"
+    )
     assert found["vanilla", "exist <b>"].verdict == "not distinguishable"
     dense = found["dense", "colour"]
     assert dense.sentence.endswith("1 seed: one seed: no verdict (dense: fewer activated parameters)")
@@ -60,7 +66,7 @@ def test_differences_are_paired_by_seed(three_seeds: Comparison) -> None:
 
 @given(st.floats(-1, 1), st.floats(0, 1))
 def test_a_verdict_never_says_more_than_its_interval(mean: float, half: float) -> None:
-    verdict = Difference("a", "b", "t", Estimate(mean, mean - half, mean + half, 3), "equal").verdict
+    verdict = Difference("a", "b", "t", Estimate(mean, mean - half, mean + half, 3), "equal", SIGNS).verdict
     contains_zero = mean - half <= 0 <= mean + half
     assert (verdict == "not distinguishable") == contains_zero
     assert verdict != ("a is higher" if mean < 0 else "a is lower")
@@ -121,7 +127,8 @@ def test_page_stands_alone_and_escapes(three_seeds: Comparison, tmp_path: Path) 
     assert page.index("<table") < page.index("<img") < page.index("Differences to moiie")
     for request in ("http://", "https://", "<script", "<link", "url("):
         assert request not in page
-    assert "With 3 comparisons at 95 %, about 0.15 would look different by chance" in page
+    assert "with 3 comparisons at 95 %, about 0.15 would look different by chance" in page
+    assert "sign-flip test, which 3 seeds cannot bring below 0.25" in page
 
 
 def test_record_is_whole_and_refused_under_other_settings(tmp_path: Path) -> None:

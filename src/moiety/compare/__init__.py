@@ -1,8 +1,9 @@
 """Several routing schemes side by side: same data, same steps, same activated parameters, several seeds."""
 
-from moiety.compare.plan import compared_names, plan_schemes, settings_for
+from moiety.compare.plan import plan_schemes
 from moiety.compare.run import run_compare
 from moiety.compare.summary import Comparison, Difference, Floors, Standing
+from moiety.compare.variants import compared_names, settings_for
 
 __all__ = [
     "Comparison",

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moiety.compare.summary import Comparison
-from moiety.compare.table import caption, cost_table, score_table
+from moiety.compare.table import caption, conflict_table, contrast_table, cost_table, notes, score_table
+from moiety.evaluate.permutation import shown_p
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;
@@ -38,6 +39,8 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path]) -> str:
         f'<p class="note">{html.escape(caption(comparison))}</p>',
         _table(score_table(comparison)),
         *(_figure(text, path) for text, path in pictures.items() if path.exists()),
+        *_contrasts(comparison),
+        *_section("Evidence against memory", conflict_table(comparison)),
         "<h2>Differences to " + html.escape(comparison.reference) + "</h2>",
         *_differences(comparison),
         "<h2>Is the picture used?</h2>",
@@ -45,6 +48,7 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path]) -> str:
         _list([(standing.sentence, standing.sees) for standing in comparison.standings()]),
         "<h2>Parameters and cost</h2>",
         _table(cost_table(comparison)),
+        *(f'<p class="note">{html.escape(note)}</p>' for note in notes(comparison)),
         "<h2>Settings</h2>",
         f"<pre>{html.escape(json.dumps(dict(comparison.context), indent=1, ensure_ascii=False))}</pre>",
     ]
@@ -54,6 +58,30 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path]) -> str:
     )
     body = "\n".join(parts)
     return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
+
+
+def _contrasts(comparison: Comparison) -> list[str]:
+    """The recipe's own questions and their answers, first of everything that is tested."""
+    if not comparison.asked.contrasts:
+        return []
+    asked = {name: comparison.asked.weights(name) for name in comparison.asked.contrasts}
+    meaning = [
+        f"{name}: {', '.join(f'{weight:+g} × {scheme}' for scheme, weight in weights.items())}"
+        for name, weights in asked.items()
+    ]
+    note = (
+        "Verdicts read the exact two-sided sign-flip test over paired seeds, after Holm's correction over all lines of "
+        "this table, at 0.05. The interval is Student's. " + "; ".join(meaning) + "."
+    )
+    return [
+        "<h2>What the recipe asks</h2>",
+        f'<p class="note">{html.escape(note)}</p>',
+        _table(contrast_table(comparison)),
+    ]
+
+
+def _section(title: str, lines: Sequence[Sequence[str]]) -> list[str]:
+    return [f"<h2>{html.escape(title)}</h2>", _table(lines)] if len(lines) > 1 else []
 
 
 def _differences(comparison: Comparison) -> list[str]:
@@ -66,9 +94,12 @@ def _differences(comparison: Comparison) -> list[str]:
         "the intervals speak about the sparse stages only."
     )
     if tested:
+        most = max((difference.test for difference in found), key=lambda test: test.num_values)
         note += (
-            f" With {tested} comparisons at 95 %, about {0.05 * tested:.2f} would look different by chance alone if "
-            "nothing differed."
+            f" Verdicts read the interval: with {tested} comparisons at 95 %, about {0.05 * tested:.2f} would look "
+            "different by chance alone if nothing differed. p is the exact two-sided sign-flip test, which "
+            f"{most.num_values} seeds cannot bring below {shown_p(most.smallest)}; corrected is Holm's p over all of "
+            "them."
         )
     sentences = [(difference.sentence, " is " in difference.verdict) for difference in found]
     return [f'<p class="note">{note}</p>', _list(sentences)]

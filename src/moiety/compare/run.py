@@ -17,8 +17,10 @@ from moiety.compare.plan import PlannedScheme, plan_schemes
 from moiety.compare.provenance import file_digests, provenance
 from moiety.compare.records import RunRecord, load_record, run_name, save_record
 from moiety.compare.summary import Comparison
+from moiety.comparison import MEAN_OF_TYPES
 from moiety.config import Recipe
 from moiety.evaluate.run import evaluate_model
+from moiety.groups import nearest_name
 from moiety.moe.routers import resolve
 from moiety.train import Progress, StageData, prepare_data, run_recipe, run_stage
 from moiety.train.ledger import fingerprint_of, identity_of
@@ -76,7 +78,9 @@ def run_compare(
     planned_pairs = [(scheme, seed) for scheme in shown for seed in all_seeds]
     if dry_run:
         rows = [scheme.row for scheme in _plan_only(recipe, shown)]
-        return Comparison(recipe.name, rows, recipe.moe.scheme, (), {}, planned_pairs, _dry_context(recipe), folder)
+        return Comparison(
+            recipe.name, rows, recipe.moe.scheme, (), {}, planned_pairs, _dry_context(recipe), folder, recipe.compare
+        )
     folder.mkdir(parents=True, exist_ok=True)
     job = _prepare(recipe, shown, planned_pairs, on_progress, quiet)
     for seed in numbers:
@@ -138,8 +142,17 @@ class Job:
         ]
         records = [record for record in found if record is not None]
         rows = [scheme.row for scheme in self.schemes.values()]
-        output, reference = Path(self.recipe.output), self.recipe.moe.scheme
-        return Comparison(self.recipe.name, rows, reference, records, self.floors, self.pairs, self.context, output)
+        return Comparison(
+            name=self.recipe.name,
+            rows=rows,
+            reference=self.recipe.moe.scheme,
+            records=records,
+            floors=self.floors,
+            planned=self.pairs,
+            context=self.context,
+            folder=Path(self.recipe.output),
+            asked=self.recipe.compare,
+        )
 
 
 def _prepare(
@@ -152,6 +165,7 @@ def _prepare(
     """Refuse what cannot be compared, then make the dense base; a second process waits for the first one's base."""
     questions = questions_of(recipe)
     floors = floors_of(recipe, questions)
+    _check_types(recipe, [*floors, MEAN_OF_TYPES])
     images = Images([Path(recipe.data.root) / path for path in recipe.data.images])
     runs = Path(recipe.output) / RUNS  # no stage can be called so, thus no lock of a stage lies here
     runs.mkdir(parents=True, exist_ok=True)
@@ -300,6 +314,12 @@ def _check(recipe: Recipe) -> None:
         raise ValueError(f"recipe {recipe.name!r} names no questions; give evaluate.data at least one file")
     if any(stage.name == RUNS for stage in recipe.stages):
         raise ValueError(f"a stage cannot be called {RUNS!r}: the runs of a comparison stand in that folder")
+
+
+def _check_types(recipe: Recipe, known: Sequence[str]) -> None:
+    for name in recipe.compare.contrast_types:
+        if name not in known:
+            raise ValueError(f"compare.contrast_types names {name!r}, no type of question; {nearest_name(name, known)}")
 
 
 def _united(given: Sequence[Any] | None, recipe: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from moiety.compare.contrasts import Contrast, as_family, contrast_over
 from moiety.compare.records import RunRecord
+from moiety.comparison import MEAN_OF_TYPES, CompareSettings
 from moiety.evaluate.intervals import Estimate, paired_difference, seed_interval
+from moiety.evaluate.permutation import SignFlip, holm, shown_p, sign_flip_test
 from moiety.evaluate.report import percent
-
-MEAN_OF_TYPES = "mean of types"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class SchemeRow:
         activated: Activated parameters.
         total: Parameters in all.
         relative_difference: Of activated parameters, to the reference.
+        against_dense: The same to the dense model, vision tower and projector left out on both sides.
+        widths: Expert group or part -> width, where one width does not say it.
+        note: What a variant is there for.
     """
 
     scheme: str
@@ -56,6 +60,9 @@ class SchemeRow:
     activated: int
     total: int
     relative_difference: float
+    against_dense: float | None = None
+    widths: Mapping[str, int] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,7 @@ class Comparison:
         planned: (scheme, seed) pairs asked for.
         context: Settings, command and versions for the report.
         folder: Where everything is written.
+        asked: The recipe's section ``compare``: its contrasts are drawn from it.
     """
 
     name: str
@@ -81,6 +89,7 @@ class Comparison:
     planned: Sequence[tuple[str, int]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
+    asked: CompareSettings = field(default_factory=CompareSettings)
 
     @property
     def report(self) -> Path:
@@ -131,17 +140,49 @@ class Comparison:
         values = [record.training[key] for record in self.records if record.scheme == scheme and key in record.training]
         return math.fsum(values) / len(values) if values else math.nan
 
+    def conflict(self, scheme: str, question_type: str, rate: str) -> Estimate | None:
+        """``evidence`` (ConR), ``memory`` (MemR) or ``ratio`` (MR) on one type; over seeds as :meth:`score`."""
+        found = [
+            scores[rate]
+            for record in self.records
+            if record.scheme == scheme
+            and (scores := record.evaluation["types"].get(question_type, {}).get("conflict"))
+            and scores[rate] is not None
+        ]
+        if len(found) == 1:
+            return Estimate(**found[0])
+        return seed_interval([estimate["mean"] for estimate in found]) if found else None
+
     def differences(self) -> list[Difference]:
         """Every other scheme minus the reference, per type and for the mean of types, paired by seed."""
         found = []
         for row in self.rows:
             for name in [*self.types, MEAN_OF_TYPES]:
                 mine, other = self.values(row.scheme, name), self.values(self.reference, name)
-                if row.scheme != self.reference and set(mine) & set(other):
-                    found.append(
-                        Difference(self.reference, row.scheme, name, paired_difference(other, mine), row.label)
-                    )
+                if row.scheme != self.reference and (seeds := sorted(set(mine) & set(other))):
+                    test = sign_flip_test([other[seed] - mine[seed] for seed in seeds])
+                    estimate = paired_difference(other, mine)
+                    found.append(Difference(self.reference, row.scheme, name, estimate, row.label, test))
+        tested = [number for number, difference in enumerate(found) if difference.estimate.has_interval]
+        corrected = holm([found[number].test.p for number in tested])
+        for number, p in zip(tested, corrected, strict=True):
+            found[number] = replace(found[number], corrected=p)
         return found
+
+    def contrasts(self) -> list[Contrast]:
+        """What the recipe's contrasts say by now, corrected together; those without a common seed are left out."""
+        labels = {row.scheme: row.label for row in self.rows}
+        types = [name for name in [*self.types, MEAN_OF_TYPES] if name in (self.asked.contrast_types or [name])]
+        found = []
+        for name in self.asked.contrasts:
+            weights = self.asked.weights(name)
+            remarks = [f"{scheme}: {label}" for scheme in weights if (label := labels.get(scheme, "equal")) != "equal"]
+            for question_type in types:
+                values = {scheme: self.values(scheme, question_type) for scheme in weights}
+                contrast = contrast_over(name, weights, question_type, values)
+                if contrast is not None:
+                    found.append(replace(contrast, remarks=remarks))
+        return as_family(found)
 
     def standings(self) -> list[Standing]:
         """Where each scheme stands against answering without eyes, per type."""
@@ -206,6 +247,8 @@ class Difference:
         question_type: Type of question.
         estimate: Mean of first − second over paired seeds, in 0..1.
         label: Remark when the two do not activate equally many parameters; ``equal`` otherwise.
+        test: Sign-flip test over the same seeds.
+        corrected: Its p after Holm's correction over all differences of the comparison.
     """
 
     first: str
@@ -213,6 +256,8 @@ class Difference:
     question_type: str
     estimate: Estimate
     label: str
+    test: SignFlip
+    corrected: float = 1.0
 
     @property
     def verdict(self) -> str:
@@ -227,10 +272,12 @@ class Difference:
 
     @property
     def sentence(self) -> str:
-        """For instance ``moiie − dense_wide on 'coarse': +1.2 points [−0.5, +2.9], 5 seeds: not distinguishable``."""
+        """For instance ``moiie − vanilla on 'x': +1.2 points [−0.5, +2.9], 5 seeds, p 0.25: not distinguishable``."""
         estimate = self.estimate
         interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.has_interval else ""
         seeds = f"{estimate.num_values} seed{'s' * (estimate.num_values != 1)}"
+        if estimate.has_interval:
+            seeds += f", p {shown_p(self.test.p)}, corrected {shown_p(self.corrected)}"
         remark = "" if self.label == "equal" else f" ({self.second}: {self.label})"
         return (
             f"{self.first} − {self.second} on {self.question_type!r}: {points(estimate.mean)} points{interval}, "

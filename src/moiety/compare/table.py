@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from moiety.compare.contrasts import Contrast
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, SchemeRow
 from moiety.evaluate.intervals import Estimate
 from moiety.evaluate.report import percent
@@ -18,9 +19,11 @@ FLOOR_NAMES = ("majority", "question_only", "chance")
 
 def markdown(comparison: Comparison) -> str:
     """Scores, floors and costs as Markdown tables."""
-    scores = [_pipe(score_table(comparison))] if comparison.records else []
-    parts = [*scores, _pipe(cost_table(comparison))]
-    return "\n\n".join(parts) + f"\n\n{caption(comparison)}\n"
+    parts = [_pipe(score_table(comparison))] if comparison.records else []
+    further = (conflict_table(comparison), contrast_table(comparison))
+    parts += [_pipe(lines) for lines in further if len(lines) > 1]
+    parts += [_pipe(cost_table(comparison)), caption(comparison), *notes(comparison)]
+    return "\n\n".join(parts) + "\n"
 
 
 def caption(comparison: Comparison) -> str:
@@ -35,6 +38,14 @@ def caption(comparison: Comparison) -> str:
         f"Accuracy in percent: {meaning}. {len(comparison.records)} of {len(comparison.planned)} runs are finished"
         + (f"; without result: {', '.join(waiting)}." if waiting else ".")
     )
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What each variant is there for, and what the columns leave open."""
+    found = [f"{row.scheme}: {row.note}" for row in comparison.rows if row.note]
+    if any(row.against_dense is not None for row in comparison.rows):
+        found.append("Activated against dense: of the language model alone, vision tower and projector left out.")
+    return found
 
 
 def score_table(comparison: Comparison) -> list[list[str]]:
@@ -56,19 +67,40 @@ def score_table(comparison: Comparison) -> list[list[str]]:
     return lines
 
 
+def conflict_table(comparison: Comparison) -> list[list[str]]:
+    """Header and lines: whom each scheme believed, one scheme and type a line; only the header without conflicts."""
+    lines = [["scheme", "type", "ConR (evidence)", "MemR (memory)", "MR = MemR / (MemR + ConR)"]]
+    for name in comparison.types:
+        for row in comparison.rows:
+            rates = [comparison.conflict(row.scheme, name, rate) for rate in ("evidence", "memory", "ratio")]
+            if rates[0] is not None:
+                lines.append([row.scheme + _mark(row), name, *map(_score, rates)])
+    return lines
+
+
+def contrast_table(comparison: Comparison) -> list[list[str]]:
+    """Header and lines: one contrast and type of question a line; those without a result yet say so."""
+    lines = [["contrast", "type", "verdict", "numbers"]]
+    found = comparison.contrasts()
+    lines += [[entry.name, entry.question_type, entry.verdict, entry.numbers] for entry in found]
+    waiting = [name for name in comparison.asked.contrasts if name not in {entry.name for entry in found}]
+    return lines + [[name, "", "no seed with all of its schemes yet", ""] for name in waiting]
+
+
 def cost_table(comparison: Comparison) -> list[list[str]]:
     """Header and lines: parameters and the price of training, one scheme a line."""
     header = ["scheme", "expert width", "activated", "total", "activated against " + comparison.reference]
-    lines = [[*header, "training tokens", "tokens/s", "peak memory GiB"]]
+    lines = [[*header, "against dense", "training tokens", "tokens/s", "peak memory GiB"]]
     for row in comparison.rows:
         remark = "" if row.label == "equal" else f" ({row.label})"
         lines.append(
             [
                 row.scheme,
-                str(row.expert_ffn),
+                ", ".join(f"{group} {width}" for group, width in row.widths.items()) or str(row.expert_ffn),
                 f"{row.activated:,}",
                 f"{row.total:,}",
                 f"{100 * row.relative_difference:+.2f} %{remark}",
+                "" if row.against_dense is None else f"{100 * row.against_dense:+.2f} %",
                 _number(comparison.mean_of(row.scheme, "tokens"), ",.0f"),
                 _number(comparison.mean_of(row.scheme, "tokens_per_second"), ",.0f"),
                 _number(comparison.mean_of(row.scheme, "peak_memory_gib"), ".2f"),
@@ -102,7 +134,8 @@ def json_text(comparison: Comparison) -> str:
         "reference": comparison.reference,
         "schemes": [asdict(row) for row in comparison.rows],
         "floors": {name: asdict(floors) for name, floors in comparison.floors.items()},
-        "differences": [_difference(difference) for difference in comparison.differences()],
+        "differences": [_tested(difference) for difference in comparison.differences()],
+        "contrasts": [_tested(contrast) for contrast in comparison.contrasts()],
         "records": [asdict(record) for record in comparison.records],
         "missing": [list(pair) for pair in comparison.missing],
         "context": dict(comparison.context),
@@ -110,8 +143,8 @@ def json_text(comparison: Comparison) -> str:
     return json.dumps(_finite(tree), indent=1)
 
 
-def _difference(difference: Difference) -> dict[str, object]:
-    return asdict(difference) | {"verdict": difference.verdict}
+def _tested(entry: Difference | Contrast) -> dict[str, object]:
+    return asdict(entry) | {"verdict": entry.verdict}
 
 
 def _finite(tree: object) -> object:

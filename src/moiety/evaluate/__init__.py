@@ -1,17 +1,22 @@
 """Asking a model questions and scoring its answers, per type of question and with intervals."""
 
 from moiety.evaluate.intervals import Estimate, paired_difference, seed_interval, wilson_interval
-from moiety.evaluate.report import EvaluationResult, TypeScore, percent, score_predictions
+from moiety.evaluate.permutation import SignFlip, holm, sign_flip_test
+from moiety.evaluate.report import Conflict, EvaluationResult, TypeScore, percent, score_predictions
 from moiety.evaluate.run import evaluate_model
 
 __all__ = [
+    "Conflict",
     "Estimate",
     "EvaluationResult",
+    "SignFlip",
     "TypeScore",
     "evaluate_model",
+    "holm",
     "paired_difference",
     "percent",
     "score_predictions",
     "seed_interval",
+    "sign_flip_test",
     "wilson_interval",
 ]

@@ -7,10 +7,28 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from moiety.evaluate.intervals import Estimate, wilson_interval
-from moiety.evaluate.tasks import TASKS, task_of
+from moiety.evaluate.scorers import conflict_counts
+from moiety.evaluate.tasks import TASKS, prior_of, task_of
 from moiety.vlm.rows import Row
 
 UNTYPED = "untyped"
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Whom a model believed where its evidence says one thing and memory another.
+
+    Args:
+        num_questions: Questions in conflict: rows with a ``prior_answer`` that is not their answer.
+        evidence: ConR, share answered with the evidence answer, with its Wilson interval.
+        memory: MemR, share answered with the prior answer.
+        ratio: MR = MemR / (MemR + ConR), over the questions answered either way; None if there is none.
+    """
+
+    num_questions: int
+    evidence: Estimate
+    memory: Estimate
+    ratio: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -23,6 +41,7 @@ class TypeScore:
         num_questions: Rows scored.
         accuracy: Share of right answers with its Wilson interval, all in 0..1.
         metrics: Further numbers of the task, such as ``f1`` and ``yes_rate``.
+        conflict: Evidence against memory, where rows carry a ``prior_answer``.
     """
 
     type: str
@@ -30,6 +49,16 @@ class TypeScore:
     num_questions: int
     accuracy: Estimate
     metrics: Mapping[str, float] = field(default_factory=dict)
+    conflict: Conflict | None = None
+
+    @property
+    def more(self) -> str:
+        """Everything beside accuracy in one line, in percent."""
+        parts = [f"{name} {100 * value:.1f}" for name, value in self.metrics.items()]
+        if self.conflict is not None:
+            shown = {"ConR": self.conflict.evidence, "MemR": self.conflict.memory, "MR": self.conflict.ratio}
+            parts += [f"{name} {percent(value)}" for name, value in shown.items() if value is not None]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -71,7 +100,7 @@ class EvaluationResult:
                 "task": score.task,
                 "questions": str(score.num_questions),
                 "accuracy %": percent(score.accuracy),
-                "more": ", ".join(f"{name} {100 * value:.1f}" for name, value in score.metrics.items()),
+                "more": score.more,
             }
             for score in self.types.values()
         ]
@@ -114,4 +143,18 @@ def _score_type(name: str, rows: Sequence[Row], predictions: Mapping[str, str]) 
     num_right = sum(truth == reading for truth, reading in zip(truths, readings, strict=True))
     names = sorted({task.name for task in tasks})
     metrics = tasks[0].metrics(truths, readings) if len(names) == 1 else {}
-    return TypeScore(name, "+".join(names), len(rows), wilson_interval(num_right, len(rows)), metrics)
+    counts = conflict_counts(truths, [prior_of(row) for row in rows], readings)
+    accuracy = wilson_interval(num_right, len(rows))
+    return TypeScore(name, "+".join(names), len(rows), accuracy, metrics, _conflict(*counts))
+
+
+def _conflict(num_questions: int, with_evidence: int, with_memory: int) -> Conflict | None:
+    if num_questions == 0:
+        return None
+    either = with_evidence + with_memory
+    return Conflict(
+        num_questions,
+        wilson_interval(with_evidence, num_questions),
+        wilson_interval(with_memory, num_questions),
+        wilson_interval(with_memory, either) if either else None,
+    )

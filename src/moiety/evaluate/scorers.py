@@ -101,6 +101,27 @@ def yes_no_metrics(truths: Sequence[str], verdicts: Sequence[str | None]) -> dic
     }
 
 
+# -- evidence against memory -------------------------------------------------------------------------------------------
+def conflict_counts(
+    truths: Sequence[str], priors: Sequence[str | None], readings: Sequence[str | None]
+) -> tuple[int, int, int]:
+    """Questions in conflict, those answered with the evidence and those answered with the prior.
+
+    Args:
+        truths: What the evidence says, one a question.
+        priors: What memory says where it says something else; None: no conflict, the question is left out.
+        readings: What the model said; None where its text is unreadable.
+
+    Example:
+        >>> conflict_counts(["blue", "red", "green"], ["yellow", "orange", None], ["blue", "orange", "green"])
+        (2, 1, 1)
+    """
+    asked = [entry for entry in zip(truths, priors, readings, strict=True) if entry[1] is not None]
+    with_evidence = sum(reading == truth for truth, _, reading in asked)
+    with_memory = sum(reading == prior for _, prior, reading in asked)
+    return len(asked), with_evidence, with_memory
+
+
 # -- multiple choice ---------------------------------------------------------------------------------------------------
 _LETTER_FIRST = re.compile(r"^\(?([A-Za-z])(?:[).:,]|$)")
 _ANSWER_IS = re.compile(r"(?:answer|option|choice)(?: is|:)? *\(?([A-Z])\b", re.IGNORECASE)

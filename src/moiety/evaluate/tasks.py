@@ -89,3 +89,24 @@ TASKS: Mapping[str, Task] = {
 def task_of(row: Row) -> Task:
     """The first task in :data:`TASKS` that applies."""
     return next(task for task in TASKS.values() if task.applies(row))
+
+
+def prior_of(row: Row) -> str | None:
+    """What memory alone answers to a row that carries ``prior_answer``, in the form that its task reads.
+
+    None where the row has none, and where memory is right: then nothing is in conflict.
+
+    Raises:
+        ValueError: ``prior_answer`` cannot be read as an answer to the row.
+    """
+    given = row.extra.get("prior_answer")
+    if given is None:
+        return None
+    task = task_of(row)
+    prior = task.read(given, row) if isinstance(given, str) and given.strip() else None
+    if prior is None:
+        options = (
+            f"one of {', '.join(row.choices)} or its letter" if row.choices else "a text in the form of its answers"
+        )
+        raise ValueError(f"{row.place}: prior_answer {given!r} is no answer to the question; give {options}")
+    return None if prior == task.truth(row) else prior

@@ -1,0 +1,139 @@
+"""From a name in ``compare.schemes`` to settings of sparse layers, as near to the reference as the name allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moiety.comparison import VariantSettings
+from moiety.config import MoESettings, Recipe
+from moiety.groups import nearest_name
+from moiety.moe.routers import ROUTERS, resolve
+from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for
+
+# Published-style rows: the dense width is kept, so that they activate fewer parameters, and they are labelled so.
+UNWIDENED = {"dense": "dense", "modality": "modality"}
+# The same routers at the width that makes them equal. Every other router goes by its own name and is widened.
+WIDENED = {"dense_wide": "dense_wide", "modality_wide": "modality"}
+
+
+def compared_names() -> list[str]:
+    """Every scheme that a comparison knows by itself."""
+    return sorted({*UNWIDENED, *WIDENED, *ROUTERS})
+
+
+def check_names(recipe: Recipe, names: Sequence[str]) -> None:
+    """Refuse names that are neither scheme nor variant, in `names` and in the recipe's contrasts.
+
+    Raises:
+        ValueError: an unknown name, or a variant that is called like a scheme.
+    """
+    variants = recipe.compare.variants
+    for name in variants:
+        if name in compared_names():
+            raise ValueError(f"compare.variants names {name!r}, which is a scheme already; call the variant otherwise")
+    known = [*compared_names(), *variants]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"cannot compare scheme {name!r}; {nearest_name(name, known)}")
+    for contrast in recipe.compare.contrasts:
+        for name in recipe.compare.weights(contrast):
+            if name not in known:
+                raise ValueError(f"contrast {contrast!r} names {name!r}; {nearest_name(name, known)}")
+
+
+def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
+    """Settings of the sparse layers that stand behind `name`.
+
+    The reference itself is taken as it stands. Schemes get its layers, rules and loss weights, its `top_k` where they
+    choose, a bank of as many experts where their own proportions allow it, and the width that makes them equal. A
+    variant is the same with its own settings over it.
+
+    Args:
+        name: A scheme, one of :func:`compared_names`, or a variant of the recipe.
+        recipe: Its section ``moe`` is the reference.
+        config: Config of the dense base.
+
+    Returns:
+        None for ``dense``.
+
+    Raises:
+        ValueError: the scheme cannot be built with the reference's `top_k`, or cannot be brought to its budget.
+    """
+    reference = recipe.moe
+    if name in recipe.compare.variants:
+        variant = recipe.compare.variants[name]
+        settings = variant_settings(name, variant, reference)
+        return settings if variant.budget == "own" else equalised(settings, recipe, config)
+    if name == reference.scheme:
+        return reference
+    scheme = UNWIDENED.get(name) or WIDENED.get(name) or name
+    if scheme == "dense":
+        return None
+    settings = carried_over(scheme, reference)
+    return settings if name in UNWIDENED else equalised(settings, recipe, config)
+
+
+def variant_settings(name: str, variant: VariantSettings, reference: MoESettings) -> MoESettings:
+    """The reference's settings with those of a variant over them, before any width is chosen.
+
+    Raises:
+        ValueError: the variant names a scheme that cannot vary.
+    """
+    scheme = variant.scheme or reference.scheme
+    if scheme not in ROUTERS:
+        raise ValueError(
+            f"compare.variants.{name}.scheme is {scheme!r}, no routing scheme; {nearest_name(scheme, ROUTERS)}"
+        )
+    start = reference if scheme == reference.scheme else carried_over(scheme, reference)
+    return MoESettings.model_validate(variant.over(start.model_dump()))
+
+
+def carried_over(scheme: str, reference: MoESettings) -> MoESettings:
+    """Another scheme with everything of `reference` that it can use, in experts of the dense width."""
+    _, bank, top_k = resolve(reference)
+    gated = ROUTERS[scheme].has_gate
+    own = ROUTERS[scheme].layout(None, reference.modality_groups)
+    counts = {group.name: group.count for group in own.groups}
+    scaled = {group: count * bank.num_experts / own.num_experts for group, count in counts.items()}
+    if gated and all(count == int(count) for count in scaled.values()):
+        counts = {group: int(count) for group, count in scaled.items()}
+    changes = {
+        "scheme": scheme,
+        "experts": counts,
+        "top_k": top_k if gated else None,
+        "aux_coef": _loss_weights(reference.aux_coef, own.gate_names),
+        "expert_ffn": None,
+        "asymoe": None,
+    }
+    return MoESettings.model_validate(reference.model_dump() | changes)
+
+
+def equalised(settings: MoESettings, recipe: Recipe, config: Any) -> MoESettings:
+    """`settings` at the width that makes them activate as many parameters as the recipe's reference.
+
+    Experts of one width in the same layers: K times the width has to agree, gates aside. Beside a reference of scheme
+    asymoe, widths of the same plan are kept where they meet it within ``compare.tolerance``, so that the controls of a
+    design share its widths. Everything else is solved from counts of the whole model.
+    """
+    reference = recipe.moe
+    one_width = "asymoe" not in (settings.scheme, reference.scheme) and settings.layers == reference.layers
+    if one_width:
+        width = expert_ffn_for(settings, reference, config.get_text_config().intermediate_size)
+        return settings.model_copy(update={"expert_ffn": width})
+    wanted = count_parameters(config, reference).activated
+    if settings.asymoe is not None and reference.asymoe is not None:
+        planned = count_parameters(config, settings).activated
+        if abs(planned / wanted - 1) <= recipe.compare.tolerance:
+            return settings
+    return equal_settings(settings, config, wanted)
+
+
+def _loss_weights(coefficient: float | Mapping[str, float], gates: Sequence[str]) -> float | dict[str, float]:
+    """Weights for the gates of another scheme: each its own where all have one, their mean otherwise."""
+    if not isinstance(coefficient, Mapping):
+        return coefficient
+    kept = {gate: coefficient[gate] for gate in gates if gate in coefficient}
+    if kept and len(kept) == len(gates):
+        return kept
+    return sum(coefficient.values()) / len(coefficient) if coefficient else 0.0

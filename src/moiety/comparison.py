@@ -1,0 +1,120 @@
+"""Recipe section ``compare``: which schemes and variants stand side by side, and which questions that answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from moiety.section import Section
+
+MEAN_OF_TYPES = "mean of types"
+# What a scheme chooses for itself. A variant of another scheme starts without them.
+_OF_ONE_SCHEME = ("experts", "top_k", "expert_ffn", "asymoe")
+
+
+class VariantSettings(Section):
+    """One more line of a comparison: the recipe's section ``moe`` with a few settings changed."""
+
+    scheme: str | None = Field(None, description="routing scheme; null: that of the recipe")
+    moe: dict[str, Any] = Field(default_factory=dict, description="settings that replace those of section moe")
+    budget: Literal["equal", "own"] = Field(
+        "equal", description="equal: as many activated parameters as the reference; own: as many as its settings give"
+    )
+    note: str = Field("", description="what it is there for, in the words of the report")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> VariantSettings:
+        if "scheme" in self.moe:
+            raise ValueError("give the scheme of a variant as `scheme`, beside `moe` and not inside it")
+        if self.budget == "equal" and self.moe.get("expert_ffn") is not None:
+            raise ValueError("budget equal chooses the width; leave moe.expert_ffn out, or give `budget: own`")
+        return self
+
+    def over(self, reference: Mapping[str, Any]) -> dict[str, Any]:
+        """The variant's whole section ``moe`` as a tree.
+
+        Sections are merged key by key. Within the recipe's own scheme everything else stays; a variant of another
+        scheme starts without what only the reference's scheme knows. A preset given here starts its section anew.
+
+        Args:
+            reference: The recipe's section ``moe`` as a tree.
+
+        Example:
+            >>> VariantSettings(moe={"aux_coef": 0.0}).over({"scheme": "moiie", "aux_coef": 0.001, "top_k": 2})
+            {'scheme': 'moiie', 'aux_coef': 0.0, 'top_k': 2}
+        """
+        tree = dict(reference)
+        if self.scheme is not None and self.scheme != reference.get("scheme"):
+            tree = {key: value for key, value in tree.items() if key not in _OF_ONE_SCHEME} | {"scheme": self.scheme}
+        return _merged(tree, self.moe)
+
+
+class CompareSettings(Section):
+    """Which schemes stand side by side."""
+
+    schemes: list[str] = Field(
+        default_factory=lambda: ["dense_wide", "vanilla", "modality_routed", "moiie"],
+        description="schemes and names of variants, in the order of the table",
+    )
+    variants: dict[str, VariantSettings] = Field(
+        default_factory=dict, description="name -> settings; the name can then stand in `schemes`"
+    )
+    contrasts: dict[str, list[str] | dict[str, float]] = Field(
+        default_factory=dict,
+        description="name -> [first, second], or scheme -> weight with weights that sum to 0",
+    )
+    contrast_types: list[str] = Field(
+        default_factory=list,
+        description="types of question that contrasts are about, `mean of types` among them; empty: all",
+    )
+    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    tolerance: float = Field(0.02, ge=0, description="largest relative difference of activated parameters")
+    keep_models: Literal["all", "first_seed", "none"] = Field(
+        "first_seed", description="whose model folders stay on the disk once they are scored"
+    )
+
+    @field_validator("variants")
+    @classmethod
+    def _folder_names(cls, variants: dict[str, VariantSettings]) -> dict[str, VariantSettings]:
+        for name in variants:
+            if not name or not all(letter.isalnum() or letter in "_.-" for letter in name):
+                raise ValueError(f"variant {name!r} names a folder: use letters, digits, _ . and -")
+        return variants
+
+    @field_validator("contrasts")
+    @classmethod
+    def _weights(cls, contrasts: dict[str, Any]) -> dict[str, Any]:
+        for name, members in contrasts.items():
+            if isinstance(members, list) and (len(members) != 2 or len(set(members)) != 2):
+                raise ValueError(
+                    f"contrast {name!r} must be two names, [first, second], or name: weight; got {members}"
+                )
+            if isinstance(members, dict) and (not any(members.values()) or abs(math.fsum(members.values())) > 1e-9):
+                raise ValueError(
+                    f"weights of contrast {name!r} must sum to 0 and not all be 0, got {members}; "
+                    "only then does it measure a difference"
+                )
+        return contrasts
+
+    def weights(self, contrast: str) -> dict[str, float]:
+        """Scheme -> weight of one contrast.
+
+        Example:
+            >>> CompareSettings(contrasts={"blind": ["moiie", "vanilla"]}).weights("blind")
+            {'moiie': 1.0, 'vanilla': -1.0}
+        """
+        members = self.contrasts[contrast]
+        return dict(members) if isinstance(members, dict) else {members[0]: 1.0, members[1]: -1.0}
+
+
+def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with `changes` over it, sections merged key by key; a section given a preset begins anew."""
+    merged = dict(tree)
+    for key, value in changes.items():
+        below = merged.get(key)
+        anew = not isinstance(value, Mapping) or not isinstance(below, Mapping) or "preset" in value
+        merged[key] = value if anew else _merged(below, value)
+    return merged
