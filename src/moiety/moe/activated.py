@@ -10,13 +10,12 @@ Source:
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moiety.asymmetric import AsyMoESettings
 from moiety.config import MoESettings
 from moiety.groups import TEXT_GROUP, ExpertGroups
-from moiety.moe.tables import INTER_GROUP, scheme_table
+from moiety.moe.tables import INTER_GROUP, PLAIN_GROUP, asymmetric_table
 
 ExpertSet = tuple[str, ...]
 """Names of the expert groups that a token's experts belong to, in bank order, one entry an expert."""
@@ -52,6 +51,10 @@ class DecoderShape:
     extra: int = 0
     beside: int = 0
 
+    def counted_as(self, dense: int) -> DecoderShape:
+        """The same shape with `extra` such that the dense decoder has `dense` parameters."""
+        return replace(self, extra=self.extra + dense - self.dense)
+
     @property
     def trunk(self) -> int:
         """Everything but the FFNs: embedding, head, attention and norms."""
@@ -73,7 +76,7 @@ class DecoderShape:
 # -- what a token passes through -------------------------------------------------------------------------------------
 def expert_table(settings: MoESettings) -> ExpertGroups:
     """The expert groups of `settings`."""
-    return scheme_table(settings.experts, settings.modality_groups, private=1, inter=2, gates="each")
+    return asymmetric_table(settings.experts, settings.modality_groups, asymoe_of(settings))
 
 
 def expert_parameters(settings: MoESettings, hidden: int, group: str) -> int:
@@ -90,7 +93,8 @@ def expert_parameters(settings: MoESettings, hidden: int, group: str) -> int:
     if group == TEXT_GROUP and own.text_kind == "evidence":
         matrices = 8 if own.form == "swiglu" else 5
         return matrices * hidden * _width(own, "evidence_dim") + gate_inputs(own, hidden) + 1
-    return 3 * hidden * _width(own, "evidence_dim" if group == TEXT_GROUP else "vision_ffn")
+    gain = group == TEXT_GROUP and own.text_kind == "parallel"
+    return 3 * hidden * _width(own, "evidence_dim" if group in (TEXT_GROUP, PLAIN_GROUP) else "vision_ffn") + gain
 
 
 def _inter_expert(own: AsyMoESettings, hidden: int) -> int:
@@ -127,27 +131,31 @@ def shared_parameters(settings: MoESettings, hidden: int, modality_group: str) -
     if modality_group != TEXT_GROUP:
         return gate + 2 * hidden * width
     context = (4 if own.context_output else 3) * hidden * width + (width if own.null_key else 0)
-    if own.score != "off":
+    if own.text_kind == "evidence" and own.score != "off":
         gate += hidden + own.score_bias + (own.evidence_gain == "learned")
     return gate + context
 
 
-def reachable_sets(settings: MoESettings, modality_group: str, top_k: int = 2) -> list[ExpertSet]:
-    """Every choice of `top_k` visible experts, as names of their groups.
+def reachable_sets(settings: MoESettings, modality_group: str) -> list[ExpertSet]:
+    """Every choice of ``top_k`` visible experts, as names of their groups.
 
     Example:
         >>> reachable_sets(MoESettings(scheme="asymoe"), "text")
-        [('inter', 'inter'), ('inter', 'text')]
+        [('inter', 'text'), ('inter', 'inter')]
     """
-    groups = expert_table(settings)
-    names = [groups.group_of_expert(index).name for index in groups.visible(modality_group)]
-    return list(dict.fromkeys(itertools.combinations(names, settings.top_k or top_k)))
+    sets: list[ExpertSet] = [()]
+    for group in expert_table(settings).groups:
+        if modality_group in group.admits:
+            sets = [(*before, *[group.name] * taken) for before in sets for taken in range(group.count + 1)]
+    return [chosen for chosen in sets if len(chosen) == (settings.top_k or 2)]
 
 
 def evaluated(settings: MoESettings, modality_group: str, chosen: ExpertSet) -> ExpertSet:
     """The experts that run for a token that chose `chosen`: a cascade feeds inter-modality experts from a text one."""
     cascades = asymoe_of(settings).inter_text_input != "x" and modality_group == TEXT_GROUP
-    if cascades and INTER_GROUP in chosen and TEXT_GROUP not in chosen:
+    num_text = sum(group.count for group in expert_table(settings).groups if group.name == TEXT_GROUP)
+    # the first text expert feeds the cascade; a set holds it for certain only where it holds all of them
+    if cascades and INTER_GROUP in chosen and chosen.count(TEXT_GROUP) < num_text:
         return (*chosen, TEXT_GROUP)
     return chosen
 

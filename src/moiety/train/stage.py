@@ -39,7 +39,7 @@ from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.saving import whole_folder
 from moiety.vlm.templates import load_processor, stop_at_end_of_turn
-from moiety.vlm.upcycle import upcycle
+from moiety.vlm.upcycle import upcycle, with_special_ids
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +118,9 @@ def _run(
 ) -> dict[str, Any]:
     """Load, check, train, write; returns the numbers of the run."""
     ranks = ranks_now()
-    model, history = _model_of(source, stage, recipe, seed, moe)
     processor = load_processor(source, recipe.model.template, marks=recipe.data.labels == "assistant")
+    moe = None if moe is None else with_special_ids(moe, processor)
+    model, history = _model_of(source, stage, recipe, seed, moe)
     if data is None:
         settings = settings_of(model)
         tokens = None if settings is None else ModalityRule.of(model.config, settings).token_ids
@@ -151,8 +152,7 @@ def _model_of(
         model = upcycle(model, moe, seed=seed, in_place=True)
         history |= model.config.provenance or {}
     elif moe is not None and present is not None:
-        text = model.config.get_text_config()
-        wanted = resolved(moe, text.num_hidden_layers, text.intermediate_size)
+        wanted = resolved(moe, model.config)
         differing = [name for name in MoESettings.model_fields if getattr(wanted, name) != getattr(present, name)]
         if differing:
             raise ValueError(

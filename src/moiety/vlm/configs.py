@@ -8,9 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from moiety.asymmetric import AsyMoESettings
 from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
+from moiety.moe.activated import factors_of
+from moiety.moe.budget import design
 from moiety.moe.routers import resolve
+from moiety.vlm.shapes import decoder_shape
 
 DENSE = MoESettings(scheme="dense")
 MODEL_TYPE = "moiety_"
@@ -32,19 +36,42 @@ def groups_of(model: nn.Module) -> ExpertGroups | None:
     return None if settings is None else resolve(settings)[1]
 
 
-def resolved(settings: MoESettings, num_layers: int, ffn: int) -> MoESettings:
-    """`settings` with every default of scheme and decoder written out, so that they rebuild the model alone."""
+def resolved(settings: MoESettings, config: Any) -> MoESettings:
+    """`settings` with every default of scheme and decoder written out, so that they rebuild the model alone.
+
+    Args:
+        settings: Recipe section ``moe``.
+        config: Config of the vision-language model, dense or sparse.
+
+    Raises:
+        ValueError: scheme and settings do not fit, or no widths meet the plan of scheme asymoe.
+    """
     if settings.scheme == "dense":
         return settings
     _, groups, top_k = resolve(settings)
-    return settings.model_copy(
+    text = config.get_text_config()
+    settings = settings.model_copy(
         update={
             "experts": {group.name: group.count for group in groups.groups},
             "top_k": top_k,
-            "layers": settings.resolved_layers(num_layers),
-            "expert_ffn": settings.expert_ffn or ffn,
+            "layers": settings.resolved_layers(text.num_hidden_layers),
+            "expert_ffn": settings.expert_ffn or text.intermediate_size,
         }
     )
+    if settings.asymoe is None:
+        return settings
+    if not settings.asymoe.sized:
+        settings = design(settings, text.hidden_size, text.intermediate_size, decoder_shape(config))
+    return settings.model_copy(update={"asymoe": _written_out(settings.asymoe)})
+
+
+def _written_out(own: AsyMoESettings | None) -> AsyMoESettings:
+    """Choices that follow from others, as values: a later change of a default must not change a stored model."""
+    assert own is not None
+    update: dict[str, Any] = {"evidence_form": own.form, "inter_residual": own.has_residual}
+    if own.inter_kind == "product":
+        update["product_factors"] = factors_of(own)
+    return own.model_copy(update=update)
 
 
 @functools.cache
@@ -82,7 +109,5 @@ def sparse_config(config: Any, settings: MoESettings, provenance: dict[str, Any]
     ours = type(config).model_type.startswith(MODEL_TYPE)
     base: Any = type(config)
     cls: Any = base if ours else config_with_moe(base)
-    text = config.get_text_config()
     tree = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
-    moe = resolved(settings, text.num_hidden_layers, text.intermediate_size)
-    return cls(**tree, moe=moe.model_dump(), provenance=provenance)
+    return cls(**tree, moe=resolved(settings, config).model_dump(), provenance=provenance)

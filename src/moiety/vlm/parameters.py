@@ -14,12 +14,13 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from moiety.config import MoESettings, Part
-from moiety.moe.layer import ModalityMoE
+from moiety.moe.budget import design_for
 from moiety.moe.routers import resolve
 from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
 from moiety.vlm.loading import dense_class, model_type_of, read_config
 from moiety.vlm.model import moe_layers, register_type, sparse_class
 from moiety.vlm.parts import part_of
+from moiety.vlm.shapes import decoder_shape
 from moiety.vlm.towers import unread_parameters
 
 Convention = Literal["published", "strict"]
@@ -49,10 +50,10 @@ class ParameterCount:
 def count_parameters(
     source: Any, settings: MoESettings | None = None, convention: Convention = "published"
 ) -> ParameterCount:
-    r"""Count the parameters of a model, or of what it would become.
+    """Count the parameters of a model, or of what it would become.
 
-    With K experts of size S for every token, activated = total - (experts - K) S - (gates that the token does not
-    use), summed over the sparse layers; embeddings, head, tower and projector count in full.
+    Activated is what one token passes through in each sparse layer, for the dearest set of experts that its modality
+    group can choose, and everything outside them; embeddings, head, tower and projector count in full.
 
     Args:
         source: A model, a config of Hugging Face or of ours, or a model folder.
@@ -63,7 +64,8 @@ def count_parameters(
         ValueError: the convention is unknown, `source` is sparse although `settings` are given, or is no model.
 
     Source:
-        MoIIE (2508.09779): the published 5.5B and 11.3B are the convention ``published``.
+        MoIIE (2508.09779): the published 5.5B and 11.3B are the convention ``published``. For AsyMoE (2606.00275) see
+        ``docs/decisions/0006``.
     """
     if convention not in get_args(Convention):
         raise ValueError(f"unknown convention {convention!r}; known: {', '.join(get_args(Convention))}")
@@ -78,19 +80,13 @@ def count_parameters(
     total = sum(by_part.values())
     groups = groups_of(model)
     names = groups.names if groups else ("all",)
-    by_group = {name: total - sum(_unused(layer, name) for layer in moe_layers(model)) for name in names}
+    layers = [(layer, sum(weight.numel() for weight in layer.parameters())) for layer in moe_layers(model)]
+    by_group = {
+        name: total - sum(whole - layer.activated_parameters(name) for layer, whole in layers) for name in names
+    }
     found = settings_of(model)
     scheme = found.scheme if found else "dense"
     return ParameterCount(total, max(by_group.values()), by_group, by_part, scheme, convention)
-
-
-def _unused(layer: ModalityMoE, modality_group: str) -> int:
-    """Parameters of a sparse layer that a token of `modality_group` does not pass through."""
-    per_expert = layer.experts.activated_parameters()
-    idle = (layer.groups.num_experts - layer.top_k) * per_expert
-    own = layer.groups.gate_of(modality_group)
-    gates = getattr(layer.router, "gates", nn.ModuleDict()).values()
-    return idle + sum(weight.numel() for i, gate in enumerate(gates) if i != own for weight in gate.parameters())
 
 
 def _on_meta(source: Any, settings: MoESettings | None) -> Any:
@@ -143,7 +139,8 @@ def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> i
         ffn: Inner width of the dense FFN, the width of experts without ``expert_ffn``.
 
     Raises:
-        ValueError: `settings` are ``dense``: a model that is not spliced has no width to choose.
+        ValueError: `settings` are ``dense``: a model that is not spliced has no width to choose. Or one of both is
+            ``asymoe``, whose experts are not of one width.
 
     Example:
         >>> expert_ffn_for(MoESettings(scheme="dense_wide"), MoESettings(scheme="moiie"), 8192)
@@ -151,5 +148,29 @@ def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> i
     """
     if settings.scheme == "dense":
         raise ValueError("scheme 'dense' keeps its FFN; use 'dense_wide' for one FFN of another width")
+    if "asymoe" in (settings.scheme, reference.scheme):
+        raise ValueError("the experts of scheme 'asymoe' are not of one width; use equal_settings")
     wanted = ffn if reference.scheme == "dense" else resolve(reference)[2] * (reference.expert_ffn or ffn)
     return max(1, round(wanted / resolve(settings)[2]))
+
+
+def equal_settings(settings: MoESettings, config: Any, activated: int) -> MoESettings:
+    """`settings` at the widths with which one token passes as near to `activated` parameters as whole widths allow.
+
+    Counts are linear in ``expert_ffn``, so two of them give it; scheme asymoe is designed anew.
+
+    Args:
+        settings: Any scheme but ``dense``, which comes back as it is; widths that are given for asymoe stay.
+        config: Config of the dense model.
+        activated: As in :class:`ParameterCount`, the vision tower included.
+
+    Raises:
+        ValueError: no widths of asymoe meet it.
+    """
+    if settings.scheme == "dense":
+        return settings
+    if settings.scheme == "asymoe":
+        return design_for(settings, decoder_shape(config), activated)
+    narrow, wide = (settings.model_copy(update={"expert_ffn": width}) for width in (8, 16))
+    least, more = (count_parameters(config, found).activated for found in (narrow, wide))
+    return settings.model_copy(update={"expert_ffn": max(1, round(8 + 8 * (activated - least) / (more - least)))})

@@ -21,7 +21,8 @@ def part_of(name: str) -> Part:
     """The part that a parameter belongs to, by its name in the model.
 
     Prefixes of wrappers (``module.``, ``base_model.model.``) do not matter. Experts and routers are those of sparse
-    layers alone: the FFN of a dense layer belongs to the decoder.
+    layers alone: the FFN of a dense layer belongs to the decoder. Context attention counts as experts: it is new, as
+    they are, and the text experts have nothing to read unless it learns with them.
 
     Args:
         name: As in ``model.named_parameters()``.
@@ -54,7 +55,7 @@ def _part_of_decoder(words: list[str]) -> Part:
         return "embeddings"
     if "mlp" in words:
         inside = words[words.index("mlp") + 1 :]
-        if "experts" in inside:
+        if "experts" in inside or "context" in inside:
             return "experts"
         if "router" in inside:
             return "router"

@@ -2,7 +2,8 @@
 
 With equal experts and weights that sum to 1 the sparse model computes what the dense one computes, for any router. That
 is measured, not assumed: the *parity receipt* compares the logits of both on a fixed batch and stands in the config of
-the result.
+the result. Experts that were made narrower to meet a budget cannot hold the dense FFN: their receipt is measured and
+kept all the same, says that nothing was promised, and is not enforced.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import importlib.metadata
 import logging
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from moiety.groups import Modality
 from moiety.moe.routers import resolve
 from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
 from moiety.vlm.saving import whole_folder
+from moiety.vlm.templates import control_ids, load_processor
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 1e-2, tor
 """Largest difference of logits, relative to the largest dense logit, that a receipt accepts."""
 
 COPY_RULE = "every expert = the dense FFN; wider experts repeat its rows with zero down columns"
+COPY_RULE_FULL = "vision, text and the FFN inside inter-modality experts = the dense FFN; branches add 0 at first"
+COPY_RULE_SIZED = "narrower experts take the rows of the dense FFN with the largest norms; other kinds start anew"
 PROCESSOR_FILES = (
     "*token*.json",
     "*token*.model",
@@ -46,7 +50,7 @@ PROCESSOR_FILES = (
 
 @dataclass(frozen=True)
 class ParityReceipt:
-    """Proof that a model computes what the dense model computed before it was upcycled.
+    """How far a model is from computing what the dense model computed before it was upcycled.
 
     Args:
         max_difference: Largest absolute difference of logits.
@@ -54,6 +58,7 @@ class ParityReceipt:
         tolerance: Largest relative difference that is accepted.
         dtype: Type of the weights.
         batch: What was compared.
+        promised: Whether upcycling promises equality; if not, nothing was enforced.
     """
 
     max_difference: float
@@ -61,11 +66,14 @@ class ParityReceipt:
     tolerance: float
     dtype: str
     batch: str
+    promised: bool = True
 
     def __str__(self) -> str:
+        accepted = f"accepted: {self.tolerance:.0e}" if self.promised else "not enforced"
         return (
             f"parity receipt: logits differ from the dense model's by {self.max_difference:.2e} at most, "
-            f"{self.relative_difference:.2e} relative (accepted: {self.tolerance:.0e}, {self.dtype}; {self.batch})"
+            f"{self.relative_difference:.2e} relative ({accepted}, {self.dtype}; {self.batch})"
+            + ("" if self.promised else "; experts sized for a budget do not start as the dense model")
         )
 
 
@@ -73,7 +81,7 @@ class ParityError(RuntimeError):
     """The upcycled model does not compute what the dense one did."""
 
 
-def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool = False) -> Any:
+def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool = False, processor: Any = None) -> Any:
     """Make a dense model sparse.
 
     Args:
@@ -82,6 +90,7 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
         settings: Scheme, experts, layers; ``scheme: dense`` changes class and config only.
         seed: Draws the router weights.
         in_place: Turn `model` itself into the result, which saves the memory of a second dense model.
+        processor: Of the model; names the control tokens that scheme asymoe never takes for evidence.
 
     Returns:
         The sparse model, in eval mode. ``model.config.provenance`` holds the receipt.
@@ -89,8 +98,9 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
     Raises:
         ValueError: the settings do not fit the model, or it is sparse already.
         TypeError: its decoder has no FFN that can be copied.
-        ParityError: the logits differ by more than the tolerance.
+        ParityError: the logits differ by more than the tolerance, although the settings promise equality.
     """
+    settings = with_special_ids(settings, processor)
     if settings_of(model) is not None:
         raise ValueError(f"the model is sparse already (scheme {settings_of(model).scheme!r}); upcycle a dense one")  # type: ignore[union-attr]
     if settings.scheme != "dense":
@@ -103,11 +113,41 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
         torch.manual_seed(seed)
         sparse = adopt(dense, settings, earlier, copy=True).eval()
     receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
+    receipt = replace(receipt, promised=starts_as_dense(settings_of(sparse), sparse.config))
     logger.info("%s", receipt)
-    if receipt.relative_difference > receipt.tolerance:
+    if receipt.promised and receipt.relative_difference > receipt.tolerance:
         raise ParityError(f"upcycling changed the model; {receipt}. Please report the family {type(sparse).__name__}")
     sparse.config.provenance = {**earlier, **_history(sparse, receipt, seed)}
     return sparse
+
+
+def with_special_ids(settings: MoESettings, processor: Any) -> MoESettings:
+    """`settings` with the control tokens of `processor`, where scheme asymoe was given none."""
+    own = settings.asymoe
+    if own is None or own.special_ids is not None or processor is None:
+        return settings
+    return settings.model_copy(
+        update={"asymoe": own.model_copy(update={"special_ids": sorted(control_ids(processor))})}
+    )
+
+
+def starts_as_dense(settings: MoESettings | None, config: Any) -> bool:
+    """Whether a model upcycled with `settings`, all defaults written out, computes what the dense model does.
+
+    Args:
+        settings: None for a dense model.
+        config: Config of the model.
+    """
+    if settings is None:
+        return True
+    ffn, own = config.get_text_config().intermediate_size, settings.asymoe
+    if own is None:
+        return (settings.expert_ffn or ffn) >= ffn
+    if own.inter_text_input != "x":  # a cascade answers from another expert's output
+        return False
+    inter = own.residual_ffn if own.has_residual else own.inter_ffn if own.inter_kind == "ffn" else 0
+    text = own.evidence_dim if own.text_kind != "evidence" or own.form == "swiglu" else 0
+    return min(inter or 0, text or 0, own.vision_ffn or 0) >= ffn
 
 
 def _history(model: Any, receipt: ParityReceipt, seed: int) -> dict[str, Any]:
@@ -119,11 +159,17 @@ def _history(model: Any, receipt: ParityReceipt, seed: int) -> dict[str, Any]:
             "scheme": model.config.moe["scheme"],
             "groups": groups.describe() if groups else None,
             "layers": [layer.layer_index for layer in moe_layers(model)],
-            "copy_rule": COPY_RULE if groups else None,
+            "copy_rule": _copy_rule(model, receipt) if groups else None,
             "seed": seed,
             "receipt": asdict(receipt),
         },
     }
+
+
+def _copy_rule(model: Any, receipt: ParityReceipt) -> str:
+    if not receipt.promised:
+        return COPY_RULE_SIZED
+    return COPY_RULE_FULL if model.config.moe["asymoe"] else COPY_RULE
 
 
 def _version() -> str:
@@ -218,13 +264,24 @@ def upcycle_folder(
     if destination.exists() and not overwrite:
         raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
     folder = local_folder(source, revision)
-    model = upcycle(load(folder), settings, seed=seed, in_place=True)
+    model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))
     with whole_folder(destination) as fresh:
         model.save_pretrained(fresh)
         copy_processor(folder, fresh)
     return ParityReceipt(**history["receipt"])
+
+
+def _processor_in(folder: Path, settings: MoESettings) -> Any:
+    """The processor of a folder where the settings need one; None without."""
+    if settings.asymoe is None or settings.asymoe.special_ids is not None:
+        return None
+    try:
+        return load_processor(folder, marks=False)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        logger.warning("%s; special_ids stay unknown, give moe.asymoe.special_ids", error)
+        return None
 
 
 def local_folder(source: str | Path, revision: str | None = None) -> Path:
