@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as hf_init
 
 from moiety.config import MoESettings
-from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.experts.bank import ExpertBank, largest_units
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import Router
 from moiety.vlm.backends import Backend, bank_for
@@ -233,7 +233,8 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
         model: The outermost model, dense; changed in place.
         settings: ``scheme: dense`` computes the same; only ranks without pictures keep in step.
         backend: Route of all new banks.
-        copy: Copy each dense FFN into all experts that replace it (upcycling); otherwise they start at random.
+        copy: Copy each dense FFN into all experts that replace it (upcycling), of narrower ones the rows that can say
+            most; otherwise they start at random.
 
     Raises:
         TypeError: a decoder layer has no gated FFN under ``.mlp``.
@@ -271,5 +272,6 @@ def _sparse(dense: DenseFFN, settings: MoESettings, index: int, backend: Backend
     )
     sparse = sparse.to(device=dense.down.device, dtype=dense.down.dtype)
     if copy:
-        sparse.experts.load_from_dense(dense.gate_up, dense.down)
+        width = dense.ffn if settings.asymoe else settings.expert_ffn or dense.ffn  # mixed banks choose their own rows
+        sparse.experts.load_from_dense(*largest_units(dense.gate_up, dense.down, width))
     return sparse
