@@ -117,7 +117,8 @@ class LorentzExperts(BesideBank):
             return self.nothing(hidden_states)
         if share.num_sides != self.num_sides:
             raise RuntimeError(f"slots sorted by {share.num_sides} sides reached experts of {self.num_sides} sides")
-        out = self._branch(hidden_states, top_k_weights, share)
+        # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
+        out = self._branch(hidden_states, top_k_weights, share) + 0 * self.cone_log_scale.sum()
         return out if self.residual is None else out + self.residual.run(hidden_states, top_k_weights, share)
 
     def _branch(self, x: Tensor, weights: Tensor, share: Share) -> Tensor:

@@ -117,10 +117,9 @@ class _LorentzExperts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weights, projection, gate_up, down, log_scale, inner_log_scale, out_log_scale, log_kappa) = (
-            ctx.saved_tensors[:9]
-        )
-        slot_of_row, row_of_slot, u, pre, o = ctx.saved_tensors[9:]
+        saved = ctx.saved_tensors  # read once: checkpointing gives them out once
+        x, weights, projection, gate_up, down, log_scale, inner_log_scale, out_log_scale, log_kappa = saved[:9]
+        slot_of_row, row_of_slot, u, pre, o = saved[9:]
         scalars, maps = ctx.scalars, ctx.maps
         plan = Plan(slot_of_row, row_of_slot, scalars.by_expert.offsets)
         row_weight = weights.flatten().index_select(0, slot_of_row).to(log_scale.dtype)
