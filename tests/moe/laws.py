@@ -24,6 +24,8 @@ law = settings(
 )
 
 SCHEMES = [*ROUTERS, TOY]
+OWN: dict[str, Any] = {"asymoe": {"asymoe": {"size_plan": "full"}}}
+"""What a scheme needs to be built at the sizes of these tests: sized plans have no widths for a decoder of width 5."""
 TWO = {0: "text", 1: "vision", 2: "vision"}
 THREE = {**TWO, 3: "audio"}
 
@@ -54,7 +56,13 @@ def problems(draw: Any, scheme: str, hidden: int = 5, dtype: torch.dtype = torch
     if router.has_gate and draw(st.booleans()):
         experts = {group.name: draw(st.sampled_from([2, 3, 5])) for group in table.groups}
     norm_topk = draw(st.booleans())
-    known = {"scheme": scheme, "experts": experts, "modality_groups": modality_groups, "norm_topk": norm_topk}
+    known = {
+        **OWN.get(scheme, {}),
+        "scheme": scheme,
+        "experts": experts,
+        "modality_groups": modality_groups,
+        "norm_topk": norm_topk,
+    }
     if router.has_gate:
         table = router.layout(experts, modality_groups)
         most = min(len(table.visible(name)) for name in table.names)

@@ -55,7 +55,8 @@ class EvidenceScore(StaysPrecise):
     def forward(self, context: Context) -> Float[Tensor, " tokens"]:
         """s of each token, 0..1."""
         with torch.autocast(context.output.device.type, enabled=False):
-            score = torch.sigmoid(F.linear(context.output.to(self.weight.dtype), self.weight, self.bias))
+            found = context.output.to(self.weight.dtype) @ self.weight  # (tokens, hidden) -> (tokens,)
+            score = torch.sigmoid(found if self.bias is None else found + self.bias)
             return score * context.mass.to(score.dtype) if self.by_mass else score
 
     @property

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,9 @@ from moiety.moe.budget import design
 from moiety.moe.context import Context, ContextAttention, Evidence
 from moiety.moe.experts import ExpertBank, FFNExperts
 from moiety.moe.experts.bank import Beside
+from moiety.moe.experts.mixed import MixedExperts
 from moiety.moe.routers import GatedRouter, resolve
 from moiety.moe.trace import Routing, active_trace
-
-if TYPE_CHECKING:
-    from moiety.moe.experts.mixed import MixedExperts
 
 
 class ModalityMoE(nn.Module):
@@ -72,8 +70,6 @@ class ModalityMoE(nn.Module):
         if settings.asymoe is None:
             self.experts = bank(self.groups.num_experts, hidden, ffn, act)
         else:
-            from moiety.moe.experts.mixed import MixedExperts
-
             self.experts = MixedExperts(self.groups, hidden, ffn, settings, act, bank)
             if settings.asymoe.needs_context:
                 self.context = ContextAttention(hidden, settings.asymoe)
@@ -135,24 +131,24 @@ class ModalityMoE(nn.Module):
         if not self._weighs_evidence:
             raise TypeError(f"sparse layer {self.layer_index} has no evidence experts, so it has no gates to probe")
         score = cast(AsymmetricRouter, self.router).score
-        alpha = cast("MixedExperts", self.experts).alpha(x, context, mass)
+        alpha = cast(MixedExperts, self.experts).alpha(x, context, mass)
         return alpha, None if score is None else score(Context(context, mass))
 
     def activated_parameters(self, modality_group: str) -> int:
         """Parameters that one token of `modality_group` passes through, for the dearest set of experts it may choose.
 
         Context attention and router count with what the token uses of them: only text asks the context attention,
-        the others lend it keys and values. A cascade evaluates the text experts for every token that needs them.
+        the others lend it keys and values.
         """
-        number, own = self.groups.names.index(modality_group), self.settings.asymoe
-        first = self.groups.slice_of(TEXT_GROUP).start if TEXT_GROUP in self.groups.names else 0
-        cascades = own is not None and own.inter_text_input != "x" and modality_group == TEXT_GROUP
-        inter = set(self.groups.inter)
-        dearest = 0
-        for chosen in itertools.combinations(self.groups.visible(modality_group), self.top_k):
-            run = {*chosen, first} if cascades and inter & {*chosen} else {*chosen}
-            dearest = max(dearest, sum(self.experts.activated_of(expert, number) for expert in run))
-        return dearest + self._shared_parameters(modality_group)
+        number = self.groups.names.index(modality_group)
+        sets = itertools.combinations(self.groups.visible(modality_group), self.top_k)
+        return self._shared_parameters(modality_group) + max(self._parameters_of(chosen, number) for chosen in sets)
+
+    def _parameters_of(self, chosen: tuple[int, ...], modality_group: int) -> int:
+        """What a token that chose these experts passes through in the bank."""
+        if isinstance(self.experts, MixedExperts):
+            return self.experts.activated_by(chosen, modality_group)
+        return sum(self.experts.activated_of(expert, modality_group) for expert in chosen)
 
     def _shared_parameters(self, modality_group: str) -> int:
         """What a token passes through of router and context attention."""
@@ -202,7 +198,7 @@ class ModalityMoE(nn.Module):
         """The decision with what losses and lens read beside it."""
         extras = dict(routing.extras)
         if context is not None and self._weighs_evidence:
-            extras["alpha"] = cast("MixedExperts", self.experts).alpha(x, context.output, context.mass)
+            extras["alpha"] = cast(MixedExperts, self.experts).alpha(x, context.output, context.mass)
         if keeps_inputs:
             extras["x"] = x
             if context is not None:

@@ -1,4 +1,4 @@
-"""What the routers pay beside the task: uneven use of experts, and large scores."""
+"""What routers and gates pay beside the task: uneven use of experts, large scores, a mean alpha off its target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from moiety.config import MoESettings
-from moiety.groups import ExpertGroups
+from moiety.groups import TEXT_GROUP, ExpertGroups
 from moiety.moe.trace import Routing, RoutingTrace
 
 Reduce = Callable[[Tensor], Tensor]
@@ -23,7 +23,8 @@ class GateStatistics:
 
     Args:
         chosen: How often each expert was chosen, ``(gates, layers, experts)``. No gradient.
-        probability: Summed probability of each expert before the choice, ``(gates, layers, experts)``.
+        probability: Summed probability of each expert before the choice, ``(gates, layers, experts)``; of raw scores,
+            or of those that the routing names ``balance_logits``.
         squared_logsumexp: Summed square of the log of the softmax normaliser, ``(gates, layers)``.
         tokens: Number of tokens, ``(gates, layers)``.
     """
@@ -66,7 +67,8 @@ def _sums(routings: Sequence[Routing], groups: ExpertGroups, gate: int) -> tuple
         expert = torch.arange(groups.num_experts, device=logits.device)
         hits = (routing.index.unsqueeze(-1) == expert).any(dim=1)  # (tokens, top_k) -> (tokens, experts)
         normaliser = logits.logsumexp(dim=-1)
-        probability = (logits - normaliser.unsqueeze(-1)).exp()
+        balanced = routing.extras.get("balance_logits", logits)
+        probability = balanced.softmax(dim=-1)
         sums = [
             (hits & own.unsqueeze(-1)).sum(dim=0).to(logits.dtype),
             torch.where(own.unsqueeze(-1), probability, 0).sum(dim=0),
@@ -126,6 +128,35 @@ def z_loss(squared_logsumexp: Tensor, tokens: Tensor) -> Float[Tensor, ""]:
     return squared_logsumexp.sum() / tokens.sum().clamp(min=1)
 
 
+def alpha_target_loss(
+    layers: Sequence[Sequence[Routing]], groups: ExpertGroups, target: float, reduce: Reduce | None = None
+) -> Float[Tensor, ""]:
+    """Squared distance of the mean alpha of each evidence expert from `target`, mean over experts and layers.
+
+    The mean of an expert is over the text tokens that chose it; an expert nobody chose costs a differentiable 0.
+
+    Args:
+        layers: Decisions of each layer with ``alpha`` in their extras; layers without are passed over.
+        groups: Table of the scheme.
+        target: 0..1.
+        reduce: Sums a tensor over ranks and its gradient too.
+    """
+    experts = groups.slice_of(TEXT_GROUP)
+    number = torch.arange(experts.start, experts.stop)
+    cells = []
+    for routing in (routing for routings in layers for routing in routings):
+        if "alpha" in routing.extras:
+            alpha = routing.extras["alpha"]
+            chose = (routing.index.unsqueeze(-1) == number.to(alpha.device)).any(dim=1)  # (tokens, evidence experts)
+            cells.append(torch.stack([torch.where(chose, alpha, 0).sum(0), chose.sum(0).to(alpha.dtype)]))
+    if not cells:
+        return layers[0][0].logits.new_zeros((), dtype=torch.float32)
+    sums = torch.stack(cells)  # (layers, [alpha, tokens], evidence experts)
+    sums = sums if reduce is None else reduce(sums)
+    total, tokens = sums.unbind(dim=1)
+    return torch.where(tokens > 0, (total / tokens.clamp(min=1) - target).square(), 0).mean()
+
+
 @dataclass(frozen=True, eq=False)
 class AuxiliaryLosses:
     """Auxiliary losses of one forward.
@@ -134,11 +165,13 @@ class AuxiliaryLosses:
         balance: Load-balancing loss of each gate, not yet weighted; empty in a scheme without gates.
         z: z-loss, not yet weighted.
         total: Weighted sum, to be added to the task loss.
+        alpha: Distance of alpha from its target, not yet weighted; None where no target is set.
     """
 
     balance: dict[str, Tensor]
     z: Tensor
     total: Tensor
+    alpha: Tensor | None = None
 
 
 def auxiliary_losses(
@@ -151,7 +184,8 @@ def auxiliary_losses(
     Args:
         trace: Decisions of one forward.
         groups: Table of the scheme.
-        settings: Recipe section ``moe``: ``aux_coef``, ``aux_scope``, ``aux_stats``, ``z_loss_coef``.
+        settings: Recipe section ``moe``: ``aux_coef``, ``aux_scope``, ``aux_stats``, ``z_loss_coef``, and of
+            ``asymoe`` ``alpha_mode``, ``alpha_target``, ``alpha_weight``.
         reduce: Sums a tensor over ranks and its gradient too. None: :func:`sum_over_ranks` where ``aux_stats`` is
             ``global``, otherwise nothing.
     """
@@ -179,7 +213,11 @@ def auxiliary_losses(
     for name, loss in balance.items():
         coef = settings.aux_coef.get(name, 0.0) if isinstance(settings.aux_coef, dict) else settings.aux_coef
         total = total + coef * loss
-    return AuxiliaryLosses(balance, z, total)
+    own, alpha = settings.asymoe, None
+    if own is not None and own.text_kind == "evidence" and own.alpha_mode == "target":
+        alpha = alpha_target_loss(layers, groups, own.alpha_target, reduce)
+        total = total + own.alpha_weight * alpha
+    return AuxiliaryLosses(balance, z, total, alpha)
 
 
 class _SumOverRanks(torch.autograd.Function):
