@@ -148,7 +148,7 @@ def slope_over_depth(
     return Slope(value, float(low), float(high))
 
 
-def area_under_curve(positives: Sequence[float], negatives: Sequence[float]) -> float:
+def area_under_curve(positives: Sequence[float] | np.ndarray, negatives: Sequence[float] | np.ndarray) -> float:
     """Probability that a positive is larger than a negative, ties counting half: 0.5 is chance.
 
     Raises:
