@@ -124,45 +124,57 @@ def poincare(z: Points, kappa: Curvature) -> Points:
     return widened(z) * ((rho / 2).tanh() * _root(kappa) / rho).unsqueeze(-1)
 
 
-def _polar(x: Points, y: Points, kappa: Curvature) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Both radii, and the squared length of difference and sum of the unit vectors: 2(1 - cos), 2(1 + cos)."""
+def _polar(x: Points, y: Points, kappa: Curvature) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Both radii, first minus second, and the squared length of difference and sum of the unit vectors.
+
+    With cos the cosine between the points these lengths are 2(1 - cos) and 2(1 + cos). Points of like radius have
+    theirs from the exact difference ``x - y``: two rounded unit vectors would leave close points with few digits.
+    """
     x, y = widened(x), widened(y)
-    first, second = safe_norm(x), safe_norm(y)
-    u, v = x / first.unsqueeze(-1), y / second.unsqueeze(-1)
+    r_x, r_y = safe_norm(x), safe_norm(y)
+    u, v = x / r_x.unsqueeze(-1), y / r_y.unsqueeze(-1)
+    gap, total = x - y, x + y
+    radial = (gap * total).sum(dim=-1) / (r_x + r_y)  # r_x - r_y
+    turned = (gap * (r_x + r_y).unsqueeze(-1) - total * radial.unsqueeze(-1)) / (2 * r_x * r_y).unsqueeze(-1)  # u - v
+    alike = (radial.abs() < torch.minimum(r_x, r_y)).unsqueeze(-1)
+    apart = torch.where(alike, turned, u - v).square().sum(dim=-1)
     root = _root(kappa)
-    return root * first, root * second, (u - v).square().sum(dim=-1), (u + v).square().sum(dim=-1)
+    return root * r_x, root * r_y, root * radial, apart, (u + v).square().sum(dim=-1)
 
 
 def distance(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1e-12) -> Scalars:
     r"""Geodesic distance of two points, by the hyperbolic law of half-chords.
 
     :math:`\frac{2}{\sqrt\kappa}\,\mathrm{asinh}\sqrt{\sinh^2\frac{\rho_x-\rho_y}{2} + \tfrac14 \sinh\rho_x
-    \sinh\rho_y\,q + \epsilon}` with :math:`q = \lVert u_x - u_y\rVert^2`. Symmetric to the bit. Of a point to itself
-    it is :math:`2\sqrt{\epsilon/\kappa}` = 2e-6 with gradient 0.
+    \sinh\rho_y\,q + \kappa\epsilon}` with :math:`q = \lVert u_x - u_y\rVert^2`. Symmetric to the bit. Of a point to
+    itself it is :math:`2\sqrt\epsilon` = 2e-6 with gradient 0.
 
     Source:
         Equal to :math:`\mathrm{arcosh}(-\kappa\langle x, y\rangle_L)/\sqrt\kappa`, the form of MERU and geoopt, which
         in float32 errs by 40 % for close pairs at radius 15.
     """
-    rho_x, rho_y, q, _ = _polar(x, y, kappa)
-    half_chord = ((rho_x - rho_y) / 2).sinh().square() + 0.25 * (rho_x.sinh() * rho_y.sinh()) * q
-    return (half_chord + epsilon).sqrt().asinh() * 2 / _root(kappa)
+    rho_x, rho_y, radial, q, _ = _polar(x, y, kappa)
+    half_chord = (radial / 2).sinh().square() + 0.25 * (rho_x.sinh() * rho_y.sinh()) * q
+    root = _root(kappa)
+    return (half_chord + root * root * epsilon).sqrt().asinh() * 2 / root
 
 
 def exterior_angle(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1e-8) -> Scalars:
     r"""Angle at `x` between the ray that goes on outward and the way to `y`; 0 … pi.
 
     0: `y` lies straight behind `x` seen from the origin. pi: it lies toward the origin, or on the other side of it.
-    :math:`\mathrm{atan2}(\tfrac12\sinh\rho_y\sqrt{qp + \epsilon},\ \sinh(\rho_y-\rho_x) - \tfrac12\cosh\rho_x
-    \sinh\rho_y\,q)`, :math:`p = \lVert u_x + u_y\rVert^2`. The gradient grows as one over the distance.
+    :math:`\mathrm{atan2}(\tfrac12\sinh\rho_y\sqrt{qp + \epsilon/\cosh^2\rho_y},\ \sinh(\rho_y-\rho_x) -
+    \tfrac12\cosh\rho_x\sinh\rho_y\,q)`, :math:`p = \lVert u_x + u_y\rVert^2`. The floor shrinks with the radius as
+    apertures do; a fixed one would hold every point out of the cones beyond radius 4.5. The gradient grows as one over
+    the distance. At `x` = `y` the angle is pi/2.
 
     Source:
         Takes the place of eq. 16 of AsyMoE (2606.00275), an arccos of numbers at or below -1. It is what "exterior
         angle" means in Ganea et al. 2018 and MERU (2304.09172), whose arccos has no gradient on the axis.
     """
-    rho_x, rho_y, q, p = _polar(x, y, kappa)
-    across = 0.5 * rho_y.sinh() * (q * p + epsilon).sqrt()
-    along = (rho_y - rho_x).sinh() - 0.5 * rho_x.cosh() * rho_y.sinh() * q
+    rho_x, rho_y, radial, q, p = _polar(x, y, kappa)
+    across = 0.5 * rho_y.sinh() * (q * p + epsilon / rho_y.cosh().square()).sqrt()
+    along = -radial.sinh() - 0.5 * rho_x.cosh() * rho_y.sinh() * q
     return torch.atan2(across, along)
 
 
@@ -173,8 +185,8 @@ def flat_distance(x: Points, y: Points, *, epsilon: float = 1e-12) -> Scalars:
 
 def flat_exterior_angle(x: Points, y: Points, *, epsilon: float = 1e-8) -> Scalars:
     """Angle between `x` and `y - x`: :func:`exterior_angle` in the limit of kappa to 0."""
-    r_x, r_y, q, p = _polar(x, y, 1.0)
-    return torch.atan2(0.5 * r_y * (q * p + epsilon).sqrt(), r_y - r_x - 0.5 * r_y * q)
+    _, r_y, radial, q, p = _polar(x, y, 1.0)
+    return torch.atan2(0.5 * r_y * (q * p + epsilon).sqrt(), -radial - 0.5 * r_y * q)
 
 
 def aperture_meru(rho: Scalars, cone_k: float) -> Scalars:
