@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
 from moiety.moe.losses import AuxiliaryLosses, auxiliary_losses
 from moiety.moe.trace import Routing, RoutingTrace, recording
+from moiety.train.asymmetric import AsymmetricLosses, AsymmetricObjective, split_batch
+from moiety.train.masked_pass import DecoderInputs
 from moiety.vlm.model import groups_of, losses_added_by_trainer, settings_of
 
 
@@ -61,16 +64,24 @@ class RoutingLossMixin:
         Raises:
             RuntimeError: the model is sparse and trains, but no layer recorded a decision.
         """
-        with recording(TrainedForwards()) as trace, losses_added_by_trainer():
+        inputs, beside = split_batch(inputs)
+        own = self._asymmetric if model.training else None
+        trace = TrainedForwards(keeps_inputs=own is not None and own.keeps_inputs)
+        watching = nullcontext(DecoderInputs()) if own is None else own.watching()
+        with recording(trace), losses_added_by_trainer(), watching as kept:
             loss, outputs = super().compute_loss(  # type: ignore[misc]
                 model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
         if model.training:
             share, scaled = 1 / self._micro_batches, self._is_scaled(num_items_in_batch)
-            losses = self._routing_losses(trace)
-            self.observe(inputs, loss.detach() * (1 if scaled else share), losses, trace, share)
-            if losses is not None:  # an unscaled loss is divided by the Trainer, routing losses included
-                loss = loss + losses.total.to(loss.device) * (share if scaled else 1)
+            losses, more = self._routing_losses(trace), None
+            if own is not None:
+                state = self.state  # type: ignore[attr-defined]
+                more = own.losses(trace, inputs, beside, kept, state.global_step, state.max_steps)
+            self.observe(inputs, loss.detach() * (1 if scaled else share), losses, trace, share, more)
+            for extra in (losses, more):  # an unscaled loss is divided by the Trainer, these losses included
+                if extra is not None:
+                    loss = loss + extra.total.to(loss.device) * (share if scaled else 1)
         return (loss, outputs) if return_outputs else loss
 
     def observe(
@@ -80,6 +91,7 @@ class RoutingLossMixin:
         losses: AuxiliaryLosses | None,
         trace: RoutingTrace,
         share: float,
+        asymmetric: AsymmetricLosses | None = None,
     ) -> None:
         """Called once a micro-batch in training, for logs; does nothing here.
 
@@ -89,7 +101,18 @@ class RoutingLossMixin:
             losses: Routing losses, None for a dense model.
             trace: All routing decisions of this forward.
             share: One over the micro-batches of the step: what `losses` counts for.
+            asymmetric: Losses of scheme ``asymoe`` beside those; None in every other.
         """
+
+    @functools.cached_property
+    def _asymmetric(self) -> AsymmetricObjective | None:
+        """What scheme asymoe learns beside the task; None in every other."""
+        own = self._table[0].asymoe if self._table is not None else None
+        if self._table is None or own is None:
+            return None
+        trainer: Any = self
+        bare = trainer.accelerator.unwrap_model(trainer.model)
+        return AsymmetricObjective(bare, self._table[1], own, trainer.args.seed, trainer.accelerator.autocast)
 
     @functools.cached_property
     def _table(self) -> tuple[MoESettings, ExpertGroups] | None:

@@ -20,6 +20,8 @@ from moiety.groups import ExpertGroups
 from moiety.moe.losses import AuxiliaryLosses
 from moiety.moe.statistics import Tally, inter_share, load_share, max_violation, normalised_entropy, tally
 from moiety.moe.trace import RoutingTrace
+from moiety.train.asymmetric import AsymmetricLosses
+from moiety.train.measures import MEASURES
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +93,7 @@ class RoutingMeter:
             wide = {"slots": (experts,), "weight": (experts,), "together": (experts, experts)}
             shapes |= {f"tally.{part.name}": (*pairs, *wide.get(part.name, ())) for part in fields(Tally)}
             shapes |= {f"balance.{name}": () for name in groups.gate_names}
+            shapes |= {f"asymmetric.{name}": (2,) for name in MEASURES}  # sum and count
         self._sums = DeviceSums(shapes, device)
         self._since = self._started = time.perf_counter()
         self._seconds_before = 0.0
@@ -118,6 +121,7 @@ class RoutingMeter:
         losses: AuxiliaryLosses | None,
         trace: RoutingTrace,
         share: float,
+        asymmetric: AsymmetricLosses | None = None,
     ) -> None:
         """Count one micro-batch.
 
@@ -127,6 +131,7 @@ class RoutingMeter:
             losses: Routing losses of this micro-batch.
             trace: Routing decisions of this micro-batch.
             share: One over the micro-batches of the step.
+            asymmetric: What scheme asymoe learns beside the task.
         """
         mask, labels = inputs.get("attention_mask"), inputs.get("labels")
         self._sums["steps"] += share
@@ -139,6 +144,9 @@ class RoutingMeter:
         self._sums["z_loss"] += losses.z * share
         for name, loss in losses.balance.items():
             self._sums[f"balance.{name}"] += loss * share
+        for name, measure in (asymmetric.measures if asymmetric is not None else {}).items():
+            for place in range(2):
+                self._sums[f"asymmetric.{name}"][place] += measure[place]
         for layer_index, routings in trace.by_layer().items():
             place, count = self.layers.index(layer_index), tally(routings, self.groups)
             for part in fields(Tally):
@@ -152,7 +160,8 @@ class RoutingMeter:
             ``cross_entropy``, tokens and speed and, for a sparse model, ``z_loss``, ``load_balancing_loss/<gate>`` and
             per modality group *g* with tokens ``load/g/<expert>`` (shares of its slots, summing to 1),
             ``inter_share/g``, ``entropy/g`` (0..1, 1 is an even choice) and ``max_load/g`` (largest load over the
-            mean); loads are those of all layers together. ``alarms`` lists the experts that began to starve.
+            mean); loads are those of all layers together. In scheme asymoe the means of :data:`MEASURES` over what
+            there was to measure. ``alarms`` lists the experts that began to starve.
         """
         sums = self._sums.read(self._reduce)
         self._sums.flat.zero_()
@@ -169,6 +178,8 @@ class RoutingMeter:
         if self.groups is not None:
             found["z_loss"] = sums["z_loss"].item() / steps
             found |= {f"load_balancing_loss/{n}": sums[f"balance.{n}"].item() / steps for n in self.groups.gate_names}
+            seen = {name: sums[f"asymmetric.{name}"].tolist() for name in MEASURES}
+            found |= {name: total / count for name, (total, count) in seen.items() if count}
             found |= loads(
                 Tally(**{part.name: sums[f"tally.{part.name}"].sum(0) for part in fields(Tally)}), self.groups
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,9 @@ def prepare_data(
     seed: int = 0,
     groups: ExpertGroups | None = None,
     token_ids: Mapping[int, int] | None = None,
+    control: Collection[int] | None = None,
 ) -> StageData:
-    """Read and check the rows of `stage`.
+    """Read and check the rows of `stage`; spans included, which the trainer takes out again for most schemes.
 
     Args:
         stage: Names the files.
@@ -85,6 +86,7 @@ def prepare_data(
         seed: Order of the questions about one picture where turns are merged.
         groups: Expert table; a modality that it does not know is a problem.
         token_ids: Token id -> modality id, see :class:`Encoder`.
+        control: Tokens that are never evidence, see :class:`Encoder`.
 
     Raises:
         BadRows: some rows are bad and ``data.on_bad_row`` is ``stop``; lists them all.
@@ -92,7 +94,9 @@ def prepare_data(
     """
     settings, root = recipe.data, Path(recipe.data.root)
     images = Images([root / path for path in settings.images])
-    encoder = RememberingEncoder(processor, images, settings.max_length, settings.labels, token_ids)
+    encoder = RememberingEncoder(
+        processor, images, settings.max_length, settings.labels, token_ids, control=control, spans=True
+    )
     merge = settings.merge_turns if stage.merge_turns is None else stage.merge_turns
     report = check_files([root / name for name in stage.data], encoder, merge_turns=merge, seed=seed, groups=groups)
     if settings.on_bad_row == "stop":

@@ -23,6 +23,7 @@ from moiety.train.checkpoints import CheckpointError
 from moiety.train.loss import RoutingLossMixin
 from moiety.train.meter import RoutingMeter
 from moiety.train.order import LossBar, SeededOrder, TellsEpoch
+from moiety.train.rates import SCALE_RATE, is_scale, is_undecayed
 from moiety.train.resources import peak_memory_gib
 from moiety.vlm.model import groups_of, moe_layers
 from moiety.vlm.parts import part_of
@@ -109,27 +110,35 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         return order
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimizer of ``args.optim``; with `learning_rates`, one parameter group for each part and decay."""
+        """The optimizer of ``args.optim``; with `learning_rates`, one parameter group for each part and decay.
+
+        Scales of scheme asymoe have groups of their own and learn at a tenth of the rate of their part.
+        """
         model = self.model if model is None else model
-        if self.optimizer is None and self.learning_rates:
+        scales = any(is_scale(name) for name, _ in model.named_parameters())
+        if self.optimizer is None and (self.learning_rates or scales):
             kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = kind(self._parameters_by_part(model), **options)
         return super().create_optimizer(model)
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As in transformers, without what weighs or scales single numbers in scheme asymoe."""
+        return [name for name in super().get_decay_parameter_names(model) if not is_undecayed(name)]
+
     def _parameters_by_part(self, model: nn.Module) -> list[dict[str, Any]]:
         decayed = set(self.get_decay_parameter_names(model))
-        groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+        groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                groups[part_of(name), name in decayed].append(parameter)
+                groups[part_of(name), name in decayed, is_scale(name)].append(parameter)
         return [
             {
-                "params": groups[key],
-                "part": key[0],
-                "lr": self.learning_rates.get(key[0], self.args.learning_rate),
-                "weight_decay": self.args.weight_decay if key[1] else 0.0,
+                "params": groups[part, decays, scale],
+                "part": f"{part}.scales" if scale else part,
+                "lr": self.learning_rates.get(part, self.args.learning_rate) * (SCALE_RATE if scale else 1),
+                "weight_decay": self.args.weight_decay if decays else 0.0,
             }
-            for key in sorted(groups, key=lambda key: (PARTS.index(key[0]), key[1]))
+            for part, decays, scale in sorted(groups, key=lambda key: (PARTS.index(key[0]), *key[1:]))
         ]
 
     def _groups(self) -> list[dict[str, Any]]:

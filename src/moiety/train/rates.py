@@ -1,0 +1,32 @@
+"""Parameters of scheme ``asymoe`` that an optimizer treats in their own way, by the end of their names."""
+
+from __future__ import annotations
+
+SCALE_RATE = 0.1
+"""Learning rate of scales and curvatures, times that of their part: they stand in exponents."""
+
+_SCALES = frozenset({"log_scale", "cone_log_scale", "inner_log_scale", "out_log_scale", "log_curvature"})
+_UNDECAYED = _SCALES | {"k_null", "w_alpha", "b_alpha", "gain", "log_gain"}
+_SCORE = ("router", "score", "weight")
+
+
+def is_scale(name: str) -> bool:
+    """Whether the parameter called `name` is the log of a scale or of a curvature.
+
+    Example:
+        >>> is_scale("model.layers.0.mlp.experts.banks.inter.cone_log_scale"), is_scale("model.layers.0.mlp.gain")
+        (True, False)
+    """
+    return name.rpartition(".")[2] in _SCALES
+
+
+def is_undecayed(name: str) -> bool:
+    """Whether weight decay would pull the parameter called `name` towards a value that means something: even gates, no
+    null key, scales of 1.
+
+    Example:
+        >>> is_undecayed("mlp.router.score.weight"), is_undecayed("mlp.router.gates.text.weight")
+        (True, False)
+    """
+    words = tuple(name.split("."))
+    return words[-1] in _UNDECAYED or words[-3:] == _SCORE
