@@ -23,6 +23,11 @@ class VariantSettings(Section):
     budget: Literal["equal", "own"] = Field(
         "equal", description="equal: as many activated parameters as the reference; own: as many as its settings give"
     )
+    evaluate: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings that replace those of section evaluate: decoding, clamp_alpha. Where nothing else differs "
+        "from another scheme, its trained model is asked again",
+    )
     note: str = Field("", description="what it is there for, in the words of the report")
 
     @model_validator(mode="after")
@@ -31,6 +36,9 @@ class VariantSettings(Section):
             raise ValueError("give the scheme of a variant as `scheme`, beside `moe` and not inside it")
         if self.budget == "equal" and self.moe.get("expert_ffn") is not None:
             raise ValueError("budget equal chooses the width; leave moe.expert_ffn out, or give `budget: own`")
+        shared = sorted({"data", "limit"} & set(self.evaluate))
+        if shared:
+            raise ValueError(f"every scheme answers the same questions; leave {', '.join(shared)} out of its evaluate")
         return self
 
     def over(self, reference: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +57,7 @@ class VariantSettings(Section):
         tree = dict(reference)
         if self.scheme is not None and self.scheme != reference.get("scheme"):
             tree = {key: value for key, value in tree.items() if key not in _OF_ONE_SCHEME} | {"scheme": self.scheme}
-        return _merged(tree, self.moe)
+        return merged(tree, self.moe)
 
 
 class CompareSettings(Section):
@@ -110,11 +118,13 @@ class CompareSettings(Section):
         return dict(members) if isinstance(members, dict) else {members[0]: 1.0, members[1]: -1.0}
 
 
-def _merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """`tree` with `changes` over it, sections merged key by key; a section given a preset begins anew."""
-    merged = dict(tree)
+    result = dict(tree)
     for key, value in changes.items():
-        below = merged.get(key)
-        anew = not isinstance(value, Mapping) or not isinstance(below, Mapping) or "preset" in value
-        merged[key] = value if anew else _merged(below, value)
-    return merged
+        below = result.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and "preset" not in value:
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
+    return result

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from moiety.asymmetric import AsyMoESettings
-from moiety.comparison import CompareSettings
+from moiety.comparison import CompareSettings, merged
 from moiety.evaluation import EvaluateSettings
 from moiety.groups import DEFAULT_MODALITY_GROUPS
 from moiety.section import Section, Switch
@@ -239,10 +239,15 @@ class Recipe(Section):
     def _variants(self) -> Recipe:
         problems = []
         for name, variant in self.compare.variants.items():
-            try:
-                MoESettings.model_validate(variant.over(self.moe.model_dump()))
-            except ValidationError as error:
-                problems.append(describe_errors(error, f"compare.variants.{name}.moe", MoESettings))
+            sections: dict[str, tuple[type[Section], dict[str, Any]]] = {
+                "moe": (MoESettings, variant.over(self.moe.model_dump())),
+                "evaluate": (EvaluateSettings, merged(self.evaluate.model_dump(), variant.evaluate)),
+            }
+            for section, (model, tree) in sections.items():
+                try:
+                    model.model_validate(tree)
+                except ValidationError as error:
+                    problems.append(describe_errors(error, f"compare.variants.{name}.{section}", model))
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -7,7 +7,7 @@ from transformers import LlavaConfig, Phi3Config, Qwen2Config, SiglipVisionConfi
 
 from moiety.compare.plan import plan_schemes
 from moiety.compare.variants import compared_names, settings_for
-from moiety.config import CompareSettings, MoESettings, Recipe, parse_recipe
+from moiety.config import CompareSettings, Recipe, parse_recipe
 from moiety.moe.routers import ROUTERS
 
 
@@ -120,3 +120,78 @@ def test_schemes_that_cannot_be_equal_are_refused(small: LlavaConfig) -> None:
     ):
         plan_schemes(strict, small, ["moiie", "dense_wide"])
     assert plan_schemes(strict, small, ["dense"])[0].row.label == "fewer activated parameters"
+
+
+def test_variants_are_the_reference_with_changes(small: LlavaConfig) -> None:
+    variants = {
+        "one-choice": {"moe": {"top_k": 1, "norm_topk": False, "aux_coef": 0.5}, "note": "switch-like"},
+        "blind": {"scheme": "vanilla", "moe": {"router_dtype": "float32"}},
+        "narrow": {"moe": {"expert_ffn": 32}, "budget": "own"},
+        "everywhere": {"moe": {"layers": "all"}},
+    }
+    planned = plan_schemes(recipe({"variants": variants}), small, ["moiie", *variants])
+    rows, settings = {entry.name: entry.row for entry in planned}, {entry.name: entry.settings for entry in planned}
+    assert rows["one-choice"].note == "switch-like"
+    assert {name: row.label for name, row in rows.items() if row.label != "equal"} == {
+        "narrow": "25.3 % fewer activated parameters"
+    }
+    single, blind, narrow, everywhere = (settings[name] for name in variants)
+    assert single is not None
+    assert (single.top_k, single.aux_coef, single.expert_ffn) == (1, 0.5, 256)
+    assert blind is not None
+    assert (blind.scheme, blind.experts, blind.router_dtype) == ("vanilla", {"inter": 4}, "float32")
+    assert narrow is not None
+    assert narrow.expert_ffn == 32
+    # twice as many sparse layers: two dense FFNs of 128 and two layers of two choices have to share what one had
+    assert everywhere is not None
+    assert everywhere.expert_ffn == 96
+    assert abs(rows["everywhere"].relative_difference) < 0.005
+
+
+def test_a_scheme_of_its_own_widths_is_a_variant_like_any_other(small: LlavaConfig) -> None:
+    variants = {
+        "ours": {"scheme": "asymoe"},
+        "twin": {"scheme": "asymoe", "moe": {"asymoe": {"inter_kind": "euclidean"}}},
+        "thrifty": {"scheme": "asymoe", "budget": "own"},
+    }
+    planned = plan_schemes(recipe({"variants": variants}, layers="all"), small, ["moiie", *variants])
+    rows = {entry.name: entry.row for entry in planned}
+    assert rows["ours"].label == rows["twin"].label == "equal"
+    assert rows["ours"].widths == rows["twin"].widths
+    assert set(rows["ours"].widths) == {"vision", "space", "inter", "text", "context"}
+    assert rows["thrifty"].label.endswith("% fewer activated parameters")
+    assert rows["thrifty"].against_dense is not None
+    assert rows["thrifty"].against_dense < -0.2545
+    assert rows["moiie"].widths == {}
+
+
+def test_controls_of_a_design_share_its_widths(small: LlavaConfig) -> None:
+    variants = {
+        "twin": {"moe": {"asymoe": {"inter_kind": "euclidean"}}},
+        "gate-off": {"moe": {"asymoe": {"score": "off"}}},
+    }
+    asked = recipe({"variants": variants, "tolerance": 0.05}, scheme="asymoe")
+    names = ["asymoe", "twin", "gate-off", "moiie", "vanilla", "dense_wide"]
+    rows = {entry.name: entry.row for entry in plan_schemes(asked, small, names)}
+    assert rows["twin"].widths == rows["asymoe"].widths
+    assert {row.label for row in rows.values()} == {"equal"}
+    assert abs(rows["moiie"].relative_difference) < 0.01
+
+
+def test_messages_of_variants(small: LlavaConfig) -> None:
+    def plan(compare: dict[str, Any], *names: str) -> None:
+        plan_schemes(recipe(compare), small, names)
+
+    with pytest.raises(ValueError, match=r"names 'vanilla', which is a scheme already; call the variant otherwise"):
+        plan({"variants": {"vanilla": {}}}, "moiie")
+    with pytest.raises(ValueError, match=r"cannot compare scheme 'moiie-twinn'; known: .*did you mean 'moiie-twin'"):
+        plan({"variants": {"moiie-twin": {}}}, "moiie-twinn")
+    with pytest.raises(ValueError, match=r"contrast 'gain' names 'moie'; known: .*did you mean 'moiie'"):
+        plan({"contrasts": {"gain": ["moie", "vanilla"]}}, "moiie")
+    with pytest.raises(ValueError, match=r"compare.variants.a.scheme is 'dense', no routing scheme; known: "):
+        plan({"variants": {"a": {"scheme": "dense"}}}, "a")
+    strict = {"variants": {"a": {"scheme": "vanilla"}}, "tolerance": 0.0}
+    with pytest.raises(
+        ValueError, match=r"'a' activates .* be equal, give the variant `budget: own`, or raise the tol"
+    ):
+        plan(strict, "a")

@@ -18,7 +18,6 @@ from moiety.compare.table import csv_text, json_text, markdown
 from moiety.evaluate.intervals import Estimate, wilson_interval
 from moiety.evaluate.permutation import sign_flip_test
 
-
 SIGNS = sign_flip_test([0.1, 0.2, 0.3])
 
 

@@ -6,16 +6,18 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from moiety.compare.job import RUNS, Job, OnProgress
 from moiety.compare.outcome import floors_of, questions_of, write_outcome
+from moiety.compare.pace import place_of
 from moiety.compare.plan import PlannedScheme, plan_schemes
-from moiety.compare.provenance import file_digests, provenance
-from moiety.compare.records import RunRecord, load_record, run_name, save_record
+from moiety.compare.provenance import provenance
+from moiety.compare.records import RunRecord, run_name, save_record
 from moiety.compare.summary import Comparison
 from moiety.comparison import MEAN_OF_TYPES
 from moiety.config import Recipe
@@ -23,21 +25,19 @@ from moiety.evaluate.run import evaluate_model
 from moiety.groups import nearest_name
 from moiety.moe.routers import resolve
 from moiety.train import Progress, StageData, prepare_data, run_recipe, run_stage
-from moiety.train.ledger import fingerprint_of, identity_of
+from moiety.train.ledger import fingerprint_of
 from moiety.train.plan import plan as plan_training
 from moiety.train.start import start_folder, texts_of
 from moiety.vlm.images import Images
 from moiety.vlm.loading import read_config
 from moiety.vlm.model import load
 from moiety.vlm.placeholders import ModalityRule
-from moiety.vlm.rows import Row
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.templates import load_processor
 
-logger = logging.getLogger(__name__)
+__all__ = ["RUNS", "OnProgress", "run_compare"]
 
-RUNS = "runs"
-OnProgress = Callable[[str, Progress], None]
+logger = logging.getLogger(__name__)
 
 
 def run_compare(
@@ -85,74 +85,13 @@ def run_compare(
     job = _prepare(recipe, shown, planned_pairs, on_progress, quiet)
     for seed in numbers:
         data: dict[str, StageData] = {}
-        for scheme in chosen:
-            if _take(job, job.schemes[scheme], seed, data):
+        for leader, members in job.families().items():
+            asked = [name for name in members if name in chosen]
+            if asked and _take(job, leader, asked, seed, data):
                 write_outcome(job.summary())
     comparison = job.summary()
     write_outcome(comparison)
     return comparison
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all runs of one comparison share.
-
-    Args:
-        recipe: The recipe.
-        base: Folder of the dense base.
-        schemes: Name -> plan.
-        pairs: (scheme, seed) of the table.
-        questions: Rows that score a run.
-        floors: Type -> floors.
-        images: Where pictures are.
-        context: For the report.
-        on_progress: Called after each optimizer step with the name of the run.
-        quiet: No progress bars.
-    """
-
-    recipe: Recipe
-    base: Path
-    schemes: Mapping[str, PlannedScheme]
-    pairs: Sequence[tuple[str, int]]
-    questions: Sequence[Row]
-    floors: Mapping[str, Any]
-    images: Images
-    context: Mapping[str, Any]
-    on_progress: OnProgress | None
-    quiet: bool
-
-    def folder(self, scheme: str, seed: int) -> Path:
-        """Folder of one run."""
-        return Path(self.recipe.output) / RUNS / run_name(scheme, seed)
-
-    def settings(self, scheme: PlannedScheme, seed: int) -> dict[str, Any]:
-        """Everything the result of one run depends on."""
-        stages = [stage for stage in self.recipe.stages if stage.sparse]
-        evaluate = self.recipe.evaluate
-        return {
-            "stages": [identity_of(stage, self.recipe, seed, scheme.settings, self.base) for stage in stages],
-            "evaluate": evaluate.model_dump(mode="json", exclude={"batch_size"})
-            | {"files": file_digests(self.recipe.data.root, evaluate.data)},
-        }
-
-    def summary(self) -> Comparison:
-        """All results there are by now, also those of other processes."""
-        found = [
-            load_record(self.folder(name, seed), self.settings(self.schemes[name], seed)) for name, seed in self.pairs
-        ]
-        records = [record for record in found if record is not None]
-        rows = [scheme.row for scheme in self.schemes.values()]
-        return Comparison(
-            name=self.recipe.name,
-            rows=rows,
-            reference=self.recipe.moe.scheme,
-            records=records,
-            floors=self.floors,
-            planned=self.pairs,
-            context=self.context,
-            folder=Path(self.recipe.output),
-            asked=self.recipe.compare,
-        )
 
 
 def _prepare(
@@ -181,18 +120,31 @@ def _prepare(
     return Job(recipe, base, by_name, pairs, questions, floors, images, context, on_progress, quiet)
 
 
-def _take(job: Job, scheme: PlannedScheme, seed: int, data: dict[str, StageData]) -> bool:
-    """Do one run unless it is finished or another process works on it; whether a result was added."""
-    folder, name = job.folder(scheme.name, seed), run_name(scheme.name, seed)
+def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str, StageData]) -> bool:
+    """Do what is left of one training and of all that ask its model; whether a result was added.
+
+    Args:
+        job: The comparison.
+        leader: Scheme in whose folder the model is trained.
+        asked: Schemes to score, those that share this training.
+        seed: The seed.
+        data: Rows of the stages that were encoded for this seed already.
+    """
+    folder, name = job.folder(leader, seed), run_name(leader, seed)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # The system frees the lock of a process that died, so a killed run is taken over by the next process.
         with FileLock(folder / ".lock", timeout=0):
-            if load_record(folder, job.settings(scheme, seed)) is not None:
+            missing = [scheme for scheme in asked if job.record(scheme, seed) is None]
+            if not missing:
                 logger.info("%s is finished and used as it is", name)
                 return False
-            logger.info("%s: training", name)
-            save_record(_run(job, scheme, seed, folder, data), folder)
+            place = place_of((missing[0], seed), job.pairs, job.records())
+            logger.info("%s: training (%s)", name, place)
+            model_folder, training = _train(job, leader, seed, folder, data, f"{name} ({place})")
+            for scheme in missing:
+                logger.info("%s: answering %d questions", run_name(scheme, seed), len(job.questions))
+                _ask(job, scheme, seed, model_folder, training)
             _drop_models(job, folder, seed)
             return True
     except Timeout:
@@ -200,53 +152,56 @@ def _take(job: Job, scheme: PlannedScheme, seed: int, data: dict[str, StageData]
         return False
 
 
-def _run(job: Job, scheme: PlannedScheme, seed: int, folder: Path, data: dict[str, StageData]) -> RunRecord:
-    """Train one scheme with one seed through the sparse stages, then ask all questions with and without pictures."""
+def _train(
+    job: Job, scheme: str, seed: int, folder: Path, data: dict[str, StageData], title: str
+) -> tuple[Path, dict[str, float]]:
+    """Train one scheme with one seed through the sparse stages; its model folder and what that cost."""
     recipe, source, metrics = job.recipe, job.base, []
     for stage in recipe.stages:
         if not stage.sparse:
             continue
         if stage.name not in data:
             data[stage.name] = _stage_data(job, stage, seed)
-        tell = (
-            None if job.on_progress is None else _named(job.on_progress, f"{run_name(scheme.name, seed)}: {stage.name}")
-        )
         result = run_stage(
             source,
             stage,
             recipe,
             folder / stage.name,
             seed,
-            scheme.settings,
+            job.schemes[scheme].settings,
             data=data[stage.name],
-            on_progress=tell,
+            on_progress=None if job.on_progress is None else _named(job.on_progress, f"{title}: {stage.name}"),
             quiet=job.quiet,
         )
         source = result.folder
         metrics.append(result.metrics)
-    logger.info("%s: answering %d questions", run_name(scheme.name, seed), len(job.questions))
-    scores = {
-        blank: _evaluate(job, source, folder, blank)
-        for blank in (False, True)
-        if not blank or recipe.evaluate.blank_image
-    }
-    return RunRecord(
-        scheme=scheme.name,
+    return source, _training(metrics)
+
+
+def _ask(job: Job, scheme: str, seed: int, model_folder: Path, training: Mapping[str, float]) -> None:
+    """Ask all questions with and without pictures and write the record of one run."""
+    folder, row = job.folder(scheme, seed), job.schemes[scheme].row
+    folder.mkdir(parents=True, exist_ok=True)
+    blanks = (False, True) if job.evaluation(scheme).blank_image else (False,)
+    scores = {blank: _evaluate(job, scheme, model_folder, folder, blank) for blank in blanks}
+    record = RunRecord(
+        scheme=scheme,
         seed=seed,
         settings=job.settings(scheme, seed),
         evaluation=scores[False],
         blank=scores.get(True),
-        activated=scheme.row.activated,
-        total=scheme.row.total,
-        training=_training(metrics),
+        activated=row.activated,
+        total=row.total,
+        training=training,
         provenance=provenance(),
     )
+    save_record(record, folder)
 
 
-def _evaluate(job: Job, model_folder: Path, folder: Path, blank: bool) -> dict[str, Any]:
+def _evaluate(job: Job, scheme: str, model_folder: Path, folder: Path, blank: bool) -> dict[str, Any]:
     model = load(model_folder, dtype=job.recipe.model.dtype)
     processor = load_processor(model_folder, job.recipe.model.template, marks=False)
-    settings = job.recipe.evaluate
+    settings = job.evaluation(scheme)
     result = evaluate_model(
         model,
         processor,
@@ -255,6 +210,7 @@ def _evaluate(job: Job, model_folder: Path, folder: Path, blank: bool) -> dict[s
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,
         blank_image=blank,
+        decoding=settings.decoding,
         predictions=folder / f"predictions{'-blank' * blank}.jsonl",
     )
     return result.to_dict()

@@ -1,0 +1,123 @@
+"""What all runs of one comparison share, what each depends on, and which of them train the same model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moiety.compare.plan import PlannedScheme
+from moiety.compare.provenance import file_digests
+from moiety.compare.records import RunRecord, load_record, run_name
+from moiety.compare.summary import Comparison
+from moiety.comparison import merged
+from moiety.config import Recipe
+from moiety.evaluation import EvaluateSettings
+from moiety.train import Progress
+from moiety.train.ledger import identity_of
+from moiety.vlm.images import Images
+from moiety.vlm.rows import Row
+
+RUNS = "runs"
+OnProgress = Callable[[str, Progress], None]
+# Fields of section evaluate that every record names. Later ones are named only where they say something, so that
+# records from before them stay valid.
+_ALWAYS_NAMED = {"data", "limit", "max_new_tokens", "blank_image"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all runs of one comparison share.
+
+    Args:
+        recipe: The recipe.
+        base: Folder of the dense base.
+        schemes: Name -> plan.
+        pairs: (scheme, seed) of the table.
+        questions: Rows that score a run.
+        floors: Type -> floors.
+        images: Where pictures are.
+        context: For the report.
+        on_progress: Called after each optimizer step with the name of the run.
+        quiet: No progress bars.
+    """
+
+    recipe: Recipe
+    base: Path
+    schemes: Mapping[str, PlannedScheme]
+    pairs: Sequence[tuple[str, int]]
+    questions: Sequence[Row]
+    floors: Mapping[str, Any]
+    images: Images
+    context: Mapping[str, Any]
+    on_progress: OnProgress | None
+    quiet: bool
+
+    def folder(self, scheme: str, seed: int) -> Path:
+        """Folder of one run."""
+        return Path(self.recipe.output) / RUNS / run_name(scheme, seed)
+
+    def evaluation(self, scheme: str) -> EvaluateSettings:
+        """How a scheme is asked: the recipe's way, or a variant's own."""
+        settings, variant = self.recipe.evaluate, self.recipe.compare.variants.get(scheme)
+        if variant is None or not variant.evaluate:
+            return settings
+        return EvaluateSettings.model_validate(merged(settings.model_dump(), variant.evaluate))
+
+    def settings(self, scheme: str, seed: int) -> dict[str, Any]:
+        """Everything the result of one run depends on."""
+        evaluate, plain = self.evaluation(scheme), EvaluateSettings()
+        named = {
+            name
+            for name in EvaluateSettings.model_fields
+            if name in _ALWAYS_NAMED or (name != "batch_size" and getattr(evaluate, name) != getattr(plain, name))
+        }
+        return {
+            "stages": self.training(scheme, seed),
+            "evaluate": evaluate.model_dump(mode="json", include=named)
+            | {"files": file_digests(self.recipe.data.root, evaluate.data)},
+        }
+
+    def training(self, scheme: str, seed: int) -> list[dict[str, Any]]:
+        """Everything the weights of one run depend on."""
+        stages = [stage for stage in self.recipe.stages if stage.sparse]
+        moe = self.schemes[scheme].settings
+        return [identity_of(stage, self.recipe, seed, moe, self.base) for stage in stages]
+
+    def families(self) -> dict[str, list[str]]:
+        """Scheme that is trained -> all schemes that ask its model, itself first."""
+        found: dict[str, list[str]] = {}
+        leaders: dict[str, str] = {}
+        for name in self.schemes:
+            training = json.dumps(self.training(name, 0), sort_keys=True)
+            found.setdefault(leaders.setdefault(training, name), []).append(name)
+        return found
+
+    def record(self, scheme: str, seed: int) -> RunRecord | None:
+        """What is finished of one run.
+
+        Raises:
+            ValueError: it was made with other settings.
+        """
+        return load_record(self.folder(scheme, seed), self.settings(scheme, seed))
+
+    def records(self) -> dict[tuple[str, int], RunRecord]:
+        """All results there are by now, also those of other processes."""
+        found = {pair: self.record(*pair) for pair in self.pairs}
+        return {pair: record for pair, record in found.items() if record is not None}
+
+    def summary(self) -> Comparison:
+        """The comparison as it stands."""
+        return Comparison(
+            name=self.recipe.name,
+            rows=[scheme.row for scheme in self.schemes.values()],
+            reference=self.recipe.moe.scheme,
+            records=list(self.records().values()),
+            floors=self.floors,
+            planned=self.pairs,
+            context=self.context,
+            folder=Path(self.recipe.output),
+            asked=self.recipe.compare,
+        )
