@@ -124,7 +124,10 @@ def _run(
     if data is None:
         settings = settings_of(model)
         tokens = None if settings is None else ModalityRule.of(model.config, settings).token_ids
-        data = prepare_data(stage, recipe, processor, seed=seed, groups=groups_of(model), token_ids=tokens)
+        control = None if settings is None or settings.asymoe is None else settings.asymoe.special_ids
+        data = prepare_data(
+            stage, recipe, processor, seed=seed, groups=groups_of(model), token_ids=tokens, control=control
+        )
     learning = freeze(model, stage.trains)
     if ranks.is_main_process:
         work_folder(folder).mkdir(parents=True, exist_ok=True)
