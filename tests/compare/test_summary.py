@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from moiety.compare.pace import place_of, seconds_left
 from moiety.compare.page import report_page
 from moiety.compare.plot import draw
 from moiety.compare.records import RunRecord, differences, load_record, save_record
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
 from moiety.compare.table import csv_text, json_text, markdown
+from moiety.comparison import CompareSettings
 from moiety.evaluate.intervals import Estimate, wilson_interval
 from moiety.evaluate.permutation import sign_flip_test
+from moiety.evaluate.report import Conflict
 
 SIGNS = sign_flip_test([0.1, 0.2, 0.3])
 
@@ -146,3 +150,79 @@ def test_differences_name_dotted_keys() -> None:
     then = {"stages": [{"train": {"max_steps": 100}}], "seed": 0}
     now = {"stages": [{"train": {"max_steps": 200}}], "limit": 5, "seed": 0}
     assert differences(then, now) == ["stages.0.train.max_steps was 100, is 200", "limit was None, is 5"]
+
+
+def asked(**compare: object) -> CompareSettings:
+    return CompareSettings.model_validate(compare)
+
+
+def test_contrasts_are_corrected_together_and_say_what_is_missing(three_seeds: Comparison, tmp_path: Path) -> None:
+    contrasts = {"gain": ["moiie", "vanilla"], "sparse": {"moiie": 1, "dense": -1}, "waits": ["moiie", "later"]}
+    with_questions = replace(three_seeds, asked=asked(contrasts=contrasts, contrast_types=["colour"]))
+    gain, sparse = with_questions.contrasts()
+    assert (gain.question_type, gain.family, gain.test.p) == ("colour", 1, 0.25)
+    assert gain.verdict == "moiie and vanilla are not distinguishable"
+    assert sparse.verdict == "one seed: no verdict"
+    assert "dense: fewer activated parameters" in sparse.numbers
+    assert len(replace(three_seeds, asked=asked(contrasts=contrasts)).contrasts()) == 6
+    text = markdown(with_questions)
+    assert "| gain | colour | moiie and vanilla are not distinguishable | +10.0 points, 95 % interval" in text
+    assert "| waits |  | no seed with all of its schemes yet |  |" in text
+    page = report_page(with_questions, {})
+    assert page.index("What the recipe asks") < page.index("Differences to moiie")
+    assert "gain: +1 × moiie, -1 × vanilla" in page
+    saved = json.loads(json_text(with_questions))["contrasts"][0]
+    assert (saved["name"], saved["test"]["smallest"], saved["verdict"]) == ("gain", 0.25, gain.verdict)
+    assert "What the recipe asks" not in report_page(three_seeds, {})
+
+
+def test_whom_each_scheme_believed_stands_in_a_table_of_its_own() -> None:
+    def with_conflict(scheme: str, seed: int, evidence: int, memory: int) -> RunRecord:
+        made = record(scheme, seed, evidence, 60)
+        shares = (
+            wilson_interval(evidence, 100),
+            wilson_interval(memory, 100),
+            wilson_interval(memory, evidence + memory),
+        )
+        made.evaluation["types"]["colour"]["conflict"] = asdict(Conflict(100, *shares))
+        return made
+
+    runs = [with_conflict("moiie", seed, 60 + 10 * seed, 20) for seed in range(3)]
+    found = comparison(*runs, with_conflict("vanilla", 0, 0, 100))
+    ratio = found.conflict("moiie", "colour", "ratio")
+    assert ratio is not None
+    assert ratio.mean == pytest.approx((20 / 80 + 20 / 90 + 20 / 100) / 3)
+    assert found.conflict("vanilla", "colour", "memory") == wilson_interval(100, 100)
+    assert found.conflict("moiie", "exist <b>", "evidence") is None
+    text = markdown(found)
+    assert "| scheme | type | ConR (evidence) | MemR (memory) | MR = MemR / (MemR + ConR) |" in text
+    assert "| vanilla | colour | 0.0 [0.0, 3.7] | 100.0 [96.3, 100.0] | 100.0 [96.3, 100.0] |" in text
+    assert "Evidence against memory" in report_page(found, {})
+    assert "MemR" not in markdown(comparison(record("moiie", 0, 80, 60)))
+
+
+def test_widths_budget_and_notes_of_variants_are_shown() -> None:
+    widths = {"vision": 184, "space": 64}
+    row = SchemeRow(
+        "asymoe-twin", "12.0 % fewer activated parameters", 8, 80, 90, -0.12, -0.2581, widths, "flat control"
+    )
+    text = replace(comparison(), rows=[row]).table()
+    assert "| asymoe-twin | vision 184, space 64 | 80 | 90 | -12.00 % (12.0 % fewer activated" in text
+    assert "| -25.81 % |" in text
+    assert "asymoe-twin: flat control" in text
+    assert "of the language model alone" in text
+
+
+def test_work_left_is_counted_by_scheme_and_seed() -> None:
+    def took(scheme: str, seed: int, seconds: float) -> RunRecord:
+        made = replace(record(scheme, seed, 80, 60), training={"seconds": seconds})
+        return replace(
+            made, evaluation={**made.evaluation, "seconds": 20.0}, blank={**made.evaluation, "seconds": 10.0}
+        )
+
+    runs = [(scheme, seed) for seed in range(3) for scheme in ("moiie", "vanilla", "new")]
+    done = {("moiie", 0): took("moiie", 0, 70.0), ("vanilla", 0): took("vanilla", 0, 170.0)}
+    # two runs of moiie at 100 s, two of vanilla at 200 s, three of a scheme not seen yet at the mean
+    assert seconds_left(runs, done) == 2 * 100 + 2 * 200 + 3 * 150
+    assert place_of(("new", 0), runs, done) == "run 3 of 9, about 18 min of work left"
+    assert place_of(("moiie", 0), runs, {}) == "run 1 of 9"

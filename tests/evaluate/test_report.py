@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from moiety.evaluate.intervals import wilson_interval
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import percent, score_predictions
 from moiety.evaluate.tasks import TASKS, task_of
-from moiety.vlm.rows import Row, Turn
+from moiety.vlm.rows import Row, Turn, load_rows
 
 
 def row(name: str, answer: str, kind: str = "colour", **more: object) -> Row:
@@ -96,3 +97,63 @@ def test_prediction_file_messages(tmp_path: Path) -> None:
     path.write_text('{"settings": {}}\nnot json\n')
     with pytest.raises(ValueError, match=r"predictions.jsonl:2 is not a line of predictions"):
         PredictionFile(path, {})
+
+
+def conflict_row(name: str, answer: str, prior: object, **more: object) -> Row:
+    return row(name, answer, "conflict", extra={"prior_answer": prior}, **more)
+
+
+def test_evidence_against_memory_in_letters() -> None:
+    options = ("red", "green", "yellow", "purple", "blue")
+    rows = [conflict_row(str(number), "E", "C", choices=options) for number in range(5)]
+    written = ["E", "blue", "C.", "A", "no idea"]
+    conflict = score_predictions(rows, {str(k): text for k, text in enumerate(written)}).types["conflict"].conflict
+    assert conflict is not None
+    assert (conflict.num_questions, conflict.evidence.mean, conflict.memory.mean) == (5, 0.4, 0.2)
+    assert conflict.ratio == wilson_interval(1, 3)
+
+
+def test_evidence_against_memory_in_words_and_yes_or_no() -> None:
+    words = [conflict_row("1", "blue", "Yellow"), conflict_row("2", "red", "orange")]
+    conflict = score_predictions(words, {"1": "yellow ", "2": "green"}).types["conflict"].conflict
+    assert conflict is not None
+    assert (conflict.evidence.mean, conflict.memory.mean) == (0, 0.5)
+    assert conflict.ratio is not None
+    assert conflict.ratio.mean == 1
+    yes_no = [conflict_row("1", "no", "yes")]
+    answered = score_predictions(yes_no, {"1": "No."}).types["conflict"]
+    assert answered.conflict is not None
+    assert answered.conflict.evidence.mean == 1
+    assert "ConR 100.0 [" in score_predictions(yes_no, {"1": "No."}).table()[0]["more"]
+
+
+def test_where_memory_is_right_nothing_is_in_conflict() -> None:
+    control = [conflict_row("1", "yellow", "yellow"), row("2", "green")]
+    score = score_predictions(control, {"1": "yellow", "2": "green"})
+    assert all(found.conflict is None for found in score.types.values())
+    mixed = [*control, conflict_row("3", "blue", "yellow")]
+    conflict = score_predictions(mixed, {"1": "yellow", "2": "green", "3": "red"}).types["conflict"].conflict
+    assert conflict is not None
+    assert (conflict.num_questions, conflict.ratio) == (1, None)
+
+
+def test_conflict_questions_of_real_photos(shared: Path) -> None:
+    """Answering like memory, and like the picture, gives the floors that the data set states."""
+    rows = load_rows([shared / "data" / "grocery" / "conversations-conflict_dev.jsonl"])
+    memory = score_predictions(rows, {entry.id: str(entry.extra["prior_answer"]) for entry in rows}).types
+    assert memory["conflict_control"].accuracy.mean == 1
+    assert memory["conflict_control"].conflict is None
+    believed = memory["conflict"].conflict
+    assert believed is not None
+    assert (believed.num_questions, believed.evidence.mean, believed.memory.mean) == (192, 0, 1)
+    seen = score_predictions(rows, {entry.id: entry.answers[0] for entry in rows}).types["conflict"].conflict
+    assert seen is not None
+    assert seen.ratio is not None
+    assert (seen.evidence.mean, seen.ratio.mean) == (1, 0)
+
+
+@pytest.mark.parametrize("prior", ["plum", "F", "", 3])
+def test_a_prior_that_is_no_answer_is_refused(prior: object) -> None:
+    asked = conflict_row("1", "A", prior, choices=("red", "blue"))
+    with pytest.raises(ValueError, match=rf"row '1': prior_answer {prior!r} is no answer .*; give one of red, blue or"):
+        score_predictions([asked], {"1": "A"})
