@@ -24,6 +24,7 @@ DEFAULTS = {
     "modality": ("vision×1 + text×1", (0,), (1,), (), 1),
     "modality_routed": ("vision×2 + text×2", (0, 1), (2, 3), ("vision", "text"), 2),
     "moiie": ("vision×1 + inter×2 + text×1", (0, 1, 2), (1, 2, 3), ("vision", "text"), 2),
+    "asymoe": ("vision×1 + inter×2 + text×1", (0, 1, 2), (1, 2, 3), ("vision", "text"), 2),
     "always_on": ("vision×1 + inter×1 + text×1", (0, 1), (1, 2), (), 2),
     "dense_wide": ("inter×1", (0,), (0,), (), 1),
 }

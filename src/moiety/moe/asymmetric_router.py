@@ -39,9 +39,9 @@ class EvidenceScore(StaysPrecise):
         super().__init__()
         self.by_mass, self.fixed_gain = settings.score == "mass", settings.evidence_gain
         self.weight = nn.Parameter(torch.empty(hidden, dtype=torch.float32))
-        self.bias = nn.Parameter(torch.empty((), dtype=torch.float32)) if settings.score_bias else None
+        self.bias = nn.Parameter(torch.empty(1, dtype=torch.float32)) if settings.score_bias else None
         learns = self.fixed_gain == "learned"
-        self.log_gain = nn.Parameter(torch.empty((), dtype=torch.float32)) if learns else None
+        self.log_gain = nn.Parameter(torch.empty(1, dtype=torch.float32)) if learns else None
         self.initialise()
 
     def initialise(self, init: Any = nn.init) -> None:

@@ -120,7 +120,7 @@ class ContextAttention(nn.Module):
     Per head, with scores :math:`l_{ij} = q_i \cdot k_j / \sqrt{head\_dim}` over the evidence positions :math:`j < i` of
     the same document and :math:`n_i = q_i \cdot k_{null} / \sqrt{head\_dim}`:
 
-    .. math:: e_i = \sigma(\log \sum_j e^{l_{ij}} - n_i), \quad a_i = W_O \, [e_i \sum_j softmax_j(l_{ij}) \, v_j]_{heads}
+    .. math:: e_i = \sigma(\log \sum_j e^{l_{ij}} - n_i), \quad a_i = W_O [e_i \sum_j softmax_j(l_{ij}) v_j]_{heads}
 
     which is one softmax over [null key with value zero, evidence]. It runs as one fused attention whose values carry
     two columns more, 1 on evidence and 1 on the null key: their averages are the two shares of e. No rotary position.

@@ -32,6 +32,7 @@ from moiety.vlm.configs import (
     settings_of,
     sparse_config,
 )
+from moiety.vlm.generation import GeneratesWithIds
 from moiety.vlm.loading import dense_class, model_type_of, read_config, read_model, refuse_partial
 from moiety.vlm.outputs import (
     attach_losses,
@@ -40,7 +41,7 @@ from moiety.vlm.outputs import (
     model_adds_losses,
     tracing,
 )
-from moiety.vlm.placeholders import ModalityRule, placeholder_ids
+from moiety.vlm.placeholders import placeholder_ids
 from moiety.vlm.splice import FAMILIES, UNSUPPORTED, initialise_sparse, sparse_layers, splice
 from moiety.vlm.towers import freeze_unread
 
@@ -66,7 +67,7 @@ def moe_layers(model: nn.Module) -> list[ModalityMoE]:
 logger = logging.getLogger(__name__)
 
 
-class MoietyModel:
+class MoietyModel(GeneratesWithIds):
     """What every sparse vision-language model adds to its Hugging Face class; see :func:`with_moe`."""
 
     _can_set_experts_implementation_cached_value = False  # inner Hugging Face classes would refuse the switch
@@ -133,23 +134,9 @@ class MoietyModel:
             kw["gradient_checkpointing_func"] = gradient_checkpointing_func
         super()._set_gradient_checkpointing(enable, **kw)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, modality_ids: Any = None, inputs_embeds: Any = None, **kwargs: Any
-    ) -> Any:
-        """As in transformers, with the modality ids of this step; see ``ModalityRule.ids_of_step``.
-
-        The names matter: ``generate`` reads them to see what it may pass on.
-        """
-        inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
-        if moe_layers(self):  # type: ignore[arg-type]
-            rule: ModalityRule = self.base_model.modality_rule  # type: ignore[attr-defined]
-            first = bool(kwargs.get("is_first_iteration"))
-            inputs["modality_ids"] = rule.ids_of_step(modality_ids, inputs, first, kwargs.get("attention_mask"))
-        return inputs
-
 
 def _forward(base: type) -> Any:
-    """The forward of the sparse class over `base`: the same signature and two more keywords."""
+    """The forward of the sparse class over `base`: the same signature and three more keywords."""
     signature = inspect.signature(base.forward)  # type: ignore[attr-defined]
 
     @functools.wraps(base.forward)  # type: ignore[attr-defined]
@@ -159,6 +146,7 @@ def _forward(base: type) -> Any:
         return_dict = self.config.return_dict if return_dict is None else return_dict
         if not self._is_sparse:
             kwargs.pop("modality_ids", None)
+            kwargs.pop("evidence_mask", None)
         labels = signature.bind_partial(self, *args, **kwargs).arguments.get("labels")
         trains = self.training and labels is not None and model_adds_losses()
         if trains and self._is_sparse and kwargs.get("num_items_in_batch") is not None:
@@ -173,6 +161,7 @@ def _forward(base: type) -> Any:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for name, default, annotation in (
             ("modality_ids", None, torch.Tensor | None),
+            ("evidence_mask", None, torch.Tensor | None),
             ("output_router_logits", False, bool),
         )
     ]

@@ -3,15 +3,14 @@
 (Their vision towers are the business of ``towers.py``, what configs say about tokens that of ``placeholders.py``.)
 
 A decoder layer calls ``self.mlp(hidden_states)`` and nothing else about its FFN, so a sparse layer can stand in its
-place. What it needs to know, which token is what, comes down the stack as the keyword ``modality_ids``: the multimodal
-base model finds the ids, every decoder layer lends them to its sparse layer and keeps them from its attention. No hook
-and no state on a module carries them, so two forwards may be in flight before a backward (gradient checkpointing).
+place. What it needs to know, which token is what, comes down the stack as the keyword ``modality_ids`` (and
+``evidence_mask``, where a scheme looks up evidence): the multimodal base model finds them, every decoder layer lends
+them to its sparse layer and keeps them from its attention. No hook and no state on a module carries them, so two
+forwards may be in flight before a backward (gradient checkpointing).
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +20,15 @@ from transformers import PreTrainedModel
 from transformers import initialization as hf_init
 
 from moiety.config import MoESettings
+from moiety.moe.context import ContextAttention, Evidence
 from moiety.moe.experts.bank import ExpertBank, largest_units
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import Router
 from moiety.vlm.backends import Backend, bank_for
+from moiety.vlm.context_cache import seat_of
+from moiety.vlm.evidence import EvidenceRule
 from moiety.vlm.placeholders import PICTURES, ModalityRule
+from moiety.vlm.retype import reduce, retype
 from moiety.vlm.towers import touch_tower
 
 FAMILIES: tuple[str, ...] = (
@@ -54,17 +57,28 @@ UNSUPPORTED: dict[str, str] = {
 
 
 class TakesModalityIds:
-    """Mixin in front of a decoder layer's class: ids go to the sparse layer, never to attention."""
+    """Mixin in front of a decoder layer's class: ids and evidence go to the sparse layer, never to attention."""
 
-    def forward(self, hidden_states: Tensor, *args: Any, modality_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        """As the layer's own forward; a dense layer drops the ids."""
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *args: Any,
+        modality_ids: Tensor | None = None,
+        evidence_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the layer's own forward; a dense layer drops both."""
         mlp = self.mlp  # type: ignore[attr-defined]
-        lend = mlp.bound(modality_ids) if isinstance(mlp, ModalityMoE) else contextlib.nullcontext()
-        with lend:
+        if not isinstance(mlp, ModalityMoE):
+            return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
+        evidence = None
+        if mlp.context is not None:
+            evidence = Evidence(evidence_mask, seat_of(kwargs.get("past_key_values"), mlp.layer_index))
+        with mlp.bound(modality_ids, evidence):
             return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _reduce(self)
+        return reduce(self)
 
 
 class TouchesTower:
@@ -92,23 +106,33 @@ class TouchesTower:
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _reduce(self)
+        return reduce(self)
 
 
 class FindsModalityIds(TouchesTower):
     """Mixin in front of the multimodal base model's class, which every caller passes through, TRL's losses too."""
 
     modality_rule: ModalityRule
+    evidence_rule: EvidenceRule | None
 
     def forward(
-        self, input_ids: Tensor | None = None, *args: Any, modality_ids: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor | None = None,
+        *args: Any,
+        modality_ids: Tensor | None = None,
+        evidence_mask: Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """As the base model's own forward, with ids found where none are given.
+        """As the base model's own forward, with ids found where none are given, and evidence where it is looked up.
 
         Raises:
-            ValueError: embeddings came without ids, or ids do not fit the tokens; see ``ModalityRule.ids_of_call``.
+            ValueError: embeddings came without ids, or ids or evidence do not fit the tokens; see
+                ``ModalityRule.ids_of_call`` and ``EvidenceRule.mask_of_call``.
         """
         ids = self.modality_rule.ids_of_call(input_ids, modality_ids, kwargs)
+        if self.evidence_rule is not None:
+            cache = kwargs.get("past_key_values")
+            kwargs["evidence_mask"] = self.evidence_rule.mask_of_call(evidence_mask, input_ids, ids, cache)
         return super().forward(input_ids, *args, modality_ids=ids, **kwargs)
 
 
@@ -120,44 +144,15 @@ class InitialisesExperts:
             super()._init_weights(module)  # type: ignore[misc]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _reduce(self)
+        return reduce(self)
 
 
 def initialise_sparse(module: nn.Module) -> bool:
-    """Draw the weights of a gate or a bank through transformers, which leaves loaded tensors alone."""
-    if not isinstance(module, Router | ExpertBank):
+    """Draw the weights of a router, bank or context attention through transformers, which leaves loaded ones alone."""
+    if not isinstance(module, Router | ExpertBank | ContextAttention):
         return False
-    std = module.settings.router_init_std if isinstance(module, Router) else 0.02
-    for parameter in module.parameters():
-        hf_init.normal_(parameter, std=std)
+    module.initialise(hf_init)
     return True
-
-
-@functools.cache
-def retyped(original: Any, mixin: Any) -> Any:
-    """`original` with `mixin` in front, under the same name: look-ups by class name keep working."""
-    namespace = {
-        "__module__": original.__module__,
-        "__qualname__": original.__qualname__,
-        "_retyped_from": (original, mixin),
-    }
-    return type(original.__name__, (mixin, original), namespace)
-
-
-def _retype(module: nn.Module, mixin: type) -> None:
-    if not isinstance(module, mixin):
-        original: Any = type(module)  # of a dense model of ours the base is re-typed already
-        module.__class__ = retyped(getattr(original, "_retyped_from", (original,))[0], mixin)
-
-
-def _blank(original: type, mixin: type) -> Any:
-    cls = retyped(original, mixin)
-    return cls.__new__(cls)
-
-
-def _reduce(module: Any) -> Any:
-    """Pickle by the original class and the mixin: the retyped class stands in no module under its own name."""
-    return _blank, module._retyped_from, module.__getstate__()
 
 
 @dataclass(frozen=True)
@@ -242,7 +237,7 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
     """
     base = model.base_model
     if settings.scheme == "dense":
-        _retype(base, TouchesTower)
+        retype(base, TouchesTower)
         return
     decoder: Any = text_decoder(base)
     rule = ModalityRule.of(model.config, settings)
@@ -254,10 +249,11 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
             where = f"the FFN of decoder layer {index}"
             dense = read_ffn(layer.mlp, decoder.config, where)
             layer.mlp = _sparse(dense, settings, index, backend, copy=copy)
-        _retype(layer, TakesModalityIds)
-    _retype(decoder, InitialisesExperts)
-    _retype(base, FindsModalityIds)
+        retype(layer, TakesModalityIds)
+    retype(decoder, InitialisesExperts)
+    retype(base, FindsModalityIds)
     base.modality_rule = rule  # type: ignore[assignment]
+    base.evidence_rule = EvidenceRule.of(model.config, settings)  # type: ignore[assignment]
 
 
 def _sparse(dense: DenseFFN, settings: MoESettings, index: int, backend: Backend, *, copy: bool) -> ModalityMoE:

@@ -1,0 +1,34 @@
+"""Objects of Hugging Face that get a mixin in front of their class, in place: their state stays where it is."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+
+@functools.cache
+def retyped(original: Any, mixin: Any) -> Any:
+    """`original` with `mixin` in front, under the same name: look-ups by class name keep working."""
+    namespace = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "_retyped_from": (original, mixin),
+    }
+    return type(original.__name__, (mixin, original), namespace)
+
+
+def retype(thing: Any, mixin: type) -> None:
+    """Put `mixin` in front of the class of `thing`, unless it stands there; another mixin of ours makes room."""
+    if not isinstance(thing, mixin):
+        original: Any = type(thing)  # of a dense model of ours the base is re-typed already
+        thing.__class__ = retyped(getattr(original, "_retyped_from", (original,))[0], mixin)
+
+
+def reduce(thing: Any) -> Any:
+    """Pickle by the original class and the mixin: the retyped class stands in no module under its own name."""
+    return _blank, thing._retyped_from, thing.__getstate__()
+
+
+def _blank(original: type, mixin: type) -> Any:
+    cls = retyped(original, mixin)
+    return cls.__new__(cls)
