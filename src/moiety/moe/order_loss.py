@@ -60,15 +60,6 @@ class OrderLoss:
         """What ``order_weight`` multiplies: true and false pairs together."""
         return self.pair + self.negative
 
-    def measures(self) -> dict[str, Float[Tensor, ""]]:
-        """Shares of true pairs inside and of false pairs outside, and the apices' mean radius; 0 of nothing."""
-        pairs, negatives = self.num_pairs.clamp(min=1), self.num_negatives.clamp(min=1)
-        return {
-            "inside_share": self.num_inside / pairs,
-            "outside_share": self.num_outside / negatives,
-            "apex_radius": self.apex_radius / pairs,
-        }
-
     @staticmethod
     def mean(losses: Sequence[OrderLoss]) -> OrderLoss:
         """Mean of the terms over layers and experts; counts and sums are added up.
