@@ -129,10 +129,11 @@ class LorentzExperts(BesideBank):
             runs_of(share.ends, share.plan.offsets, grouped),
             runs_of(share.ends[sides - 1 :: sides], plan.offsets, grouped),
         )
+        scale = self.maps.inner_scale(self.inner_log_scale.to(wide)).to(self.down_proj.dtype)
         matrices = (
             self.projection.flatten(0, 1),
             with_time(self.gate_up_proj, self.gate_up_time),
-            with_time(self.down_proj, self.down_time.unsqueeze(-1)),
+            with_time(self.down_proj * scale[:, None, None], self.down_time.unsqueeze(-1)),
         )
         scales = (self.log_scale, self.inner_log_scale, self.out_log_scale, self.curvature())
         out = lorentz_experts(

@@ -42,9 +42,9 @@ class Scalars:
         return torch.cat([value.expand(count, *value.shape) for value, count in pairs])
 
 
-def _blocks(rows: Tensor, width: int) -> list[slice]:
+def _blocks(rows: Tensor) -> list[slice]:
     """On CPU several passes over a block find it in the cache."""
-    step = len(rows) if rows.is_cuda else max(1, BLOCK_ELEMENTS // width)
+    step = len(rows) if rows.is_cuda else max(1, BLOCK_ELEMENTS // rows.shape[1])
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
@@ -63,7 +63,8 @@ def lorentz_experts(
         x: Hidden states in the dtype of the products.
         weights: Weight of each choice.
         matrices: Projections ``(experts*sides, n, hidden)``; gates and ups ``(experts, 2*inner, n+8)`` and down
-            ``(experts, hidden, inner+8)`` with time columns behind those of space, filled up with 0.
+            ``(experts, hidden, inner+8)``, which carries the scale of the gated state already; time columns behind
+            those of space, filled up with 0.
         scales: Log scales of sides ``(experts, sides)``, of the gated state and of the answer ``(experts,)``, and log
             curvatures ``(experts, factors)``; float32 at least.
         plan: Where the slots go.
@@ -127,9 +128,11 @@ class _LorentzExperts(torch.autograd.Function):
         do, d_weight, d_out_scale, d_kappa = _out_backward(
             dispatch(dout, plan), o, row_weight, maps, scalars, out_log_scale, log_kappa
         )
-        dp = scalars.by_expert.backward(do, down)
-        p, d_pre, d_inner_scale, d_kappa_inner = _inner_backward(dp, pre, maps, scalars, inner_log_scale, log_kappa)
+        p = _inner(pre, maps, scalars, inner_log_scale, log_kappa, down.shape[2])
         d_down = scalars.by_expert.outer(do, p)
+        d_pre, d_inner_scale, d_kappa_inner = _inner_backward(
+            scalars.by_expert.backward(do, down), pre, p, maps, scalars, inner_log_scale, log_kappa
+        )
         points = _points(u, maps, scalars, log_scale, log_kappa, gate_up.shape[2])
         d_gate_up = scalars.by_expert.outer(d_pre, points)
         d_points = scalars.by_expert.backward(d_pre, gate_up)
@@ -159,6 +162,8 @@ def _pull(function: Callable[..., Any], leaves: Sequence[Tensor], gradients: Seq
         found = function(*fresh)
         outputs = found if isinstance(found, tuple) else (found,)
         pairs = [(out, grad) for out, grad in zip(outputs, gradients, strict=True) if out.requires_grad]
+        if not pairs:
+            return tuple(torch.zeros_like(leaf) for leaf in leaves)
         return torch.autograd.grad(
             [out for out, _ in pairs], fresh, [grad for _, grad in pairs], allow_unused=True, materialize_grads=True
         )
@@ -197,80 +202,60 @@ def _points_backward(
     return du.view(rows, space).to(u.dtype), d_log_scale, d_log_kappa
 
 
-# -- the gated state --------------------------------------------------------------------------------------------------
+# -- the gated state -------------------------------------------------------------------------------------------------
 def _inner(pre: Tensor, maps: Maps, scalars: Scalars, log_scale: Tensor, log_kappa: Tensor, width: int) -> Tensor:
-    """Space coordinates and time of the gated state, filled up to `width` with 0."""
-    rows, inner, dtype = len(pre), maps.inner, log_scale.dtype
-    out, squares = pre.new_empty(rows, width), torch.empty(rows, dtype=dtype, device=pre.device)
-    row_scale, row_kappa = scalars.row(log_scale, log_kappa)
-    factor, _ = maps.lift_inner(squares, row_scale, row_kappa)
-    for block in _blocks(pre, inner):
-        gate, up = pre[block].to(dtype).chunk(2, dim=-1)
-        state = F.silu(gate).mul_(up)
-        torch.sum(state * state, dim=-1, out=squares[block])
-        torch.mul(state, factor[block].unsqueeze(-1), out=out[block, :inner])
-    out[:, inner] = maps.lift_inner(squares, row_scale, row_kappa)[1]
-    out[:, inner + 1 :].zero_()
+    """Unscaled gated state and the time of its point, filled up to `width` with 0."""
+    out = pre.new_empty(len(pre), width)
+    for block in _blocks(pre):
+        gate, up = pre[block].chunk(2, dim=-1)
+        torch.mul(F.silu(gate), up, out=out[block, : maps.inner])
+    squares = _squares(out[:, : maps.inner], log_scale.dtype)
+    out[:, maps.inner] = maps.inner_time(squares, *scalars.row(log_scale, log_kappa))
+    out[:, maps.inner + 1 :].zero_()
     return out
 
 
 def _inner_backward(
-    dp: Tensor, pre: Tensor, maps: Maps, scalars: Scalars, log_scale: Tensor, log_kappa: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gated state once more, and gradients of the pre-activations, of its log scale and of the log curvature."""
-    rows, inner, dtype = len(pre), maps.inner, log_scale.dtype
-    p, d_pre = torch.empty_like(dp), torch.empty_like(pre)
-    squares, d_factor = (torch.empty(rows, dtype=dtype, device=pre.device) for _ in range(2))
-    for block in _blocks(pre, inner):
-        gate, up = pre[block].to(dtype).chunk(2, dim=-1)
-        state = F.silu(gate).mul_(up)
-        torch.sum(state * state, dim=-1, out=squares[block])
+    dp: Tensor, pre: Tensor, p: Tensor, maps: Maps, scalars: Scalars, log_scale: Tensor, log_kappa: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the pre-activations, of the log scale and of the log curvature; `dp` is overwritten."""
 
-    def lift(squares: Tensor, log_scale: Tensor, log_kappa: Tensor) -> tuple[Tensor, Tensor]:
-        return maps.lift_inner(squares, *scalars.row(log_scale, log_kappa))
+    def time(squares: Tensor, log_scale: Tensor, log_kappa: Tensor) -> Tensor:
+        return maps.inner_time(squares, *scalars.row(log_scale, log_kappa))
 
-    leaves, d_time = (squares, log_scale, log_kappa), dp[:, inner].to(dtype)
-    factor, time = lift(*leaves)
-    d_squares, d_scale_of_time, d_log_kappa = (
-        _pull(lambda *given: lift(*given)[1], leaves, (d_time,))
-        if not maps.flat
-        else (torch.zeros_like(squares), torch.zeros_like(log_scale), torch.zeros_like(log_kappa))
-    )
-    for block in _blocks(pre, inner):
-        gate, up = pre[block].to(dtype).chunk(2, dim=-1)
+    inner, dtype = maps.inner, log_scale.dtype
+    leaves = (_squares(p[:, :inner], dtype), log_scale, log_kappa)
+    d_squares, d_log_scale, d_log_kappa = _pull(time, leaves, (dp[:, inner].to(dtype),))
+    column, d_pre = (2 * d_squares).to(p.dtype).unsqueeze(-1), torch.empty_like(pre)
+    for block in _blocks(pre):
+        gate, up = pre[block].chunk(2, dim=-1)
         d_gate, d_up = d_pre[block].chunk(2, dim=-1)
-        activated = F.silu(gate)
-        state = activated * up
-        column, grad = factor[block].unsqueeze(-1), dp[block, :inner].to(dtype)
-        torch.mul(state, column, out=p[block, :inner])
-        torch.sum(grad * state, dim=-1, out=d_factor[block])
-        d_state = (grad * column).add_(state.mul_((2 * d_squares[block]).unsqueeze(-1)))
-        torch.mul(d_state, activated, out=d_up)
-        d_gate.copy_(torch.ops.aten.silu_backward(d_state.mul_(up), gate))
-    p[:, inner] = time
-    p[:, inner + 1 :].zero_()
-    by_expert = torch.stack([part.sum() for part in (d_factor * factor).split(scalars.by_expert.counts)])
-    return p, d_pre, d_scale_of_time + by_expert, d_log_kappa
+        d_state = dp[block, :inner]
+        if not maps.flat:
+            d_state.addcmul_(p[block, :inner], column[block])
+        torch.mul(d_state, F.silu(gate), out=d_up)
+        torch.ops.aten.silu_backward(d_state.mul_(up), gate, grad_input=d_gate)
+    return d_pre, d_log_scale, d_log_kappa
 
 
-# -- back to the tangent space ----------------------------------------------------------------------------------------
+# -- back to the tangent space ---------------------------------------------------------------------------------------
 def _out_backward(
     dy: Tensor, o: Tensor, row_weight: Tensor, maps: Maps, scalars: Scalars, log_scale: Tensor, log_kappa: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the rows before the logarithm, of the weights, of the log scale and of the log curvature."""
-    dtype, inner = log_scale.dtype, torch.empty_like(row_weight)
-    squares = _squares(o, dtype)
-    blocks = _blocks(o, o.shape[1])
+    dtype, inner, blocks = log_scale.dtype, torch.empty_like(row_weight), _blocks(o)
     for block in blocks:
-        torch.sum(dy[block].to(dtype) * o[block], dim=-1, out=inner[block])
+        torch.sum(dy[block] * o[block], dim=-1, dtype=dtype, out=inner[block])
 
     def log_origin(squares: Tensor, log_scale: Tensor, log_kappa: Tensor) -> Tensor:
         return maps.log_origin(squares, *scalars.row(log_scale, log_kappa))
 
-    leaves = (squares, log_scale, log_kappa)
+    leaves = (_squares(o, dtype), log_scale, log_kappa)
     factor = log_origin(*leaves)
     d_squares, d_log_scale, d_log_kappa = _pull(log_origin, leaves, (row_weight * inner,))
-    along, across = (row_weight * factor).unsqueeze(-1), (2 * d_squares).unsqueeze(-1)
+    along, across = ((value.to(o.dtype)).unsqueeze(-1) for value in (row_weight * factor, 2 * d_squares))
     for block in blocks:
-        dy[block] = (dy[block].to(dtype) * along[block]).add_(o[block].to(dtype) * across[block])
+        dy[block].mul_(along[block])
+        if not maps.flat:
+            dy[block].addcmul_(o[block], across[block])
     return dy, factor * inner, d_log_scale, d_log_kappa

@@ -58,18 +58,21 @@ class Maps:
             return scale * capped / radius, torch.full_like(capped, FLAT_TIME)
         return scale * torch.sinh(capped) / radius, 2 * torch.sinh(0.5 * capped).square() / root
 
-    def lift_inner(
-        self, squares: Float[Tensor, " rows"], log_scale: Tensor, log_kappa: Tensor
-    ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-        r"""Factor :math:`e^\theta/\sqrt{inner}` of the gated state, and the centred time that puts it on the manifold.
+    def inner_scale(self, log_scale: Tensor) -> Tensor:
+        r"""What the gated state is multiplied with, :math:`e^\theta/\sqrt{inner}`; the matrix behind it carries it."""
+        return log_scale.exp() / math.sqrt(self.inner)
 
-        :math:`\tau = ||p||^2 / (\sqrt{1/\kappa + ||p||^2} + 1/\sqrt\kappa)` for the scaled state *p*.
+    def inner_time(
+        self, squares: Float[Tensor, " rows"], log_scale: Tensor, log_kappa: Tensor
+    ) -> Float[Tensor, " rows"]:
+        r"""Centred time that puts the scaled gated state *p* on the manifold, from the squared norm before scaling.
+
+        :math:`\tau = ||p||^2 / (\sqrt{1/\kappa + ||p||^2} + 1/\sqrt\kappa)`.
         """
-        factor = log_scale.exp() / math.sqrt(self.inner)
         if self.flat:
-            return factor, torch.full_like(squares, FLAT_TIME)
-        norm, inverse = factor.square() * squares, (-log_kappa).exp()
-        return factor, norm / ((inverse + norm).sqrt() + inverse.sqrt())
+            return torch.full_like(squares, FLAT_TIME)
+        norm, inverse = self.inner_scale(log_scale).square() * squares, (-log_kappa).exp()
+        return norm / ((inverse + norm).sqrt() + inverse.sqrt())
 
     def log_origin(
         self, squares: Float[Tensor, " rows"], log_scale: Tensor, log_kappa: Tensor
