@@ -28,6 +28,18 @@ def test_every_parameter_has_a_part(name: str) -> None:
     assert part_of("module.base_model.model." + next(iter(parts["experts"]))) == "experts"
 
 
+def test_context_attention_learns_with_the_experts_that_read_it() -> None:
+    model = sparse("llava-qwen2", MoESettings(scheme="asymoe"))
+    layer = {
+        key.split(".mlp.")[1]: part_of(key)
+        for key, _ in model.named_parameters()
+        if "language_model.layers.0.mlp." in key
+    }
+    assert {part for key, part in layer.items() if key.startswith(("context.", "experts."))} == {"experts"}
+    assert {part for key, part in layer.items() if key.startswith("router.")} == {"router"}
+    assert {key.split(".")[0] for key in layer} == {"context", "experts", "router"}
+
+
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'model.audio_tower.weight' belongs to no known part; teach vlm/parts.py"):
         part_of("model.audio_tower.weight")

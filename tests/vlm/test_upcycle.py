@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 
+from moiety.asymmetric import AsyMoESettings
 from moiety.config import MoESettings
+from moiety.moe.experts.evidence import clamped_alpha
 from moiety.moe.routers import ROUTERS
 from moiety.vlm.model import load, moe_layers, settings_of
 from moiety.vlm.upcycle import (
     TOLERANCE,
     ParityError,
+    ParityReceipt,
     compare_logits,
     hash_weights,
     upcycle,
@@ -24,6 +27,7 @@ from tests.tiny import FAMILIES
 
 LLAVA = FAMILIES["llava-qwen2"]
 WIDE = {"dense_wide": 96, "modality": 96}
+FULL = {"asymoe": AsyMoESettings(size_plan="full")}
 
 
 def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -38,8 +42,9 @@ def test_every_scheme_is_the_dense_model_at_step_zero(scheme: str, decoder: str)
     family = FAMILIES[f"llava-{decoder}"]
     dense = family.build()
     for ffn in {None, WIDE.get(scheme)}:
-        model = upcycle(dense, MoESettings(scheme=scheme, layers="all", expert_ffn=ffn))
+        model = upcycle(dense, MoESettings(scheme=scheme, layers="all", expert_ffn=ffn, asymoe=FULL.get(scheme)))
         receipt = model.config.provenance["upcycled"]["receipt"]
+        assert receipt["promised"]
         assert receipt["relative_difference"] <= 1e-5
         for rows in (("tIt", "t"), ("tt",), ("I",), ("tIIt", "I")):
             batch = family.batch(*rows)
@@ -107,7 +112,7 @@ def test_bad_settings_leave_the_model_alone() -> None:
     for settings, text in (
         (MoESettings(scheme="moie"), "unknown scheme 'moie'.*did you mean 'moiie'"),
         (MoESettings(layers=[7]), "names layer 7, the decoder has layers 0..1"),
-        (MoESettings(expert_ffn=24), "24"),
+        (MoESettings(scheme="asymoe", layers=[0]), "no widths of scheme asymoe fit: 1 sparse layers of hidden 32 may"),
     ):
         with pytest.raises(ValueError, match=text):
             upcycle(dense, settings)
@@ -118,6 +123,54 @@ def test_a_receipt_that_does_not_hold_stops_the_upcycling(monkeypatch: pytest.Mo
     monkeypatch.setitem(TOLERANCE, torch.float32, -1.0)
     with pytest.raises(ParityError, match="upcycling changed the model; parity receipt: logits differ"):
         upcycle(LLAVA.build(), MoESettings())
+
+
+SIZED = [
+    (MoESettings(scheme="asymoe"), True),
+    (MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full", inter_text_input="cascade")), False),
+    (MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full", evidence_form="gelu")), False),
+    (MoESettings(expert_ffn=24), True),
+]
+
+
+@pytest.mark.parametrize(("settings", "narrow"), SIZED, ids=["designed", "cascade", "gelu", "narrow moiie"])
+def test_where_nothing_is_promised_the_receipt_says_so(settings: MoESettings, narrow: bool) -> None:
+    dense = LLAVA.build()
+    model = upcycle(dense, settings)
+    upcycled = model.config.provenance["upcycled"]
+    receipt = ParityReceipt(**upcycled["receipt"])
+    assert not receipt.promised
+    assert receipt.relative_difference > receipt.tolerance, "measured all the same"
+    assert "(not enforced, float32" in str(receipt)
+    assert str(receipt).endswith("such experts do not start as the dense model")
+    assert upcycled["copy_rule"].startswith("experts that are narrower")
+    # what stands in the experts: the units of the dense FFN with the largest norms, in their order
+    mlp, layer = dense.model.language_model.layers[1].mlp, moe_layers(model)[-1]
+    bank = layer.experts.bank("vision") if settings.asymoe else layer.experts
+    if narrow:
+        gate, up, down = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
+        largest = (gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)).topk(bank.ffn).indices.sort().values
+        assert torch.equal(bank.gate_up_proj[0], torch.cat([gate[largest], up[largest]]))
+        assert torch.equal(bank.down_proj[0], down[:, largest])
+
+
+@pytest.mark.parametrize("own", [{}, {"inter_kind": "ffn"}, {"text_kind": "parallel"}, {"inter_kind": "product"}])
+def test_full_width_is_the_dense_model_in_every_form(own: dict[str, Any]) -> None:
+    # T13 on whole models; every alpha and every evidence, so also where pictures are taken away
+    dense = LLAVA.build()
+    model = upcycle(dense, MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full", **own)))
+    assert model.config.provenance["upcycled"]["copy_rule"].startswith("vision, text and the FFN inside inter")
+    batch = LLAVA.batch("tIt", "tIIt")
+    for alpha in (0.0, 0.3, 1.0):
+        with clamped_alpha(alpha):
+            torch.testing.assert_close(logits_of(model, batch), logits_of(dense, batch), rtol=1e-5, atol=1e-5)
+
+
+def test_another_activation_than_silu_promises_nothing() -> None:
+    # evidence branches are SwiGLU: they cannot copy the GeGLU of Gemma
+    settings = MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full"))
+    model = upcycle(FAMILIES["gemma3"].build(), settings)
+    assert not model.config.provenance["upcycled"]["receipt"]["promised"]
 
 
 def test_a_receipt_measures() -> None:
@@ -187,7 +240,7 @@ def test_the_processor_of_an_upcycled_folder_is_that_of_its_source(tmp_path: Pat
     from tests.conversations import SIZES, TEXTS
 
     build_scratch(SIZES, TEXTS, tmp_path / "dense", template="plain")
-    upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings())
+    upcycle_folder(tmp_path / "dense", tmp_path / "sparse", MoESettings(scheme="asymoe", asymoe=FULL["asymoe"]))
     batches = []
     for name in ("dense", "sparse"):
         processor = AutoProcessor.from_pretrained(tmp_path / name)
@@ -195,5 +248,8 @@ def test_the_processor_of_an_upcycled_folder_is_that_of_its_source(tmp_path: Pat
     assert batches[0].keys() == batches[1].keys()
     assert all(torch.equal(batches[0][key], batches[1][key]) for key in batches[0])
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "sparse")
+    special = model.config.moe["asymoe"]["special_ids"]
+    assert set(processor.tokenizer.all_special_ids) <= set(special), "control tokens are never evidence"
+    assert processor.tokenizer.convert_tokens_to_ids("r") not in special
     text = model.generate(**batches[1], max_new_tokens=3, min_new_tokens=3)
     assert text.shape[1] == batches[1]["input_ids"].shape[1] + 3

@@ -2,8 +2,8 @@
 
 With equal experts and weights that sum to 1 the sparse model computes what the dense one computes, for any router. That
 is measured, not assumed: the *parity receipt* compares the logits of both on a fixed batch and stands in the config of
-the result. Experts that were made narrower to meet a budget cannot hold the dense FFN: their receipt is measured and
-kept all the same, says that nothing was promised, and is not enforced.
+the result. Experts that are narrower, to meet a budget, cannot hold the dense FFN: their receipt is measured and kept
+all the same, says that nothing was promised, and is not enforced.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 1e-2, tor
 
 COPY_RULE = "every expert = the dense FFN; wider experts repeat its rows with zero down columns"
 COPY_RULE_FULL = "vision, text and the FFN inside inter-modality experts = the dense FFN; branches add 0 at first"
-COPY_RULE_SIZED = "narrower experts take the rows of the dense FFN with the largest norms; other kinds start anew"
+COPY_RULE_SIZED = "experts that are narrower take the largest units of the dense FFN; what cannot copy it starts anew"
 PROCESSOR_FILES = (
     "*token*.json",
     "*token*.model",
@@ -73,7 +73,7 @@ class ParityReceipt:
         return (
             f"parity receipt: logits differ from the dense model's by {self.max_difference:.2e} at most, "
             f"{self.relative_difference:.2e} relative ({accepted}, {self.dtype}; {self.batch})"
-            + ("" if self.promised else "; experts sized for a budget do not start as the dense model")
+            + ("" if self.promised else "; such experts do not start as the dense model")
         )
 
 
@@ -140,13 +140,16 @@ def starts_as_dense(settings: MoESettings | None, config: Any) -> bool:
     """
     if settings is None:
         return True
-    ffn, own = config.get_text_config().intermediate_size, settings.asymoe
+    decoder, own = config.get_text_config(), settings.asymoe
+    ffn = decoder.intermediate_size
     if own is None:
         return (settings.expert_ffn or ffn) >= ffn
     if own.inter_text_input != "x":  # a cascade answers from another expert's output
         return False
     inter = own.residual_ffn if own.has_residual else own.inter_ffn if own.inter_kind == "ffn" else 0
-    text = own.evidence_dim if own.text_kind != "evidence" or own.form == "swiglu" else 0
+    act = getattr(decoder, "hidden_activation", None) or decoder.hidden_act
+    copies = own.text_kind != "evidence" or (own.form == "swiglu" and act in ("silu", "swish"))
+    text = own.evidence_dim if copies else 0
     return min(inter or 0, text or 0, own.vision_ffn or 0) >= ffn
 
 
