@@ -129,6 +129,12 @@ class ScratchSettings(Section):
         0.5, ge=0, le=1, description="grey that a picture is measured from, 0 black; that of the usual background"
     )
     image_std: float = Field(0.5, gt=0, description="spread of the pixels around image_mean that becomes 1")
+    embedding_gain: float = Field(
+        1.0,
+        gt=0,
+        description="new token embeddings, and what the projector gives, times this: larger ones are not drowned by "
+        "what the first layers add, and a word finds its picture token much sooner",
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> ScratchSettings:

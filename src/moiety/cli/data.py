@@ -1,4 +1,4 @@
-"""``moiety data``: look at the rows before a model does."""
+"""``moiety data``: look at the rows before a model does, and make some."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moiety.cli import worlds
 from moiety.cli.door import CheckFailed, progress_line, say
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from moiety.vlm.check import DataReport
     from moiety.vlm.data import Encoder
 
-app = typer.Typer(no_args_is_help=True, help="Check conversation files, and describe them: check, stats.")
+app = typer.Typer(no_args_is_help=True, help="Conversation files: check, stats; made worlds: make.")
+app.add_typer(worlds.app, name="make")
 BARS = 12
 CONVERSATIONS = (".json", ".jsonl")
 

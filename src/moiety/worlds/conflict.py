@@ -1,0 +1,262 @@
+"""Knowledge conflict: every shape has a usual colour, and some pictures and sentences say otherwise.
+
+A picture holds five of 24 shapes. Nearly always a shape has its usual colour, so that a model can answer from memory;
+with probability ``1 - agreement`` it has another one, and only looking helps. Some questions ask for a shape that is
+not there: the usual colour is then right, so that memory stays worth having. Some of these are preceded by a sentence
+that tells the colour, which agrees with the usual one as often as pictures do; then the sentence is right.
+
+Exchanging the picture of a question for one without the shape gives an absent question, and for one with it a
+consistent or conflicting one; a kind of its own would measure nothing new.
+
+Source:
+    AsyMoE's claim that evidence should win over memory (arXiv 2606.00275, sections 3.2 and 4.3); this world is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from moiety.worlds.board import AXES, COLOURS, SYMBOLS, board, light
+from moiety.worlds.files import WorldFiles, question_row, write_pictures, write_rows
+
+SIDE = 3
+SHAPES = tuple(SYMBOLS)
+NUM_RARE = 4
+"""The last shapes of :data:`SHAPES` are drawn and asked ten times less often in training."""
+RARE_WEIGHT = 0.1
+PER_SCENE = 5
+ROWS = ("top", "middle", "bottom")
+NUM_SEARCHES = 2000
+ABSENT_SHARE, TOLD_SHARE = 0.15, 0.10
+TEST_TYPES = ("consistent", "conflict", "absent", "text_conflict", "rare_conflict")
+
+
+@dataclass(frozen=True)
+class ConflictWorld:
+    """What is fixed before anything is drawn.
+
+    Args:
+        usual: Usual colour of each shape, an index into :data:`moiety.worlds.board.COLOURS`.
+        agreement: Probability that a shape (or a sentence about it) has its usual colour.
+        noise: Standard deviation of the colours along each axis, in units of their distance from grey.
+    """
+
+    usual: tuple[int, ...]
+    agreement: float = 0.98
+    noise: float = 0.0
+
+    def colour(self, shape: int, rng: np.random.Generator) -> int:
+        """A colour for `shape`: the usual one with probability `agreement`, else any other."""
+        return self.usual[shape] if rng.random() < self.agreement else self.other(shape, rng)
+
+    def other(self, shape: int, rng: np.random.Generator) -> int:
+        """Any colour but the usual one."""
+        return int((self.usual[shape] + rng.integers(1, len(COLOURS))) % len(COLOURS))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Five different shapes: index, colour and place of each."""
+
+    shapes: tuple[int, ...]
+    colours: tuple[int, ...]
+    places: tuple[int, ...]
+
+
+def write_conflict(
+    folder: str | Path,
+    *,
+    num_train: int = 20_000,
+    num_test: int = 400,
+    seed: int = 0,
+    agreement: float = 0.98,
+    noise: float = 0.0,
+) -> WorldFiles:
+    """Write pictures and questions; the same arguments write the same bytes.
+
+    Files: ``conversations-seeing-train.jsonl`` (one shape in any colour: name it, and its colour; what the tower learns
+    from before there is anything to remember), ``conversations-train.jsonl`` (five questions a picture) and
+    ``conversations-test.jsonl`` (one question a picture, `num_test` of each of :data:`TEST_TYPES`). A row says what
+    memory answers (``prior_answer``) and, where picture or sentence tells the colour, ``evidence_answer``.
+
+    Args:
+        folder: Where the files go; files of an earlier call are overwritten.
+        num_train: Training questions, a multiple of 5.
+        num_test: Test questions of each type.
+        seed: Seed of everything that is drawn, the usual colours included.
+        agreement: Share of pictures and sentences with the usual colour, in (0, 1].
+        noise: Standard deviation of the colours, 0 or more; see :func:`bayes_accuracy` for what can be reached then.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    if num_train < PER_SCENE or num_train % PER_SCENE or num_test < 1:
+        raise ValueError(
+            f"num_train={num_train} and num_test={num_test}: give a positive multiple of {PER_SCENE} training "
+            "questions and at least one test question of each type"
+        )
+    if not 0 < agreement <= 1 or not 0 <= noise < math.inf:
+        raise ValueError(f"agreement={agreement} must lie in (0, 1] and noise={noise} must be finite and >= 0")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    usual = rng.permutation(np.arange(len(SHAPES)) % len(COLOURS))  # each colour is usual for four shapes
+    world = ConflictWorld(tuple(usual.tolist()), agreement, noise)
+    files = WorldFiles(
+        folder=folder,
+        images=(folder / "images-train.tar", folder / "images-test.tar"),
+        conversations={split: folder / f"conversations-{split}.jsonl" for split in ("seeing-train", "train", "test")},
+    )
+    seeing, lessons = _lessons(rng)
+    scenes = [_scene(_draw_shapes(PER_SCENE, rng), world, rng) for _ in range(num_train // PER_SCENE)]
+    rows = [row for number, scene in enumerate(scenes) for row in _train_rows(scene, number, world, rng)]
+    asked, exams = _test_rows(world, num_test, rng)
+    write_rows(files.conversations["seeing-train"], seeing)
+    write_rows(files.conversations["train"], rows)
+    write_rows(files.conversations["test"], asked)
+    drawn = ((_name("train", number), _picture(scene, world, rng)) for number, scene in enumerate(scenes))
+    write_pictures(files.images[0], _chain(lessons, drawn))
+    write_pictures(files.images[1], ((_name("test", n), _picture(scene, world, rng)) for n, scene in enumerate(exams)))
+    return files
+
+
+def bayes_accuracy(agreement: float, noise: float, num_draws: int = 100_000, seed: int = 0) -> float:
+    """Share of conflicting pictures whose colour the best possible reader names, by simulation.
+
+    The reader knows how often colours agree and how they scatter, and names the most probable colour. Each of the two
+    standard errors at the default `num_draws` is below 0.002.
+
+    Args:
+        agreement: Probability of the usual colour, in (0, 1).
+        noise: Standard deviation along each axis, above 0.
+        num_draws: Simulated pictures.
+        seed: Of the simulation.
+
+    Source:
+        For equally distant colours about ``Phi((1/noise^2 - ln(5 agreement/(1 - agreement))) noise / sqrt(2))``; of our
+        colours one in five pairs is further apart.
+    """
+    rng = np.random.default_rng(seed)
+    others = len(COLOURS) - 1
+    shown = 1 + rng.integers(0, others, num_draws)  # colour 0 is the usual one
+    seen = AXES[shown] + noise * rng.standard_normal((num_draws, 3))
+    prior = np.log([agreement] + [(1 - agreement) / others] * others)
+    squared = ((seen[:, None] - AXES) ** 2).sum(-1)  # (draws, colours)
+    return float(((prior - squared / (2 * noise**2)).argmax(-1) == shown).mean())
+
+
+def _draw_shapes(count: int, rng: np.random.Generator, without: Sequence[int] = ()) -> list[int]:
+    """Different shapes, rare ones seldom."""
+    weight = np.ones(len(SHAPES))
+    weight[-NUM_RARE:] = RARE_WEIGHT
+    weight[list(without)] = 0
+    return rng.choice(len(SHAPES), count, replace=False, p=weight / weight.sum()).tolist()
+
+
+def _scene(shapes: Sequence[int], world: ConflictWorld, rng: np.random.Generator) -> Scene:
+    places = rng.choice(SIDE * SIDE, len(shapes), replace=False)
+    return Scene(tuple(shapes), tuple(world.colour(shape, rng) for shape in shapes), tuple(places.tolist()))
+
+
+def _picture(scene: Scene, world: ConflictWorld, rng: np.random.Generator) -> Image.Image:
+    noise = world.noise * rng.standard_normal((len(scene.shapes), 3))
+    cells = zip(scene.places, scene.shapes, scene.colours, noise, strict=True)
+    return board([(place, SHAPES[shape], light(colour, blur)) for place, shape, colour, blur in cells], SIDE)
+
+
+def _lessons(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[tuple[str, Image.Image]]]:
+    """Colours mean nothing yet: one shape alone, what it is and how coloured; five shapes, in which row each one is."""
+    rows, pictures = [], []
+    for number, (shape, colour, place) in enumerate(np.ndindex(len(SHAPES), len(COLOURS), SIDE * SIDE)):
+        name = _name("seeing", number)
+        pictures.append((name, board([(place, SHAPES[shape], light(colour))], SIDE)))
+        for kind, question, answer in (
+            ("shape", "Which shape is this?", SHAPES[shape]),
+            ("colour", "Which colour is this?", COLOURS[colour]),
+        ):
+            rows.append(question_row(f"seeing-{number:05d}-{kind}", name, question, answer, kind, "train"))
+    for number in range(len(pictures), len(pictures) + NUM_SEARCHES):
+        name = _name("seeing", number)
+        shapes, places = rng.permutation(len(SHAPES))[:PER_SCENE], rng.permutation(SIDE * SIDE)[:PER_SCENE]
+        cells = [(place, SHAPES[shape], light(rng.integers(6))) for place, shape in zip(places, shapes, strict=True)]
+        pictures.append((name, board(cells, SIDE)))
+        for place, shape, _ in cells:
+            rows.append(
+                question_row(
+                    f"seeing-{number:05d}-{place}", name, f"Row of {shape}", ROWS[place // SIDE], "row", "train"
+                )
+            )
+    return rows, pictures
+
+
+def _train_rows(scene: Scene, number: int, world: ConflictWorld, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """Five questions about five different shapes."""
+    kinds = rng.choice(3, PER_SCENE, p=(1 - ABSENT_SHARE - TOLD_SHARE, ABSENT_SHARE, TOLD_SHARE))
+    present = rng.permutation(len(scene.shapes)).tolist()
+    absent = _draw_shapes(PER_SCENE, rng, without=scene.shapes)
+    for place, kind in enumerate(kinds.tolist()):
+        name = f"conflict-train-{number:05d}-{place}"
+        if kind == 0:
+            shape, colour = scene.shapes[present[place]], scene.colours[present[place]]
+            yield _row(name, _name("train", number), shape, colour, world)
+        elif kind == 1:
+            yield _row(name, _name("train", number), absent[place], None, world)
+        else:
+            told = world.colour(absent[place], rng)
+            yield _row(name, _name("train", number), absent[place], told, world, told=True)
+
+
+def _test_rows(
+    world: ConflictWorld, num_test: int, rng: np.random.Generator
+) -> tuple[list[dict[str, Any]], list[Scene]]:
+    """`num_test` questions of each type, each with a picture of its own; all but `rare_conflict` ask common shapes."""
+    rows, scenes = [], []
+    common = len(SHAPES) - NUM_RARE
+    for number in range(num_test * len(TEST_TYPES)):
+        kind = TEST_TYPES[number % len(TEST_TYPES)]
+        asked = int(rng.integers(common, len(SHAPES)) if kind == "rare_conflict" else rng.integers(common))
+        there = kind in ("consistent", "conflict", "rare_conflict")
+        others = _draw_shapes(PER_SCENE - there, rng, without=[asked])
+        scene = _scene([asked, *others] if there else others, world, rng)
+        colour = None if kind == "absent" else world.usual[asked] if kind == "consistent" else world.other(asked, rng)
+        if there and colour is not None:
+            scene = Scene(scene.shapes, (colour, *scene.colours[1:]), scene.places)
+        told = kind == "text_conflict"
+        row = _row(f"conflict-test-{number:05d}", _name("test", number), asked, colour, world, told=told)
+        rows.append({**row, "type": kind, "split": "test"})
+        scenes.append(scene)
+    return rows, scenes
+
+
+def _row(
+    name: str, image: str, shape: int, colour: int | None, world: ConflictWorld, told: bool = False
+) -> dict[str, Any]:
+    """One question; `colour` None: nothing but memory tells it."""
+    usual = world.usual[shape]
+    kind = "absent" if colour is None else "consistent" if colour == usual else "conflict"
+    question = f"Colour of {SHAPES[shape]}"
+    if told and colour is not None:
+        kind, question = f"text_{kind}", f"Here {SHAPES[shape]} is {COLOURS[colour]}. {question}"
+    row = question_row(name, image, question, COLOURS[usual if colour is None else colour], kind, "train")
+    row["prior_answer"] = COLOURS[usual]
+    if colour is not None:
+        row["evidence_answer"] = COLOURS[colour]
+    return row
+
+
+def _chain(
+    first: Sequence[tuple[str, Image.Image]], second: Iterator[tuple[str, Image.Image]]
+) -> Iterator[tuple[str, Image.Image]]:
+    yield from first
+    yield from second
+
+
+def _name(split: str, number: int) -> str:
+    return f"conflict/{split}/{number:05d}.png"
