@@ -109,7 +109,7 @@ def test_the_flat_limit() -> None:
     torch.testing.assert_close(flat_distance(x, y), (x - y).norm(dim=-1))
     torch.testing.assert_close(exterior_angle(x, y, kappa), flat_exterior_angle(x, y), rtol=0, atol=1e-6)
     cosine = torch.cosine_similarity(x, y - x, dim=-1)
-    torch.testing.assert_close(flat_exterior_angle(x, y, epsilon=0), cosine.acos(), rtol=0, atol=1e-7)
+    torch.testing.assert_close(flat_exterior_angle(x, y, epsilon=0.0), cosine.acos(), rtol=0, atol=1e-7)
 
 
 # -- oracle ------------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_geoopt_agrees(geoopt: ModuleType, kappa: float) -> None:
 def test_distance_is_the_ambient_one(kappa: float) -> None:
     x, y = points(10_000, 0.1, 4, kappa), points(10_000, 0.1, 4, kappa)
     exact = ambient_distance(x, y, kappa)
-    assert (distance(x, y, kappa, epsilon=0) / exact - 1).abs().max() < 1e-9  # worst 9e-11, the oracle's own
+    assert (distance(x, y, kappa, epsilon=0.0) / exact - 1).abs().max() < 1e-9  # worst 9e-11, the oracle's own
     assert (distance(x.float(), y.float(), kappa) / exact - 1).abs().max() < 1e-6  # worst 2.9e-7
 
 
@@ -158,7 +158,7 @@ def test_distance_of_close_points(rho: float) -> None:
     radial = (step * x).sum(dim=-1, keepdim=True) * x / rho**2
     y = x + 1e-3 * (radial + (step - radial) * rho / math.sinh(rho))  # tangent steps are stretched by sinh(rho)/rho
     x, y = x.float(), y.float()  # these are the points; both sides below see the same
-    exact = distance(x.double(), y.double(), 1.0, epsilon=0)
+    exact = distance(x.double(), y.double(), 1.0, epsilon=0.0)
     assert (distance(x, y, 1.0) - exact).abs().max() < (4e-6 if rho <= 10 else 1e-5)  # worst 2.0e-6, 6.9e-6
     if rho <= 6:
         assert (distance(x, y, 1.0) / exact - 1).abs().max() < 1e-4  # worst 1.3e-5, the floor's 2e-12/d^2
@@ -171,7 +171,7 @@ def test_distance_of_close_points(rho: float) -> None:
 def test_angle_is_the_ambient_one(kappa: float) -> None:
     x, y = points(10_000, 0.1, 3, kappa), points(10_000, 0.1, 3, kappa)
     exact = ambient_angle(x, y, kappa)
-    found = exterior_angle(x, y, kappa, epsilon=0)
+    found = exterior_angle(x, y, kappa, epsilon=0.0)
     assert (found - exact).abs().max() < 1e-6  # worst 3.9e-10, the oracle's own
     narrow = exterior_angle(x.float(), y.float(), kappa)
     assert (narrow - exterior_angle(x, y, kappa)).abs().max() < 1e-5  # worst 9.2e-7

@@ -134,7 +134,8 @@ def test_cone_points() -> None:
     torch.testing.assert_close(z.double(), expected, rtol=1e-5, atol=1e-5)
     blocks = cone_points(pooled, projection, log_scale, torch.tensor([0.5, 1.0, 2.0]), 0.5, num_factors=3)
     alone = [
-        cone_points(pooled, projection[2 * j : 2 * j + 2], log_scale, kappa, 0.5) for j, kappa in enumerate([0.5, 1, 2])
+        cone_points(pooled, projection[2 * j : 2 * j + 2], log_scale, kappa, 0.5)
+        for j, kappa in enumerate([0.5, 1.0, 2.0])
     ]
     torch.testing.assert_close(blocks, torch.stack(alone, dim=1))
     assert cone_points(torch.zeros(2, 16), projection, log_scale, 1.0, 0.5).count_nonzero() == 0

@@ -32,6 +32,8 @@ from torch import Tensor
 
 Points = Float[Tensor, "*points hyp_dim"]
 Scalars = Float[Tensor, "*points"]
+Pointwise = Float[Tensor, "*#points hyp_dim"]
+"""Points beside other points: the two broadcast."""
 Curvature = float | Float[Tensor, "..."]
 ApertureKind = Literal["meru", "eq15"]
 
@@ -124,7 +126,7 @@ def poincare(z: Points, kappa: Curvature) -> Points:
     return widened(z) * ((rho / 2).tanh() * _root(kappa) / rho).unsqueeze(-1)
 
 
-def _polar(x: Points, y: Points, kappa: Curvature) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _polar(x: Pointwise, y: Pointwise, kappa: Curvature) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Both radii, first minus second, and the squared length of difference and sum of the unit vectors.
 
     With cos the cosine between the points these lengths are 2(1 - cos) and 2(1 + cos). Points of like radius have
@@ -142,7 +144,7 @@ def _polar(x: Points, y: Points, kappa: Curvature) -> tuple[Tensor, Tensor, Tens
     return root * r_x, root * r_y, root * radial, apart, (u + v).square().sum(dim=-1)
 
 
-def distance(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1e-12) -> Scalars:
+def distance(x: Pointwise, y: Pointwise, kappa: Curvature, *, epsilon: float = 1e-12) -> Float[Tensor, "*#points"]:
     r"""Geodesic distance of two points, by the hyperbolic law of half-chords.
 
     :math:`\frac{2}{\sqrt\kappa}\,\mathrm{asinh}\sqrt{\sinh^2\frac{\rho_x-\rho_y}{2} + \tfrac14 \sinh\rho_x
@@ -159,7 +161,7 @@ def distance(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1e-12) 
     return (half_chord + root * root * epsilon).sqrt().asinh() * 2 / root
 
 
-def exterior_angle(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1e-8) -> Scalars:
+def exterior_angle(x: Pointwise, y: Pointwise, kappa: Curvature, *, epsilon: float = 1e-8) -> Float[Tensor, "*#points"]:
     r"""Angle at `x` between the ray that goes on outward and the way to `y`; 0 … pi.
 
     0: `y` lies straight behind `x` seen from the origin. pi: it lies toward the origin, or on the other side of it.
@@ -178,12 +180,12 @@ def exterior_angle(x: Points, y: Points, kappa: Curvature, *, epsilon: float = 1
     return torch.atan2(across, along)
 
 
-def flat_distance(x: Points, y: Points, *, epsilon: float = 1e-12) -> Scalars:
+def flat_distance(x: Pointwise, y: Pointwise, *, epsilon: float = 1e-12) -> Float[Tensor, "*#points"]:
     """Distance in the Euclidean twin, with the same floor under the root as :func:`distance`."""
     return ((widened(x) - widened(y)).square().sum(dim=-1) + epsilon).sqrt()
 
 
-def flat_exterior_angle(x: Points, y: Points, *, epsilon: float = 1e-8) -> Scalars:
+def flat_exterior_angle(x: Pointwise, y: Pointwise, *, epsilon: float = 1e-8) -> Float[Tensor, "*#points"]:
     """Angle between `x` and `y - x`: :func:`exterior_angle` in the limit of kappa to 0."""
     _, r_y, radial, q, p = _polar(x, y, 1.0)
     return torch.atan2(0.5 * r_y * (q * p + epsilon).sqrt(), -radial - 0.5 * r_y * q)

@@ -145,10 +145,10 @@ def cone_points(
 
 
 def order_loss(
-    apex: geometry.Points,
-    inside: geometry.Points,
-    false_apex: geometry.Points,
-    false_inside: geometry.Points,
+    apex: Float[Tensor, "pairs *factors hyp_dim"],
+    inside: Float[Tensor, "pairs *factors hyp_dim"],
+    false_apex: Float[Tensor, "negatives *factors hyp_dim"],
+    false_inside: Float[Tensor, "negatives *factors hyp_dim"],
     settings: AsyMoESettings,
     kappa: Curvature | None = None,
 ) -> OrderLoss:
