@@ -81,6 +81,38 @@ def test_how_a_run_is_watched_does_not_matter(world: Path) -> None:
     assert identity(watched, world) == identity(recipe, world)
 
 
+def test_a_new_setting_with_a_default_changes_no_stage(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Larger(MoESettings):
+        new_weight: float = 0.5
+
+    recipe, moe = recipe_for(world), {"scheme": "asymoe", "aux_coef": 0.002}
+    before = identity(recipe, world, moe=MoESettings.model_validate(moe))
+    assert before["moe"] == moe | {"layers": "all", "asymoe": {}}
+    assert identity(recipe, world, moe=Larger.model_validate(moe)) == before
+    other = identity(recipe, world, moe=Larger.model_validate(moe | {"new_weight": 0.1}))
+    assert other != before
+    (tmp_path / "tune").mkdir()
+    write_record(tmp_path / "tune", before, recipe, {})
+    monkeypatch.setattr("moiety.train.ledger.MoESettings", Larger)
+    assert finished_stage(tmp_path / "tune", "tune", before) is not None
+    with pytest.raises(StageChanged, match=r"moe\.new_weight: 0\.5 -> 0\.1"):
+        finished_stage(tmp_path / "tune", "tune", other)
+
+
+def test_stages_that_were_recorded_with_all_defaults_stay_valid(world: Path, tmp_path: Path) -> None:
+    recipe, moe = recipe_for(world), MoESettings(top_k=1, norm_topk=False)
+    now = identity(recipe, world, moe=moe)
+    then = now | {"moe": moe.model_dump(mode="json", exclude={"asymoe"}), "model": recipe.model.model_dump(mode="json")}
+    (tmp_path / "tune").mkdir()
+    write_record(tmp_path / "tune", then, recipe, {})
+    assert finished_stage(tmp_path / "tune", "tune", now) is not None
+    write_record(tmp_path / "tune", then | {"moe": {"of_old": 1}}, recipe, {})
+    with pytest.raises(StageChanged, match=r"moe\.of_old: 1 -> '\(absent\)'"):
+        finished_stage(tmp_path / "tune", "tune", now)
+
+
 def test_the_stage_before_counts(world: Path, tmp_path: Path) -> None:
     recipe = recipe_for(world)
     for seed in (0, 1):

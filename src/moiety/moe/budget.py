@@ -111,8 +111,8 @@ def _fit(settings: MoESettings, hidden: int, ffn: int, num_sparse: int, room: in
     if best is None:
         given = {name: width for name, width in _widths(asymoe_of(settings)).items() if width is not None}
         raise ValueError(
-            f"no widths of scheme asymoe fit: {num_sparse} sparse layers of hidden {hidden} may activate {max(0, room):,} "
-            f"parameters in all (the dense FFNs there have {num_sparse * 3 * hidden * ffn:,})"
+            f"no widths of scheme asymoe fit: {num_sparse} sparse layers of hidden {hidden} may activate "
+            f"{max(0, room):,} parameters in all (the dense FFNs there have {num_sparse * 3 * hidden * ffn:,})"
             + (f", with {given} given" if given else "")
             + ". Make all layers sparse (moe.layers: all), set moe.asymoe.size_plan: full, or give every width"
         )

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 
-from moiety.config import MoESettings, Recipe, StageSettings
+from moiety.config import DataSettings, ModelSettings, MoESettings, Recipe, StageSettings
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ def identity_of(
 ) -> dict[str, Any]:
     """Everything the weights of a stage depend on, as plain JSON values.
 
+    Settings at their default are left out: a section that gains a field does not change what was made before it.
+
     Args:
         stage: The stage.
         recipe: Its recipe; sections that do not touch training are left out.
@@ -75,17 +78,39 @@ def identity_of(
     Raises:
         FileNotFoundError: a conversation file does not exist.
     """
-    tree = stage.model_dump(mode="json")
-    tree["train"] = {key: value for key, value in tree["train"].items() if key not in _NEUTRAL}
+    tree = _given(stage)
+    tree["train"] = {key: value for key, value in tree.get("train", {}).items() if key not in _NEUTRAL}
     return {
         "seed": seed,
-        "model": recipe.model.model_dump(mode="json"),
-        "moe": None if moe is None else moe.model_dump(mode="json"),
-        "data": recipe.data.model_dump(mode="json", exclude={"root"}),
+        "model": _given(recipe.model),
+        "moe": None if moe is None else _given(moe),
+        "data": {key: value for key, value in _given(recipe.data).items() if key != "root"},
         "files": {name: _digest(Path(recipe.data.root) / name) for name in stage.data},
         "stage": tree,
         "start": fingerprint_of(source),
     }
+
+
+def _given(section: BaseModel) -> dict[str, Any]:
+    return section.model_dump(mode="json", exclude_defaults=True)
+
+
+def _filled(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with defaults written out, to be compared and shown; as it is where it no longer fits the schema."""
+    whole = dict(json.loads(json.dumps(identity)))
+    sections: dict[str, type[BaseModel]] = {
+        "model": ModelSettings,
+        "moe": MoESettings,
+        "data": DataSettings,
+        "stage": StageSettings,
+    }
+    for name, section in sections.items():
+        if whole.get(name) is not None:
+            try:
+                whole[name] = section.model_validate(whole[name]).model_dump(mode="json")
+            except ValidationError:
+                return dict(identity)
+    return whole
 
 
 def fingerprint_of(folder: str | Path) -> str:
@@ -138,7 +163,7 @@ def finished_stage(folder: Path, name: str, identity: Mapping[str, Any]) -> Stag
     """
     for place in (folder, work_folder(folder)):
         record = read_record(place)
-        if record is not None and record["identity"] != json.loads(json.dumps(identity)):
+        if record is not None and _filled(record["identity"]) != _filled(identity):
             raise StageChanged(_what_changed(place, name, record["identity"], identity))
     record = read_record(folder)
     if record is not None and record["finished"]:
@@ -182,7 +207,7 @@ def discard_stage(folder: Path) -> None:
 
 
 def _what_changed(place: Path, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    before, after = dict(_leaves(old)), dict(_leaves(json.loads(json.dumps(new))))
+    before, after = dict(_leaves(_filled(old))), dict(_leaves(_filled(new)))
     lines = [
         f"  {key}: {before.get(key, _ABSENT)!r} -> {after.get(key, _ABSENT)!r}"
         for key in sorted({*before, *after})
