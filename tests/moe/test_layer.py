@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from moiety.config import MoESettings
+from moiety.moe.context import Evidence
 from moiety.moe.experts import FFNExperts
 from moiety.moe.kernels import KERNELS
 from moiety.moe.layer import ModalityMoE
@@ -202,6 +203,34 @@ def test_any_number_of_vision_tokens_takes_a_training_step(scheme: str, ids: lis
     x = torch.randn(*ids_.shape, 8).double().requires_grad_()
     layer(x, ids_).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@every_scheme
+def test_text_reads_images_exactly_where_its_router_declares_it(scheme: str) -> None:
+    """Other image tokens of the prompt reach later text through its routing and its experts, or not at all."""
+    layer, x = layer_of(scheme), states()
+    if ROUTERS[scheme].text_reads_images:
+        nn.init.normal_(layer.router.score.weight, std=5)
+    found = []
+    for pictures in (x, torch.where((IDS > 0)[..., None], -3 * x + 1, x)):
+        with recording() as trace:
+            output = layer(pictures, IDS, Evidence(REAL))
+        found.append((output, trace.entries[0][1].weights.view(*IDS.shape, -1)))
+    after_pictures = (IDS > 0).cumsum(dim=1) > 0
+    for one, other in zip(*found, strict=True):
+        changed = ~torch.isclose(one, other, rtol=0, atol=1e-9).all(dim=-1)
+        assert not changed[(IDS == 0) & ~after_pictures].any()
+        assert bool(changed[(IDS == 0) & after_pictures].any()) == ROUTERS[scheme].text_reads_images
+
+
+@every_scheme
+def test_evidence_that_is_ignored_changes_nothing_and_none_means_none(scheme: str) -> None:
+    layer, x = layer_of(scheme), states()
+    assert layer(x, IDS).equal(layer(x, IDS, Evidence(torch.zeros_like(REAL))))
+    found = layer(x, IDS, Evidence(REAL))
+    assert layer(x, IDS).equal(found) != ROUTERS[scheme].text_reads_images
+    with layer.bound(IDS, Evidence(REAL)):
+        assert layer(x).equal(found)
 
 
 def test_ids_are_bound_for_callers_that_pass_hidden_states_only() -> None:

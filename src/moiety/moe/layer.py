@@ -108,6 +108,8 @@ class ModalityMoE(nn.Module):
         trace = active_trace()
         if trace is not None:
             trace.append(self.layer_index, self._traced(routing, x, context, trace.keeps_inputs))
+        elif self.training and torch.is_grad_enabled():
+            self._traced(routing, x, context, False)  # checkpointing runs this again, and must save as many tensors
         if not self.experts.reads_beside:
             return self.experts(x, routing.index, routing.weights).view(hidden_states.shape)
         beside = Beside(routing.modality_group, *(context or (None, None)))
@@ -128,10 +130,10 @@ class ModalityMoE(nn.Module):
         Raises:
             TypeError: the layer has no evidence experts.
         """
-        if not self._weighs_evidence:
+        alpha = self._alpha(x, Context(context, mass))
+        if alpha is None:
             raise TypeError(f"sparse layer {self.layer_index} has no evidence experts, so it has no gates to probe")
         score = cast(AsymmetricRouter, self.router).score
-        alpha = cast(MixedExperts, self.experts).alpha(x, context, mass)
         return alpha, None if score is None else score(Context(context, mass))
 
     def activated_parameters(self, modality_group: str) -> int:
@@ -190,15 +192,18 @@ class ModalityMoE(nn.Module):
             )
         return self.context(hidden_states, modality_ids, evidence)
 
-    @property
-    def _weighs_evidence(self) -> bool:
-        return self.settings.asymoe is not None and self.settings.asymoe.text_kind == "evidence"
+    def _alpha(self, x: Tensor, context: Context | None) -> Tensor | None:
+        """Alpha of the evidence experts; None in a layer without any."""
+        if context is None or not isinstance(self.experts, MixedExperts):
+            return None
+        return self.experts.alpha(x, context.output, context.mass)
 
     def _traced(self, routing: Routing, x: Tensor, context: Context | None, keeps_inputs: bool) -> Routing:
         """The decision with what losses and lens read beside it."""
         extras = dict(routing.extras)
-        if context is not None and self._weighs_evidence:
-            extras["alpha"] = cast(MixedExperts, self.experts).alpha(x, context.output, context.mass)
+        alpha = self._alpha(x, context)
+        if alpha is not None:
+            extras["alpha"] = alpha
         if keeps_inputs:
             extras["x"] = x
             if context is not None:

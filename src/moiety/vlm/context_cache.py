@@ -16,8 +16,11 @@ from moiety.vlm.placeholders import cached_length
 from moiety.vlm.retype import reduce, retype
 
 
-class SeatsContext(abc.ABC):  # noqa: B024  (Python re-types an object only where both classes grow from one base)
-    """Mixin in front of the class of one layer of a cache."""
+class SeatsContext(abc.ABC):
+    """Mixin in front of the class of one layer of a cache.
+
+    An ABC like those classes: Python re-types an object only where both its classes grow from one base.
+    """
 
     _layer_type = None  # a class that names its type would be registered anew for every re-typed copy
     context: ContextCache

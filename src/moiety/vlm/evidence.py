@@ -49,12 +49,12 @@ class EvidenceRule:
             return None
         if own.special_ids is not None:
             return cls(tuple(own.special_ids))
-        found = set(delimiter_ids(config))
+        found = list(delimiter_ids(config))
         for part in (config, config.get_text_config()):
             for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
                 given = getattr(part, name, None)
-                found |= set(given) if isinstance(given, list | tuple) else {given}
-        return cls(tuple(sorted(found - {None})))
+                found += given if isinstance(given, list | tuple) else [] if given is None else [given]
+        return cls(tuple(sorted(set(found))))
 
     def derive(self, input_ids: Tensor | None, modality_ids: Tensor) -> Tensor:
         """Evidence by tokens alone, ``(batch, seq)``: all that is no padding and no control token.

@@ -89,7 +89,7 @@ class MoietyModel(GeneratesWithIds):
         self.experts_backend = backend
         self.config._experts_implementation_internal = backend.name
         splice(self, MoESettings.model_validate(self.config.moe), backend, copy=copy)  # type: ignore[arg-type]
-        freeze_unread(self.base_model)  # type: ignore[attr-defined]
+        freeze_unread(self.base_model)
         suppressed = set(self.generation_config.suppress_tokens or ()) | set(placeholder_ids(self.config))  # type: ignore[attr-defined]
         self.generation_config.suppress_tokens = sorted(suppressed)  # type: ignore[attr-defined]
 
