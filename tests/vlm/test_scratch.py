@@ -36,7 +36,7 @@ def test_the_folder_is_an_ordinary_one(tmp_path: Path, decoder: str) -> None:
     coder = Encoder(load_processor(folder), IMAGES, 64)
     batch = Collator(coder.pad_token_id)([coder.encode(given) for given in ROWS])
     assert int(batch["modality_ids"].sum()) == 3 * NUM_PATCHES
-    del batch["modality_ids"]
+    del batch["modality_ids"], batch["evidence_mask"]
     fresh = scratch_model(sized(decoder), shared_processor("chatml"), 0)
     with torch.no_grad():
         assert torch.equal(model.eval()(**batch).logits, fresh.eval()(**batch).logits)
@@ -56,7 +56,7 @@ def test_the_first_loss_is_that_of_a_guess() -> None:
     model = scratch_model(SIZES, processor, 0)
     coder = Encoder(processor, IMAGES, 64)
     batch = Collator(0)([coder.encode(given) for given in ROWS])
-    del batch["modality_ids"]
+    del batch["modality_ids"], batch["evidence_mask"]
     with torch.no_grad():
         loss = model(**batch).loss
     assert abs(loss.item() - math.log(len(processor.tokenizer))) < 0.7
@@ -69,7 +69,7 @@ def test_a_tiny_model_learns_to_read_its_pictures() -> None:
     coder = Encoder(processor, images, 64)
     rows = [row("<image>\nWhich?", answer, image=name) for name, answer in (("p", "red"), ("q", "blue"))]
     batch = Collator(0)([coder.encode(given) for given in rows])
-    del batch["modality_ids"]
+    del batch["modality_ids"], batch["evidence_mask"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(60):
         loss = model(**batch).loss
@@ -78,7 +78,7 @@ def test_a_tiny_model_learns_to_read_its_pictures() -> None:
         optimizer.zero_grad()
     assert loss.item() < 0.1
     prompts = prompt_batch(rows, processor, images)
-    del prompts["modality_ids"]
+    del prompts["modality_ids"], prompts["evidence_mask"]
     said = model.eval().generate(**prompts, max_new_tokens=8)[:, prompts["input_ids"].shape[1] :]
     assert processor.tokenizer.batch_decode(said, skip_special_tokens=True) == [" red", " blue"]
 

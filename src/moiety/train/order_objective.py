@@ -81,7 +81,7 @@ def order_layers(layers: Sequence[ModalityMoE], depth: int, settings: AsyMoESett
     if settings.order_layers == "all":
         return list(layers)
     middle = min(layers, key=lambda layer: abs(layer.layer_index - (depth - 1) / 2))
-    return list(dict.fromkeys([middle, layers[-1]]))
+    return [middle] if middle is layers[-1] else [middle, layers[-1]]
 
 
 def inter_bank(layer: ModalityMoE) -> Any:

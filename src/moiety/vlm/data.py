@@ -24,7 +24,6 @@ from moiety.vlm.templates import control_ids, marks_answers
 logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
-_EMITS = __import__("os").environ.get("EMIT") == "1"  # TEMPORARY until vlm/model.py takes evidence_mask
 _PADDING = {"labels": IGNORED_LABEL}  # what other per-position tensors are padded with: 0
 
 
@@ -68,8 +67,7 @@ class Encoder:
             raise ValueError(
                 f"{type(processor).__name__} names none of {', '.join(PLACEHOLDERS)}: picture tokens cannot be found"
             )
-        self.control = control_ids(processor) if control is None else frozenset(control)
-        self.spans = spans
+        self.spans, self._given_control = spans, control
         self._openings: dict[str, Tensor] = {}
 
     @property
@@ -77,6 +75,11 @@ class Encoder:
         """Token id that padding is written with; its value never reaches the model's result."""
         tokenizer = self.processor.tokenizer
         return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    @functools.cached_property
+    def control(self) -> frozenset[int]:
+        """Token ids that are never evidence."""
+        return control_ids(self.processor) if self._given_control is None else frozenset(self._given_control)
 
     def encode(self, row: Row) -> dict[str, Tensor]:
         """Tensors of one row for training, without padding.
@@ -111,8 +114,7 @@ class Encoder:
             )
         tensors["labels"] = tensors["input_ids"].masked_fill(~trained, IGNORED_LABEL)
         read = tensors["input_ids"], tensors["modality_ids"], answered, self.control
-        if _EMITS:
-            tensors["evidence_mask"] = evidence_mask(*read)
+        tensors["evidence_mask"] = evidence_mask(*read)
         if self.spans:
             tensors["span_ids"] = span_ids(*read, opening=self._opening(messages, tensors["input_ids"]))
             tensors["span_order"] = span_order(row, tensors["span_ids"])
@@ -144,10 +146,7 @@ class Encoder:
                 answered = self._answers_by_prefix(messages, tensors["input_ids"])
             except ValueError:
                 _say_answers_are_unknown()
-        if _EMITS:
-            tensors["evidence_mask"] = evidence_mask(
-                tensors["input_ids"], tensors["modality_ids"], answered, self.control
-            )
+        tensors["evidence_mask"] = evidence_mask(tensors["input_ids"], tensors["modality_ids"], answered, self.control)
         return tensors
 
     def _pictures(self, row: Row) -> list[Image.Image]:
