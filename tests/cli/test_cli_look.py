@@ -20,9 +20,10 @@ def test_inspect_writes_page_pictures_and_numbers(moiety: Run, sparse: Path, tmp
     assert result.exit_code == 0, result.stderr
     assert "question: Where is it?" in result.stdout
     assert "prefill" in result.stdout
-    assert result.stderr == f"open {output / 'index.html'}\n"
+    assert result.stderr.endswith(f"open {output / 'index.html'}\n")
     assert {path.name for path in output.iterdir()} == {
-        "index.html", "patches.png", "words.png", "shares.png", "depth.png", "routing.npz", "routing.json",
+        "index.html", "patches.png", "words.png", "shares.png", "depth.png", "grounding.png", "routing.npz",
+        "routing.json",
     }  # fmt: skip
     again = json.loads(moiety("inspect", sparse, picture, "Where is it?", "-o", output, "--json").stdout)
     assert again["question"] == "Where is it?"
@@ -101,9 +102,55 @@ def test_evaluate_limit_and_blank_pictures(moiety: Run, sparse: Path, rows: Path
     assert "all 1 questions" in result.stdout
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "inspect", "chat", "params"])
+@pytest.mark.parametrize(
+    "words",
+    [["--decoding", "context_aware", "--set", "weight=0.5"], ["--decoding", "dola"], ["--decoding", "visual_co"]],
+)
+def test_evaluate_says_how_it_decoded(moiety: Run, dense: Path, rows: Path, words: list[str]) -> None:
+    result = moiety("evaluate", dense, rows, "--max-new-tokens", 2, *words)
+    if words[1] == "visual_co":
+        assert result.exit_code == 2
+        assert "method: Input should be 'greedy', 'context_aware', 'visual_contrastive' or 'dola'" in result.stderr
+        return
+    assert result.exit_code == 0, result.stderr
+    said = {"context_aware": "context_aware, weight 0.5, at", "dola": "dola, plausibility 0.1, high layers, published"}
+    assert said[words[1]] in result.stdout
+
+
+def test_evaluate_refuses_a_weight_without_a_contrast_and_a_clamp_without_a_gate(
+    moiety: Run, sparse: Path, rows: Path
+) -> None:
+    result = moiety("evaluate", sparse, rows, "--set", "weight=2.0")
+    assert result.exit_code == 2
+    assert (
+        "decoding method 'greedy' has no weight; methods with one: context_aware, visual_contrastive" in result.stderr
+    )
+    result = moiety("evaluate", sparse, rows, "--clamp-alpha", 0.02)
+    assert result.exit_code == 2
+    assert "this model of scheme 'moiie' has none; leave it out, or give a model of scheme asymoe" in result.stderr
+
+
+def test_ground_measures_a_file_beside_a_reference(
+    moiety: Run, sparse: Path, dense: Path, rows: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    result = moiety("ground", sparse, rows, "--reference", dense, "-o", output, "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    for word in ("moiie, 2 questions", "CAG", "F of each expert %", "entropy of text per layer"):
+        assert word in result.stdout
+    assert f"open {output / 'index.html'}" in result.stderr
+    assert "questions 2/2" in result.stderr
+    assert {path.name for path in output.iterdir()} == {
+        "index.html", "grounding.png", "grounding.json", "grounding.npz",
+    }  # fmt: skip
+    again = json.loads(moiety("ground", sparse, rows, "--limit", 1, "-o", output, "--json").stdout)
+    assert again["num_samples"] == 1
+    assert [row["layer"] for row in again["rows"]] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "inspect", "ground", "chat", "params"])
 def test_a_folder_that_is_no_model(moiety: Run, verb: str, rows: Path) -> None:
-    more = {"evaluate": [rows], "inspect": [rows.parent / "picture.png", "?"]}.get(verb, [])
+    more = {"evaluate": [rows], "ground": [rows], "inspect": [rows.parent / "picture.png", "?"]}.get(verb, [])
     result = moiety(verb, rows.parent, *more)
     assert result.exit_code == 2
     assert f"{rows.parent} has no config.json: it is no Hugging Face model folder" in result.stderr

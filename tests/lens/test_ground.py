@@ -202,7 +202,8 @@ def test_partners_have_other_pictures() -> None:
 
 
 def test_a_row_without_partner_counts_without_exchange(moiie: Both, encoder: Encoder) -> None:
-    alone = read_row(moiie[0], encoder, row_of(0), None)
+    alone, clouds = read_row(moiie[0], encoder, row_of(0), None)
+    assert clouds == []
     assert np.isnan(alone["routed_exchanged"]).all()
     assert not np.isnan(alone["routed_mean_patch"]).any()
     found = ground(*moiie, [row_of(0)], Pictures())

@@ -90,7 +90,7 @@ def test_the_folder_holds_page_pictures_and_numbers(report: LensReport) -> None:
     for word in (QUESTION, "vision×1 + inter×2 + text×1", "Who read the picture", "prefill"):
         assert word in page
     assert not re.search(r"<script|https?://|<link", page), "the page asks nobody for anything"
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     inside = base64.b64decode(re.findall(r"base64,([^\"]+)", page)[0])
     assert inside == (report.folder / "patches.png").read_bytes()
 

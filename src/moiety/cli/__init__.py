@@ -9,14 +9,14 @@ from __future__ import annotations
 from moiety.cli import data, recipes
 from moiety.cli.door import new_app
 from moiety.cli.environment import env
-from moiety.cli.look import chat, inspect
+from moiety.cli.look import chat, ground, inspect
 from moiety.cli.models import params, upcycle
 from moiety.cli.runs import compare, demo, evaluate, train
 
 app = new_app()
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
-for verb in (env, upcycle, params, train, compare, evaluate, inspect, chat, demo):
+for verb in (env, upcycle, params, train, compare, evaluate, inspect, ground, chat, demo):
     app.command(verb.__name__)(verb)
 
 

@@ -1,4 +1,4 @@
-"""``moiety inspect`` and ``moiety chat``: look at one picture with a model."""
+"""``moiety inspect``, ``ground`` and ``chat``: look at one picture, or at many questions, with a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from moiety.cli.door import calm_libraries, say
+from moiety.cli.door import calm_libraries, progress_line, say
 from moiety.cli.screen import show, show_json
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")]
@@ -49,6 +49,41 @@ def inspect(
         show_json(dataclasses.asdict(report))
         return
     show(f"question: {report.question}", f"answer:   {report.answer}", report.table())
+    say(f"open {report.page}")
+
+
+def ground(
+    model: ModelFolder,
+    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Conversation files with answers.")],
+    images: Annotated[
+        list[str] | None, typer.Option("--images", help="Image folder or .tar; several are searched.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.")] = None,
+    reference: Annotated[str | None, typer.Option(help="A second model; its attention is subtracted.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page, picture and numbers.")] = Path(
+        "ground"
+    ),
+    device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure what a model leans on, layer by layer: pictures and given text, or memory."""
+    from moiety.lens.ground import ground as read_rows_of
+    from moiety.lens.ground_report import write_ground_report
+    from moiety.vlm.images import Images
+    from moiety.vlm.rows import load_rows
+
+    rows = load_rows(data)[:limit]
+    found = Images(images or dict.fromkeys(path.parent for path in data))
+    numbers = [
+        read_rows_of(*load_both(name, device), rows, found, progress=progress_line(f"{Path(name).name}: questions"))
+        for name in (model, reference)
+        if name is not None
+    ]
+    report = write_ground_report(numbers[0], output, model, numbers[-1] if reference else None, reference)
+    if as_json:
+        show_json(dataclasses.asdict(report))
+        return
+    show(report.table())
     say(f"open {report.page}")
 
 

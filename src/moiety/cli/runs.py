@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
+    from moiety.evaluation import DecodingSettings
     from moiety.train import Progress
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or the name of a shipped recipe.")]
@@ -84,6 +85,15 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at once.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
     blank_image: Annotated[bool, typer.Option("--blank-image", help="Ask with blank pictures: the control.")] = False,
+    decoding: Annotated[
+        str, typer.Option(help="greedy, context_aware (CAD), visual_contrastive (VCD) or dola.")
+    ] = "greedy",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the decoding, for instance weight=0.5.")
+    ] = None,
+    clamp_alpha: Annotated[
+        float | None, typer.Option("--clamp-alpha", min=0, max=1, help="Force alpha of every evidence expert.")
+    ] = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,6 +102,7 @@ def evaluate(
     from moiety.vlm.images import Images
     from moiety.vlm.rows import load_rows
 
+    method = decoding_settings(decoding, settings)
     rows = load_rows(data)[:limit]
     found = Images(images or dict.fromkeys(path.parent for path in data))
     result = evaluate_model(
@@ -101,6 +112,8 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         blank_image=blank_image,
+        decoding=method,
+        clamp_alpha=clamp_alpha,
         predictions=predictions,
         progress=progress_line("answers"),
     )
@@ -108,10 +121,37 @@ def evaluate(
         show_json(result.to_dict())
         return
     lines = [list(line.values()) for line in result.table()]
-    note = f"all {len(rows)} questions: {percent(result.overall)} % · greedy, at most {max_new_tokens} new tokens"
+    how = f"{how_decoded(method, clamp_alpha)}, at most {max_new_tokens} new tokens"
+    note = f"all {len(rows)} questions: {percent(result.overall)} % · {how}"
     show(table(f"{model}{' with blank pictures' * blank_image}", EVALUATED, lines, note))
     if predictions is not None:
         say(f"answers stand in {predictions}")
+
+
+def decoding_settings(method: str, overrides: list[str] | None) -> DecodingSettings:
+    """The decoding that the words of the command line stand for.
+
+    Raises:
+        RecipeError: a value does not fit, or a key is unknown.
+    """
+    from pydantic import ValidationError
+
+    from moiety.config import RecipeError, describe_errors
+    from moiety.evaluation import DecodingSettings
+    from moiety.yaml_reader import apply_override
+
+    tree: dict[str, Any] = {"method": method}
+    for override in overrides or ():
+        apply_override(tree, override)
+    try:
+        return DecodingSettings.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(describe_errors(error, "evaluate.decoding", DecodingSettings)) from error
+
+
+def how_decoded(method: DecodingSettings, clamp_alpha: float | None) -> str:
+    """The decoding in words, with a clamp of alpha where there is one."""
+    return method.describe() + ("" if clamp_alpha is None else f", alpha clamped to {clamp_alpha:g}")
 
 
 def demo(

@@ -22,6 +22,7 @@ from moiety.evaluate.contrast import context_aware, contrast_layers, diffusion_n
 from moiety.evaluation import DecodingSettings
 from moiety.vlm.data import Collator, Encoder
 from moiety.vlm.images import Images
+from moiety.vlm.model import settings_of
 from moiety.vlm.placeholders import PICTURES
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.splice import text_decoder
@@ -80,6 +81,18 @@ def with_noise(prompt: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
             seed = zlib.crc32(pixels.float().numpy().tobytes())
             noised[name] = diffusion_noise(pixels, step, torch.Generator().manual_seed(seed))
     return noised
+
+
+def keywords_of_generate(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a batch of prompts that `generate` of this model takes, on its device.
+
+    Modality ids never are: dense models know none, sparse ones find them by the same rule. The evidence mask is for
+    models that read evidence.
+    """
+    settings = settings_of(model)
+    reads = settings is not None and settings.asymoe is not None and settings.asymoe.needs_context
+    dropped = {"modality_ids"} if reads else {"modality_ids", "evidence_mask"}
+    return {name: value.to(model.device) for name, value in batch.items() if name not in dropped}
 
 
 @contextmanager

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from transformers import LogitsProcessorList
 
-from moiety.evaluate.decoding import CONTEXT, HAS_RIVAL, decoding_batch, decoding_with
+from moiety.evaluate.decoding import CONTEXT, HAS_RIVAL, decoding_batch, decoding_with, keywords_of_generate
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
 from moiety.evaluation import DecodingSettings
+from moiety.moe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.vlm.images import Images
+from moiety.vlm.model import settings_of
 from moiety.vlm.rows import Row
 
 Progress = Callable[[int, int], None]
@@ -32,6 +34,7 @@ def evaluate_model(
     max_new_tokens: int = 16,
     blank_image: bool = False,
     decoding: DecodingSettings | None = None,
+    clamp_alpha: float | None = None,
     predictions: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
@@ -49,22 +52,29 @@ def evaluate_model(
         max_new_tokens: Longest answer in tokens.
         blank_image: Replace each picture by an evenly grey one of its size: the question-only control.
         decoding: How scores become an answer; None: greedily.
+        clamp_alpha: Force alpha of every evidence expert to this: 0 is evidence alone, 1 memory alone.
         predictions: JSON-lines file that answers are added to, and that a stopped run goes on from.
         progress: Called with (answers made, answers asked for) after each batch.
 
     Raises:
-        ValueError: no rows, two rows of one id, or `predictions` was made with another model or other settings.
+        ValueError: no rows, two rows of one id, `predictions` was made with another model or other settings, or
+            `clamp_alpha` is given for a model without evidence experts.
     """
     _check_ids(rows)
     decoding = decoding or DecodingSettings()
-    written, add = _store(model, predictions, max_new_tokens, blank_image, decoding)
+    changes = {} if decoding.method == "greedy" else {"decoding": decoding.describe()}
+    if clamp_alpha is not None:
+        _check_evidence_experts(model)
+        changes["clamp_alpha"] = f"{clamp_alpha:g}"
+    written, add = _store(model, predictions, max_new_tokens, blank_image, changes)
     started, was_training = time.perf_counter(), model.training
     model.eval()
     try:
         for batch in _batches([row for row in rows if row.id not in written], images, batch_size, blank_image):
             asked = [same[0] for same in batch]
             prompts = decoding_batch(asked, processor, images, decoding, blank_image)
-            texts = answer_batch(model, processor, prompts, max_new_tokens, decoding)
+            with clamped_alpha(clamp_alpha):
+                texts = answer_batch(model, processor, prompts, max_new_tokens, decoding)
             add({row.id: text for same, text in zip(batch, texts, strict=True) for row in same})
             if progress is not None:
                 progress(len(written), len(rows))
@@ -92,8 +102,7 @@ def answer_batch(
         decoding: The method that `batch` was made for, see :func:`moiety.evaluate.decoding.decoding_batch`.
     """
     decoding = decoding or DecodingSettings()
-    # Dense Hugging Face models know no modality ids, sparse ones find them by the same rule.
-    on_device = {name: value.to(model.device) for name, value in batch.items() if name != "modality_ids"}
+    on_device = keywords_of_generate(model, batch)
     with decoding_with(model, decoding) as processors:
         tokens = model.generate(
             **on_device,
@@ -122,17 +131,28 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _store(
-    model: nn.Module, path: str | Path | None, max_new_tokens: int, blank_image: bool, decoding: DecodingSettings
+    model: nn.Module, path: str | Path | None, max_new_tokens: int, blank_image: bool, changes: Mapping[str, str]
 ) -> tuple[dict[str, str], Callable[[Mapping[str, str]], None]]:
-    """Answers there are already, row id -> text, and how to add more; without `path` they live in memory."""
+    """Answers there are already, row id -> text, and how to add more; without `path` they live in memory.
+
+    `changes` is what differs from plain decoding; a file from before there was such a choice stays valid.
+    """
     if path is None:
         written: dict[str, str] = {}
         return written, written.update
     settings = {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
-    if decoding.method != "greedy":  # files from before there was a choice stay valid
-        settings["decoding"] = decoding.describe()
-    file = PredictionFile(path, settings)
+    file = PredictionFile(path, {**settings, **changes})
     return file.answers, file.add
+
+
+def _check_evidence_experts(model: nn.Module) -> None:
+    if not any(isinstance(module, EvidenceExperts) for module in model.modules()):
+        settings = settings_of(model)
+        scheme = "dense" if settings is None else settings.scheme
+        raise ValueError(
+            f"clamp_alpha forces the gate of evidence experts, and this model of scheme {scheme!r} has none; "
+            "leave it out, or give a model of scheme asymoe with text_kind evidence"
+        )
 
 
 def _check_ids(rows: Sequence[Row]) -> None:

@@ -1,7 +1,7 @@
 """The lens: ask a model about one picture and see which expert read what.
 
-:func:`inspect_image` writes a folder with four pictures, the numbers and one page; :func:`tinted_picture` draws a
-single layer for a report.
+:func:`inspect_image` writes a folder with pictures, the numbers and one page; :func:`tinted_picture` draws a single
+layer for a report; :mod:`moiety.lens.ground` measures over a data file what a model leans on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from moiety.lens.charts import draw_depth, draw_shares
 from moiety.lens.draw import draw_patches, draw_words, most_varied_layer
+from moiety.lens.forced import force, read
+from moiety.lens.gates import draw_gates
+from moiety.lens.ground import TAKEN_AWAY, choices_and_gates, evaluating, gathered, sample_of
+from moiety.lens.hyperbolic import draw_discs, draw_radii
 from moiety.lens.numbers import RoutingNumbers, numbers_of, summary_rows, write_numbers
-from moiety.lens.observe import Observation, observe
-from moiety.lens.page import write_page
+from moiety.lens.observe import PICTURE, Observation, observe
+from moiety.lens.page import routing_table, write_page
+from moiety.lens.points import clouds_of, drawn_layers
+from moiety.lens.profiles import draw_profiles
+from moiety.vlm.data import Encoder
+from moiety.vlm.images import open_picture
 from moiety.vlm.model import settings_of
+from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +37,19 @@ SECTIONS = {
     "words": ("Who read the words", "One row a sparse layer; the question was read at once, the answer word by word."),
     "shares": ("Load", "Share of all choices that each expert got, by modality and layer."),
     "depth": ("Over depth", "How undecided the router is, and how much goes to experts open to every modality."),
+    "grounding": ("What it leans on", "Attention on what was given, for this question and its own answer, over depth."),
+    "gates": (
+        "Evidence or memory",
+        "Gates of the evidence experts, word by word: orange leans on what was given, purple on memory.",
+    ),
+    "radii": (
+        "How far out",
+        "Hyperbolic radius of the tokens that each expert got, and of picture and phrase as the order loss sees them.",
+    ),
+    "disc": (
+        "In the Poincaré disc",
+        "The same points: distances from the centre are true, angles are those of the plane that holds most of them.",
+    ),
 }
 
 
@@ -93,7 +115,7 @@ def inspect_image(
         processor: Its processor.
         image: The picture, or its file.
         question: What to ask.
-        folder: Where ``index.html``, four PNGs, ``routing.npz`` and ``routing.json`` go.
+        folder: Where ``index.html``, the PNGs, ``routing.npz`` and ``routing.json`` go.
         max_new_tokens: Longest answer.
 
     Raises:
@@ -109,6 +131,7 @@ def inspect_image(
         "words": draw_words(seen, folder / "words.png"),
         "shares": draw_shares(numbers, seen.groups, folder / "shares.png"),
         "depth": draw_depth(numbers, seen.groups, folder / "depth.png"),
+        **evidence_pictures(model, processor, seen, image, folder),
     }
     header = header_of(model, seen, max_new_tokens)
     written = write_numbers(numbers, seen.groups, header, folder)
@@ -118,12 +141,38 @@ def inspect_image(
         facts={name: str(header[name]) or "(empty)" for name in ("question", "answer", "scheme", "model")},
         groups=seen.groups,
         pictures=[(*SECTIONS[name], path) for name, path in pictures.items()],
-        rows=rows,
+        table=routing_table(rows),
     )  # fmt: skip
     files = [*pictures.values(), *written, page]
     return LensReport(
         question, seen.answer, header["scheme"], seen.layers, seen.note, rows, folder, page, files
     )  # fmt: skip
+
+
+def evidence_pictures(
+    model: Any, processor: Any, seen: Observation, image: Image.Image | str | Path, folder: Path
+) -> dict[str, Path]:
+    """Pictures of attention, and of gates and points where the model has evidence or hyperbolic experts.
+
+    Question and answer are read once more in one forward, the answer in place.
+    """
+    picture = image.convert("RGB") if hasattr(image, "convert") else open_picture(image)
+    row = Row(id="inspect", turns=(Turn("user", f"{IMAGE_MARK}\n{seen.question}"),), images=(PICTURE,))
+    forced = force(Encoder(processor, {PICTURE: picture}, max_length=0), row, seen.answer)
+    with evaluating(model):
+        reading = read(model, forced, attention=True, keeps_inputs=bool(drawn_layers(model)))
+    sample = sample_of(model, forced, reading)
+    for name in TAKEN_AWAY:
+        sample |= choices_and_gates(model, forced, None, f"_{name}")
+    found = {"grounding": draw_profiles(gathered(model, [sample], [""]), folder / "grounding.png")}
+    gates = draw_gates(seen, folder / "gates.png")
+    if gates is not None:
+        found["gates"] = gates
+    clouds = clouds_of(model, forced, reading)
+    if clouds:
+        found["radii"] = draw_radii(clouds, seen.groups, folder / "radii.png")
+        found["disc"] = draw_discs(clouds, seen.groups, folder / "disc.png")
+    return found
 
 
 def header_of(model: Any, seen: Observation, max_new_tokens: int) -> dict[str, Any]:

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moiety.evaluate.decoding import keywords_of_generate
 from moiety.groups import Modality
 from moiety.lens.observe import pieces
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import Encoder
-from moiety.vlm.model import settings_of
 from moiety.vlm.rows import Row
-from moiety.vlm.spans import evidence_mask
 from moiety.vlm.splice import text_decoder
 
 logger = logging.getLogger(__name__)
@@ -71,10 +70,7 @@ def force(encoder: Encoder, row: Row, answer: str) -> Forced:
     prompt = dict(encoder.encode_prompt(row))
     length = len(prompt["input_ids"])
     said = encoder.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
-    modality_ids, given = prompt.pop("modality_ids"), prompt.pop("evidence_mask", None)
-    if given is None:
-        nothing = torch.zeros(length, dtype=torch.bool)
-        given = evidence_mask(prompt["input_ids"], modality_ids, nothing, encoder.control)
+    modality_ids, given = prompt.pop("modality_ids"), prompt.pop("evidence_mask")
     keywords = {}
     for name, value in prompt.items():
         tail = torch.tensor(said if name == "input_ids" else [0] * len(said), dtype=value.dtype)
@@ -156,7 +152,7 @@ def read(
         mean_patch: Replace every patch embedding of a picture by their mean: the picture says nothing any more.
         keeps_inputs: Trace what the sparse layers read, too.
     """
-    keywords = {name: value.to(model.device) for name, value in forced.keywords.items() if takes(model, name)}
+    keywords = keywords_of_generate(model, forced.keywords)
     trace = RoutingTrace(keeps_inputs=keeps_inputs)
     blank = pictures_averaged(model, forced.modality_ids) if mean_patch else _nothing()
     weights = eager_attention(model) if attention else _nothing()
@@ -166,13 +162,6 @@ def read(
     if not attention:
         return Reading(None, routing)
     return Reading(torch.stack([layer[0].float().mean(dim=0).cpu() for layer in outputs.attentions]), routing)
-
-
-def takes(model: Any, keyword: str) -> bool:
-    """Whether a forward of `model` knows `keyword`; the evidence mask is for models that read evidence."""
-    settings = settings_of(model)
-    reads = settings is not None and settings.asymoe is not None and settings.asymoe.needs_context
-    return reads or keyword != "evidence_mask"
 
 
 @contextmanager

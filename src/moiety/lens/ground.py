@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from moiety.groups import ExpertGroups, Modality
 from moiety.lens.forced import Forced, Reading, force, read
+from moiety.lens.points import Cloud, clouds_of, drawn_layers, joined_clouds
 from moiety.moe.grounding import (
     Slope,
     area_under_curve,
@@ -52,6 +54,7 @@ class Grounding:
             ``routed``, ``routed_mass``, ``routed_exchanged``, ``routed_mean_patch``. Per sparse layer, means over the
             positions that predict the answer: ``alpha``, ``score``, ``mass`` and the same with ``_exchanged``,
             ``_mean_patch``; NaN where a layer has none or the evidence could not be taken away.
+        clouds: Points of pictures and phrases in the drawn layers; none without hyperbolic experts.
     """
 
     scheme: str
@@ -60,6 +63,7 @@ class Grounding:
     sparse_layers: list[int]
     types: list[str]
     samples: dict[str, np.ndarray] = field(repr=False)
+    clouds: list[Cloud] = field(default_factory=list, repr=False)
 
     def entropy(self, modality: str) -> np.ndarray:
         """Mean normalised attention entropy of the positions of ``text`` or ``image``, ``(layers,)``; NaN of none."""
@@ -105,10 +109,10 @@ class Grounding:
         layers,)``; NaN where there are none of either."""
         values = 1 - self.samples[name] if name == "alpha" else self.samples[name]
         sides = [values[[kind == wanted for kind in self.types]] for wanted in ("conflict", "absent")]
-        if not all(map(len, sides)):
-            return np.full(values.shape[1], np.nan)
-        conflict, absent = sides
-        return np.array([area_under_curve(conflict[:, at], absent[:, at]) for at in range(values.shape[1])])
+        area = np.full(values.shape[1], np.nan)
+        for layer in np.flatnonzero(~np.isnan(values).any(0)) if all(map(len, sides)) else ():
+            area[layer] = area_under_curve(sides[0][:, layer], sides[1][:, layer])
+        return area
 
     @property
     def has_gates(self) -> bool:
@@ -138,16 +142,27 @@ def ground(
     if not rows:
         raise ValueError("no rows to read; give at least one question with its answer")
     encoder = Encoder(processor, images, max_length=0)  # nothing is trained: no limit
-    was_training, samples = model.training, []
-    model.eval()
-    try:
+    samples, clouds = [], []
+    with evaluating(model):
         for number, row in enumerate(rows):
-            samples.append(read_row(model, encoder, row, partner_of(rows, number)))
+            sample, points = read_row(model, encoder, row, partner_of(rows, number))
+            samples.append(sample)
+            clouds.append(points)
             if progress is not None:
                 progress(number + 1, len(rows))
+    found = gathered(model, samples, [row.type or "" for row in rows])
+    return replace(found, clouds=joined_clouds(clouds, ("pictures", "phrases")))
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model into eval mode, and back into the mode it came in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(was_training)
-    return gathered(model, samples, [row.type or "" for row in rows])
 
 
 def gathered(model: Any, samples: Sequence[Sample], types: Sequence[str]) -> Grounding:
@@ -173,27 +188,27 @@ def partner_of(rows: Sequence[Row], number: int) -> Row | None:
     return None
 
 
-def read_row(model: Any, encoder: Encoder, row: Row, partner: Row | None, answer: str | None = None) -> Sample:
-    """All numbers of one row.
+def read_row(model: Any, encoder: Encoder, row: Row, partner: Row | None) -> tuple[Sample, list[Cloud]]:
+    """All numbers of one row, and its points where the model has hyperbolic experts.
 
     Args:
         model: In eval mode.
         encoder: Makes its tensors.
         row: The question.
         partner: Whose pictures stand in when the evidence is exchanged; None: no exchange.
-        answer: What stands in place of the row's own answer.
 
     Raises:
-        ValueError: the row has no answer and none is given.
+        ValueError: the row has no answer.
     """
-    answer = answer_of(row) if answer is None else answer
+    answer = answer_of(row)
     forced = force(encoder, row, answer)
-    sample = sample_of(model, forced, read(model, forced, attention=True))
+    reading = read(model, forced, attention=True, keeps_inputs=bool(drawn_layers(model)))
+    sample, clouds = sample_of(model, forced, reading), clouds_of(model, forced, reading)
     found = None if partner is None else force(encoder, replace(row, images=partner.images), answer)
     exchanged = None if found is None else read(model, found)
     sample |= choices_and_gates(model, found or forced, exchanged, "_exchanged")
     averaged = read(model, forced, mean_patch=True) if row.images else None
-    return sample | choices_and_gates(model, forced, averaged, "_mean_patch")
+    return sample | choices_and_gates(model, forced, averaged, "_mean_patch"), clouds
 
 
 def answer_of(row: Row) -> str:

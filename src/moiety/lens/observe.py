@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from moiety.evaluate.decoding import keywords_of_generate
 from moiety.groups import ExpertGroups, Modality
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import prompt_batch
@@ -114,7 +115,7 @@ def generate(model: Any, batch: Mapping[str, torch.Tensor], max_new_tokens: int)
     try:
         with torch.no_grad():
             made = model.generate(
-                **{name: value.to(model.device) for name, value in batch.items() if name != "modality_ids"},
+                **keywords_of_generate(model, batch),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
@@ -154,17 +155,22 @@ def on_cpu(routing: Routing) -> Routing:
         index=routing.index.cpu(),
         weights=routing.weights.detach().float().cpu(),
         modality_group=routing.modality_group.cpu(),
+        extras={name: value.detach().float().cpu() for name, value in routing.extras.items()},
     )
 
 
 def joined(routings: list[Routing]) -> Routing:
     """One decision over the tokens of all of them, in order."""
-    return replace(
-        routings[0],
-        **{
-            name: torch.cat([getattr(routing, name) for routing in routings])
-            for name in ("logits", "index", "weights", "modality_group")
-        },
+
+    def whole(of: Callable[[Routing], torch.Tensor]) -> torch.Tensor:
+        return torch.cat([of(routing) for routing in routings])
+
+    return Routing(
+        logits=whole(lambda routing: routing.logits),
+        index=whole(lambda routing: routing.index),
+        weights=whole(lambda routing: routing.weights),
+        modality_group=whole(lambda routing: routing.modality_group),
+        extras={name: torch.cat([routing.extras[name] for routing in routings]) for name in routings[0].extras},
     )
 
 

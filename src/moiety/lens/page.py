@@ -36,9 +36,9 @@ def write_page(
     *,
     title: str,
     facts: Mapping[str, str],
-    groups: ExpertGroups,
+    groups: ExpertGroups | None,
     pictures: Sequence[tuple[str, str, Path]],
-    rows: Sequence[Mapping[str, Any]],
+    table: str,
 ) -> Path:
     """Write the page.
 
@@ -46,20 +46,21 @@ def write_page(
         path: Where it goes.
         title: Its head.
         facts: Name -> text, shown below the head.
-        groups: Gives the legend of experts.
+        groups: Gives the legend of experts; None: no legend.
         pictures: Head, explanation and PNG of each section; the PNG is copied into the page.
-        rows: Records of :func:`moiety.lens.numbers.summary_rows`.
+        table: HTML of the numbers, see :func:`routing_table` and :func:`html_table`.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f"<p><b>{html.escape(name)}:</b> {html.escape(text)}</p>" for name, text in facts.items()]
-    parts.append(f"<p>{_legend(groups)}</p>")
+    if groups is not None:
+        parts.append(f"<p>{_legend(groups)}</p>")
     for head, text, picture in pictures:
         inside = base64.b64encode(picture.read_bytes()).decode()
         parts.append(
             f'<h2>{html.escape(head)}</h2><p class="note">{html.escape(text)}</p>'
             f'<img alt="{html.escape(head)}" src="data:image/png;base64,{inside}">'
         )
-    parts.append(f"<h2>Numbers</h2>{_table(rows)}")
+    parts.append(f"<h2>Numbers</h2>{table}")
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
     path.write_text(
         f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n", "utf-8"
@@ -75,11 +76,17 @@ def _legend(groups: ExpertGroups) -> str:
     )
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def routing_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Records of :func:`moiety.lens.numbers.summary_rows` as a table."""
     shares = max((len(row["load_share"]) for row in rows), default=0)
     heads = [*COLUMNS.values(), *(f"load {expert}" for expert in range(shares))]
+    cells = [[*(str(row[key]) for key in COLUMNS), *(f"{100 * share:.0f} %" for share in row["load_share"])]
+             for row in rows]  # fmt: skip
+    return html_table(heads, cells)
+
+
+def html_table(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table of texts."""
     lines = ["<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>"]
-    for row in rows:
-        cells = [*(str(row[key]) for key in COLUMNS), *(f"{100 * share:.0f} %" for share in row["load_share"])]
-        lines.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells]
     return f"<table>{''.join(lines)}</table>"
