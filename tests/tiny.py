@@ -266,11 +266,11 @@ FAMILIES: dict[str, Family] = {
 
 
 def spread_experts(model: Any, seed: int = 0) -> Any:
-    """Make the experts and gates of a freshly upcycled model differ, so that routing shows in the logits."""
+    """Make experts, gates and context of a freshly upcycled model differ, so that all of them show in the logits."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if ".mlp.experts." in name or ".mlp.router." in name:
+            if any(f".mlp.{part}." in name for part in ("experts", "router", "context")):
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(0.1 * noise.to(parameter.dtype))
     return model
@@ -283,3 +283,18 @@ def sparse(family: str, settings: Any = None, **changes: Any) -> Any:
 
     model = upcycle(FAMILIES[family].build(**changes), settings or MoESettings(layers="all"), in_place=True)
     return spread_experts(model)
+
+
+def asymmetric(**own: Any) -> Any:
+    """Scheme asymoe in every decoder layer, with widths that fit the tiny decoders; `own` goes to its section."""
+    from moiety.config import MoESettings
+
+    widths = {
+        "hyp_dim": 8,
+        "inter_ffn": 16,
+        "vision_ffn": 24,
+        "evidence_dim": 12,
+        "context_dim": 32,
+        "context_heads": 2,
+    }
+    return MoESettings(scheme="asymoe", layers="all", asymoe={**widths, **own})

@@ -17,9 +17,11 @@ from moiety.groups import Modality
 from moiety.moe.trace import recording
 from moiety.vlm.model import groups_of, load, moe_layers
 from moiety.vlm.upcycle import upcycle
-from tests.tiny import FAMILIES, IMAGE, PAD, sparse
+from tests.tiny import FAMILIES, IMAGE, PAD, Family, asymmetric, sparse
 
-NAMES = sorted(FAMILIES)
+ASYMOE = {f"{name}+asymoe": name for name in ("llava-llama", "gemma3", "qwen3_vl")}
+"""Families that pass the suite with scheme asymoe as well; ``test_asymoe.py`` has the others."""
+NAMES = [*sorted(FAMILIES), *ASYMOE]
 ROWS = [("tIt", "tt"), ("tt", "t"), ("I",), ("tItIt", "I", "t", "tI")]
 every_family = pytest.mark.parametrize("name", NAMES)
 
@@ -27,7 +29,11 @@ every_family = pytest.mark.parametrize("name", NAMES)
 @functools.cache
 def shared_model(name: str) -> Any:
     """One sparse model a family; tests that change it take a copy."""
-    return sparse(name)
+    return sparse(ASYMOE[name], asymmetric()) if name in ASYMOE else sparse(name)
+
+
+def family_of(name: str) -> Family:
+    return FAMILIES[ASYMOE.get(name, name)]
 
 
 def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -43,10 +49,13 @@ def checkpoint(model: Any, **options: Any) -> None:
 @every_family
 def test_upcycled_equals_dense_at_step_zero(name: str) -> None:
     # I01; worst case measured: 4.8e-7 (paligemma)
-    family = FAMILIES[name]
+    family = family_of(name)
     dense = family.build()
-    model = upcycle(dense, MoESettings(layers="all"))
-    for rows in ROWS:
+    copied = {"scheme": "asymoe", "asymoe": {"size_plan": "full"}} if name in ASYMOE else {}
+    model = upcycle(dense, MoESettings(layers="all", **copied))
+    promised = model.config.provenance["upcycled"]["receipt"]["promised"]
+    assert promised != (name == "gemma3+asymoe"), "branches gated by SiLU cannot copy an FFN gated by GELU"
+    for rows in ROWS if promised else []:
         batch = family.batch(*rows)
         real = batch["attention_mask"].bool()
         torch.testing.assert_close(logits_of(model, batch)[real], logits_of(dense, batch)[real], rtol=1e-5, atol=1e-5)
@@ -55,7 +64,7 @@ def test_upcycled_equals_dense_at_step_zero(name: str) -> None:
 
 @every_family
 def test_every_token_is_routed_inside_its_modality(name: str) -> None:
-    family, model = FAMILIES[name], shared_model(name)
+    family, model = family_of(name), shared_model(name)
     batch = family.batch("tItIt", "tt", "I", side="left")
     with recording() as trace:
         logits_of(model, batch)
@@ -76,7 +85,7 @@ def test_every_token_is_routed_inside_its_modality(name: str) -> None:
 @every_family
 def test_saved_and_loaded_gives_the_same_logits(name: str, tmp_path: Path) -> None:
     # I11, trap 1: logits are compared, not parameters alone
-    family, model = FAMILIES[name], shared_model(name)
+    family, model = family_of(name), shared_model(name)
     model.save_pretrained(tmp_path)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert type(loaded) is type(model)
@@ -87,7 +96,9 @@ def test_saved_and_loaded_gives_the_same_logits(name: str, tmp_path: Path) -> No
         assert set(file.keys()) == set(model.state_dict()) - tied, "names on disk are names in memory"
     assert loaded.config.moe == model.config.moe
     half = load(tmp_path, dtype=torch.bfloat16)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    precise = {key for key, parameter in half.named_parameters() if parameter.dtype != torch.bfloat16}
+    assert all(".router.score." in key for key in precise), "float32 is kept for the evidence score alone"
+    assert bool(precise) == (name in ASYMOE)
     pixels = {k: v.bfloat16() if v.is_floating_point() else v for k, v in batch.items()}
     assert torch.isfinite(logits_of(half, pixels)).all()
     half.save_pretrained(tmp_path / "half")
@@ -105,7 +116,7 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_generation_does_not_depend_on_cache_or_on_who_gives_the_ids(name: str, mode: str) -> None:
     # I05, D02, D10: left-padded rows with different numbers of pictures
-    family, model = FAMILIES[name], shared_model(name)
+    family, model = family_of(name), shared_model(name)
     batch = family.batch("tItI", "tt", "tI", side="left")
     ids = (batch["input_ids"] == IMAGE).long()
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": PAD, **MODES[mode]}
@@ -124,7 +135,7 @@ def test_generation_does_not_depend_on_cache_or_on_who_gives_the_ids(name: str, 
 @every_family
 def test_padding_changes_nothing(name: str) -> None:
     # I06, I07
-    family, model = FAMILIES[name], shared_model(name)
+    family, model = family_of(name), shared_model(name)
     single = logits_of(model, family.batch("tIt"))[0]
     for side in ("left", "right"):
         batch = family.batch("tIt", "tItIttt", side=side)
@@ -140,7 +151,7 @@ def test_padding_changes_nothing(name: str) -> None:
 @every_family
 def test_checkpointing_with_two_forwards_in_flight(name: str) -> None:
     # I13, trap 5; the trace of a step must not be disturbed by a second forward before the backward
-    family = FAMILIES[name]
+    family = family_of(name)
     batches = [family.batch("tIt", "tt", labels=True), family.batch("ttI", "tII", labels=True, seed=1)]
     grads = []
     for on in (False, True):
@@ -159,13 +170,14 @@ def test_checkpointing_with_two_forwards_in_flight(name: str) -> None:
 @every_family
 def test_ids_never_reach_attention(name: str) -> None:
     # trap 12, in dense and in sparse layers
-    family = FAMILIES[name]
-    model = sparse(name, MoESettings(layers="odd"))
+    family = family_of(name)
+    settings = asymmetric() if name in ASYMOE else MoESettings()
+    model = sparse(ASYMOE.get(name, name), settings.model_copy(update={"layers": "odd"}))
     seen: list[set[str]] = []
     attentions = [module for key, module in model.named_modules() if key.endswith(".self_attn") and "layers" in key]
     for attention in attentions:
         attention.register_forward_pre_hook(lambda _, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
     logits_of(model, family.batch("tIt"))
     assert len(seen) >= 2
-    assert not any("modality_ids" in kwargs for kwargs in seen)
+    assert not any({"modality_ids", "evidence_mask"} & kwargs for kwargs in seen)
     assert [layer.layer_index for layer in moe_layers(model)] == [1]
