@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moiety.moe import geometry
+from moiety.moe.experts.lorentz_maps import Maps
 from moiety.moe.geometry import (
     aperture,
     aperture_eq15,
@@ -266,6 +267,22 @@ def test_a_tangent_space_sandwich_is_the_euclidean_network(kappa: float) -> None
     x = torch.randn(200, 8)
     sandwich = log_origin(lift(mlp(log_origin(lift(x, kappa)[1], kappa)), kappa)[1], kappa)
     assert ((sandwich - mlp(x)).norm(dim=-1) / mlp(x).norm(dim=-1)).max() < 1e-6  # worst 4.4e-7
+
+
+@pytest.mark.parametrize("kappa", KAPPAS)
+def test_the_experts_maps_are_these(kappa: float) -> None:
+    """They stretch rows by factors made from squared norms; same points, same times, same logarithms."""
+    maps, log_kappa, unscaled = Maps(False, 3.0, 24), torch.tensor(math.log(kappa)).double(), torch.zeros(1).double()
+    u = points(200, 0.01, 20, kappa)
+    squares = u.square().sum(dim=-1)
+    stretch, time = maps.lift(squares, unscaled, log_kappa)
+    expected_time, space = lift(radius_cap(u, kappa, 3.0), kappa)
+    torch.testing.assert_close(time, expected_time)
+    torch.testing.assert_close(u * stretch.unsqueeze(-1), space)
+    inner_time = maps.inner_time(squares, unscaled, log_kappa)
+    torch.testing.assert_close(inner_time, centred_time(u * maps.inner_scale(unscaled), kappa))
+    back = maps.log_origin(squares, unscaled, log_kappa)
+    torch.testing.assert_close(u * back.unsqueeze(-1), log_origin(u, kappa))
 
 
 # -- T6: cones ---------------------------------------------------------------------------------------------------------
