@@ -118,13 +118,13 @@ class _TwoBranches(torch.autograd.Function):
         gated: bool,
     ) -> Tensor:
         plan = Plan(slot_of_row, row_of_slot, runs.offsets)
-        pre = runs.forward(dispatch(x, plan), input_proj)
+        pre = runs.multiply(dispatch(x, plan), input_proj)
         a = dispatch(context, plan)
         parts = zip(_evidence(pre, gated), context_proj.chunk(2 if gated else 1, dim=1), strict=True)
         for columns, proj in parts:
-            runs.forward(a, proj, out=columns)
+            runs.add(columns, a, proj)
         inner, _ = _inner(pre, gated)
-        y = runs.forward(_mixed(inner, alpha), down_proj)
+        y = runs.multiply(_mixed(inner, alpha), down_proj)
         y[-1].zero_()  # nobody's row
         saved = (x, context, alpha, weights, input_proj, context_proj, down_proj, slot_of_row, row_of_slot, pre)
         ctx.save_for_backward(*saved)
@@ -141,7 +141,7 @@ class _TwoBranches(torch.autograd.Function):
         plan = Plan(slot_of_row, row_of_slot, runs.offsets)
         row_weight = _row_weights(weights, slot_of_row)
         dy = dispatch(dout, plan)
-        d_mixed = runs.backward(dy, down_proj)
+        d_mixed = runs.multiply_back(dy, down_proj)
         dy.mul_(row_weight.to(dy.dtype).unsqueeze(-1))
         inner, activated = _inner(pre, gated)
         products = zip(d_mixed.chunk(2, dim=-1), inner.chunk(2, dim=-1), strict=True)
@@ -154,8 +154,8 @@ class _TwoBranches(torch.autograd.Function):
         d_evidence = torch.cat(_evidence(d_pre, gated), dim=-1)
         d_input = runs.outer(d_pre, dispatch(x, plan)) if needs[4] else None
         d_context_proj = runs.outer(d_evidence, dispatch(context, plan)) if needs[5] else None
-        dx = _collect(runs.backward(d_pre, input_proj), plan) if needs[0] else None
-        da = _collect(runs.backward(d_evidence, context_proj), plan) if needs[1] else None
+        dx = _collect(runs.multiply_back(d_pre, input_proj), plan) if needs[0] else None
+        da = _collect(runs.multiply_back(d_evidence, context_proj), plan) if needs[1] else None
         d_weight[-1] = 0
         dw = d_weight[row_of_slot].to(weights.dtype) if needs[3] else None
         return dx, da, d_alpha, dw, d_input, d_context_proj, d_down, None, None, None, None

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moiety.asymmetric import AsyMoESettings
 from moiety.moe.experts.bank import Beside, BesideBank, check_dense, largest_units
 from moiety.moe.experts.ffn import FFNExperts
-from moiety.moe.experts.lorentz_kernel import TIME_COLUMNS, Scalars, lorentz_experts
+from moiety.moe.experts.lorentz_kernel import Layout, lorentz_experts
 from moiety.moe.experts.lorentz_maps import Maps
 from moiety.moe.experts.products import can_group, runs_of
 from moiety.moe.experts.slots import Share
@@ -117,35 +116,34 @@ class LorentzExperts(BesideBank):
             return self.nothing(hidden_states)
         if share.num_sides != self.num_sides:
             raise RuntimeError(f"slots sorted by {share.num_sides} sides reached experts of {self.num_sides} sides")
-        # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
-        out = self._branch(hidden_states, top_k_weights, share) + 0 * self.cone_log_scale.sum()
+        out = self._branch(hidden_states, top_k_weights, share)
         return out if self.residual is None else out + self.residual.run(hidden_states, top_k_weights, share)
 
     def _branch(self, x: Tensor, weights: Tensor, share: Share) -> Tensor:
         dtype, wide = compute_dtype(x), torch.promote_types(x.dtype, torch.float32)
         grouped = can_group(dtype, x.device, (self.hidden, self.space, self.inner))
         plan, sides = share.by_expert(), self.num_sides
-        scalars = Scalars(
-            runs_of(share.ends, share.plan.offsets, grouped),
-            runs_of(share.ends[sides - 1 :: sides], plan.offsets, grouped),
-        )
-        scale = self.maps.inner_scale(self.inner_log_scale.to(wide)).to(self.down_proj.dtype)
+        by_side = runs_of(share.ends, share.plan.offsets, grouped)
+        by_expert = runs_of(share.ends[sides - 1 :: sides], plan.offsets, grouped)
+        inner_scale = self.inner_log_scale.to(wide)
+        down = self.down_proj * self.maps.inner_scale(inner_scale).to(self.down_proj.dtype)[:, None, None]
+        # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
+        side_scale = (self.log_scale + 0 * self.cone_log_scale).to(wide).view(-1, 1)
         matrices = (
-            self.projection.flatten(0, 1),
-            with_time(self.gate_up_proj, self.gate_up_time),
-            with_time(self.down_proj * scale[:, None, None], self.down_time.unsqueeze(-1)),
+            self.projection.flatten(0, 1).to(dtype),
+            self.gate_up_proj.to(dtype),
+            self.gate_up_time.to(dtype),
+            down.to(dtype),
+            self.down_time.unsqueeze(-1).to(dtype),
         )
-        scales = (self.log_scale, self.inner_log_scale, self.out_log_scale, self.curvature())
-        out = lorentz_experts(
-            x.to(dtype),
-            weights,
-            [matrix.to(dtype) for matrix in matrices],
-            [scale.to(wide) for scale in scales],
-            plan,
-            scalars,
-            self.maps,
+        scalars = (
+            by_side.spread(side_scale),
+            by_expert.spread(inner_scale),
+            by_expert.spread(self.out_log_scale.to(wide)),
+            by_expert.spread(self.curvature().to(wide)),
         )
-        return out.to(x.dtype)
+        layout = Layout(plan, by_side, by_expert, self.maps)
+        return lorentz_experts(x.to(dtype), weights, matrices, scalars, layout).to(x.dtype)
 
     @torch.no_grad()
     def load_from_dense(
@@ -179,12 +177,6 @@ class LorentzExperts(BesideBank):
             f"num_experts={self.num_experts}, hidden={self.hidden}, space={self.space}, inner={self.inner}, "
             f"kind={kind}, sides={self.num_sides}"
         )
-
-
-def with_time(space: Tensor, time: Tensor) -> Tensor:
-    """Time columns behind those of space, filled up with 0: one product does both."""
-    padding = -time.shape[-1] % TIME_COLUMNS
-    return torch.cat([space, F.pad(time, (0, padding))], dim=-1)
 
 
 def initialise_rows(stack: Tensor, init: Any) -> None:

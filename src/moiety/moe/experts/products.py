@@ -31,39 +31,46 @@ class Runs:
             yield number, slice(start, end)
             start = end
 
-    @property
-    def counts(self) -> list[int]:
-        """Rows of each run."""
-        return [rows.stop - rows.start for _, rows in self]
+    def spread(self, values: Tensor) -> Tensor:
+        """Each row's own value: ``(runs, …)`` -> ``(rows, …)``."""
+        parts = [values[number].expand(run.stop - run.start, *values.shape[1:]) for number, run in self]
+        return torch.cat(parts)
 
-    def forward(self, rows: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-        """``rows @ weight.T``: ``(rows, width)``, ``(runs, out, width)`` -> ``(rows, out)``; added to `out`."""
+    def multiply(self, rows: Tensor, weight: Tensor) -> Tensor:
+        """``rows @ weight.T``: ``(rows, width)``, ``(runs, out, width)`` -> ``(rows, out)``."""
         if self.grouped:
-            found = F.grouped_mm(rows, weight.transpose(-2, -1), offs=self.offsets)
-            return found if out is None else out.add_(found)
-        if out is not None:
-            for number, run in self:
-                out[run].addmm_(rows[run], weight[number].T)
-            return out
+            return F.grouped_mm(rows, weight.transpose(-2, -1), offs=self.offsets)
         out = rows.new_empty(len(rows), weight.shape[1])
         for number, run in self:
             torch.mm(rows[run], weight[number].T, out=out[run])
         return out
 
-    def backward(self, grad: Tensor, weight: Tensor) -> Tensor:
-        """``grad @ weight``: ``(rows, out)``, ``(runs, out, width)`` -> ``(rows, width)``."""
+    def add(self, out: Tensor, rows: Tensor, weight: Tensor) -> None:
+        """Add ``rows @ weight.T`` to `out`; the width may be anything."""
         if self.grouped:
-            return F.grouped_mm(grad, weight, offs=self.offsets)
-        out = grad.new_empty(len(grad), weight.shape[2])
+            rows, weight = (F.pad(part, (0, -part.shape[-1] % 8)) for part in (rows, weight))
+            out.add_(F.grouped_mm(rows, weight.transpose(-2, -1), offs=self.offsets))
+            return
+        for number, run in self:
+            out[run].addmm_(rows[run], weight[number].T)
+
+    def multiply_back(self, grad: Tensor, weight: Tensor) -> Tensor:
+        """``grad @ weight``: ``(rows, out)``, ``(runs, out, width)`` -> ``(rows, width)``."""
+        width = weight.shape[2]
+        if self.grouped:
+            return F.grouped_mm(grad, F.pad(weight, (0, -width % 8)), offs=self.offsets)[:, :width]
+        out = grad.new_empty(len(grad), width)
         for number, run in self:
             torch.mm(grad[run], weight[number], out=out[run])
         return out
 
     def outer(self, left: Tensor, right: Tensor) -> Tensor:
         """``left.T @ right`` of each run: ``(rows, m)``, ``(rows, n)`` -> ``(runs, m, n)``; 0 where it has no rows."""
+        width = right.shape[1]
         if self.grouped:
-            return F.grouped_mm(left.transpose(0, 1), right, offs=self.offsets)
-        out = left.new_empty(len(self.ends), left.shape[1], right.shape[1])
+            right = F.pad(right, (0, -width % 8))
+            return F.grouped_mm(left.transpose(0, 1), right, offs=self.offsets)[:, :, :width]
+        out = left.new_empty(len(self.ends), left.shape[1], width)
         for number, run in self:
             torch.mm(left[run].T, right[run], out=out[number])
         return out
