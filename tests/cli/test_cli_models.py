@@ -10,6 +10,8 @@ import pytest
 from typer.testing import Result
 
 from moiety.cli.models import moe_settings
+from moiety.vlm.scratch import build_scratch
+from tests import model_folders
 
 Run = Callable[..., Result]
 
@@ -39,7 +41,7 @@ def test_dry_run_counts_and_writes_nothing(moiety: Run, dense: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--scheme", "moie"], "unknown scheme 'moie'; known: always_on, dense"),
+        (["--scheme", "moie"], "unknown scheme 'moie'; known: always_on, asymoe, dense"),
         (["--experts", "vision"], "--experts: 'vision' is not of the form group=count"),
         (["--experts", "vision=1,common=2,text=1"], "this scheme has no expert group 'common'"),
         (["--top-k", "5"], "top_k=5, but tokens of modality group 'vision' see 3 experts"),
@@ -82,6 +84,7 @@ def test_params_of_a_sparse_folder(moiety: Run, sparse: Path) -> None:
     assert table["dense_wide"]["expert_ffn"] == 2 * table["dense"]["expert_ffn"]
     others = [row for name, row in table.items() if name != "dense"]
     assert max(abs(row["difference_percent"]) for row in others) < 2
+    assert "design" not in found
     assert "equal activated parameters" in moiety("params", sparse).stdout
 
 
@@ -90,3 +93,57 @@ def test_params_of_a_dense_folder_names_schemes_of_its_own_width(moiety: Run, de
     assert found["published"]["scheme"] == "dense"
     table = {row["scheme"]: row for row in found["schemes"]}
     assert table["moiie"]["expert_ffn"] * 2 == table["dense"]["expert_ffn"]
+
+
+# -- scheme asymoe -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense model whose FFNs are large enough that a quarter of all parameters can be saved in them."""
+    sizes = model_folders.SIZES.model_copy(update={"hidden": 64, "ffn": 192})
+    return build_scratch(sizes, model_folders.TEXTS * 20, tmp_path_factory.mktemp("wide") / "dense", template="plain")
+
+
+def test_params_show_a_design(moiety: Run, wide: Path) -> None:
+    found = json.loads(moiety("params", wide, "--scheme", "asymoe", "--json").stdout)
+    design = found["design"]
+    assert design["plan"] == "dense_budget"
+    assert set(design["widths"]) == {"hyp_dim", "inter_ffn", "vision_ffn", "evidence_dim", "context_dim"}
+    dearest = max(line["decoder"] for line in design["sets"])
+    rest = sum(found["published"]["by_part"][part] for part in ("vision_tower", "projector"))
+    assert dearest + rest == found["published"]["activated"] == max(line["whole"] for line in design["sets"])
+    for line in design["sets"]:
+        assert line["saving"]["decoder"]["dense"] == pytest.approx(1 - line["decoder"] / design["dense"])
+        assert line["saving"]["decoder"]["dense"] >= 0.2545
+        assert line["saving"]["whole"]["dense"] < line["saving"]["decoder"]["dense"], "the tower stands on both sides"
+        assert line["saving"]["decoder"]["moiie"] == pytest.approx(1 - line["decoder"] / design["moiie"])
+    others = [row for row in found["schemes"] if row["scheme"] not in ("dense", "asymoe")]
+    assert max(abs(row["difference_percent"]) for row in others) < 2
+    shown = moiety("params", wide, "--scheme", "asymoe").stdout
+    for word in ("evidence_dim", "one inter expert", "% below MoIIE", "inter+text", f"{dearest:,}"):
+        assert word in shown
+
+
+def test_params_of_a_scheme_with_settings(moiety: Run, dense: Path, sparse: Path) -> None:
+    words = ("--set", "asymoe.size_plan=full", "--set", "asymoe.inter_kind=ffn")
+    for folder in (dense, sparse):  # of a sparse folder, what its dense base would be
+        design = json.loads(moiety("params", folder, "--scheme", "asymoe", *words, "--json").stdout)["design"]
+        assert design["widths"] == {"inter_ffn": 48, "vision_ffn": 48, "evidence_dim": 48, "context_dim": 4}
+    result = moiety("params", dense, "--scheme", "asymoe", "--layers", "1")
+    assert result.exit_code == 2
+    assert "no widths of scheme asymoe fit: 1 sparse layers of hidden 32 may activate" in result.stderr
+
+
+def test_upcycling_to_asymoe_says_what_it_promises(moiety: Run, wide: Path, tmp_path: Path) -> None:
+    tried = moiety("upcycle", wide, tmp_path / "x", "--scheme", "asymoe", "--dry-run")
+    assert tried.exit_code == 0, tried.stderr
+    assert "design dense_budget" in tried.stdout
+    assert not (tmp_path / "x").exists()
+    sized = moiety("upcycle", wide, tmp_path / "sized", "--scheme", "asymoe")
+    assert "not enforced" in sized.stdout
+    full = moiety("upcycle", wide, tmp_path / "full", "--scheme", "asymoe", "--set", "asymoe.size_plan=full")
+    assert "(accepted: 1e-05, float32" in full.stdout
+    moe = json.loads((tmp_path / "sized" / "config.json").read_text())["moe"]
+    assert moe["layers"] == [0, 1, 2, 3], "asymoe makes every layer sparse unless told otherwise"
+    counted = json.loads(moiety("params", tmp_path / "sized", "--json").stdout)
+    assert f"{counted['published']['activated']:,}" in tried.stdout
+    assert counted["design"]["widths"]["evidence_dim"] == moe["asymoe"]["evidence_dim"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,14 +32,19 @@ def upcycle(
     scheme: Annotated[str, typer.Option(help="Routing scheme.")] = "moiie",
     experts: Annotated[str | None, typer.Option(help="Counts by expert group: vision=1,inter=2,text=1.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Experts per token.")] = None,
-    layers: Annotated[str, typer.Option(help="odd, even, all, or 0-based layers: 1,3,5.")] = "odd",
+    layers: Annotated[
+        str | None, typer.Option(help="odd, even, all, or 0-based layers: 1,3,5. Without: the scheme's own.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any other key of moe: key=value.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Draws the router weights.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face id.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters and memory, write nothing.")] = False,
 ) -> None:
-    """Copy the dense FFNs of a model into experts; its answers do not change, which is measured and recorded."""
+    """Copy the dense FFNs of a model into experts; how far its answers change is measured and recorded.
+
+    They do not change, unless experts are narrower than the FFN: then the receipt says so.
+    """
     from moiety.vlm.parameters import count_parameters
     from moiety.vlm.upcycle import upcycle_folder
 
@@ -48,6 +54,8 @@ def upcycle(
     calm_libraries()
     dense, sparse = count_parameters(source), count_parameters(source, moe)
     show(count_table(f"{source} as {scheme}", {"dense": dense, scheme: sparse}))
+    if moe.scheme == "asymoe":
+        show_design(source, moe)
     show(memory_table({"1: projector": dense, "2: all": sparse}))
     if dry_run:
         say("dry run: nothing was written")
@@ -60,21 +68,36 @@ def upcycle(
 
 def params(
     what: Annotated[str, typer.Argument(metavar="MODEL|RECIPE", help="Model folder or id, recipe file or name.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of a recipe.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of a recipe, or of moe with --scheme.")
+    ] = None,
+    scheme: Annotated[str | None, typer.Option(help="Count the dense model as it would be with this scheme.")] = None,
+    layers: Annotated[str | None, typer.Option(help="With --scheme: odd, even, all, or 0-based layers: 1,3,5.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count parameters: in all, activated by one token of each modality, by part, and what equal width would be."""
+    """Count parameters: in all, activated by one token of each modality, by part, and what equal width would be.
+
+    For scheme asymoe also the design: widths, and what every set of experts saves.
+    """
     from moiety.vlm.parameters import count_parameters
 
-    config, moe = config_and_settings(what, settings)
+    config, moe = config_and_settings(what, settings if scheme is None else None)
+    if scheme is not None:
+        config, moe = dense_config(config), moe_settings(scheme, None, None, layers, settings)
     published, strict = (count_parameters(config, moe, name) for name in ("published", "strict"))
     dense = dense_config(config)
     schemes = scheme_rows(dense, moe or settings_in(config))
     if as_json:
-        show_json({"published": vars(published), "strict": vars(strict), "schemes": schemes})
+        from moiety.vlm.designs import design_of
+
+        design = asdict(design_of(dense, moe or settings_in(config))) if published.scheme == "asymoe" else None
+        found = {"published": vars(published), "strict": vars(strict), "schemes": schemes}
+        show_json(found if design is None else {**found, "design": design})
         return
     show(count_table(f"{what}: {published.scheme}", {"published": published, "strict": strict}))
     say("published counts the whole vision tower, strict leaves out what no token uses")
+    if published.scheme == "asymoe":
+        show_design(dense, moe or settings_in(config))
     columns = ("scheme", "experts", "#top_k", "#expert width", "#activated", "#total", "#difference %")
     show(
         table(
@@ -86,7 +109,7 @@ def params(
 
 
 def moe_settings(
-    scheme: str, experts: str | None, top_k: int | None, layers: str, overrides: Sequence[str] | None
+    scheme: str, experts: str | None, top_k: int | None, layers: str | None, overrides: Sequence[str] | None
 ) -> MoESettings:
     """Settings from the words of the command line.
 
@@ -98,7 +121,9 @@ def moe_settings(
     from moiety.config import MoESettings, RecipeError, describe_errors
     from moiety.yaml_reader import apply_override
 
-    tree: dict[str, Any] = {"scheme": scheme, "top_k": top_k, "layers": layer_list(layers)}
+    tree: dict[str, Any] = {"scheme": scheme, "top_k": top_k}
+    if layers is not None:
+        tree["layers"] = layer_list(layers)
     if experts is not None:
         tree["experts"] = counts(experts)
     for override in overrides or ():
@@ -149,6 +174,30 @@ def count_table(title: str, columns: dict[str, ParameterCount]) -> Any:
     parts = dict.fromkeys(name for count in found for name in count.by_part)
     rows += [[str(part), *(count.by_part.get(part, 0) for count in found)] for part in parts]
     return table(title, ("parameters", *(f"#{name}" for name in columns)), rows)
+
+
+def show_design(source: Any, settings: MoESettings) -> None:
+    """The widths of scheme asymoe, what each part of a layer costs a token, and what each set of experts saves."""
+    from moiety.vlm.designs import design_of
+    from moiety.vlm.loading import read_config
+
+    design = design_of(read_config(source) if isinstance(source, str) else source, settings)
+    show(table(f"design {design.plan}", ("width", "#"), [list(width) for width in design.widths.items()]))
+    parts = [list(part) for part in design.parts.items()]
+    show(table("one sparse layer", ("part", "#parameters of one token"), parts))
+    rows = []
+    for found in design.sets:
+        savings = [f"{100 * share:.2f}" for kind in ("decoder", "whole") for share in found.saving[kind].values()]
+        rows.append([found.token, found.experts, found.decoder, *savings[:2], found.whole, *savings[2:]])
+    below = ("#% below dense", "#% below MoIIE")
+    show(
+        table(
+            f"what one token activates; dense decoder {design.dense:,}, with MoIIE in these layers {design.moiie:,}",
+            ("token", "experts", "#decoder", *below, "#with tower, projector", *below),
+            rows,
+        )
+    )
+    say("the dearest set that a token can choose is the number to compare")
 
 
 def memory_table(stages: dict[str, ParameterCount]) -> Any:
@@ -205,32 +254,37 @@ def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
     """Every scheme over the same dense model, with the expert width that activates as much as `reference`."""
     from moiety.config import MoESettings
     from moiety.moe.routers import SCHEMES, resolve
-    from moiety.vlm.parameters import count_parameters, expert_ffn_for
+    from moiety.vlm.parameters import count_parameters
 
+    same: dict[str, Any] = {"layers": reference.layers, "modality_groups": reference.modality_groups}
     ffn = dense.get_text_config().intermediate_size
     own = count_parameters(dense, reference).activated
-    rows = []
+    rows: list[dict[str, Any]] = []
     for scheme in SCHEMES:
-        same: dict[str, Any] = {"layers": reference.layers, "modality_groups": reference.modality_groups}
         settings = reference if scheme == reference.scheme else MoESettings(scheme=scheme, **same)
-        width, groups, top_k = ffn, "", None
+        row: dict[str, Any] = {"scheme": scheme, "experts": "", "top_k": None, "expert_ffn": ffn}
+        rows.append({**row, "activated": None, "total": None, "difference_percent": None})
         if scheme != "dense":
-            width = (
-                reference.expert_ffn or ffn if scheme == reference.scheme else expert_ffn_for(settings, reference, ffn)
-            )
-            _, table_of, top_k = resolve(settings)
-            groups = table_of.describe()
-        settings = settings.model_copy(update={"expert_ffn": None if scheme == "dense" else width})
+            _, groups, top_k = resolve(settings)
+            rows[-1] |= {"experts": groups.describe(), "top_k": top_k, "expert_ffn": None}
+        try:
+            settings = settings if scheme == reference.scheme else as_much_as(reference, settings, dense, own)
+        except ValueError as error:
+            say(f"{scheme} cannot activate as much: {error}")
+            continue
         count = count_parameters(dense, settings)
-        rows.append(
-            {
-                "scheme": scheme,
-                "experts": groups,
-                "top_k": top_k,
-                "expert_ffn": width,
-                "activated": count.activated,
-                "total": count.total,
-                "difference_percent": 100 * (count.activated - own) / own,
-            }
-        )
+        if scheme not in ("dense", "asymoe"):
+            rows[-1]["expert_ffn"] = settings.expert_ffn or ffn
+        rows[-1] |= {"activated": count.activated, "total": count.total}
+        rows[-1]["difference_percent"] = 100 * (count.activated - own) / own
     return rows
+
+
+def as_much_as(reference: MoESettings, settings: MoESettings, dense: Any, activated: int) -> MoESettings:
+    """`settings` at the width that makes them equal to `reference`, which activates `activated` parameters."""
+    from moiety.vlm.parameters import equal_settings, expert_ffn_for
+
+    if settings.scheme == "dense" or "asymoe" in (settings.scheme, reference.scheme):
+        return equal_settings(settings, dense, activated)
+    width = expert_ffn_for(settings, reference, dense.get_text_config().intermediate_size)
+    return settings.model_copy(update={"expert_ffn": width})
