@@ -9,9 +9,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw
 
+from moiety.asymmetric import AsyMoESettings
 from moiety.config import MoESettings, ScratchSettings
+from moiety.vlm.model import load
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.upcycle import upcycle_folder
 
@@ -39,6 +42,24 @@ def sparse_folder(scheme: str = "moiie") -> Path:
     if not folder.exists():
         upcycle_folder(dense_folder(), folder, MoESettings(scheme=scheme, router_init_std=0.5))
     return folder
+
+
+@functools.cache
+def asymoe_folder() -> Path:
+    """The dense folder made sparse with evidence and Lorentz experts, whose gates say something from the start."""
+    widths = {"hyp_dim": 8, "inter_ffn": 16, "vision_ffn": 16, "evidence_dim": 16, "context_dim": 32}
+    settings = MoESettings(scheme="asymoe", router_init_std=0.5, asymoe=AsyMoESettings(**widths))
+    upcycle_folder(dense_folder(), _place() / "asymoe", settings)
+    model = load(_place() / "asymoe")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "alpha" in name or "router.score" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            if name.endswith("context_proj"):  # 0 in a copy of a dense FFN: nothing would be read
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(_place() / "asymoe")
+    return _place() / "asymoe"
 
 
 def picture(size: int = 48) -> Image.Image:

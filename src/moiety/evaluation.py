@@ -1,4 +1,4 @@
-"""Settings of an evaluation: which questions, how answers are decoded, and what is forced at test time."""
+"""Settings of an evaluation: which questions, and how answers are decoded."""
 
 from __future__ import annotations
 
@@ -87,6 +87,3 @@ class EvaluateSettings(Section):
     limit: int | None = Field(None, ge=1, description="score the first N rows only")
     blank_image: Switch = Field(True, description="also score with blank images: the question-only control")
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
-    clamp_alpha: float | None = Field(
-        None, ge=0, le=1, description="evidence experts only: this alpha in every one; 1 is memory alone"
-    )

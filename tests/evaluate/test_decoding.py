@@ -13,14 +13,25 @@ from torch import Tensor
 
 from moiety.config import MoESettings, ScratchSettings
 from moiety.evaluate.contrast import contrast_layers, early_layers
-from moiety.evaluate.decoding import DeepMinusEarly, decoding_batch, decoding_with, with_noise, without_evidence
+from moiety.evaluate.decoding import (
+    DeepMinusEarly,
+    decoding_batch,
+    decoding_with,
+    keywords_of_generate,
+    with_noise,
+    without_evidence,
+)
 from moiety.evaluate.run import evaluate_model
 from moiety.evaluation import DecodingSettings
+from moiety.moe.experts.evidence import clamped_alpha
 from moiety.vlm.data import prompt_batch
+from moiety.vlm.model import load
 from moiety.vlm.rows import Row, Turn, parse_row
 from moiety.vlm.scratch import scratch_model, scratch_processor
 from moiety.vlm.splice import text_decoder
+from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
+from tests import model_folders
 
 QUESTIONS = (
     "Which digit?",
@@ -199,3 +210,38 @@ def test_settings_that_a_method_does_not_have_are_refused() -> None:
         DecodingSettings(method="dola", weight=1.0)
     with pytest.raises(ValueError, match="decoding method 'greedy' has no plausibility; methods with one: visual"):
         DecodingSettings(plausibility=0.5)
+
+
+def test_a_clamp_changes_answers_and_belongs_to_the_file(tmp_path: Path) -> None:
+    folder = model_folders.asymoe_folder()
+    model, reader = load(folder), load_processor(folder, marks=False)
+    rows, path = rows_of(8), tmp_path / "answers.jsonl"
+    scores = []
+    for clamp in (None, 0.0, 1.0):
+        batch = keywords_of_generate(model, prompt_batch(rows, reader, Pictures()))
+        with clamped_alpha(clamp), torch.no_grad():
+            scores.append(model(**batch).logits[:, -1])
+    assert not torch.allclose(scores[0], scores[1])
+    assert not torch.allclose(scores[1], scores[2])
+    answers(model, reader, rows, clamp_alpha=0.02, predictions=path)
+    assert json.loads(path.read_text().splitlines()[0])["settings"]["clamp_alpha"] == "0.02"
+    with pytest.raises(ValueError, match=r"clamp_alpha: '0.02' there, '0.98' now"):
+        answers(model, reader, rows, clamp_alpha=0.98, predictions=path)
+    assert answers(model, reader, rows, clamp_alpha=0.02, decoding=DecodingSettings(method="context_aware"))
+
+
+def test_a_clamp_without_a_gate_is_refused(model: Any, processor: Any) -> None:
+    with pytest.raises(ValueError, match="clamp_alpha forces the gate of evidence experts, and this model of scheme"):
+        answers(model, processor, rows_of(1), clamp_alpha=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_work_with_evidence_experts(method: str) -> None:
+    folder = model_folders.asymoe_folder()
+    model, reader = load(folder), load_processor(folder, marks=False)
+    rows, decoding = rows_of(5), DecodingSettings(method=method)
+    alone = answers(model, reader, rows, batch_size=1, decoding=decoding)
+    assert answers(model, reader, rows, batch_size=4, decoding=decoding) == alone
+    if method != "dola":
+        nothing = DecodingSettings(method=method, weight=0.0)
+        assert answers(model, reader, rows, decoding=nothing) == answers(model, reader, rows)

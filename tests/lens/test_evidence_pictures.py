@@ -1,0 +1,185 @@
+"""Scheme asymoe under the lens: gates over the text, points in hyperbolic space, and gates over a data file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from moiety.lens import inspect_image, observe
+from moiety.lens.forced import force, read
+from moiety.lens.gates import draw_gates, gate_of
+from moiety.lens.ground import Grounding, ground
+from moiety.lens.ground_report import HEADS, write_ground_report
+from moiety.lens.points import clouds_of, drawn_layers, joined_clouds, lorentz_bank
+from moiety.moe import geometry
+from moiety.moe.experts.evidence import clamped_alpha
+from moiety.moe.trace import recording
+from moiety.vlm.data import Encoder, prompt_batch
+from moiety.vlm.model import load, moe_layers
+from moiety.vlm.rows import Row, Turn
+from moiety.vlm.templates import load_processor
+from tests import model_folders
+from tests.lens.test_ground import Pictures, row_of
+
+QUESTION = "Where is the red circle?"
+Both = tuple[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def asymoe() -> Both:
+    folder = model_folders.asymoe_folder()
+    return load(folder), load_processor(folder, marks=False)
+
+
+@pytest.fixture(scope="module")
+def found(asymoe: Both) -> Grounding:
+    return ground(*asymoe, [row_of(number, answer_box=[0, 0, 0.5, 0.5]) for number in range(4)], Pictures())
+
+
+def test_gates_are_those_of_one_forward(asymoe: Both) -> None:
+    model, processor = asymoe
+    seen = observe(model, processor, model_folders.picture(), QUESTION, max_new_tokens=3)
+    row = Row("x", (Turn("user", f"<image>\n{QUESTION}"),), ("p",))
+    with recording() as trace, torch.no_grad():
+        model(**prompt_batch([row], processor, {"p": model_folders.picture()}))
+    text = np.flatnonzero(~seen.is_image)
+    for name in ("alpha", "score", "mass"):
+        drawn = gate_of(seen, name, text)
+        assert drawn is not None
+        assert drawn.shape == (4, len(text) + len(seen.generated))
+        for place, (_, routing) in enumerate(trace.entries):
+            wanted = routing.extras[name].reshape(len(seen.words), -1).mean(-1)[torch.from_numpy(text)]
+            np.testing.assert_allclose(drawn[place, : len(text)], wanted, atol=1e-5)  # found 4e-7
+        assert len(np.unique(drawn.round(4))) > 8, "gates differ between words"
+
+
+def test_inspect_draws_gates_and_points(asymoe: Both, tmp_path: Path) -> None:
+    report = inspect_image(*asymoe, model_folders.picture(), QUESTION, tmp_path, max_new_tokens=3)
+    names = {path.name for path in report.files}
+    assert {"grounding.png", "gates.png", "radii.png", "disc.png"} < names
+    page = report.page.read_text()
+    assert page.count("data:image/png;base64,") == 8
+    for head in ("Evidence or memory", "How far out", "In the Poincaré disc"):
+        assert head in page
+    for name in ("gates.png", "radii.png", "disc.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 400
+            assert len(picture.convert("RGB").getcolors(2**24)) > 50
+
+
+def test_other_schemes_have_no_gates(tmp_path: Path) -> None:
+    folder = model_folders.sparse_folder("moiie")
+    seen = observe(load(folder), load_processor(folder), model_folders.picture(), QUESTION, max_new_tokens=2)
+    assert draw_gates(seen, tmp_path / "gates.png") is None
+    assert not (tmp_path / "gates.png").exists()
+
+
+def test_long_texts_are_cut_into_rows(asymoe: Both, tmp_path: Path) -> None:
+    long = " ".join([QUESTION] * 12)
+    seen = observe(*asymoe, model_folders.picture(), long, max_new_tokens=1)
+    path = draw_gates(seen, tmp_path / "gates.png")
+    assert path is not None
+    with Image.open(path) as picture:
+        assert picture.height > 1500
+
+
+def test_points_are_where_the_experts_put_their_tokens(asymoe: Both) -> None:
+    model, processor = asymoe
+    forced = force(Encoder(processor, Pictures(), max_length=0), row_of(1), "top left")
+    reading = read(model, forced, keeps_inputs=True)
+    clouds = clouds_of(model, forced, reading)
+    assert [(cloud.layer, cloud.expert) for cloud in clouds] == [(1, 1), (1, 2), (3, 1), (3, 2)]
+    for cloud in clouds:
+        routing = reading.routing[cloud.layer]
+        got = (routing.index == cloud.expert).any(-1)
+        assert len(cloud.points["patches"]) == int((got & (forced.modality_ids == 1)).sum())
+        assert cloud.points["pictures"].shape == cloud.points["phrases"].shape == (1, 1, 8)
+        bank = lorentz_bank(moe_layers(model)[cloud.layer])
+        assert bank is not None
+        x = routing.extras["x"][got & (forced.modality_ids == 1)]
+        u = bank.log_scale[cloud.expert - 1, 0].exp() * x @ bank.projection[cloud.expert - 1, 0].T
+        wanted = geometry.radius_cap(u, 1.0, 3.0)
+        torch.testing.assert_close(cloud.points["patches"][:, 0], wanted, rtol=1e-4, atol=1e-6)
+        assert (cloud.radii("patches") <= 3).all()
+
+
+def test_points_need_what_the_layers_read(asymoe: Both) -> None:
+    forced = force(Encoder(asymoe[1], Pictures(), max_length=0), row_of(1), "top left")
+    with pytest.raises(RuntimeError, match="points need what the layers read; make the reading with keeps_inputs=Tr"):
+        clouds_of(asymoe[0], forced, read(asymoe[0], forced))
+
+
+def test_the_disc_keeps_distances_from_its_centre(asymoe: Both) -> None:
+    forced = force(Encoder(asymoe[1], Pictures(), max_length=0), row_of(1), "top left")
+    for cloud in clouds_of(asymoe[0], forced, read(asymoe[0], forced, keeps_inputs=True)):
+        drawn, held = cloud.disc()
+        assert 0.25 <= held <= 1 + 1e-6, "at least as much as two of eight even directions"
+        for kind, places in drawn.items():
+            wanted = (cloud.radii(kind) / 2).tanh()
+            torch.testing.assert_close(places.norm(dim=-1), wanted, rtol=1e-4, atol=1e-5)
+            assert (places.norm(dim=-1) < 1).all()
+
+
+def test_clouds_of_samples_join(asymoe: Both, found: Grounding) -> None:
+    assert len(found.clouds) == 4
+    assert all(len(cloud.points["phrases"]) == len(cloud.points["pictures"]) == 4 for cloud in found.clouds)
+    assert joined_clouds([[]], ("pictures",)) == []
+    assert drawn_layers(load(model_folders.sparse_folder("moiie"))) == []
+
+
+def test_gates_of_a_file(found: Grounding) -> None:
+    assert found.has_gates
+    for name in ("alpha", "score", "mass"):
+        present, without = found.gate(name), found.gate(name, "exchanged")
+        assert ((present >= 0) & (present <= 1)).all()
+        sign = 1 if name == "alpha" else -1
+        np.testing.assert_allclose(found.gate_shift(name), sign * (without - present), atol=1e-12)
+        assert ((found.gate_area(name) >= 0) & (found.gate_area(name) <= 1)).all()
+    assert (found.samples["mass"] != found.samples["mass_exchanged"]).any()
+    assert (found.samples["mass"] != found.samples["mass_mean_patch"]).any()
+    ratio = found.samples["routed_mass"].sum(0)[:, 1:] / found.samples["routed"].sum(0)[:, 1:].clip(1)
+    assert ((ratio >= 0) & (ratio <= 1)).all()
+    assert (found.attention("answer") > 0).all(), "rows say where the answer is"
+
+
+def test_a_clamp_is_seen_in_the_trace(asymoe: Both) -> None:
+    forced = force(Encoder(asymoe[1], Pictures(), max_length=0), row_of(1), "top left")
+    with clamped_alpha(0.02):
+        reading = read(asymoe[0], forced)
+    for routing in reading.routing.values():
+        torch.testing.assert_close(routing.extras["alpha"], torch.full_like(routing.extras["alpha"], 0.02))
+
+
+def test_the_report_of_a_file(found: Grounding, tmp_path: Path) -> None:
+    report = write_ground_report(found, tmp_path, "runs/model", found, "runs/other")
+    assert {path.name for path in report.files} == {
+        "grounding.png", "radii.png", "disc.png", "grounding.json", "grounding.npz", "index.html",
+    }  # fmt: skip
+    assert all(path.is_file() for path in report.files)
+    assert [row["layer"] for row in report.rows] == [0, 1, 2, 3]
+    assert all(row["context_gain"] == row["answer_gain"] == 0 for row in report.rows), "a model beside itself"
+    written = json.loads((tmp_path / "grounding.json").read_text())
+    assert written["rows"] == report.rows
+    assert len(written["radii"]) == 4
+    assert {"layer", "expert", "pictures", "phrases"} == set(written["radii"][0])
+    with np.load(tmp_path / "grounding.npz") as arrays:
+        np.testing.assert_array_equal(arrays["alpha"], found.samples["alpha"])
+        assert arrays["types"].tolist() == found.types
+    page = (tmp_path / "index.html").read_text()
+    assert "runs/other" in page
+    assert page.count("data:image/png;base64,") == 3
+    assert len(report.table().columns) == len(HEADS)
+
+
+def test_a_reference_of_another_depth_is_refused(found: Grounding, tmp_path: Path) -> None:
+    import dataclasses
+
+    other = dataclasses.replace(found, layers=[0, 1])
+    with pytest.raises(ValueError, match="the model has 4 layers and 4 rows, the reference 2 and 4; give a reference"):
+        write_ground_report(found, tmp_path, "model", other, "other")
