@@ -11,7 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
-from toy import COLOURS, encoded, gradients, row, scratch_folder, sparse_model
+from asymmetric_toy import ROWS, asymmetric_model, with_spans
+from asymmetric_toy import gradients as asymmetric_gradients
+from toy import COLOURS, gradients, row, scratch_folder, sparse_model
 
 from moiety.config import TrainSettings
 from moiety.train import MoietyTrainer, training_arguments
@@ -34,9 +36,10 @@ EVERYTHING = ("vision_tower", "projector", "embeddings", "decoder", "router", "e
 
 def train_few(root: Path, work: Path, kind: str) -> dict[str, Any]:
     """Three steps over pictures on rank 0 and text alone on rank 1, with a trained tower and checkpointing."""
-    model = load(scratch_folder(root)) if kind == "dense" else sparse_model(root)
+    makes = {"dense": lambda root: load(scratch_folder(root)), "sparse": sparse_model, "asymoe": asymmetric_model}
+    model = makes[kind](root)
     freeze(model, EVERYTHING)
-    dataset, collator = encoded(root, scratch_folder(root), LOPSIDED * 3)
+    dataset, collator = with_spans(root, LOPSIDED * 3)
     settings = TrainSettings(
         per_device_train_batch_size=2, max_steps=3, gradient_checkpointing=True, logging_steps=1, learning_rate=1e-3
     )
@@ -55,7 +58,8 @@ def main(root: Path, work: Path) -> None:
     found["global"], trainer = gradients(root, MIXED, 2, 1, work, aux_stats="global", **DOMINANT)
     found["global_log"] = trainer.state.log_history[0]
     found["lopsided"], _ = gradients(root, LOPSIDED, 2, 1, work, aux_stats="global", **DOMINANT)
-    for kind in ("sparse", "dense"):
+    found["asymmetric"] = asymmetric_gradients(root, work, ROWS * 2)
+    for kind in ("sparse", "dense", "asymoe"):
         found[f"checkpointed_{kind}"] = train_few(root, work, kind)
     torch.save(found, work / f"rank{os.environ['RANK']}.pt")
     torch.distributed.destroy_process_group()

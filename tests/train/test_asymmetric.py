@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from asymmetric_toy import ROWS, asymmetric_model, with_spans
-from toy import COLOURS, KeepsGradients, encoded, largest_difference, row, scratch_folder, sparse_model
+from asymmetric_toy import DOMINANT, ROWS, asymmetric_model, gradients, trainer_of, with_spans
+from toy import COLOURS, encoded, largest_difference, row, scratch_folder, sparse_model
 
 from moiety.asymmetric import AsyMoESettings
 from moiety.config import TrainSettings
@@ -19,40 +19,8 @@ from moiety.train.measures import gate_means
 from moiety.train.order_objective import order_layers
 from moiety.vlm.model import groups_of, load
 
-DOMINANT = {"order_weight": 3.0, "distance_weight": 0.5, "gate_weight": 3.0, "gate_share": 1.0}
 TEXT = row("t", None, "Repeat the word blue.", "blue blue")
 GATES = ("w_alpha", "b_alpha", "router.score.weight", "router.score.bias")
-
-
-def trainer_of(
-    world: Path, work: Path, model: Any, rows: list[dict[str, Any]] = ROWS, **settings: Any
-) -> MoietyTrainer:
-    dataset, collator = with_spans(world, rows)
-    train = {"per_device_train_batch_size": 4, "max_steps": 1, "logging_steps": 1, "warmup_ratio": 0.0, **settings}
-    callbacks = train.pop("callbacks", None)
-    overrides = {name: train.pop(name) for name in ("save_strategy", "max_grad_norm") if name in train}
-    args = training_arguments(
-        TrainSettings(**train), work, quiet=True, train_sampling_strategy="sequential",
-        **{"save_strategy": "no", **overrides},
-    )  # fmt: skip
-    return MoietyTrainer(model, args, train_dataset=dataset, data_collator=collator, callbacks=callbacks)
-
-
-def gradients(
-    world: Path, work: Path, rows: list[dict[str, Any]] = ROWS, accumulation: int = 1, **asymoe: Any
-) -> dict[str, torch.Tensor]:
-    """Gradients of one optimizer step over `rows`, four in a micro-batch; gates depend on what they read at once."""
-    keeps, model = KeepsGradients(), asymmetric_model(world, **{**DOMINANT, **asymoe})
-    torch.manual_seed(3)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("w_alpha", "score.weight")):
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    trainer = trainer_of(
-        world, work, model, rows,
-        gradient_accumulation_steps=accumulation, max_grad_norm=0.0, callbacks=[keeps],
-    )  # fmt: skip
-    trainer.train()
-    return {name: gradient for name, gradient in keeps.found.items() if gradient is not None}
 
 
 @pytest.mark.parametrize("gate_gradient", ["probes", "full"])

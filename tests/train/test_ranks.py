@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asymmetric_toy import gradients as asymmetric_gradients
 from rank_worker import DOMINANT, LOPSIDED, MIXED, PAIR
 from toy import gradients, largest_difference, scratch_folder
 from two_processes import run_in_two_processes
@@ -46,7 +47,14 @@ def test_global_statistics_equal_one_process_with_all_rows(
         assert log["cross_entropy"] == pytest.approx(alone["cross_entropy"], rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["sparse", "dense"])
+def test_ranks_change_no_gradient_of_order_and_gates(ranks: list[dict[str, Any]], world: Path, tmp_path: Path) -> None:
+    """Parameters that no output depends on, as the cones of the order loss, count once as well."""
+    once = asymmetric_gradients(world, tmp_path)
+    for rank in ranks:
+        assert largest_difference(rank["asymmetric"], once) < 5e-5
+
+
+@pytest.mark.parametrize("kind", ["sparse", "dense", "asymoe"])
 def test_text_alone_on_one_rank_neither_hangs_nor_loses_a_gradient(ranks: list[dict[str, Any]], kind: str) -> None:
     """With gradient checkpointing the Trainer turns the search for unused parameters off; the tower trains, too."""
     for rank in ranks:
