@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from moiety.config import MoESettings
-from moiety.moe.losses import auxiliary_losses, load_balancing_loss, sum_over_ranks
+from moiety.moe.context import Context
+from moiety.moe.losses import alpha_target_loss, auxiliary_losses, load_balancing_loss, sum_over_ranks
 from moiety.moe.routers import ROUTERS, resolve
 from moiety.moe.trace import Routing, RoutingTrace
 from tests import reference
@@ -191,3 +193,89 @@ def test_statistics_of_two_ranks_make_the_loss_of_one_process() -> None:
 def test_one_process_sums_over_itself() -> None:
     value = torch.randn(3)
     assert sum_over_ranks(value) is value
+
+
+# -- scheme asymoe ---------------------------------------------------------------------------------------------------
+def asymmetric(**own: Any) -> MoESettings:
+    return MoESettings(scheme="asymoe", z_loss_coef=0.1, asymoe=own)
+
+
+def decisions(settings: MoESettings, layers: int = 2) -> RoutingTrace:
+    """Routers of scheme asymoe whose tokens see evidence; alpha is random."""
+    trace, ids = RoutingTrace(), torch.tensor([0, 0, 1, 0, -1, 1, 0, 0])
+    for layer in range(layers):
+        torch.manual_seed(layer)
+        router, groups, _ = resolve(settings)
+        module = router(groups, 8, settings)
+        torch.nn.init.normal_(module.score.weight, std=3)
+        routing = module(torch.randn(8, 8), ids, Context(torch.randn(8, 8), torch.rand(8)))
+        alpha = torch.rand(8, groups.groups[-1].count, requires_grad=True)
+        trace.append(layer, dataclasses.replace(routing, extras={**routing.extras, "alpha": alpha}))
+    return trace
+
+
+def test_balance_reads_raw_scores_unless_the_routing_names_others() -> None:
+    """Spec 8: F counts what was chosen with the boost, P and the z-loss read raw scores."""
+    raw, boosted = asymmetric(), asymmetric(balance_logits="boosted")
+    groups = resolve(raw)[1]
+    found = auxiliary_losses(decisions(raw), groups, raw)
+    literal = auxiliary_losses(decisions(boosted), groups, boosted)
+    assert literal.z.item() == found.z.item()
+    assert literal.balance["vision"].item() == pytest.approx(found.balance["vision"].item(), abs=1e-6)
+    assert abs(literal.balance["text"].item() - found.balance["text"].item()) > 1e-3
+    swapped = decisions(boosted)
+    for layer, routing in enumerate(routing for _, routing in list(swapped.entries)):
+        plain = dataclasses.replace(routing, logits=routing.extras["balance_logits"], extras={})
+        swapped.entries[layer] = (layer, plain)
+    expected = auxiliary_losses(swapped, groups, raw)
+    assert literal.balance["text"].item() == pytest.approx(expected.balance["text"].item(), abs=1e-6)
+
+
+def test_alpha_is_pulled_towards_its_target_by_the_tokens_that_chose_the_expert() -> None:
+    settings = asymmetric(alpha_mode="target", alpha_target=0.4, alpha_weight=0.5)
+    trace, groups = decisions(settings), resolve(settings)[1]
+    losses = auxiliary_losses(trace, groups, settings)
+    distances = []
+    for _, routing in trace.entries:
+        chose = (routing.index == 3).any(dim=-1)
+        assert 0 < int(chose.sum()) < 8
+        distances.append((routing.extras["alpha"][chose, 0].mean() - 0.4) ** 2)
+    expected = torch.stack(distances).mean()
+    torch.testing.assert_close(losses.alpha, expected)
+    others = auxiliary_losses(trace, groups, asymmetric())
+    assert others.alpha is None
+    torch.testing.assert_close(losses.total, others.total + 0.5 * expected)
+    alphas = [routing.extras["alpha"] for _, routing in trace.entries]
+    ours, theirs = (torch.autograd.grad(loss, alphas, retain_graph=True) for loss in (losses.alpha, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_an_evidence_expert_nobody_chose_pulls_at_nothing() -> None:
+    settings = asymmetric(alpha_mode="target")
+    groups, alpha = resolve(settings)[1], torch.rand(2, 1, requires_grad=True)
+    logits = torch.zeros(2, 4)
+    routing = Routing(
+        logits, torch.tensor([[1, 2], [2, 1]]), torch.ones(2, 2) / 2, torch.ones(2).long(), {"alpha": alpha}
+    )
+    loss = alpha_target_loss([[routing]], groups, 0.3)
+    assert loss.item() == 0
+    assert not torch.autograd.grad(loss, alpha)[0].any()
+    bare = dataclasses.replace(routing, extras={})
+    assert alpha_target_loss([[bare]], groups, 0.3).item() == 0
+
+
+def test_the_mean_alpha_of_two_ranks_is_that_of_all_their_tokens() -> None:
+    settings = asymmetric(alpha_mode="target")
+    trace, groups = decisions(settings, layers=1), resolve(settings)[1]
+    routing = trace.entries[0][1]
+    halves = [
+        Routing(*(part[own] for part in (routing.logits, routing.index, routing.weights, routing.modality_group)),
+                {"alpha": routing.extras["alpha"][own]})
+        for own in (slice(0, 3), slice(3, 8))
+    ]  # fmt: skip
+    sums: list[Tensor] = []
+    for half in halves:
+        alpha_target_loss([[half]], groups, 0.3, lambda value: sums.append(value) or value)  # type: ignore[func-returns-value]
+    found = [alpha_target_loss([[half]], groups, 0.3, lambda value: sums[0] + sums[1]) for half in halves]
+    expected = alpha_target_loss([[routing]], groups, 0.3)
+    assert [loss.item() for loss in found] == [pytest.approx(expected.item(), abs=1e-7)] * 2
