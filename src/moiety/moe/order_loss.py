@@ -157,17 +157,15 @@ def order_loss(
     With :math:`\xi` the exterior angle and :math:`\psi` the aperture of the apex: mean over true pairs of
     :math:`g\,[\xi - \eta\psi]_+`, mean over false pairs of :math:`[\mathrm{margin} - [\xi - \eta\psi]_+]_+`. The weight
     :math:`g = d^2/(d^2 + 0.05^2)`, without gradient, takes away the 1/d of the angle's gradient. In a product of spaces
-    :math:`[\xi - \eta\psi]_+` is the mean over factors and the distance the sum. No pair of a kind: its term is 0,
-    with a gradient of 0.
+    :math:`[\xi - \eta\psi]_+` is the mean over factors, the distance the sum. Without pairs a term is a 0 in the graph.
 
     Args:
         apex: Points whose cones should hold, ``(pairs, hyp_dim)``; with ``inter_kind: product``
             ``(pairs, factors, hyp_dim)``.
         inside: Points they should hold, same shape.
-        false_apex: Apices of false pairs, ``(negatives, …)``.
-        false_inside: Points that should lie outside.
+        false_apex, false_inside: Apices that should not hold, and what they should not, ``(negatives, …)``.
         settings: ``inter_kind`` (the space), ``aperture``, ``cone_k``, ``eta``, ``order_margin``.
-        kappa: The space has curvature minus this. None: ``curvature``. The Euclidean twin does not read it.
+        kappa: The space has curvature minus this. None: ``curvature``. The twin does not read it.
 
     Raises:
         ValueError: ``inter_kind`` is ``ffn``, which has no cones.
@@ -186,16 +184,15 @@ def order_loss(
     hinge = near / (near + _CLOSE**2) * (angle - settings.eta * psi).relu()
     false_angle, false_psi, _ = _relation(false_apex, false_inside, settings, kappa)
     outside = (false_angle - settings.eta * false_psi).relu().mean(dim=-1)
-    rho = geometry.radius(apex, 1.0 if settings.inter_kind == "euclidean" else kappa)
     with torch.no_grad():
-        num_inside = (angle <= psi).all(dim=-1).sum()
-        num_outside = (false_angle > false_psi).any(dim=-1).sum()
-        counts = [len(angle), num_inside, len(false_angle), num_outside, rho.mean(dim=-1).sum()]
+        num_inside, num_outside = (angle <= psi).all(dim=-1).sum(), (false_angle > false_psi).any(dim=-1).sum()
+        rho = geometry.radius(apex, 1.0 if settings.inter_kind == "euclidean" else kappa).mean(dim=-1).sum()
+        counts = (len(angle), num_inside, len(false_angle), num_outside, rho)
     return OrderLoss(
         _mean(hinge.mean(dim=-1)),
         _mean((settings.order_margin - outside).relu()),
         _mean(length.sum(dim=-1).square().clamp(max=9)),
-        *(torch.as_tensor(count, dtype=angle.dtype, device=angle.device) for count in counts),
+        *(angle.new_tensor(count) if isinstance(count, int) else count.to(angle) for count in counts),
     )
 
 
