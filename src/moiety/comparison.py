@@ -25,8 +25,11 @@ class VariantSettings(Section):
     )
     evaluate: dict[str, Any] = Field(
         default_factory=dict,
-        description="settings that replace those of section evaluate: decoding, clamp_alpha. Where nothing else differs "
-        "from another scheme, its trained model is asked again",
+        description="settings that replace those of section evaluate, such as decoding; a scheme that differs in "
+        "nothing else lends its trained model",
+    )
+    clamp_alpha: float | None = Field(
+        None, ge=0, le=1, description="force alpha of every evidence expert to this when asked; 1 is memory alone"
     )
     note: str = Field("", description="what it is there for, in the words of the report")
 

@@ -17,7 +17,7 @@ from moiety.asymmetric import AsyMoESettings
 from moiety.comparison import CompareSettings, merged
 from moiety.evaluation import EvaluateSettings
 from moiety.groups import DEFAULT_MODALITY_GROUPS
-from moiety.section import Section, Switch
+from moiety.section import Section, Switch, sections_in
 from moiety.yaml_reader import RecipeError, StrictLoader, apply_override, parse_value
 
 __all__ = [
@@ -319,12 +319,6 @@ def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     for part in loc:
         if isinstance(part, int) or part not in model.model_fields:
             continue
-        for candidate in _sections_in(model.model_fields[part].annotation):
+        for candidate in sections_in(model.model_fields[part].annotation):
             model = candidate
     return list(model.model_fields)
-
-
-def _sections_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _sections_in(inner)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
@@ -19,3 +20,35 @@ class Section(BaseModel):
     """Base of all sections: unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def with_defaults(section: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A section that was written without its defaults, whole again, as JSON values.
+
+    Only what the fields themselves say is filled in. Validators that fill by other rules, such as presets, have done so
+    when the section was read, and what they chose differs from the default and was written.
+
+    Args:
+        section: The class of the section.
+        tree: What was written of it; may be whole already.
+
+    Example:
+        >>> class Toy(Section):
+        ...     top_k: int = 2
+        ...     layers: str = "odd"
+        >>> with_defaults(Toy, {"top_k": 1})
+        {'top_k': 1, 'layers': 'odd'}
+    """
+    whole = section.model_construct().model_dump(mode="json")
+    for key, value in tree.items():
+        field = section.model_fields.get(key)
+        inner = sections_in(field.annotation) if field is not None and isinstance(value, Mapping) else []
+        whole[key] = with_defaults(inner[0], value) if inner else value
+    return whole
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that the annotation of a field names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in sections_in(inner)]

@@ -153,3 +153,46 @@ def test_messages(world: Path, tmp_path: Path) -> None:
     named = [tree["stages"][0], tree["stages"][1] | {"name": "runs"}]
     with pytest.raises(ValueError, match="a stage cannot be called 'runs'"):
         run_compare(parse_recipe(tree | {"stages": named}))
+
+
+def test_variants_run_beside_schemes_and_one_training_answers_twice(
+    world: Path, finished: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    shutil.copytree(finished, output)
+    widths = {"hyp_dim": 4, "inter_ffn": 8, "vision_ffn": 8, "evidence_dim": 4, "context_dim": 8}
+    ours = {"scheme": "asymoe", "moe": {"layers": "all", "asymoe": widths}, "budget": "own"}
+    ours["evaluate"] = {"blank_image": False}
+    variants = {
+        "asymoe-own": ours,
+        "asymoe-memory": ours | {"clamp_alpha": 0.98},
+        "moiie-dola": {"evaluate": {"decoding": {"method": "dola"}, "blank_image": False}},
+    }
+    contrasts = {"whole": ["asymoe-own", "moiie"], "memory": {"asymoe-own": 1, "asymoe-memory": -1}}
+    asked = recipe(world, output, schemes=["moiie", *variants], variants=variants, contrasts=contrasts)
+    seen: list[str] = []
+    comparison = run_compare(asked, on_progress=lambda run, progress: seen.append(run.split(" ")[0]))
+    assert not comparison.missing
+    assert set(seen) == {"asymoe-own-seed0"}
+    records = {record.scheme: record for record in comparison.records}
+    assert records["moiie-dola"].training == records["moiie"].training
+    assert records["moiie-dola"].blank is None
+    assert records["moiie-dola"].settings["evaluate"]["decoding"]["method"] == "dola"
+    assert records["asymoe-own"].settings["stages"][0]["moe"]["asymoe"]["hyp_dim"] == 4
+    assert records["asymoe-memory"].training == records["asymoe-own"].training
+    assert (output / "runs" / "asymoe-own-seed0" / "sparse" / "config.json").is_file()
+    assert not (output / "runs" / "moiie-dola-seed0" / "sparse").exists()
+    assert {contrast.name for contrast in comparison.contrasts()} == {"whole", "memory"}
+    again = run_compare(asked, schemes=["moiie-dola"], on_progress=lambda run, progress: pytest.fail(run))
+    assert len(again.records) == 4
+    tree = asked.model_dump()
+    tree["compare"]["variants"]["asymoe-memory"]["clamp_alpha"] = 0.5
+    with pytest.raises(ValueError, match=r"made with another recipe: evaluate.clamp_alpha was 0.98, is 0.5"):
+        run_compare(parse_recipe(tree))
+
+
+def test_types_of_contrasts_are_checked_before_anything_is_trained(world: Path, tmp_path: Path) -> None:
+    asked = recipe(world, tmp_path, contrasts={"c": ["moiie", "dense"]}, contrast_types=["plase"])
+    with pytest.raises(ValueError, match=r"contrast_types names 'plase', no type of question; .*did you mean 'place'"):
+        run_compare(asked)
+    assert not (tmp_path / "base").exists()

@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from moiety.compare.records import RunRecord, differences, load_record, save_rec
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
 from moiety.compare.table import csv_text, json_text, markdown
 from moiety.comparison import CompareSettings
+from moiety.config import EvaluateSettings, MoESettings
 from moiety.evaluate.intervals import Estimate, wilson_interval
 from moiety.evaluate.permutation import sign_flip_test
 from moiety.evaluate.report import Conflict
@@ -144,6 +146,22 @@ def test_record_is_whole_and_refused_under_other_settings(tmp_path: Path) -> Non
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"result.json is not the result of a run"):
         load_record(tmp_path)
+
+
+def test_records_from_before_a_setting_existed_stay_valid(tmp_path: Path) -> None:
+    now: dict[str, Any] = {
+        "stages": [{"seed": 0, "moe": {"top_k": 1}}],
+        "evaluate": EvaluateSettings().model_dump(mode="json"),
+    }
+    then = {
+        "stages": [{"seed": 0, "moe": MoESettings(top_k=1).model_dump(mode="json", exclude={"asymoe"})}],
+        "evaluate": {"data": [], "limit": None, "max_new_tokens": 16, "blank_image": True},
+    }
+    save_record(replace(record("moiie", 0, 80, 60), settings=then), tmp_path)
+    assert load_record(tmp_path, now) is not None
+    changed = [{"seed": 0, "moe": {"top_k": 1, "norm_topk": False}}]
+    with pytest.raises(ValueError, match=r"evaluate.limit was None, is 3; stages.0.moe.norm_topk was True, is False"):
+        load_record(tmp_path, {"stages": changed, "evaluate": now["evaluate"] | {"limit": 3}})
 
 
 def test_differences_name_dotted_keys() -> None:

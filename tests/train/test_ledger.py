@@ -113,6 +113,19 @@ def test_stages_that_were_recorded_with_all_defaults_stay_valid(world: Path, tmp
         finished_stage(tmp_path / "tune", "tune", now)
 
 
+def test_what_a_preset_fills_is_not_mistaken_for_what_was_given(world: Path, tmp_path: Path) -> None:
+    """Defaults left out of a record come back as the fields' own, never as those of a preset."""
+    recipe = recipe_for(world)
+    (tmp_path / "tune").mkdir()
+    asymoe = {"scheme": "asymoe", "asymoe": {"preset": "faithful"}}
+    faithful = MoESettings.model_validate(asymoe)
+    write_record(tmp_path / "tune", identity(recipe, world, moe=faithful), recipe, {})
+    for change in ({"layers": "all"}, {"asymoe": {"preset": "faithful", "eta": 0.7}}):
+        other = identity(recipe, world, moe=MoESettings.model_validate(asymoe | change))
+        with pytest.raises(StageChanged, match=r"-> (0\.7|'all')"):
+            finished_stage(tmp_path / "tune", "tune", other)
+
+
 def test_the_stage_before_counts(world: Path, tmp_path: Path) -> None:
     recipe = recipe_for(world)
     for seed in (0, 1):

@@ -22,9 +22,6 @@ from moiety.vlm.rows import Row
 
 RUNS = "runs"
 OnProgress = Callable[[str, Progress], None]
-# Fields of section evaluate that every record names. Later ones are named only where they say something, so that
-# records from before them stay valid.
-_ALWAYS_NAMED = {"data", "limit", "max_new_tokens", "blank_image"}
 
 
 @dataclass(frozen=True)
@@ -66,18 +63,19 @@ class Job:
             return settings
         return EvaluateSettings.model_validate(merged(settings.model_dump(), variant.evaluate))
 
+    def clamp_alpha(self, scheme: str) -> float | None:
+        """What a variant forces alpha of its evidence experts to when it is asked."""
+        variant = self.recipe.compare.variants.get(scheme)
+        return None if variant is None else variant.clamp_alpha
+
     def settings(self, scheme: str, seed: int) -> dict[str, Any]:
         """Everything the result of one run depends on."""
-        evaluate, plain = self.evaluation(scheme), EvaluateSettings()
-        named = {
-            name
-            for name in EvaluateSettings.model_fields
-            if name in _ALWAYS_NAMED or (name != "batch_size" and getattr(evaluate, name) != getattr(plain, name))
-        }
+        evaluate, forced = self.evaluation(scheme), self.clamp_alpha(scheme)
         return {
             "stages": self.training(scheme, seed),
-            "evaluate": evaluate.model_dump(mode="json", include=named)
-            | {"files": file_digests(self.recipe.data.root, evaluate.data)},
+            "evaluate": evaluate.model_dump(mode="json", exclude={"batch_size"})
+            | {"files": file_digests(self.recipe.data.root, evaluate.data)}
+            | ({} if forced is None else {"clamp_alpha": forced}),
         }
 
     def training(self, scheme: str, seed: int) -> list[dict[str, Any]]:

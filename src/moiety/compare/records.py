@@ -9,6 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moiety.evaluation import EvaluateSettings
+from moiety.section import with_defaults
+from moiety.train.ledger import whole_identity
+
 RESULT = "result.json"
 
 
@@ -92,7 +96,7 @@ def load_record(folder: Path, settings: Mapping[str, Any] | None = None) -> RunR
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not the result of a run ({error}); delete it to repeat the run") from error
     if settings is not None:
-        changes = differences(record.settings, json.loads(json.dumps(settings)))
+        changes = differences(whole(record.settings), whole(settings))
         if changes:
             raise ValueError(
                 f"{path} was made with another recipe: {'; '.join(changes[:5])}"
@@ -100,6 +104,16 @@ def load_record(folder: Path, settings: Mapping[str, Any] | None = None) -> RunR
                 "Choose another `output`, or delete that folder to repeat the run"
             )
     return record
+
+
+def whole(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run with defaults written out: those that came later did not change what was made before them."""
+    tree = dict(json.loads(json.dumps(settings)))
+    if "evaluate" in tree:
+        tree["evaluate"] = with_defaults(EvaluateSettings, tree["evaluate"] | {"batch_size": None})
+    if "stages" in tree:
+        tree["stages"] = [whole_identity(stage) for stage in tree["stages"]]
+    return tree
 
 
 def differences(then: Any, now: Any, path: str = "") -> list[str]:

@@ -211,6 +211,7 @@ def _evaluate(job: Job, scheme: str, model_folder: Path, folder: Path, blank: bo
         max_new_tokens=settings.max_new_tokens,
         blank_image=blank,
         decoding=settings.decoding,
+        clamp_alpha=job.clamp_alpha(scheme),
         predictions=folder / f"predictions{'-blank' * blank}.jsonl",
     )
     return result.to_dict()

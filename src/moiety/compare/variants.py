@@ -64,7 +64,8 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
     if name in recipe.compare.variants:
         variant = recipe.compare.variants[name]
         settings = variant_settings(name, variant, reference)
-        return settings if variant.budget == "own" else equalised(settings, recipe, config)
+        as_it_is = variant.budget == "own" or settings == reference
+        return settings if as_it_is else equalised(settings, recipe, config)
     if name == reference.scheme:
         return reference
     scheme = UNWIDENED.get(name) or WIDENED.get(name) or name

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from moiety.config import DataSettings, ModelSettings, MoESettings, Recipe, StageSettings
+from moiety.section import with_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ def _given(section: BaseModel) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_defaults=True)
 
 
-def _filled(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity with defaults written out, to be compared and shown; as it is where it no longer fits the schema."""
+def whole_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with defaults written out, to be compared and shown."""
     whole = dict(json.loads(json.dumps(identity)))
     sections: dict[str, type[BaseModel]] = {
         "model": ModelSettings,
@@ -106,10 +107,7 @@ def _filled(identity: Mapping[str, Any]) -> dict[str, Any]:
     }
     for name, section in sections.items():
         if whole.get(name) is not None:
-            try:
-                whole[name] = section.model_validate(whole[name]).model_dump(mode="json")
-            except ValidationError:
-                return dict(identity)
+            whole[name] = with_defaults(section, whole[name])
     return whole
 
 
@@ -163,7 +161,7 @@ def finished_stage(folder: Path, name: str, identity: Mapping[str, Any]) -> Stag
     """
     for place in (folder, work_folder(folder)):
         record = read_record(place)
-        if record is not None and _filled(record["identity"]) != _filled(identity):
+        if record is not None and whole_identity(record["identity"]) != whole_identity(identity):
             raise StageChanged(_what_changed(place, name, record["identity"], identity))
     record = read_record(folder)
     if record is not None and record["finished"]:
@@ -207,7 +205,7 @@ def discard_stage(folder: Path) -> None:
 
 
 def _what_changed(place: Path, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    before, after = dict(_leaves(_filled(old))), dict(_leaves(_filled(new)))
+    before, after = dict(_leaves(whole_identity(old))), dict(_leaves(whole_identity(new)))
     lines = [
         f"  {key}: {before.get(key, _ABSENT)!r} -> {after.get(key, _ABSENT)!r}"
         for key in sorted({*before, *after})

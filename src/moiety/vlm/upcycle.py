@@ -140,6 +140,8 @@ def starts_as_dense(settings: MoESettings | None, config: Any) -> bool:
     """
     if settings is None:
         return True
+    if not settings.norm_topk and resolve(settings)[0].has_gate:  # weights that sum to less than 1 shrink the output
+        return False
     decoder, own = config.get_text_config(), settings.asymoe
     ffn = decoder.intermediate_size
     if own is None:
