@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +122,29 @@ def test_full_width_saves_nothing() -> None:
     assert (found.asymoe.evidence_dim, found.asymoe.vision_ffn, found.asymoe.residual_ffn) == (8192, 8192, 8192)
     text = layer_parameters(found, 3072, "text", ("inter", "text"))
     assert text / SHAPES["phi3"].dense_ffn == pytest.approx(4.0, abs=0.005)
+
+
+def test_the_tables_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "budget.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in page.splitlines() if line.startswith("| ")]
+    designs = [row for row in rows if len(row) == 11][1:]
+    assert len(designs) == len(SHAPES)
+    for row, (widths, dense, savings) in zip(designs, TABLE.values(), strict=True):
+        assert row[:5] == [str(width) for width in widths]
+        assert row[5:10] == [f"{dense:,}", *(f"{saving:.2f}" for saving in savings)]
+    shape = SHAPES["phi3"]
+    dense, moiie = shape.dense + shape.beside, 5_470_394_432
+    wholes = {
+        "dense_budget": designed("phi3"),
+        "faithful": design(asymoe("odd", preset="faithful"), 3072, 8192, shape),
+        "`full`": designed("phi3", size_plan="full"),
+    }
+    for name, found in wholes.items():
+        count = max(activated_parameters(found, shape, group) for group in ("text", "vision")) + shape.beside
+        saved = [f"{100 - 100 * count / other:.2f}" for other in (dense, moiie)]
+        assert f"| {count:,} | {saved[0]} | {saved[1]} |" in next(
+            line for line in page.splitlines() if line.startswith("| AsyMoE") and name in line
+        )
 
 
 # -- what a token touches ----------------------------------------------------------------------------------------------
