@@ -6,18 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from asymmetric_toy import DOMINANT, ROWS, asymmetric_model, gradients, trainer_of, with_spans
+from asymmetric_toy import DOMINANT, ROWS, WIDTHS, asymmetric_model, gradients, trainer_of, with_spans
 from toy import COLOURS, encoded, largest_difference, row, scratch_folder, sparse_model
 
 from moiety.asymmetric import AsyMoESettings
-from moiety.config import TrainSettings
+from moiety.config import Recipe, TrainSettings
 from moiety.moe.trace import RoutingTrace, recording
-from moiety.train import MoietyTrainer, training_arguments
+from moiety.train import MoietyTrainer, StageResult, run_stage, training_arguments
 from moiety.train.asymmetric import TRAINER_KEYS, AsymmetricObjective, risen, split_batch
 from moiety.train.gate_objective import GateObjective
-from moiety.train.measures import gate_means
-from moiety.train.order_objective import order_layers
-from moiety.vlm.model import groups_of, load
+from moiety.train.log_files import read_log
+from moiety.train.measures import beyond_cap, gate_means
+from moiety.train.order_objective import inter_bank, order_layers
+from moiety.vlm.model import groups_of, load, moe_layers
+from moiety.vlm.templates import control_ids, load_processor
 
 TEXT = row("t", None, "Repeat the word blue.", "blue blue")
 GATES = ("w_alpha", "b_alpha", "router.score.weight", "router.score.bias")
@@ -72,6 +74,7 @@ def test_twenty_steps_on_one_batch_lower_every_loss(world: Path, tmp_path: Path)
     assert 0 < first["evidence/alpha"] < 1
     assert first["evidence/score"] == 0.5
     assert 0 < first["evidence/mass"] < 1
+    assert 0 <= first["inter/beyond_cap_share"] < 1
 
 
 def test_evaluation_is_cross_entropy_alone(world: Path, tmp_path: Path) -> None:
@@ -154,6 +157,13 @@ def model_settings(model: Any) -> AsyMoESettings:
     return AsyMoESettings.model_validate(model.config.moe["asymoe"])
 
 
+def test_a_target_of_alpha_is_logged(world: Path, tmp_path: Path) -> None:
+    model = asymmetric_model(world, alpha_mode="target", alpha_target=0.5)
+    trainer = trainer_of(world, tmp_path, model)
+    trainer.train()
+    assert trainer.state.log_history[0]["evidence/alpha_target_loss"] == pytest.approx(0.04, rel=1e-3)  # 0.3 at first
+
+
 def test_means_of_gates_are_over_text_alone(world: Path) -> None:
     model = asymmetric_model(world)
     dataset, collator = with_spans(world, [*ROWS[:2], TEXT])
@@ -168,6 +178,43 @@ def test_means_of_gates_are_over_text_alone(world: Path) -> None:
         )
         total, count = gate_means(routings, groups)[f"evidence/{name}"]
         assert float(total / count) == pytest.approx(float(values.mean()), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("negatives", ["hard", "in_batch", "both"])
+def test_rows_say_which_pairs_are_false(world: Path, negatives: str) -> None:
+    rows = [row(name, f"{name}.png", "Which colour?", name) for name in ("red", "red", "blue")]
+    rows[1]["conversations"][0]["order"] = 0
+    model = asymmetric_model(world, negatives=negatives)
+    batch, beside = split_batch(with_spans(world, rows)[1](with_spans(world, rows)[0]))
+    with recording(RoutingTrace(keeps_inputs=True)) as trace:
+        model(**batch)
+    order = AsymmetricObjective(model, groups_of(model), model_settings(model)).order
+    assert order is not None
+    loss = order.loss({layer: found[0] for layer, found in trace.by_layer().items()}, batch, beside)
+    read = len(order.layers) * 2  # experts
+    # true: a red and a blue one; hard: the false red one; in the batch: each true span with the other colour's picture
+    false = {"hard": 1, "in_batch": 3, "both": 4}[negatives]
+    assert (int(loss.num_pairs), int(loss.num_negatives)) == (2 * read, false * read)
+
+
+def test_the_share_beyond_the_cap(world: Path) -> None:
+    model = asymmetric_model(world, radius_cap=1.0)
+    dataset, collator = with_spans(world)
+    with torch.no_grad(), recording(RoutingTrace(keeps_inputs=True)) as trace:
+        model(**split_batch(collator(dataset))[0])
+    layer, bank = moe_layers(model)[-1], inter_bank(moe_layers(model)[-1])
+    routing = trace.by_layer()[layer.layer_index][0]
+    far, points = beyond_cap(routing, bank, 1.0)
+    tokens = int((routing.modality_group >= 0).sum())
+    assert int(points) == bank.num_experts * tokens
+    expected = sum(
+        (bank.log_scale[e, g].exp() * (bank.projection[e, g] @ x).norm()).item() > 2.0
+        for x, g in zip(routing.extras["x"], routing.modality_group.tolist(), strict=True)
+        for e in range(bank.num_experts)
+        if g >= 0
+    )
+    assert int(far) == expected
+    assert int(beyond_cap(routing, bank, 0.01)[0]) == int(points)
 
 
 @pytest.mark.parametrize("rates", [None, {"experts": 1e-2}])
@@ -204,10 +251,11 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(world: Path, tmp_path
     assert all(torch.equal(ends[1][name], ends[0][name]) for name in ends[0])
 
 
-def test_checkpointing_changes_no_weight(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gate_gradient", ["probes", "full"])
+def test_checkpointing_changes_no_weight(world: Path, tmp_path: Path, gate_gradient: str) -> None:
     ends = []
     for checkpointing in (False, True):
-        model = asymmetric_model(world, **DOMINANT)
+        model = asymmetric_model(world, **{**DOMINANT, "gate_gradient": gate_gradient})
         trainer_of(world, tmp_path, model, max_steps=2, gradient_checkpointing=checkpointing).train()
         ends.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
     assert torch.equal(*ends)
@@ -218,3 +266,25 @@ def test_bf16_trains(world: Path, tmp_path: Path) -> None:
     trainer = trainer_of(world, tmp_path, model, max_steps=2, bf16=True)
     trainer.train()
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_a_recipe_trains_it_and_says_what_the_gates_did(
+    finished: tuple[Recipe, list[StageResult]], world: Path, tmp_path: Path
+) -> None:
+    """From the dense folder of the first stage, then once more from its own result: the settings fit."""
+    recipe, (align, _) = finished
+    tree = recipe.model_dump(mode="json")
+    tree["moe"] = {"scheme": "asymoe", "asymoe": WIDTHS}
+    tree["stages"][1]["train"] |= {"max_steps": 3, "save_steps": 3, "logging_steps": 1}
+    recipe = Recipe.model_validate(tree)
+    first = run_stage(align.folder, recipe.stages[1], recipe, tmp_path / "first", 0, recipe.moe)
+    lines = read_log(first.folder)
+    assert {"order/pair_loss", "gate/loss", "evidence/alpha", "evidence/score", "evidence/mass"} <= lines[0].keys()
+    assert lines[0]["evidence/mass"] > 0
+    columns = (first.folder / "log.csv").read_text().splitlines()[0].split(",")
+    assert {"order/inside_share", "learning_rate/experts.scales"} <= set(columns)
+    model = load(first.folder)
+    processor = load_processor(first.folder)
+    assert set(model.config.moe["asymoe"]["special_ids"]) == control_ids(processor)
+    second = run_stage(first.folder, recipe.stages[1], recipe, tmp_path / "second", 0, recipe.moe)
+    assert second.metrics["steps"] == 3

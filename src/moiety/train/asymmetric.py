@@ -20,7 +20,7 @@ from moiety.moe.trace import RoutingTrace
 from moiety.train.gate_objective import GateObjective, gate_measures, weighs_evidence
 from moiety.train.masked_pass import DecoderInputs, kept_inputs
 from moiety.train.measures import Measures, gate_means
-from moiety.train.order_objective import OrderObjective, order_layers, order_measures
+from moiety.train.order_objective import OrderObjective, order_layers
 from moiety.vlm.model import moe_layers
 from moiety.vlm.splice import text_decoder
 
@@ -121,7 +121,7 @@ class AsymmetricObjective:
         if self.order is not None:
             order = self.order.loss(routings, inputs, beside)
             total = total + own.order_weight * order.order + own.distance_weight * order.distance
-            measures |= order_measures(order)
+            measures |= self.order.measures(order, routings)
         if self.gate is not None:
             gate = self.gate.loss(routings, inputs, beside["image_key"], kept, step)
             total = total + own.gate_weight * gate.total

@@ -83,21 +83,27 @@ def write_table(folder: Path) -> None:
 
 
 def draw_curve(folder: Path) -> None:
-    """Cross-entropy over steps and, for a sparse model, the load-balancing losses below it."""
+    """Cross-entropy over steps; below it, where the run has them, load-balancing losses, then order loss and gates."""
     from matplotlib.figure import Figure
 
     lines = read_log(folder)
-    balance = sorted({key for line in lines for key in line if key.startswith("load_balancing_loss/")})
-    figure = Figure(figsize=(7, 5 if balance else 3.5), layout="constrained")
-    axes = figure.subplots(2 if balance else 1, 1, sharex=True, squeeze=False)[:, 0]
-    steps = [line["step"] for line in lines]
-    axes[0].plot(steps, [line["cross_entropy"] for line in lines], label="cross-entropy")
-    axes[0].set_ylabel("cross-entropy")
-    for key in balance:
-        drawn = [line for line in lines if key in line]
-        axes[1].plot([line["step"] for line in drawn], [line[key] for line in drawn], label=key.partition("/")[2])
-    if balance:
-        axes[1].set_ylabel("load-balancing loss")
-        axes[1].legend()
-    axes[-1].set_xlabel("optimizer step")
+    keys = sorted({key for line in lines for key in line})
+    panels = [
+        ("cross-entropy", ["cross_entropy"]),
+        ("load-balancing loss", [key for key in keys if key.startswith("load_balancing_loss/")]),
+        ("order and gate loss", [key for key in keys if key.startswith(("order/", "gate/")) and key.endswith("loss")]),
+    ]
+    panels = [(title, shown) for title, shown in panels if shown]
+    figure = Figure(figsize=(7, 2 + 1.5 * len(panels)), layout="constrained")
+    for axes, (title, shown) in zip(
+        figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], panels, strict=True
+    ):
+        for key in shown:
+            drawn = [line for line in lines if key in line]
+            label = key.removeprefix("load_balancing_loss/").replace("_", " ")
+            axes.plot([line["step"] for line in drawn], [line[key] for line in drawn], label=label)
+        axes.set_ylabel(title)
+        if len(panels) > 1 and title != "cross-entropy":
+            axes.legend()
+    figure.axes[-1].set_xlabel("optimizer step")
     figure.savefig(folder / CURVE, dpi=120, metadata={"Software": None})

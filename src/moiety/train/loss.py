@@ -70,7 +70,7 @@ class RoutingLossMixin:
         watching = nullcontext(DecoderInputs()) if own is None else own.watching()
         with recording(trace), losses_added_by_trainer(), watching as kept:
             loss, outputs = super().compute_loss(  # type: ignore[misc]
-                model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+                model, dict(inputs), return_outputs=True, num_items_in_batch=num_items_in_batch
             )
         if model.training:
             share, scaled = 1 / self._micro_batches, self._is_scaled(num_items_in_batch)

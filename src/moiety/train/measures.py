@@ -8,7 +8,11 @@ import torch
 from torch import Tensor
 
 from moiety.groups import TEXT_GROUP, ExpertGroups
+from moiety.moe.experts.lorentz import LorentzExperts
 from moiety.moe.trace import Routing
+
+_SAMPLE = 256
+"""Tokens, about, that are looked at in a layer."""
 
 MEASURES = (
     "order/pair_loss",
@@ -17,15 +21,18 @@ MEASURES = (
     "order/inside_share",
     "order/outside_share",
     "order/apex_radius",
+    "inter/beyond_cap_share",
     "gate/loss",
     "gate/alpha_gap",
     "gate/score_gap",
     "evidence/alpha",
     "evidence/score",
     "evidence/mass",
+    "evidence/alpha_target_loss",
 )
 """Names in the log: terms of the order loss, not weighted; shares of true pairs inside and false pairs outside their
-cone, mean radius of an apex; the gate objective, not weighted, and its gaps; means of the gates over text tokens."""
+cone, mean radius of an apex; share of tokens so far out that the radius cap leaves them no radial gradient; the gate
+objective, not weighted, and its gaps; means of the gates over text tokens; distance of alpha from its target."""
 
 Measures = dict[str, tuple[Tensor, Tensor | float]]
 """Name -> sum and count; their quotient is the mean."""
@@ -45,6 +52,27 @@ def gate_means(routings: Mapping[int, Routing], groups: ExpertGroups) -> Measure
             total, count = torch.stack(sums).sum(dim=0)
             measures[f"evidence/{name}"] = total, count
     return measures
+
+
+@torch.no_grad()
+def beyond_cap(routing: Routing, bank: LorentzExperts, radius_cap: float) -> tuple[Tensor, Tensor]:
+    """How many points of a sample of tokens lie beyond twice the radius cap before it draws them in, and how many
+    points there were; all experts and factors, whether a token chose them or not.
+
+    Args:
+        routing: Of one layer, with what it read.
+        bank: Its inter-modality experts.
+        radius_cap: Largest radius of a token.
+    """
+    stride = max(1, len(routing.index) // _SAMPLE)
+    group, x = routing.modality_group[::stride], routing.extras["x"][::stride].float()
+    with torch.autocast(x.device.type, enabled=False):
+        points = torch.einsum("th,esnh->estn", x, bank.projection.float()) * bank.log_scale.exp()[..., None, None]
+    norms = points.unflatten(-1, (bank.num_factors, -1)).norm(dim=-1)  # (experts, sides, tokens, factors)
+    radius = norms * (0.5 * bank.curvature()).exp()[:, None, None]
+    own = torch.arange(bank.num_sides, device=group.device).unsqueeze(1) == group  # (sides, tokens); none on padding
+    own = own.unsqueeze(-1).expand_as(radius)
+    return ((radius > 2 * radius_cap) & own).sum(), own.sum()
 
 
 def _sum_and_count(routing: Routing, text: int, name: str) -> Tensor:

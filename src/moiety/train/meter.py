@@ -144,7 +144,10 @@ class RoutingMeter:
         self._sums["z_loss"] += losses.z * share
         for name, loss in losses.balance.items():
             self._sums[f"balance.{name}"] += loss * share
-        for name, measure in (asymmetric.measures if asymmetric is not None else {}).items():
+        measures = {} if asymmetric is None else asymmetric.measures
+        if losses.alpha is not None:
+            measures = {**measures, "evidence/alpha_target_loss": (losses.alpha, 1.0)}
+        for name, measure in measures.items():
             for place in range(2):
                 self._sums[f"asymmetric.{name}"][place] += measure[place]
         for layer_index, routings in trace.by_layer().items():

@@ -16,7 +16,7 @@ from moiety.moe.order_loss import OrderLoss, expert_order_loss, pool
 from moiety.moe.order_pairs import OrderPairs, order_pairs, order_spans
 from moiety.moe.tables import INTER_GROUP
 from moiety.moe.trace import Routing
-from moiety.train.measures import Measures
+from moiety.train.measures import Measures, beyond_cap
 
 
 class OrderObjective:
@@ -54,6 +54,23 @@ class OrderObjective:
             found += [self._of_expert(pooled, pairs, bank, expert) for expert in range(bank.num_experts)]
         return OrderLoss.mean(found)
 
+    def measures(self, order: OrderLoss, routings: Mapping[int, Routing]) -> Measures:
+        """What is logged of an order loss and of the experts that it reads."""
+        beyond = [
+            torch.stack(beyond_cap(routings[layer.layer_index], inter_bank(layer), self.settings.radius_cap))
+            for layer in self.layers
+        ]
+        far, points = torch.stack(beyond).sum(dim=0)
+        return {
+            "order/pair_loss": (order.pair.detach(), 1.0),
+            "order/negative_loss": (order.negative.detach(), 1.0),
+            "order/distance_loss": (order.distance.detach(), 1.0),
+            "order/inside_share": (order.num_inside, order.num_pairs),
+            "order/outside_share": (order.num_outside, order.num_negatives),
+            "order/apex_radius": (order.apex_radius.detach(), order.num_pairs),
+            "inter/beyond_cap_share": (far, points),
+        }
+
     def _of_expert(self, pooled: Tensor, pairs: OrderPairs, bank: Any, expert: int) -> OrderLoss:
         kappa, product = bank.curvature()[expert].exp(), self.settings.inter_kind == "product"
         return expert_order_loss(
@@ -87,15 +104,3 @@ def order_layers(layers: Sequence[ModalityMoE], depth: int, settings: AsyMoESett
 def inter_bank(layer: ModalityMoE) -> Any:
     """The bank of a layer's inter-modality experts."""
     return layer.experts.banks[INTER_GROUP]  # type: ignore[index]
-
-
-def order_measures(order: OrderLoss) -> Measures:
-    """What is logged of an order loss."""
-    return {
-        "order/pair_loss": (order.pair.detach(), 1.0),
-        "order/negative_loss": (order.negative.detach(), 1.0),
-        "order/distance_loss": (order.distance.detach(), 1.0),
-        "order/inside_share": (order.num_inside, order.num_pairs),
-        "order/outside_share": (order.num_outside, order.num_negatives),
-        "order/apex_radius": (order.apex_radius.detach(), order.num_pairs),
-    }
