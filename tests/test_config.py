@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from moiety.asymmetric import FAITHFUL, AsyMoESettings
 from moiety.config import (
     MoESettings,
     RecipeError,
@@ -109,6 +111,59 @@ def test_values_are_checked(recipe: Path, override: str, message: str | None) ->
         return
     with pytest.raises(RecipeError, match=message):
         load_recipe(recipe, [override])
+
+
+# -- scheme asymoe -----------------------------------------------------------------------------------------------------
+ASYMOE = ["moe.scheme=asymoe", "moe.top_k=null"]
+
+
+def test_asymoe_is_switched_on_by_its_name_alone(recipe: Path) -> None:
+    moe = load_recipe(recipe, ASYMOE).moe
+    assert moe.asymoe == AsyMoESettings()
+    assert (moe.layers, moe.asymoe.preset, moe.asymoe.size_plan) == ("all", "recommended", "dense_budget")
+    assert load_recipe(recipe, [*ASYMOE, "moe.layers=odd"]).moe.layers == "odd"
+
+
+def test_a_preset_fills_what_is_not_given(recipe: Path) -> None:
+    given = [*ASYMOE, "moe.asymoe.preset=faithful", "moe.asymoe.eta=0.5", "moe.asymoe.evidence_gain=learned"]
+    moe = load_recipe(recipe, given).moe
+    assert moe.asymoe is not None
+    assert moe.layers == "odd"
+    assert (moe.asymoe.eta, moe.asymoe.evidence_gain) == (0.5, "learned")
+    differing = {name for name in FAITHFUL if getattr(moe.asymoe, name) != getattr(AsyMoESettings(), name)}
+    assert differing == set(FAITHFUL), "every line of the preset changes something"
+    assert all(getattr(moe.asymoe, name) == value for name, value in FAITHFUL.items() if name != "eta")
+    again = MoESettings.model_validate(json.loads(moe.model_dump_json()))
+    assert again == moe, "what is stored with a model rebuilds its settings"
+
+
+def test_what_follows_from_other_settings() -> None:
+    assert AsyMoESettings().form == "gelu"
+    assert AsyMoESettings(size_plan="full").form == "swiglu"
+    assert AsyMoESettings(size_plan="full").has_residual
+    assert not AsyMoESettings(size_plan="full", inter_kind="ffn").has_residual
+    widths = dict.fromkeys(("hyp_dim", "inter_ffn", "vision_ffn", "evidence_dim", "context_dim"), 8)
+    assert AsyMoESettings(**widths).sized
+    assert not AsyMoESettings(**widths, inter_residual=True).sized
+    assert AsyMoESettings(text_kind="parallel").needs_context
+    assert not AsyMoESettings(text_kind="ffn").needs_context
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*ASYMOE, "moe.asymoe.hypdim=8"], r"moe\.asymoe\.hypdim: unknown key; did you mean 'hyp_dim'\?"),
+        ([*ASYMOE, "moe.asymoe.hyp_dim=0"], r"moe\.asymoe\.hyp_dim: Input should be greater than or equal to 1"),
+        ([*ASYMOE, "moe.asymoe.preset=literal"], "Input should be 'recommended' or 'faithful'"),
+        ([*ASYMOE, "moe.asymoe.alpha_range=[0.5, 0.2]"], r"\[lowest, highest\] within 0\.\.1, got \[0\.5, 0\.2\]"),
+        ([*ASYMOE, "moe.asymoe.alpha_range=[0, 2]"], r"\[lowest, highest\] within 0\.\.1, got \[0\.0, 2\.0\]"),
+        ([*ASYMOE, "moe.asymoe.null_key=2"], r"moe\.asymoe\.null_key: Input should be a valid boolean"),
+        (["moe.asymoe={}"], r"moe\.asymoe belongs to scheme asymoe; moe\.scheme is 'moiie', so leave it out"),
+    ],
+)
+def test_settings_of_asymoe_are_checked(recipe: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe, overrides)
 
 
 def test_a_dense_stage_cannot_follow_a_sparse_one(recipe: Path) -> None:

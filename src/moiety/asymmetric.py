@@ -136,6 +136,13 @@ class AsyMoESettings(Section):
         """Fill what is not given from the preset."""
         return {**FAITHFUL, **tree} if isinstance(tree, dict) and tree.get("preset") == "faithful" else tree
 
+    @model_validator(mode="after")
+    def _alpha(self) -> AsyMoESettings:
+        lo, hi = self.alpha_range
+        if not 0 <= lo <= hi <= 1:
+            raise ValueError(f"alpha_range must be [lowest, highest] within 0..1, got [{lo}, {hi}]")
+        return self
+
     @property
     def sized(self) -> bool:
         """Whether every width is known."""
