@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from moiety.asymmetric import AsyMoESettings
 from moiety.moe.experts.bank import Beside, BesideBank, check_dense, largest_units
 from moiety.moe.experts.evidence_kernel import two_branches
+from moiety.moe.experts.rich_gate import rich_scores
 from moiety.moe.experts.rows import gather
 from moiety.moe.experts.slots import Share
+from moiety.moe.kernels.activation import ACTIVATIONS
 
 _clamped: ContextVar[float | None] = ContextVar("moiety_clamped_alpha", default=None)
 
@@ -53,7 +55,7 @@ class EvidenceExperts(BesideBank):
         num_experts: Experts in the bank.
         hidden: Width of the decoder.
         settings: Section ``moe.asymoe`` with ``evidence_dim`` given, the inner width of each branch.
-        act: Activation of the decoder's FFN; the branches use exact GELU or SiLU whatever it is.
+        act: Activation of the decoder's FFN, which gated branches take over; a callable counts as ``silu``.
 
     Raises:
         ValueError: ``evidence_dim`` is missing, or ``alpha_start`` lies outside ``alpha_range``.
@@ -74,6 +76,7 @@ class EvidenceExperts(BesideBank):
         self.num_experts, self.hidden, self.width, self.settings = num_experts, hidden, width, settings
         self.gated = settings.form == "swiglu"
         self.rich = settings.gate_input == "rich"
+        self.act = act if isinstance(act, str) and act in ACTIVATIONS else "silu"
         matrices = 2 if self.gated else 1
         self.input_proj = nn.Parameter(torch.empty(num_experts, 2 * matrices * width, hidden))
         self.context_proj = nn.Parameter(torch.empty(num_experts, matrices * width, hidden))
@@ -107,7 +110,7 @@ class EvidenceExperts(BesideBank):
         if forced is not None:
             return x.new_full((len(x), self.num_experts), forced, dtype=wide)
         with torch.autocast(x.device.type, enabled=False):
-            scores = self._scores(x.to(wide), context, mass, wide)
+            scores = self._scores(x, context, mass, wide)
             lo, hi = self.settings.alpha_range
             found = lo + (hi - lo) * torch.sigmoid(scores + self.b_alpha.to(wide))
         return found.detach() if self.settings.alpha_mode == "fixed" else found
@@ -115,12 +118,11 @@ class EvidenceExperts(BesideBank):
     def _scores(self, x: Tensor, context: Tensor | None, mass: Tensor | None, wide: torch.dtype) -> Tensor:
         weight = self.w_alpha.to(wide)
         if not self.rich:
-            return x @ weight.T
+            return x.to(wide) @ weight.T
         if context is None or mass is None:
             raise RuntimeError("a rich gate reads context and mass of each token; pass both")
-        of_x, of_a, of_difference, of_mass = weight.split([self.hidden, self.hidden, self.hidden, 1], dim=-1)
-        a = context.to(wide)
-        return x @ of_x.T + a @ of_a.T + (x - a).abs() @ of_difference.T + mass.to(wide).unsqueeze(-1) * of_mass.T
+        of_mass = mass.to(wide).unsqueeze(-1) * weight[:, -1]  # (tokens, experts)
+        return rich_scores(x, context, weight[:, :-1]) + of_mass
 
     def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
         """``forward`` on sorted slots.
@@ -145,6 +147,7 @@ class EvidenceExperts(BesideBank):
             self.context_proj,
             self.down_proj,
             share,
+            self.act,
         )
 
     @torch.no_grad()
@@ -153,7 +156,8 @@ class EvidenceExperts(BesideBank):
     ) -> None:
         """Start both branches from a dense FFN; where it is wider, from its units that can say most.
 
-        Form ``swiglu`` of the same width or more equals the dense FFN at step 0, for every alpha and every context.
+        Form ``swiglu`` of the same width or more equals the dense FFN at step 0, for every alpha and every context
+        (and every activation that has a name).
         Form ``gelu`` has no gate: it takes up rows and down columns, and loses the gate rows; a narrower bank of
         either form loses units. Neither promises identity. What reads the context starts at 0 and learns at once, for
         the context itself does not start at 0.

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from moiety.moe.dispatch import Plan, combine, dispatch
 from moiety.moe.experts.products import Runs, can_group, runs_of
 from moiety.moe.experts.slots import Share
+from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.kernels.choice import compute_dtype
 
 
@@ -25,6 +26,7 @@ def two_branches(
     context_proj: Float[Tensor, "experts half_inner hidden"],
     down_proj: Float[Tensor, "experts hidden twice_width"],
     share: Share,
+    act: str = "silu",
 ) -> Float[Tensor, "tokens hidden"]:
     """Weighted sum of the chosen experts; gated where `input_proj` has twice the rows that `down_proj` has columns.
 
@@ -37,6 +39,7 @@ def two_branches(
         context_proj: What the evidence branch reads of `context`, in the same order.
         down_proj: Columns of the memory branch, then those of the evidence branch.
         share: Where the slots go.
+        act: Activation of the gates; without gates it is exact GELU.
     """
     dtype, gated = compute_dtype(x), input_proj.shape[1] == 2 * down_proj.shape[2]
     widths = (x.shape[1], context_proj.shape[1], down_proj.shape[2] // 2)
@@ -53,7 +56,7 @@ def two_branches(
         plan.slot_of_row,
         plan.row_of_slot,
         runs_of(ends, plan.offsets, can_group(dtype, x.device, widths)),
-        gated,
+        act if gated else None,
     )
     return out.to(x.dtype)
 
@@ -64,20 +67,20 @@ def _evidence(columns: Tensor, gated: bool) -> list[Tensor]:
     return list(quarters[1::2])
 
 
-def _inner(pre: Tensor, gated: bool) -> tuple[Tensor, Tensor | None]:
+def _inner(pre: Tensor, act: str | None) -> tuple[Tensor, Tensor | None]:
     """Inner state ``(rows, 2*width)``, and the activated gate where there is one."""
-    if not gated:
+    if act is None:
         return F.gelu(pre), None
     gate, up = pre.chunk(2, dim=-1)
-    activated = F.silu(gate)
+    activated = ACTIVATIONS[act].forward(gate)
     return activated * up, activated
 
 
-def _pre_gradient(d_inner: Tensor, pre: Tensor, activated: Tensor | None) -> Tensor:
-    if activated is None:
+def _pre_gradient(d_inner: Tensor, pre: Tensor, activated: Tensor | None, act: str | None) -> Tensor:
+    if activated is None or act is None:
         return torch.ops.aten.gelu_backward(d_inner, pre)
     gate, up = pre.chunk(2, dim=-1)
-    return torch.cat([torch.ops.aten.silu_backward(d_inner * up, gate), d_inner * activated], dim=-1)
+    return torch.cat([ACTIVATIONS[act].backward(d_inner * up, gate), d_inner * activated], dim=-1)
 
 
 def _mixed(inner: Tensor, alpha: Tensor) -> Tensor:
@@ -115,20 +118,21 @@ class _TwoBranches(torch.autograd.Function):
         slot_of_row: Tensor,
         row_of_slot: Tensor,
         runs: Runs,
-        gated: bool,
+        act: str | None,
     ) -> Tensor:
+        gated = act is not None
         plan = Plan(slot_of_row, row_of_slot, runs.offsets)
         pre = runs.multiply(dispatch(x, plan), input_proj)
         a = dispatch(context, plan)
         parts = zip(_evidence(pre, gated), context_proj.chunk(2 if gated else 1, dim=1), strict=True)
         for columns, proj in parts:
             runs.add(columns, a, proj)
-        inner, _ = _inner(pre, gated)
+        inner, _ = _inner(pre, act)
         y = runs.multiply(_mixed(inner, alpha), down_proj)
         y[-1].zero_()  # nobody's row
         saved = (x, context, alpha, weights, input_proj, context_proj, down_proj, slot_of_row, row_of_slot, pre)
         ctx.save_for_backward(*saved)
-        ctx.runs, ctx.gated = runs, gated
+        ctx.runs, ctx.act = runs, act
         return combine(y, weights, plan)
 
     @staticmethod
@@ -137,19 +141,19 @@ class _TwoBranches(torch.autograd.Function):
         x, context, alpha, weights, input_proj, context_proj, down_proj, slot_of_row, row_of_slot, pre = (
             ctx.saved_tensors
         )
-        runs, gated, needs = ctx.runs, ctx.gated, ctx.needs_input_grad
+        runs, gated, needs = ctx.runs, ctx.act is not None, ctx.needs_input_grad
         plan = Plan(slot_of_row, row_of_slot, runs.offsets)
         row_weight = _row_weights(weights, slot_of_row)
         dy = dispatch(dout, plan)
         d_mixed = runs.multiply_back(dy, down_proj)
         dy.mul_(row_weight.to(dy.dtype).unsqueeze(-1))
-        inner, activated = _inner(pre, gated)
+        inner, activated = _inner(pre, ctx.act)
         products = zip(d_mixed.chunk(2, dim=-1), inner.chunk(2, dim=-1), strict=True)
         memory, evidence = (torch.linalg.vecdot(left, right).to(alpha.dtype) for left, right in products)
         d_weight = alpha * memory + (1 - alpha) * evidence
         d_alpha = row_weight * (memory - evidence)
         d_mixed.mul_(row_weight.to(dy.dtype).unsqueeze(-1))
-        d_pre = _pre_gradient(_mixed(d_mixed, alpha), pre, activated)
+        d_pre = _pre_gradient(_mixed(d_mixed, alpha), pre, activated, ctx.act)
         d_down = runs.outer(dy, _mixed(inner, alpha)) if needs[6] else None
         d_evidence = torch.cat(_evidence(d_pre, gated), dim=-1)
         d_input = runs.outer(d_pre, dispatch(x, plan)) if needs[4] else None
