@@ -16,13 +16,27 @@ FLOORS = {
     3: ("train", "compare", "evaluate", "lens", "chat", "demo"),
     4: ("cli", "__init__", "__main__"),
 }
+WING = {
+    0: ("settings",),
+    1: ("anchors", "synchronise", "openset", "metrics", "samples"),
+    2: ("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
+    3: ("classifier", "storage", "training", "__init__"),
+}
+"""The intent wing has all floors under one roof; it and the mixture wing never import each other."""
+MIXTURE = {"moe", "vlm", "train", "compare", "evaluate", "lens", "chat", "demo", "scenes", "worlds", "asymmetric"}
 MAX_FILE, MAX_FUNCTION = 350, 50
 
 
 def floor_of(path: Path) -> int:
-    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    found = [floor for floor, rooms in FLOORS.items() if room in rooms]
-    assert found, f"{path} stands on no floor: add {room!r} to FLOORS"
+    return floor_named(path.relative_to(SOURCE).with_suffix("").parts, str(path))
+
+
+def floor_named(parts: tuple[str, ...], where: str) -> int:
+    """Floor of a module, by its path below the package."""
+    wing = parts[0] == "intent"
+    room = (parts[1] if len(parts) > 1 else "__init__") if wing else parts[0]
+    found = [floor for floor, rooms in (WING if wing else FLOORS).items() if room in rooms]
+    assert found, f"{where} stands on no floor: add {room!r} to {'WING' if wing else 'FLOORS'}"
     return found[0]
 
 
@@ -50,8 +64,20 @@ def test_imports_go_downward(path: Path) -> None:
         room = name.split(".")[1] if name.startswith("moiety.") else None
         if room is None or not ((SOURCE / room).exists() or (SOURCE / f"{room}.py").exists()):
             continue
-        other = next(floor for floor, rooms in FLOORS.items() if room in rooms)
+        parts = tuple(name.split(".")[1:])
+        if parts[0] == "intent" and len(parts) > 1 and not (SOURCE / "intent" / f"{parts[1]}.py").exists():
+            parts = ("intent",)
+        other = floor_named(parts, name)
         assert other <= own, f"floor {own} imports {name} from floor {other}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_the_wings_never_import_each_other(path: Path) -> None:
+    own, rooms = path.relative_to(SOURCE).parts[0], {name.split(".")[1] for name in imported(path) if "moiety." in name}
+    if own == "intent":
+        assert not rooms & MIXTURE
+    elif own.removesuffix(".py") in MIXTURE:
+        assert "intent" not in rooms
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if floor_of(path) <= 1], ids=name_of)

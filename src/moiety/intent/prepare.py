@@ -1,0 +1,128 @@
+"""From given samples to what a network takes: text to vectors, hand-made features to z-scores, fixed widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from moiety.groups import nearest_name
+from moiety.intent.labels import HASHING, encode_texts
+from moiety.intent.samples import MODALITIES, IntentBatch, IntentSample, SampleError, make_batch
+from moiety.intent.settings import IntentSettings
+
+CLIP = 10.0
+"""Standardised features are cut at this many deviations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What was learned from the training rows about their features.
+
+    Args:
+        dims: Modality -> width of its frames.
+        mean: Modality -> mean of its real training frames, ``(dim,)``; absent: left as it is.
+        deviation: Modality -> standard deviation, likewise.
+        max_frames: Modality -> frames kept.
+        text_encoder: Makes text frames where a sample has text alone.
+    """
+
+    dims: Mapping[str, int]
+    mean: Mapping[str, np.ndarray]
+    deviation: Mapping[str, np.ndarray]
+    max_frames: Mapping[str, int]
+    text_encoder: str
+
+    @classmethod
+    def fit(cls, samples: Sequence[IntentSample], settings: IntentSettings) -> Preparation:
+        """Widths, and mean and deviation of hand-made features.
+
+        Raises:
+            ValueError: a modality that is asked for is in no sample, or an unknown one is asked for.
+            SampleError: a sample's features cannot be used.
+        """
+        wanted = settings.modalities or MODALITIES
+        for name in wanted:
+            if name not in MODALITIES:
+                raise ValueError(f"unknown modality {name!r}; {nearest_name(name, MODALITIES)}")
+        encoded = _with_text(samples, settings.text_encoder)
+        dims, mean, deviation = {}, {}, {}
+        for name in MODALITIES:
+            arrays = (
+                [array for sample in encoded if (array := sample.frames(name)) is not None] if name in wanted else []
+            )
+            if not arrays:
+                if settings.modalities and name in wanted:
+                    raise ValueError(f"modality {name!r} is asked for, but no training sample has it")
+                continue
+            dims[name] = arrays[0].shape[1]
+            if _is_hand_made(name, samples, settings):
+                frames = np.concatenate([array for array in arrays if array.shape[1] == dims[name]]).astype(np.float64)
+                mean[name] = frames.mean(0).astype(np.float32)
+                deviation[name] = (frames.std(0) + 1e-6).astype(np.float32)
+        return cls(dims, mean, deviation, dict(settings.max_frames or {}), settings.text_encoder)
+
+    def transform(self, samples: Sequence[IntentSample]) -> list[IntentSample]:
+        """Samples as the network takes them.
+
+        Raises:
+            SampleError: a sample has frames of another width, or none of the known modalities.
+        """
+        found = []
+        for sample in _with_text(samples, self.text_encoder) if "text" in self.dims else samples:
+            arrays = {name: self._standardized(name, sample) for name in self.dims}
+            if all(array is None for array in arrays.values()):
+                raise SampleError(f"{sample.key}: none of {', '.join(self.dims)} is present; leave the sample out")
+            found.append(
+                replace(sample, text_features=arrays.get("text"), video=arrays.get("video"), audio=arrays.get("audio"))
+            )
+        return found
+
+    def _standardized(self, name: str, sample: IntentSample) -> np.ndarray | None:
+        array = sample.frames(name)
+        if array is None:
+            return None
+        if array.shape[1] != self.dims[name]:
+            raise SampleError(
+                f"{sample.key}: {name} frames are {array.shape[1]} wide, the model takes {self.dims[name]}"
+            )
+        if name not in self.mean:
+            return array
+        return np.clip((array - self.mean[name]) / self.deviation[name], -CLIP, CLIP)
+
+    def batch(self, samples: Sequence[IntentSample], hide: Sequence[str] = ()) -> IntentBatch:
+        """Pad samples that went through :meth:`transform`."""
+        return make_batch(samples, self.dims, hide=hide, max_frames=self.max_frames)
+
+    def has_any(self, sample: IntentSample, kept: Sequence[str]) -> bool:
+        """Whether a sample has one of these modalities."""
+        with_text = "text" in kept and bool((sample.text or "").strip())
+        return with_text or any(sample.frames(name) is not None for name in kept)
+
+
+def _with_text(samples: Sequence[IntentSample], encoder: str) -> list[IntentSample]:
+    """Samples whose text has frames; blank text stays absent."""
+    bare = [i for i, sample in enumerate(samples) if sample.text_features is None and (sample.text or "").strip()]
+    found = list(samples)
+    if not bare:
+        return found
+    texts = [str(samples[i].text) for i in bare]
+    if encoder == HASHING:
+        for i, vector in zip(bare, encode_texts(texts, HASHING).numpy(), strict=True):
+            found[i] = replace(samples[i], text_features=vector[None])
+        return found
+    from moiety.intent.features import TextEncoder
+
+    for i, frames in zip(bare, TextEncoder(encoder).frames(texts), strict=True):
+        found[i] = replace(samples[i], text_features=frames, text_marks=True)
+    return found
+
+
+def _is_hand_made(name: str, samples: Sequence[IntentSample], settings: IntentSettings) -> bool:
+    """Whether z-scores are due: always or never as asked; by itself for everything but the output of text encoders."""
+    if settings.standardize != "auto":
+        return settings.standardize == "always"
+    if name != "text":
+        return True
+    return any(sample.text_features is not None and not sample.text_marks for sample in samples)

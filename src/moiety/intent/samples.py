@@ -1,0 +1,180 @@
+"""Utterances as arrays, and batches of them with masks.
+
+A sample holds up to three modalities, each as frames ``(frames, dim)``; any may be absent. Padding happens batch by
+batch, to the longest sample there, never to a maximum of a benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+MODALITIES: tuple[str, ...] = ("text", "video", "audio")
+"""Modalities of the intent wing, in the order of every concatenation."""
+
+
+class SampleError(ValueError):
+    """A sample cannot be used; the text names its key."""
+
+
+@dataclass(frozen=True, eq=False)
+class IntentSample:
+    """One utterance.
+
+    Args:
+        key: Names the sample in every message.
+        text: What was said; None or blank: not known.
+        text_features: Frames of the text, ``(frames, dim)``; None: made from `text` where there is any.
+        video: Frames of the video, ``(frames, dim)``; None: absent.
+        audio: Frames of the audio, ``(frames, dim)``; None: absent.
+        text_marks: Whether first and last text frame are marks of a text encoder ([CLS], [SEP]), never anchors.
+        times: Modality -> seconds of each frame, ``(frames,)``, where known.
+    """
+
+    key: str
+    text: str | None = None
+    text_features: np.ndarray | None = None
+    video: np.ndarray | None = None
+    audio: np.ndarray | None = None
+    text_marks: bool = False
+    times: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: Any, number: int = 0) -> IntentSample:
+        """`given` itself, or the sample that a mapping with these field names describes.
+
+        Raises:
+            TypeError: neither a sample nor a mapping, or a mapping with unknown names.
+        """
+        if isinstance(given, cls):
+            return given
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"sample {number} is {type(given).__name__}; give an IntentSample or a mapping of its fields"
+            )
+        known = cls.__dataclass_fields__
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise TypeError(f"sample {number} has unknown fields {unknown}; known: {', '.join(known)}")
+        return cls(**{"key": f"row {number}", **given})
+
+    def frames(self, modality: str) -> np.ndarray | None:
+        """Checked frames of one modality, ``(frames, dim)`` float32; None where it is absent.
+
+        Raises:
+            SampleError: the array is no matrix of finite numbers.
+        """
+        value = self.text_features if modality == "text" else getattr(self, modality)
+        if value is None:
+            return None
+        array = np.asarray(value)
+        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+            raise SampleError(f"{self.key}: {modality} holds {array.dtype}, expected numbers of shape (frames, dim)")
+        if array.ndim != 2:
+            raise SampleError(f"{self.key}: {modality} has shape {array.shape}, expected (frames, dim)")
+        if not len(array):
+            return None
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            rows = np.flatnonzero(~np.isfinite(array).all(1))
+            raise SampleError(
+                f"{self.key}: {modality} is not finite in {len(rows)} of {len(array)} frames, first {rows[0]}"
+            )
+        return array
+
+
+@dataclass(frozen=True, eq=False)
+class IntentBatch:
+    """Samples side by side.
+
+    Args:
+        x: Modality -> frames, ``(samples, frames, dim)``, 0 where masked.
+        frame_mask: Modality -> which frames are real, ``(samples, frames)``.
+        anchor_mask: Modality -> which frames may become anchors, ``(samples, frames)``.
+        text_marks: Samples whose first text frame speaks for the whole text, ``(samples,)``.
+    """
+
+    x: Mapping[str, Float[Tensor, "samples frames dim"]]
+    frame_mask: Mapping[str, Bool[Tensor, "samples frames"]]
+    anchor_mask: Mapping[str, Bool[Tensor, "samples frames"]]
+    text_marks: Bool[Tensor, " samples"]
+
+    def __len__(self) -> int:
+        return len(self.text_marks)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities with columns in this batch, in the common order."""
+        return tuple(name for name in MODALITIES if name in self.x)
+
+    def present(self, modality: str) -> Bool[Tensor, " samples"]:
+        """Which samples have this modality."""
+        return self.frame_mask[modality].any(1)
+
+    def hiding(self, dropped: Mapping[str, Bool[Tensor, " samples"]]) -> IntentBatch:
+        """The batch without the modalities of those samples; what was there leaves no trace."""
+        x, frame_mask, anchor_mask = dict(self.x), dict(self.frame_mask), dict(self.anchor_mask)
+        for name, gone in dropped.items():
+            if name in x:
+                x[name] = x[name].masked_fill(gone[:, None, None], 0)
+                frame_mask[name] = frame_mask[name] & ~gone[:, None]
+                anchor_mask[name] = anchor_mask[name] & ~gone[:, None]
+        return IntentBatch(x, frame_mask, anchor_mask, self.text_marks)
+
+    def to(self, device: torch.device | str) -> IntentBatch:
+        """The batch on another device."""
+        x, frames, anchors = (
+            {name: value.to(device) for name, value in part.items()}
+            for part in (self.x, self.frame_mask, self.anchor_mask)
+        )
+        return IntentBatch(x, frames, anchors, self.text_marks.to(device))
+
+
+def make_batch(
+    samples: Sequence[IntentSample],
+    dims: Mapping[str, int],
+    *,
+    hide: Sequence[str] = (),
+    max_frames: Mapping[str, int] | None = None,
+) -> IntentBatch:
+    """Pad samples to the longest of them.
+
+    Args:
+        samples: At least one.
+        dims: Modality -> width of its frames; others are left out.
+        hide: Modalities taken away from every sample.
+        max_frames: Modality -> frames kept of longer samples, from the start.
+
+    Raises:
+        SampleError: a sample has no modality left, or frames of another width.
+    """
+    x, frame_mask, anchor_mask = {}, {}, {}
+    found = [[None if name in hide else sample.frames(name) for name in dims] for sample in samples]
+    for sample, arrays in zip(samples, found, strict=True):
+        if all(array is None for array in arrays):
+            left_out = f" once {', '.join(hide)} is hidden" if hide else ""
+            raise SampleError(f"{sample.key}: none of {', '.join(dims)} is present{left_out}; leave the sample out")
+    for place, (name, dim) in enumerate(dims.items()):
+        limit = (max_frames or {}).get(name)
+        arrays = [None if (array := row[place]) is None else array[:limit] for row in found]
+        longest = max(1, *(0 if array is None else len(array) for array in arrays))
+        values = torch.zeros(len(samples), longest, dim)
+        mask = torch.zeros(len(samples), longest, dtype=torch.bool)
+        marks = torch.zeros_like(mask)
+        for row, (sample, array) in enumerate(zip(samples, arrays, strict=True)):
+            if array is None:
+                continue
+            if array.shape[1] != dim:
+                raise SampleError(f"{sample.key}: {name} frames are {array.shape[1]} wide, the model takes {dim}")
+            values[row, : len(array)] = torch.from_numpy(np.ascontiguousarray(array))
+            mask[row, : len(array)] = True
+            if name == "text" and sample.text_marks:
+                marks[row, [0, len(array) - 1]] = True
+        x[name], frame_mask[name], anchor_mask[name] = values, mask, mask & ~marks
+    return IntentBatch(x, frame_mask, anchor_mask, torch.tensor([sample.text_marks for sample in samples]))

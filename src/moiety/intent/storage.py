@@ -1,0 +1,157 @@
+"""A fitted classifier as a folder: JSON and safetensors, whole or absent, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from moiety.intent.baselines import METHODS
+from moiety.intent.labels import LabelDescription
+from moiety.intent.model import IntentNetwork
+from moiety.intent.prepare import Preparation
+from moiety.intent.settings import IntentSettings
+
+FORMAT = 1
+_LIBRARIES = ("moiety", "torch", "scikit-learn", "numpy")
+
+
+def save_classifier(classifier: Any, folder: str | Path) -> Path:
+    """Write a fitted classifier.
+
+    Args:
+        classifier: A fitted :class:`moiety.intent.IntentClassifier`.
+        folder: Must not exist, or hold a classifier, which is then replaced.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        OSError: writing failed; what was there before is intact.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise FileExistsError(f"{folder} holds other files; choose a new folder for the classifier")
+    preparation: Preparation = classifier.preparation_
+    tensors = {f"model.{name}": value.contiguous() for name, value in classifier.model_.state_dict().items()}
+    for kind in ("mean", "deviation"):
+        tensors |= {f"{kind}.{name}": torch.from_numpy(value) for name, value in getattr(preparation, kind).items()}
+    if isinstance(classifier.thresholds_, torch.Tensor):
+        tensors["thresholds"] = classifier.thresholds_
+    with whole_folder(folder) as fresh:
+        save_file(tensors, fresh / "model.safetensors")
+        described = classifier.label_descriptions_ or {}
+        _write(fresh / "label_descriptions.json", {"labels": [asdict(entry) for entry in described.values()]})
+        _write(fresh / "metrics.json", {"history": classifier.history_, "best_epoch": classifier.best_epoch_})
+        (fresh / "README.md").write_text(card_of(classifier), encoding="utf-8")
+        _write(fresh / "config.json", _config_of(classifier))
+    return folder
+
+
+def _config_of(classifier: Any) -> dict[str, Any]:
+    parameters = dict(classifier.get_params())
+    parameters["label_descriptions"] = "stored" if classifier.label_descriptions_ else None
+    number = None if isinstance(classifier.thresholds_, torch.Tensor) else classifier.thresholds_
+    return {
+        "format": FORMAT,
+        "parameters": parameters,
+        "classes": list(classifier.classes_),
+        "dims": dict(classifier.preparation_.dims),
+        "oos_rule": classifier.oos_rule_,
+        "threshold": number,
+        "best_epoch": classifier.best_epoch_,
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def card_of(classifier: Any) -> str:
+    """What a person should know before using the folder."""
+    dims = ", ".join(f"{name} ({dim})" for name, dim in classifier.preparation_.dims.items())
+    best = classifier.history_[classifier.best_epoch_ - 1]
+    grades = "\n".join(f"| {name} | {value:.4f} |" for name, value in best.items() if name != "epoch")
+    settings = "\n".join(f"| {name} | {value} |" for name, value in sorted(classifier.get_params().items()))
+    return (
+        f"# Intent classifier: {classifier.method}\n\nWritten by moiety {version('moiety')}. "
+        f"A-MESS here means A-MESS as reconstructed by moiety.\n\n"
+        f"Labels ({len(classifier.classes_)}): {', '.join(classifier.classes_)}\n\nInputs and their widths: {dims}\n\n"
+        f"Out-of-scope rule: {classifier.oos_rule_ or 'none'}\n\n"
+        f"## Best epoch ({classifier.best_epoch_} of {len(classifier.history_)})\n\n"
+        "| measure | value |\n| --- | ---: |\n"
+        f"{grades}\n\n## Settings\n\n| name | value |\n| --- | --- |\n{settings}\n"
+    )
+
+
+def load_classifier(cls: Any, folder: str | Path) -> Any:
+    """Read a classifier that :func:`save_classifier` wrote.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged or of a newer format.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no intent classifier at {folder}; give a folder that `save` wrote")
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        tensors = load_file(folder / "model.safetensors")
+        table = json.loads((folder / "label_descriptions.json").read_text("utf-8"))["labels"]
+        history = json.loads((folder / "metrics.json").read_text("utf-8"))["history"]
+    except (OSError, json.JSONDecodeError, SafetensorError, KeyError) as error:
+        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}); write it again with save") from error
+    if config["format"] > FORMAT:
+        raise ValueError(f"{folder} has format {config['format']}, this moiety reads up to {FORMAT}; update moiety")
+    parameters = config["parameters"]
+    classifier = cls(**{**parameters, "modalities": tuple(parameters["modalities"] or ()) or None})
+    settings = IntentSettings.model_validate(classifier.get_params())
+    classifier.classes_, classifier.dims_ = np.array(config["classes"]), config["dims"]
+    classifier.preparation_ = Preparation(
+        config["dims"],
+        {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("mean.")},
+        {name[10:]: value.numpy() for name, value in tensors.items() if name.startswith("deviation.")},
+        settings.max_frames or {},
+        settings.text_encoder,
+    )
+    state = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+    body = METHODS[settings.method](config["dims"], settings)
+    described = state.get("label_embeddings")
+    classifier.model_ = IntentNetwork(body, len(config["classes"]), settings, described)
+    classifier.model_.load_state_dict(state)
+    classifier.model_.eval()
+    classifier.label_descriptions_ = {
+        entry["label"]: LabelDescription(entry["label"], tuple(entry["descriptions"]), entry["name"], entry["cues"])
+        for entry in table
+    } or None
+    classifier.oos_rule_, classifier.best_epoch_ = config["oos_rule"], config["best_epoch"]
+    classifier.thresholds_ = tensors.get("thresholds", config["threshold"])
+    classifier.history_ = history
+    return classifier
+
+
+def _write(path: Path, tree: Any) -> None:
+    path.write_text(json.dumps(tree, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A sibling folder to write to, which takes the place of `folder` at the end or vanishes with the error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield fresh
+        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

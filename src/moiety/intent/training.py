@@ -1,0 +1,227 @@
+"""One training run of an intent network: batches, losses, schedule, the best epoch on the dev rows."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from moiety.intent.metrics import closed_set_metrics
+from moiety.intent.model import IntentNetwork
+from moiety.intent.openset import outlier_exposure_loss
+from moiety.intent.samples import IntentBatch, IntentSample
+from moiety.intent.settings import IntentSettings
+from moiety.intent.synchronise import batch_triplet_loss, distances, info_nce_loss, synchrony, triplet_loss
+
+MakeBatch = Callable[[Sequence[IntentSample]], IntentBatch]
+BETTER = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Samples with class positions.
+
+    Args:
+        samples: The utterances.
+        y: Class of each, ``(samples,)``.
+    """
+
+    samples: Sequence[IntentSample]
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def losses_of(
+    network: IntentNetwork, batch: IntentBatch, y: Tensor, settings: IntentSettings, class_weight: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Every term of the loss on in-scope rows, weighted; their sum is what learns."""
+    output = network(batch)
+    losses = {"cross_entropy": F.cross_entropy(output.logits.float(), y, class_weight)}
+    if network.projections is None:
+        return losses
+    f, g = network.synchronised(output.embedding)
+    distance = distances(f, g, settings.distance)
+    if settings.triplet_weight:
+        losses["triplet"] = settings.triplet_weight * triplet_loss(distance, y, settings.margin, settings.negative)
+    if settings.batch_triplet_weight:
+        losses["batch_triplet"] = settings.batch_triplet_weight * batch_triplet_loss(distance, y, settings.margin)
+    if settings.info_nce_weight:
+        losses["info_nce"] = settings.info_nce_weight * info_nce_loss(f, g, y, settings.temperature)
+    return losses
+
+
+def optimizer_for(network: nn.Module, settings: IntentSettings) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and single vectors are not decayed."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for parameter in network.parameters():
+        (decayed if parameter.ndim > 1 else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def rate_at(step: int, steps: int, warmup_share: float) -> float:
+    """Factor on the learning rate: a linear rise, then a linear fall to 0.
+
+    Example:
+        >>> [rate_at(step, 10, 0.2) for step in (0, 1, 2, 6, 10)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+    """
+    rise = warmup_share * steps
+    return step / rise if step < rise else max(0.0, (steps - step) / max(1.0, steps - rise))
+
+
+def shuffled(number: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Row numbers of each batch of one epoch."""
+    order = torch.randperm(number, generator=generator).tolist()
+    for start in range(0, number, size):
+        yield order[start : start + size]
+
+
+@torch.no_grad()
+def predict_logits(
+    network: IntentNetwork, samples: Sequence[IntentSample], make: MakeBatch, batch_size: int, device: str
+) -> tuple[Tensor, Tensor]:
+    """Logits ``(samples, classes)`` and embeddings ``(samples, width)``, in evaluation mode."""
+    network.eval()
+    logits, embeddings = [], []
+    for start in range(0, len(samples), batch_size):
+        output = network(make(samples[start : start + batch_size]).to(device))
+        logits.append(output.logits.cpu())
+        embeddings.append(output.embedding.cpu())
+    return torch.cat(logits), torch.cat(embeddings)
+
+
+def train(
+    network: IntentNetwork,
+    rows: Rows,
+    dev: Rows,
+    make: MakeBatch,
+    settings: IntentSettings,
+    outside: Sequence[IntentSample] = (),
+) -> tuple[list[dict[str, Any]], int]:
+    """Train in place and leave the weights of the best dev epoch.
+
+    Args:
+        network: What learns; moved to ``settings.device``.
+        rows: In-scope training rows.
+        dev: In-scope rows that choose the epoch, by ``settings.monitor``.
+        make: Samples to a batch.
+        settings: Schedule, loss weights, seed.
+        outside: Rows known to be out of scope; each step takes one batch of them, going round.
+
+    Returns:
+        One line an epoch, and the number of the best, from 1.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    network.to(settings.device)
+    generator = torch.Generator().manual_seed(settings.random_state)
+    optimizer = optimizer_for(network, settings)
+    steps = settings.max_epochs * math.ceil(len(rows) / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: rate_at(step + 1, steps, settings.warmup_share)
+    )
+    weight = balanced_weights(rows.y, network.head.out_features) if settings.class_weight else None
+    foreign = _round_and_round(outside, settings.batch_size, generator) if outside and settings.outlier_weight else None
+    history: list[dict[str, Any]] = []
+    best, best_epoch, best_state = -1.0, 0, copy.deepcopy(network.state_dict())
+    bar = tqdm(range(1, settings.max_epochs + 1), desc=settings.method, disable=not settings.progress, unit="epoch")
+    for epoch in bar:
+        sums = _epoch(network, rows, make, settings, (optimizer, schedule), generator, weight, foreign)
+        grades = grades_of(network, dev, make, settings)
+        history.append({"epoch": epoch, **sums, **{f"dev_{name}": value for name, value in grades.items()}})
+        if grades[settings.monitor] >= best + BETTER:
+            best, best_epoch, best_state = grades[settings.monitor], epoch, copy.deepcopy(network.state_dict())
+        bar.set_postfix_str(f"dev {settings.monitor} {grades[settings.monitor]:.3f}, best {best:.3f}")
+        if epoch - best_epoch >= settings.patience:
+            break
+    network.load_state_dict(best_state)
+    network.eval()
+    return history, best_epoch
+
+
+def _epoch(
+    network: IntentNetwork,
+    rows: Rows,
+    make: MakeBatch,
+    settings: IntentSettings,
+    steppers: tuple[torch.optim.Optimizer, Any],
+    generator: torch.Generator,
+    weight: Tensor | None,
+    foreign: Iterator[list[IntentSample]] | None,
+) -> dict[str, float]:
+    """One pass over the rows; mean of each loss term."""
+    network.train()
+    optimizer, schedule = steppers
+    sums: dict[str, float] = {}
+    for chosen in shuffled(len(rows), settings.batch_size, generator):
+        batch = _drop_modalities(make([rows.samples[i] for i in chosen]), settings, generator).to(settings.device)
+        losses = losses_of(network, batch, rows.y[chosen].to(settings.device), settings, weight)
+        if foreign is not None:
+            outside = network(make(next(foreign)).to(settings.device)).logits
+            losses["outlier"] = settings.outlier_weight * outlier_exposure_loss(outside)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+            raise FloatingPointError(
+                f"the loss is not finite ({terms}); lower learning_rate or standardize the features"
+            )
+        optimizer.zero_grad()
+        total.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.item() * len(chosen) / len(rows)
+    return sums
+
+
+@torch.no_grad()
+def grades_of(network: IntentNetwork, dev: Rows, make: MakeBatch, settings: IntentSettings) -> dict[str, float]:
+    """Dev accuracy and macro F1 without any out-of-scope rule, and how far samples and descriptions agree."""
+    logits, embedding = predict_logits(network, dev.samples, make, settings.batch_size, settings.device)
+    found = closed_set_metrics(dev.y.numpy(), logits.argmax(1).numpy())
+    grades = {"acc": found["acc"], "f1": found["f1"]}
+    if network.projections is not None:
+        f, g = network.synchronised(embedding.to(settings.device))
+        grades |= synchrony(distances(f, g, settings.distance).cpu(), g.cpu(), dev.y, settings.margin)
+    return grades
+
+
+def balanced_weights(y: Tensor, num_classes: int) -> Tensor:
+    """Weights of the classes inverse to their frequency, mean 1 over the rows; 0 for a class without rows."""
+    counts = np.bincount(y.numpy(), minlength=num_classes)
+    weights = np.divide(len(y), num_classes * counts, out=np.zeros(num_classes), where=counts > 0)
+    return torch.tensor(weights, dtype=torch.float32)
+
+
+def _drop_modalities(batch: IntentBatch, settings: IntentSettings, generator: torch.Generator) -> IntentBatch:
+    """Hide modalities by chance, never the last one a sample has."""
+    dropped, left = {}, torch.stack([batch.present(name) for name in batch.modalities]).sum(0)
+    for name in batch.modalities:
+        chance = settings.of_modality("modality_dropout", name)
+        if chance:
+            gone = (torch.rand(len(batch), generator=generator) < chance) & batch.present(name) & (left > 1)
+            left = left - gone.long()
+            dropped[name] = gone
+    return batch.hiding(dropped) if dropped else batch
+
+
+def _round_and_round(
+    samples: Sequence[IntentSample], size: int, generator: torch.Generator
+) -> Iterator[list[IntentSample]]:
+    while True:
+        for chosen in shuffled(len(samples), size, generator):
+            yield [samples[i] for i in chosen]
