@@ -61,6 +61,18 @@ def test_the_gated_form_equals_the_ffn_whatever_alpha(value: float) -> None:
         torch.testing.assert_close(run(bank, x, beside(4, 6)), F.linear(F.silu(gate) * up, down))
 
 
+def test_gated_branches_take_over_the_activation_of_the_decoder() -> None:
+    """GeGLU of Gemma: the same function, and gradients as by finite differences."""
+    torch.manual_seed(0)
+    bank = EvidenceExperts(1, 6, AsyMoESettings(evidence_dim=5, size_plan="full"), act="gelu_pytorch_tanh").double()
+    x, given = torch.randn(3, 6).double(), beside(3, 6)
+    gate_up, down = torch.randn(10, 6).double(), torch.randn(6, 5).double()
+    bank.load_from_dense(gate_up, down)
+    gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
+    torch.testing.assert_close(run(bank, x, given), F.linear(F.gelu(gate, approximate="tanh") * up, down))
+    assert torch.autograd.gradcheck(lambda x: run(bank, x, given), (x.requires_grad_(),))
+
+
 def test_no_gradient_is_dead() -> None:
     """§5.2: what reads the context starts at 0 and learns at step 0, the context itself from step 1."""
     bank, x = evidence(size_plan="full"), torch.randn(4, 6).double()
@@ -152,7 +164,9 @@ def test_factors_are_the_geometry(kappa: float) -> None:
     expected_time, space = lift(radius_cap(u, curvature, 3.0), curvature)
     torch.testing.assert_close(factor * u, space, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(time[:, 0], expected_time, rtol=1e-5, atol=1e-9)
-    back = maps.log_origin(u.square().sum(-1), torch.zeros(16), log_kappa[:, 0]).unsqueeze(-1) * u
+    scale = maps.inner_scale(torch.zeros(16))  # of a state that was divided by it
+    back = maps.log_origin((u / scale[:, None]).square().sum(-1), torch.zeros(16), torch.zeros(16), log_kappa[:, 0])
+    back = back.unsqueeze(-1) * u / scale[:, None]
     torch.testing.assert_close(back, log_origin(u, curvature), rtol=1e-5, atol=1e-7)
 
 

@@ -125,20 +125,18 @@ class LorentzExperts(BesideBank):
         plan, sides = share.by_expert(), self.num_sides
         by_side = runs_of(share.ends, share.plan.offsets, grouped)
         by_expert = runs_of(share.ends[sides - 1 :: sides], plan.offsets, grouped)
-        inner_scale = self.inner_log_scale.to(wide)
-        down = self.down_proj * self.maps.inner_scale(inner_scale).to(self.down_proj.dtype)[:, None, None]
         # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
         side_scale = (self.log_scale + 0 * self.cone_log_scale).to(wide).view(-1, 1)
         matrices = (
             self.projection.flatten(0, 1).to(dtype),
             self.gate_up_proj.to(dtype),
             self.gate_up_time.to(dtype),
-            down.to(dtype),
+            self.down_proj.to(dtype),
             self.down_time.unsqueeze(-1).to(dtype),
         )
         scalars = (
             by_side.spread(side_scale),
-            by_expert.spread(inner_scale),
+            by_expert.spread(self.inner_log_scale.to(wide)),
             by_expert.spread(self.out_log_scale.to(wide)),
             by_expert.spread(self.curvature().to(wide)),
         )

@@ -51,8 +51,8 @@ def lorentz_experts(
         x: Hidden states in the dtype of the products.
         weights: Weight of each choice.
         matrices: Projections ``(experts*sides, n, hidden)``; gates and ups ``(experts, 2*inner, n)`` with time columns
-            ``(experts, 2*inner, factors)``; down ``(experts, hidden, inner)``, which carries the scale of the gated
-            state already, with a time column ``(experts, hidden, 1)``.
+            ``(experts, 2*inner, factors)``; down ``(experts, hidden, inner)`` with a time column
+            ``(experts, hidden, 1)``.
         scalars: Of each sorted row, in float32 at least: log scales of its side ``(rows, 1)``, of its gated state and
             of its answer ``(rows,)``; log curvatures ``(rows, factors)``.
         layout: Where the slots go, and the maps.
@@ -85,7 +85,7 @@ class _LorentzExperts(torch.autograd.Function):
         runs.add(o, time.to(p.dtype).unsqueeze(-1), down_time)
         o[-1].zero_()  # nobody's row
         o_squares = _squares(o, out_scale.dtype)
-        factor = maps.log_origin(o_squares, out_scale, log_kappa.mean(dim=1))
+        factor = maps.log_origin(o_squares, out_scale, inner_scale, log_kappa.mean(dim=1))
         ctx.layout = layout
         ctx.save_for_backward(x, weights, *given[:-1], u, pre, o, u_squares, p_squares, o_squares)
         weights = (weights * factor[row_of_slot]).to(o.dtype)
@@ -102,12 +102,12 @@ class _LorentzExperts(torch.autograd.Function):
         maps, runs, mean_kappa = layout.maps, layout.by_expert, log_kappa.mean(dim=1)
         row_weight = weights.flatten().index_select(0, slot_of_row).to(out_scale.dtype)
         row_weight[-1] = 0
-        leaves = (o_squares, out_scale, mean_kappa)
-        do, dw, d_out_scale, d_kappa = _out_backward(
+        leaves = (o_squares, out_scale, inner_scale, mean_kappa)
+        do, dw, d_out_scale, d_inner_scale, d_kappa = _out_backward(
             dispatch(dout, layout.plan), o, row_weight, maps.log_origin, leaves
         )
         dp, d_time = runs.multiply_back(do, down), runs.multiply_back(do, down_time)
-        d_squares, d_inner_scale, d_kappa_inner = _pull(
+        d_squares, d_scale_of_time, d_kappa_inner = _pull(
             maps.inner_time, (p_squares, inner_scale, mean_kappa), d_time.squeeze(-1).to(inner_scale.dtype)
         )
         p, d_pre = _state_backward(dp, pre, None if maps.flat else d_squares)
@@ -118,14 +118,14 @@ class _LorentzExperts(torch.autograd.Function):
         d_gate_up = runs.outer(d_pre, points) if needs[3] else None
         d_gate_up_time = runs.outer(d_pre, times) if needs[4] else None
         d_points, d_times = runs.multiply_back(d_pre, gate_up), runs.multiply_back(d_pre, gate_up_time)
-        leaves = (u_squares, side_scale, log_kappa)
-        du, d_side_scale, d_kappa_lift = _points_backward(d_points, d_times, u, maps.lift, leaves)
+        lifted = (u_squares, side_scale, log_kappa)
+        du, d_side_scale, d_kappa_lift = _points_backward(d_points, d_times, u, maps.lift, lifted)
         d_projection = layout.by_side.outer(du, dispatch(x, layout.plan)) if needs[2] else None
         dx = _collected(layout.by_side.multiply_back(du, projection), row_of_slot) if needs[0] else None
         dw[-1] = 0
         d_kappa = d_kappa_lift + ((d_kappa + d_kappa_inner) / log_kappa.shape[1]).unsqueeze(-1)
         d_matrices = (d_projection, d_gate_up, d_gate_up_time, d_down, d_down_time)
-        d_scalars = (d_side_scale, d_inner_scale, d_out_scale, d_kappa)
+        d_scalars = (d_side_scale, d_inner_scale + d_scale_of_time, d_out_scale, d_kappa)
         return dx, dw[row_of_slot].to(weights.dtype), *d_matrices, *d_scalars, None, None, None
 
 
@@ -214,9 +214,9 @@ def _state_backward(dp: Tensor, pre: Tensor, d_squares: Tensor | None) -> tuple[
 
 # -- back to the tangent space ---------------------------------------------------------------------------------------
 def _out_backward(
-    dy: Tensor, o: Tensor, row_weight: Tensor, log_origin: Callable[..., Any], leaves: tuple[Tensor, Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the rows before the logarithm, of the weights, of the log scale and of the log curvature.
+    dy: Tensor, o: Tensor, row_weight: Tensor, log_origin: Callable[..., Any], leaves: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the rows before the logarithm, of the weights, of both log scales and of the log curvature.
 
     `dy` is overwritten; `leaves` are those of `log_origin`.
     """
@@ -224,8 +224,8 @@ def _out_backward(
     for block in blocks:
         torch.sum(dy[block].to(dtype) * o[block], dim=-1, out=inner[block])
     factor = log_origin(*leaves)
-    d_squares, d_log_scale, d_log_kappa = _pull(log_origin, leaves, row_weight * inner)
+    d_squares, *d_scalars = _pull(log_origin, leaves, row_weight * inner)
     along, across = (value.to(o.dtype).unsqueeze(-1) for value in (row_weight * factor, 2 * d_squares))
     for block in blocks:
         dy[block].mul_(along[block]).addcmul_(o[block], across[block])
-    return dy, factor * inner, d_log_scale, d_log_kappa
+    return dy, factor * inner, *d_scalars

@@ -59,27 +59,45 @@ class Maps:
         return scale * torch.sinh(capped) / radius, 2 * torch.sinh(0.5 * capped).square() / root
 
     def inner_scale(self, log_scale: Tensor) -> Tensor:
-        r"""What the gated state is multiplied with, :math:`e^\theta/\sqrt{inner}`; the matrix behind it carries it."""
+        r"""Scale *b* of the gated state, :math:`e^\theta/\sqrt{inner}`.
+
+        No row is multiplied with it: the state *q* enters the last product as it is, its time divided by *b*, and the
+        answer's factor makes up for both.
+        """
         return log_scale.exp() / math.sqrt(self.inner)
 
     def inner_time(
         self, squares: Float[Tensor, " rows"], log_scale: Tensor, log_kappa: Tensor
     ) -> Float[Tensor, " rows"]:
-        r"""Centred time that puts the scaled gated state *p* on the manifold, from the squared norm before scaling.
+        r"""Centred time that puts the scaled state :math:`p = bq` on the manifold, divided by *b*.
 
         :math:`\tau = ||p||^2 / (\sqrt{1/\kappa + ||p||^2} + 1/\sqrt\kappa)`.
+
+        Args:
+            squares: Squared norm of *q*.
+            log_scale: Log scale of *b*.
+            log_kappa: Log of the curvature.
         """
+        scale = self.inner_scale(log_scale)
         if self.flat:
-            return torch.full_like(squares, FLAT_TIME)
-        norm, inverse = self.inner_scale(log_scale).square() * squares, (-log_kappa).exp()
-        return norm / ((inverse + norm).sqrt() + inverse.sqrt())
+            return (FLAT_TIME / scale).expand_as(squares)
+        norm, inverse = scale.square() * squares, (-log_kappa).exp()
+        return scale * squares / ((inverse + norm).sqrt() + inverse.sqrt())
 
     def log_origin(
-        self, squares: Float[Tensor, " rows"], log_scale: Tensor, log_kappa: Tensor
+        self, squares: Float[Tensor, " rows"], log_scale: Tensor, inner_log_scale: Tensor, log_kappa: Tensor
     ) -> Float[Tensor, " rows"]:
-        r"""What to multiply the space coordinates *o* with to get the tangent vector: :math:`e^\theta asinh(r)/r`,
-        :math:`r = \sqrt\kappa ||o||`."""
+        r"""What to multiply :math:`o/b` with to get the tangent vector: :math:`b e^\theta asinh(r)/r`,
+        :math:`r = \sqrt\kappa ||o||`.
+
+        Args:
+            squares: Squared norm of :math:`o/b`.
+            log_scale: :math:`\theta` of the answer.
+            inner_log_scale: Log scale of *b*.
+            log_kappa: Log of the curvature.
+        """
+        scale = self.inner_scale(inner_log_scale)
         if self.flat:
-            return log_scale.exp().expand_as(squares)
-        radius = (0.5 * log_kappa).exp() * (squares + SAFE).sqrt()
-        return log_scale.exp() * torch.asinh(radius) / radius
+            return (scale * log_scale.exp()).expand_as(squares)
+        radius = (0.5 * log_kappa).exp() * (scale.square() * squares + SAFE).sqrt()
+        return scale * log_scale.exp() * torch.asinh(radius) / radius
