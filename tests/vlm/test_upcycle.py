@@ -166,11 +166,10 @@ def test_full_width_is_the_dense_model_in_every_form(own: dict[str, Any]) -> Non
             torch.testing.assert_close(logits_of(model, batch), logits_of(dense, batch), rtol=1e-5, atol=1e-5)
 
 
-def test_another_activation_than_silu_promises_nothing() -> None:
-    # evidence branches are SwiGLU: they cannot copy the GeGLU of Gemma
-    settings = MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full"))
-    model = upcycle(FAMILIES["gemma3"].build(), settings)
-    assert not model.config.provenance["upcycled"]["receipt"]["promised"]
+def test_evidence_branches_copy_the_activation_of_the_decoder_too() -> None:
+    # GeGLU; the receipt is enforced, so that a wrong activation would stop here
+    model = upcycle(FAMILIES["gemma3"].build(), MoESettings(scheme="asymoe", layers="all", asymoe=FULL["asymoe"]))
+    assert model.config.provenance["upcycled"]["receipt"]["promised"]
 
 
 def test_a_receipt_measures() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from moiety.config import MoESettings
 from moiety.groups import Modality
+from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.routers import resolve
 from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
 from moiety.vlm.saving import whole_folder
@@ -150,7 +151,7 @@ def starts_as_dense(settings: MoESettings | None, config: Any) -> bool:
         return False
     inter = own.residual_ffn if own.has_residual else own.inter_ffn if own.inter_kind == "ffn" else 0
     act = getattr(decoder, "hidden_activation", None) or decoder.hidden_act
-    copies = own.text_kind != "evidence" or (own.form == "swiglu" and act in ("silu", "swish"))
+    copies = own.text_kind != "evidence" or (own.form == "swiglu" and act in ACTIVATIONS)
     text = own.evidence_dim if copies else 0
     return min(inter or 0, text or 0, own.vision_ffn or 0) >= ffn
 
