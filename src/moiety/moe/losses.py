@@ -67,8 +67,8 @@ def _sums(routings: Sequence[Routing], groups: ExpertGroups, gate: int) -> tuple
         expert = torch.arange(groups.num_experts, device=logits.device)
         hits = (routing.index.unsqueeze(-1) == expert).any(dim=1)  # (tokens, top_k) -> (tokens, experts)
         normaliser = logits.logsumexp(dim=-1)
-        balanced = routing.extras.get("balance_logits", logits)
-        probability = balanced.softmax(dim=-1)
+        balanced = routing.extras.get("balance_logits")
+        probability = (logits - normaliser.unsqueeze(-1)).exp() if balanced is None else balanced.softmax(dim=-1)
         sums = [
             (hits & own.unsqueeze(-1)).sum(dim=0).to(logits.dtype),
             torch.where(own.unsqueeze(-1), probability, 0).sum(dim=0),
