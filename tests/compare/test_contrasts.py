@@ -1,12 +1,13 @@
 """What a recipe asks of a comparison, and answers that never say more than the test shows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moiety.compare.contrasts import Contrast, as_family, contrast_over
+from moiety.compare.contrasts import Contrast, as_families, contrast_over
 from moiety.evaluate.permutation import sign_flip_test
 
 INTERACTION = {"full": 1.0, "evidence-only": -1.0, "hyperbolic-only": -1.0, "neither": 1.0}
@@ -15,7 +16,7 @@ INTERACTION = {"full": 1.0, "evidence-only": -1.0, "hyperbolic-only": -1.0, "nei
 def over(weights: Mapping[str, float], values: Mapping[str, list[float]]) -> Contrast:
     found = contrast_over("asked", weights, "conflict", {name: dict(enumerate(row)) for name, row in values.items()})
     assert found is not None
-    return as_family([found])[0]
+    return as_families([found])[0]
 
 
 def test_a_pair_in_words() -> None:
@@ -24,7 +25,7 @@ def test_a_pair_in_words() -> None:
     contrast = over({"asymoe": 1.0, "plain": -1.0}, {"asymoe": better, "plain": steady})
     assert contrast.sentence == (
         "asked on 'conflict': asymoe beats plain by 3.4 points "
-        "(+3.4 points, 95 % interval +3.1 to +3.6, 8 seeds, p = 0.00781)"
+        "(+3.4 points, 95 % interval +3.1 to +3.6, 8 seeds, p = 0.00781, 0.00781 over all contrasts)"
     )
     turned = over({"asymoe": 1.0, "plain": -1.0}, {"asymoe": steady, "plain": better})
     assert turned.verdict == "plain beats asymoe by 3.4 points"
@@ -34,7 +35,7 @@ def test_a_pair_in_words() -> None:
 def test_few_seeds_are_told_what_they_cannot_show() -> None:
     contrast = over({"a": 1.0, "b": -1.0}, {"a": [0.9] * 5, "b": [0.1] * 5})
     assert contrast.verdict == "a and b are not distinguishable"
-    assert contrast.numbers.endswith("p = 0.0625, 5 seeds cannot give p below 0.0625")
+    assert contrast.numbers.endswith("p = 0.0625, 0.0625 over all contrasts, 5 seeds cannot give p below 0.0625")
     assert over({"a": 1.0, "b": -1.0}, {"a": [0.9], "b": [0.1]}).sentence == (
         "asked on 'conflict': one seed: no verdict (+80.0 points)"
     )
@@ -61,7 +62,10 @@ def test_an_interaction_is_what_the_parts_do_not_add_up_to() -> None:
 def test_a_family_is_clear_only_where_the_correction_leaves_it(rows: list[list[float]]) -> None:
     zero = dict.fromkeys(range(8), 0.0)
     found = [contrast_over("c", {"a": 1.0, "b": -1.0}, "t", {"a": dict(enumerate(row)), "b": zero}) for row in rows]
-    family = as_family([contrast for contrast in found if contrast is not None])
+    family = as_families([contrast for contrast in found if contrast is not None])
+    apart = as_families([replace(contrast, name=str(number)) for number, contrast in enumerate(family)])
+    assert [contrast.corrected_over_all for contrast in apart] == [contrast.corrected for contrast in family]
+    assert [contrast.corrected for contrast in apart] == [contrast.test.p for contrast in family]
     for contrast, row in zip(family, rows, strict=True):
         assert contrast.corrected >= contrast.test.p == sign_flip_test(row).p
         assert ("beats" in contrast.verdict) == (contrast.corrected < 0.05)

@@ -91,7 +91,7 @@ def test_table_names_what_is_missing_and_unequal(three_seeds: Comparison) -> Non
     text = markdown(three_seeds)
     assert "| moiie | 3 | 81.0 [78.5, 83.5] |" in text
     assert "| dense (fewer activated parameters) | 1 | 50.0 [40.4, 59.6] |" in text
-    assert "7 of 9 runs are finished; without result: dense seed 1, dense seed 2." in text
+    assert "7 of 9 runs are finished; without result: dense seeds 1, 2." in text
     assert "| question-only |  | 25.0 |" in text
     assert "-20.00 % (fewer activated parameters)" in text
 
@@ -179,6 +179,7 @@ def test_contrasts_are_corrected_together_and_say_what_is_missing(three_seeds: C
     with_questions = replace(three_seeds, asked=asked(contrasts=contrasts, contrast_types=["colour"]))
     gain, sparse = with_questions.contrasts()
     assert (gain.question_type, gain.family, gain.test.p) == ("colour", 1, 0.25)
+    assert "No contrast can be shown: 3 seeds cannot give p below 0.25; take more seeds" in markdown(with_questions)
     assert gain.verdict == "moiie and vanilla are not distinguishable"
     assert sparse.verdict == "one seed: no verdict"
     assert "dense: fewer activated parameters" in sparse.numbers
@@ -242,5 +243,5 @@ def test_work_left_is_counted_by_scheme_and_seed() -> None:
     done = {("moiie", 0): took("moiie", 0, 70.0), ("vanilla", 0): took("vanilla", 0, 170.0)}
     # two runs of moiie at 100 s, two of vanilla at 200 s, three of a scheme not seen yet at the mean
     assert seconds_left(runs, done) == 2 * 100 + 2 * 200 + 3 * 150
-    assert place_of(("new", 0), runs, done) == "run 3 of 9, about 18 min of work left"
-    assert place_of(("moiie", 0), runs, {}) == "run 1 of 9"
+    assert place_of(runs, done) == "run 3 of 9, about 18 min of work left"
+    assert place_of(runs, {}) == "run 1 of 9"

@@ -26,8 +26,9 @@ class Contrast:
         question_type: Type of question, or ``mean of types``.
         estimate: Mean over seeds of the weighted sum of accuracies, in 0..1, with Student's interval.
         test: Sign-flip test over the same seeds.
-        corrected: The test's p after Holm's correction over the `family`.
-        family: How many tests stand together.
+        corrected: The test's p after Holm's correction over the types that the same contrast is tested on.
+        family: How many those are.
+        corrected_over_all: The same over every contrast and type of the comparison.
         remarks: What keeps the schemes from activating equally many parameters.
     """
 
@@ -38,6 +39,7 @@ class Contrast:
     test: SignFlip
     corrected: float = 1.0
     family: int = 1
+    corrected_over_all: float = 1.0
     remarks: Sequence[str] = ()
 
     @property
@@ -66,18 +68,16 @@ class Contrast:
         parts = [f"{100 * self.estimate.mean:+.1f} points".replace("-", "−")]
         if self.estimate.has_interval:
             parts += [f"95 % interval {low} to {high}", seeds, f"p = {shown_p(self.test.p)}"]
-            parts += [f"Holm {shown_p(self.corrected)} of {self.family}"] if self.family > 1 else []
+            if self.family > 1:
+                parts.append(f"corrected {shown_p(self.corrected)} over {self.family} types")
+            parts.append(f"{shown_p(self.corrected_over_all)} over all contrasts")
             parts += [self.limit] if self.limit else []
         return ", ".join([*parts, *self.remarks])
 
     @property
     def limit(self) -> str:
         """What the number of seeds cannot show, whatever they say; empty when they can."""
-        if self.test.smallest * self.family < LEVEL:
-            return ""
-        among = f" among {self.family} tests" if self.family > 1 else ""
-        least = min(1.0, self.test.smallest * self.family)
-        return f"{self.test.num_values} seeds{among} cannot give p below {shown_p(least)}"
+        return limit_of(self.test.num_values, self.test.smallest, self.family)
 
     @property
     def sentence(self) -> str:
@@ -110,11 +110,31 @@ def contrast_over(
     return Contrast(name, weights, question_type, seed_interval(sums), sign_flip_test(sums))
 
 
-def as_family(contrasts: Sequence[Contrast]) -> list[Contrast]:
-    """The same contrasts with Holm's correction over all that rest on more than one seed."""
-    tested = [contrast for contrast in contrasts if contrast.estimate.has_interval]
-    corrected = iter(holm([contrast.test.p for contrast in tested]))
-    return [
-        replace(contrast, corrected=next(corrected), family=len(tested)) if contrast in tested else contrast
-        for contrast in contrasts
-    ]
+def limit_of(num_seeds: int, smallest: float, family: int) -> str:
+    """What `num_seeds` cannot show in a family of tests, in words; empty when they can show something.
+
+    Example:
+        >>> limit_of(5, 0.0625, 1), limit_of(8, 2**-7, 10), limit_of(8, 2**-7, 4)
+        ('5 seeds cannot give p below 0.0625', '8 seeds on 10 types cannot give p below 0.0781', '')
+    """
+    if smallest * family < LEVEL:
+        return ""
+    many = f" on {family} types" if family > 1 else ""
+    return f"{num_seeds} seeds{many} cannot give p below {shown_p(min(1.0, smallest * family))}"
+
+
+def as_families(contrasts: Sequence[Contrast]) -> list[Contrast]:
+    """The same contrasts with their p corrected.
+
+    Each contrast is a claim of its own, tested on several types of question: these are the family that its verdict
+    answers for. The correction over everything that was asked is shown beside it.
+    """
+    found = list(contrasts)
+    tested = [number for number, contrast in enumerate(found) if contrast.estimate.has_interval]
+    for name in dict.fromkeys(found[number].name for number in tested):
+        members = [number for number in tested if found[number].name == name]
+        for number, p in zip(members, holm([found[number].test.p for number in members]), strict=True):
+            found[number] = replace(found[number], corrected=p, family=len(members))
+    for number, p in zip(tested, holm([found[number].test.p for number in tested]), strict=True):
+        found[number] = replace(found[number], corrected_over_all=p)
+    return found

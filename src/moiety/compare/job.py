@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Job:
         context: For the report.
         on_progress: Called after each optimizer step with the name of the run.
         quiet: No progress bars.
+        known: (scheme, seed) -> what its weights depend on, once it was worked out: files are read for it.
     """
 
     recipe: Recipe
@@ -51,6 +52,7 @@ class Job:
     context: Mapping[str, Any]
     on_progress: OnProgress | None
     quiet: bool
+    known: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
 
     def folder(self, scheme: str, seed: int) -> Path:
         """Folder of one run."""
@@ -80,9 +82,11 @@ class Job:
 
     def training(self, scheme: str, seed: int) -> list[dict[str, Any]]:
         """Everything the weights of one run depend on."""
-        stages = [stage for stage in self.recipe.stages if stage.sparse]
-        moe = self.schemes[scheme].settings
-        return [identity_of(stage, self.recipe, seed, moe, self.base) for stage in stages]
+        if (scheme, seed) not in self.known:
+            stages = [stage for stage in self.recipe.stages if stage.sparse]
+            moe = self.schemes[scheme].settings
+            self.known[scheme, seed] = [identity_of(stage, self.recipe, seed, moe, self.base) for stage in stages]
+        return self.known[scheme, seed]
 
     def families(self) -> dict[str, list[str]]:
         """Scheme that is trained -> all schemes that ask its model, itself first."""

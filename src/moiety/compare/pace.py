@@ -47,13 +47,12 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def place_of(run: Run, runs: Sequence[Run], records: Mapping[Run, RunRecord]) -> str:
-    """For instance ``run 3 of 10, about 12 min of work left``.
+def place_of(runs: Sequence[Run], records: Mapping[Run, RunRecord]) -> str:
+    """Where the run that begins now stands: ``run 3 of 10, about 12 min of work left``.
 
     Args:
-        run: The run that begins.
-        runs: All runs of the comparison, in order.
+        runs: All runs of the comparison.
         records: What is finished.
     """
     left = seconds_left(runs, records)
-    return f"run {runs.index(run) + 1} of {len(runs)}" + ("" if left is None else f", about {span(left)} of work left")
+    return f"run {len(records) + 1} of {len(runs)}" + ("" if left is None else f", about {span(left)} of work left")

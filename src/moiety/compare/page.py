@@ -70,8 +70,8 @@ def _contrasts(comparison: Comparison) -> list[str]:
         for name, weights in asked.items()
     ]
     note = (
-        "Verdicts read the exact two-sided sign-flip test over paired seeds, after Holm's correction over all lines of "
-        "this table, at 0.05. The interval is Student's. " + "; ".join(meaning) + "."
+        "Verdicts read the exact two-sided sign-flip test over paired seeds at 0.05, after Holm's correction over the "
+        "types that a contrast is tested on. The interval is Student's. " + "; ".join(meaning) + "."
     )
     return [
         "<h2>What the recipe asks</h2>",

@@ -97,7 +97,11 @@ def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:
     if settings is None or settings.asymoe is None:
         return {}
     own = MoESettings.model_validate(sparse_config(config, settings).moe).asymoe
-    return {group: width for field, group in _WIDTHS.items() if (width := getattr(own, field)) is not None}
+    assert own is not None
+    unused = {"hyp_dim"} if own.inter_kind == "ffn" else set()
+    unused |= set() if own.needs_context else {"context_dim"}
+    widths = {group: getattr(own, field) for field, group in _WIDTHS.items() if field not in unused}
+    return {group: width for group, width in widths.items() if width is not None}
 
 
 def _label(name: str, difference: float, recipe: Recipe, activated: int, wanted: int) -> str:

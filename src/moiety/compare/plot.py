@@ -9,6 +9,7 @@ from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Floors
 
 # Okabe and Ito's palette: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v")  # another form for each round through the colours
 
 
 def draw(comparison: Comparison, path: Path) -> None:
@@ -24,13 +25,14 @@ def draw(comparison: Comparison, path: Path) -> None:
 
     types = comparison.types
     schemes = [row.scheme for row in comparison.rows if comparison.values(row.scheme, MEAN_OF_TYPES)]
-    figure = Figure(figsize=(max(7.0, 1.7 * (len(types) + 1)), 4.6), layout="constrained", dpi=150)
+    column_width = max(1.7, 0.15 * len(schemes) + 0.5)  # inches; dots of many schemes need room beside each other
+    figure = Figure(figsize=(max(7.0, column_width * (len(types) + 1)), 4.6), layout="constrained", dpi=150)
     axes = figure.add_subplot()
     for column, name in enumerate([*types, MEAN_OF_TYPES]):
         _draw_floors(axes, column, comparison.floors.get(name, Floors()))
         for number, scheme in enumerate(schemes):
             at = column + (number - (len(schemes) - 1) / 2) * 0.75 / max(1, len(schemes))
-            _draw_score(axes, at, comparison, scheme, name, COLOURS[number % len(COLOURS)], label=column == 0)
+            _draw_score(axes, at, comparison, scheme, name, number, label=column == 0)
     if any(comparison.values(scheme, name, blank=True) for scheme in schemes for name in types):
         axes.plot([], [], "o", markersize=4, color="0.4", markerfacecolor="none", label="blank image")
     axes.set_xticks(range(len(types) + 1), [*types, MEAN_OF_TYPES], rotation=20 if len(types) > 6 else 0)
@@ -63,7 +65,8 @@ def _draw_floors(axes: Any, column: int, floors: Floors) -> None:
             axes.hlines(100 * value, *ends, colors="0.45", linestyles=style, linewidth=1, label=label)
 
 
-def _draw_score(axes: Any, at: float, comparison: Comparison, scheme: str, name: str, colour: str, label: bool) -> None:
+def _draw_score(axes: Any, at: float, comparison: Comparison, scheme: str, name: str, number: int, label: bool) -> None:
+    colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
     for blank in (False, True):
         score = comparison.score(scheme, name, blank=blank)
         if score is None:
@@ -73,4 +76,4 @@ def _draw_score(axes: Any, at: float, comparison: Comparison, scheme: str, name:
         text = scheme if label and not blank else None
         face = "none" if blank else colour
         style = {"markersize": 4 if blank else 6, "linewidth": 0.8 if blank else 1.4, "alpha": 0.6 if blank else 1.0}
-        axes.errorbar(at, mean, error, fmt="o", color=colour, markerfacecolor=face, capsize=2, label=text, **style)
+        axes.errorbar(at, mean, error, fmt=marker, color=colour, markerfacecolor=face, capsize=2, label=text, **style)

@@ -18,9 +18,10 @@ from moiety.compare.pace import place_of
 from moiety.compare.plan import PlannedScheme, plan_schemes
 from moiety.compare.provenance import provenance
 from moiety.compare.records import RunRecord, run_name, save_record
-from moiety.compare.summary import Comparison
+from moiety.compare.summary import Comparison, Floors
 from moiety.comparison import MEAN_OF_TYPES
 from moiety.config import Recipe
+from moiety.evaluate.report import UNTYPED
 from moiety.evaluate.run import evaluate_model
 from moiety.groups import nearest_name
 from moiety.moe.routers import resolve
@@ -74,14 +75,10 @@ def run_compare(
     _check(recipe)
     chosen, shown = _united(schemes, recipe.compare.schemes)
     numbers, all_seeds = _united(seeds, recipe.compare.seeds)
-    folder = Path(recipe.output)
     planned_pairs = [(scheme, seed) for scheme in shown for seed in all_seeds]
     if dry_run:
-        rows = [scheme.row for scheme in _plan_only(recipe, shown)]
-        return Comparison(
-            recipe.name, rows, recipe.moe.scheme, (), {}, planned_pairs, _dry_context(recipe), folder, recipe.compare
-        )
-    folder.mkdir(parents=True, exist_ok=True)
+        return _dry(recipe, shown, planned_pairs)
+    Path(recipe.output).mkdir(parents=True, exist_ok=True)
     job = _prepare(recipe, shown, planned_pairs, on_progress, quiet)
     for seed in numbers:
         data: dict[str, StageData] = {}
@@ -139,7 +136,7 @@ def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str
             if not missing:
                 logger.info("%s is finished and used as it is", name)
                 return False
-            place = place_of((missing[0], seed), job.pairs, job.records())
+            place = place_of(job.pairs, job.records())
             logger.info("%s: training (%s)", name, place)
             model_folder, training = _train(job, leader, seed, folder, data, f"{name} ({place})")
             for scheme in missing:
@@ -256,9 +253,19 @@ def _plan_only(recipe: Recipe, schemes: Sequence[str]) -> list[PlannedScheme]:
         return plan_schemes(recipe, read_config(aside), schemes)
 
 
-def _dry_context(recipe: Recipe) -> dict[str, Any]:
+def _dry(recipe: Recipe, schemes: Sequence[str], pairs: Sequence[tuple[str, int]]) -> Comparison:
     stages = plan_training(recipe).stages
-    return {"stages": [asdict(stage) for stage in stages], "recipe": recipe.model_dump(mode="json")}
+    return Comparison(
+        name=recipe.name,
+        rows=[scheme.row for scheme in _plan_only(recipe, schemes)],
+        reference=recipe.moe.scheme,
+        records=(),
+        floors=dict.fromkeys({row.type or UNTYPED for row in questions_of(recipe)}, Floors()),
+        planned=pairs,
+        context={"stages": [asdict(stage) for stage in stages], "recipe": recipe.model_dump(mode="json")},
+        folder=Path(recipe.output),
+        asked=recipe.compare,
+    )
 
 
 def _check(recipe: Recipe) -> None:

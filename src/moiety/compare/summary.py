@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moiety.compare.contrasts import Contrast, as_family, contrast_over
+from moiety.compare.contrasts import Contrast, as_families, contrast_over
 from moiety.compare.records import RunRecord
 from moiety.comparison import MEAN_OF_TYPES, CompareSettings
 from moiety.evaluate.intervals import Estimate, paired_difference, seed_interval
@@ -170,7 +170,7 @@ class Comparison:
         return found
 
     def contrasts(self) -> list[Contrast]:
-        """What the recipe's contrasts say by now, corrected together; those without a common seed are left out."""
+        """What the recipe's contrasts say by now, p corrected; those without a common seed are left out."""
         labels = {row.scheme: row.label for row in self.rows}
         types = [name for name in [*self.types, MEAN_OF_TYPES] if name in (self.asked.contrast_types or [name])]
         found = []
@@ -182,7 +182,7 @@ class Comparison:
                 contrast = contrast_over(name, weights, question_type, values)
                 if contrast is not None:
                     found.append(replace(contrast, remarks=remarks))
-        return as_family(found)
+        return as_families(found)
 
     def standings(self) -> list[Standing]:
         """Where each scheme stands against answering without eyes, per type."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from moiety.compare.contrasts import Contrast
+from moiety.compare.contrasts import Contrast, limit_of
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, SchemeRow
 from moiety.evaluate.intervals import Estimate
 from moiety.evaluate.report import percent
@@ -20,8 +20,8 @@ FLOOR_NAMES = ("majority", "question_only", "chance")
 def markdown(comparison: Comparison) -> str:
     """Scores, floors and costs as Markdown tables."""
     parts = [_pipe(score_table(comparison))] if comparison.records else []
-    further = (conflict_table(comparison), contrast_table(comparison))
-    parts += [_pipe(lines) for lines in further if len(lines) > 1]
+    further = {2: conflict_table(comparison), 4: contrast_table(comparison)}
+    parts += [_pipe(lines, num_texts) for num_texts, lines in further.items() if len(lines) > 1]
     parts += [_pipe(cost_table(comparison)), caption(comparison), *notes(comparison)]
     return "\n\n".join(parts) + "\n"
 
@@ -33,16 +33,32 @@ def caption(comparison: Comparison) -> str:
         meaning = f"mean over up to {len(seeds)} seeds with Student's 95 % interval over seeds"
     else:
         meaning = "one seed, with Wilson's 95 % interval over questions (says nothing about other seeds)"
-    waiting = [f"{scheme} seed {seed}" for scheme, seed in comparison.missing]
+    waiting: dict[str, list[int]] = {}
+    for scheme, seed in comparison.missing if comparison.records else ():
+        waiting.setdefault(scheme, []).append(seed)
+    absent = [f"{scheme} {_seeds(numbers)}" for scheme, numbers in waiting.items()]
     return (
         f"Accuracy in percent: {meaning}. {len(comparison.records)} of {len(comparison.planned)} runs are finished"
-        + (f"; without result: {', '.join(waiting)}." if waiting else ".")
+        + (f"; without result: {', '.join(absent)}." if absent else ".")
     )
 
 
+def _seeds(numbers: Sequence[int]) -> str:
+    """``seed 3``, ``seeds 0, 2`` or ``seeds 0 to 7``."""
+    if len(numbers) == 1:
+        return f"seed {numbers[0]}"
+    if len(numbers) > 2 and list(numbers) == list(range(numbers[0], numbers[-1] + 1)):
+        return f"seeds {numbers[0]} to {numbers[-1]}"
+    return f"seeds {', '.join(map(str, numbers))}"
+
+
 def notes(comparison: Comparison) -> list[str]:
-    """What each variant is there for, and what the columns leave open."""
-    found = [f"{row.scheme}: {row.note}" for row in comparison.rows if row.note]
+    """What each variant is there for, what the columns leave open, and what the seeds cannot show."""
+    asked, num_seeds = comparison.asked, len({seed for _, seed in comparison.planned})
+    family = len(asked.contrast_types) or len({*comparison.floors, *comparison.types}) + 1
+    limit = limit_of(num_seeds, 2.0 ** (1 - num_seeds), family) if asked.contrasts and num_seeds else ""
+    found = [f"No contrast can be shown: {limit}; take more seeds or fewer contrast_types."] if limit else []
+    found += [f"{row.scheme}: {row.note}" for row in comparison.rows if row.note]
     if any(row.against_dense is not None for row in comparison.rows):
         found.append("Activated against dense: of the language model alone, vision tower and projector left out.")
     return found
@@ -173,7 +189,8 @@ def _number(value: float, form: str) -> str:
     return "" if math.isnan(value) else format(value, form)
 
 
-def _pipe(lines: Sequence[Sequence[str]]) -> str:
+def _pipe(lines: Sequence[Sequence[str]], num_texts: int = 1) -> str:
+    """A Markdown table whose first `num_texts` columns are words and whose other columns are numbers."""
     header, *rest = lines
-    rule = ["---"] + ["---:"] * (len(header) - 1)
+    rule = ["---"] * num_texts + ["---:"] * (len(header) - num_texts)
     return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rest))
