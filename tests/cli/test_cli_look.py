@@ -139,7 +139,7 @@ def test_ground_measures_a_file_beside_a_reference(
     for word in ("moiie, 2 questions", "CAG", "F of each expert %", "entropy of text per layer"):
         assert word in result.stdout
     assert f"open {output / 'index.html'}" in result.stderr
-    assert "questions 2/2" in result.stderr
+    assert "reference: questions 2/2" in result.stderr
     assert {path.name for path in output.iterdir()} == {
         "index.html", "grounding.png", "grounding.json", "grounding.npz",
     }  # fmt: skip

@@ -117,6 +117,12 @@ def test_the_switch_is_told(moiie: Both, encoder: Encoder, caplog: pytest.LogCap
     assert "the decoder runs with eager attention instead of sdpa meanwhile" in caplog.text
 
 
+def test_it_is_told_once_for_a_file(moiie: Both, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "moiety.lens.forced"):
+        ground(*moiie, [row_of(0), row_of(1)], Pictures())
+    assert caplog.text.count("eager") == 1
+
+
 def test_numbers_agree_with_slow_sums(moiie: Both, encoder: Encoder, found: Grounding) -> None:
     forced = force(encoder, row_of(1), "top left")
     reading = read(moiie[0], forced, attention=True)
@@ -132,6 +138,7 @@ def test_numbers_agree_with_slow_sums(moiie: Both, encoder: Encoder, found: Grou
         np.testing.assert_allclose(found.samples["on_evidence"][1, place], wanted[0], atol=1e-4)
         np.testing.assert_allclose(found.samples["on_memory"][1, place], wanted[1], atol=1e-4)
     row = reading.attention[:, forced.prompt_length - 1]
+    np.testing.assert_allclose(found.samples["picture"][1], row[:, forced.modality_ids == 1].sum(-1), rtol=1e-5)
     np.testing.assert_allclose(found.samples["context"][1], row[:, forced.evidence].sum(-1), rtol=1e-5)
 
 

@@ -75,8 +75,8 @@ def ground(
     rows = load_rows(data)[:limit]
     found = Images(images or dict.fromkeys(path.parent for path in data))
     numbers = [
-        read_rows_of(*load_both(name, device), rows, found, progress=progress_line(f"{Path(name).name}: questions"))
-        for name in (model, reference)
+        read_rows_of(*load_both(name, device), rows, found, progress=progress_line(f"{role}: questions"))
+        for role, name in (("model", model), ("reference", reference))
         if name is not None
     ]
     report = write_ground_report(numbers[0], output, model, numbers[-1] if reference else None, reference)

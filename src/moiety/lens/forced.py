@@ -169,6 +169,9 @@ def eager_attention(model: Any) -> Iterator[None]:
     """Let the decoder compute attention in the way that gives weights, and put its own way back."""
     decoder: Any = text_decoder(model.base_model)
     before = decoder.config._attn_implementation
+    if before == "eager":
+        yield
+        return
     logger.info("attention weights: the decoder runs with eager attention instead of %s meanwhile", before)
     decoder.set_attn_implementation("eager")
     try:

@@ -95,7 +95,7 @@ def _grid(axes: Axes, values: np.ndarray, layers: list[int], name: str) -> Any:
     if values.shape[1] <= WRITTEN_UP_TO:
         for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
             value = values[row, column]
-            ink = "white" if abs(value - 0.5) > 0.35 else "black"
+            ink = "white" if abs(value - 0.5) > 0.28 else "black"
             axes.text(
                 column + 0.5,
                 row + 0.5,

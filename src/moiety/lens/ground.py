@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from moiety.groups import ExpertGroups, Modality
-from moiety.lens.forced import Forced, Reading, force, read
+from moiety.lens.forced import Forced, Reading, eager_attention, force, read
 from moiety.lens.points import Cloud, clouds_of, drawn_layers, joined_clouds
 from moiety.moe.grounding import (
     Slope,
@@ -48,12 +48,13 @@ class Grounding:
         sparse_layers: Those with experts.
         types: Type of every sample.
         samples: Name -> one row a sample. Per decoder layer: ``text_entropy``, ``image_entropy`` (sums of normalised
-            entropy over positions; ``…_nats``: not normalised, ``…_counted``: how many), ``context`` and ``answer``
-            (attention of the position that predicts the answer on all evidence, and on what holds the answer; NaN where
-            that is unknown). Per sparse layer and expert, summed over text tokens: ``on_evidence``, ``on_memory``,
-            ``routed``, ``routed_mass``, ``routed_exchanged``, ``routed_mean_patch``. Per sparse layer, means over the
-            positions that predict the answer: ``alpha``, ``score``, ``mass`` and the same with ``_exchanged``,
-            ``_mean_patch``; NaN where a layer has none or the evidence could not be taken away.
+            entropy over positions; ``…_nats``: not normalised, ``…_counted``: how many), ``context``, ``picture`` and
+            ``answer`` (attention of the position that predicts the answer on all evidence, on pictures, and on what
+            holds the answer; NaN where that is unknown). Per sparse layer and expert, summed over text tokens:
+            ``on_evidence``, ``on_memory``, ``routed``, ``routed_mass``, ``routed_exchanged``, ``routed_mean_patch``.
+            Per sparse layer, means over the positions that predict the answer: ``alpha``, ``score``, ``mass`` and the
+            same with ``_exchanged``, ``_mean_patch``. NaN where a layer has none or the evidence could not be taken
+            away.
         clouds: Points of pictures and phrases in the drawn layers; none without hyperbolic experts.
     """
 
@@ -78,7 +79,7 @@ class Grounding:
         return slope_over_depth(self.samples["text_entropy"], self.samples["text_counted"])
 
     def attention(self, name: str) -> np.ndarray:
-        """C (``context``) or N (``answer``): mean over samples, ``(layers,)``; NaN where no sample tells."""
+        """C (``context``), its part on ``picture``, or N (``answer``): mean over samples, ``(layers,)``."""
         return mean_of_known(self.samples[name])
 
     def grounding_ratio(self) -> np.ndarray:
@@ -143,7 +144,7 @@ def ground(
         raise ValueError("no rows to read; give at least one question with its answer")
     encoder = Encoder(processor, images, max_length=0)  # nothing is trained: no limit
     samples, clouds = [], []
-    with evaluating(model):
+    with evaluating(model), eager_attention(model):
         for number, row in enumerate(rows):
             sample, points = read_row(model, encoder, row, partner_of(rows, number))
             samples.append(sample)
@@ -237,6 +238,7 @@ def sample_of(model: Any, forced: Forced, reading: Reading) -> Sample:
         sample[f"{name}_counted"] = np.array(float(own.sum()))
     last = reading.attention[:, forced.prompt_length - 1]  # (layers, seq)
     sample["context"] = attention_on(last, forced.evidence).double().numpy()
+    sample["picture"] = attention_on(last, forced.modality_ids != Modality.TEXT).double().numpy()
     answer = attention_on(last, forced.bearing).double().numpy()
     sample["answer"] = answer if forced.bearing.any() else np.full_like(answer, np.nan)
     on_evidence = attention_on(reading.attention, forced.evidence)  # (layers, seq)

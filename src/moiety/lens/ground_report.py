@@ -25,6 +25,7 @@ HEADS = {
     "image_entropy": "entropy image",
     "context": "C evidence",
     "context_gain": "CAG",
+    "picture": "on picture",
     "answer": "N answer",
     "answer_gain": "AAG",
     "grounding_ratio": "F of each expert %",
@@ -41,13 +42,11 @@ HEADS = {
 """Name of a number -> its head in tables; numbers that no layer has get no column."""
 
 READING = (
-    "Attention: how widely a position looks; how much the position that makes the answer looks at evidence (C) and at "
-    "what holds the answer (N). F: attention on evidence of the text tokens that an expert got. R: above 0, an expert "
-    "is chosen more often where the picture is the right one. Gates: alpha is the share of memory; where evidence is "
-    "taken away (dashed) alpha should rise and the score fall."
+    "Attention: how widely a position looks; how much the position that makes the answer looks at all evidence (C), at "
+    "the picture alone, and at what holds the answer (N). F: attention on evidence of the text tokens that an expert "
+    "got. R: above 0, an expert is chosen more often where the picture is the right one. Gates: alpha is the share of "
+    "memory; where evidence is taken away (dashed) alpha should rise and the score fall."
 )
-
-
 RADII = "Hyperbolic radius of every picture and every phrase (question and answer), as the order loss sees them."
 DISC = "The same points. Distances from the centre are true, angles are those of the plane that holds most of them."
 
@@ -81,7 +80,7 @@ class GroundReport:
         from rich.table import Table
 
         beside = f" beside {self.reference}" if self.reference else ""
-        title = f"{self.model}{beside}: {self.scheme}, {self.num_samples} questions"
+        title = f"{self.scheme}, {self.num_samples} questions: {self.model}{beside}"
         drawn = Table(title=title, title_justify="left", caption=self.slope_text, caption_justify="left")
         for head in shown_heads(self.rows).values():
             drawn.add_column(head, justify="right")
@@ -116,7 +115,7 @@ def write_ground_report(
     """
     rows = layer_rows(found, reference)
     folder.mkdir(parents=True, exist_ok=True)
-    picture = draw_profiles(found, folder / "grounding.png", reference, Path(model).name)
+    picture = draw_profiles(found, folder / "grounding.png", reference)
     slope = None if found.entropy_slope is None else {k: plain(v) for k, v in asdict(found.entropy_slope).items()}
     report = GroundReport(model, reference_name, found.scheme, len(found.types), slope, rows, folder / "index.html", [])
     content = {name: value for name, value in asdict(report).items() if name not in ("page", "files")}
@@ -176,6 +175,7 @@ def layer_rows(found: Grounding, reference: Grounding | None = None) -> list[dic
         "text_entropy": found.entropy("text"),
         "image_entropy": found.entropy("image"),
         "context": found.attention("context"),
+        "picture": found.attention("picture"),
         "answer": found.attention("answer"),
     }
     if reference is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,33 +17,37 @@ from moiety.lens.palette import colours_of, label_of
 
 GATE_LINES = {"alpha": ("#8C3D00", "o"), "score": ("#0072B2", "s"), "mass": ("#6B6B6B", "^")}
 GATE_WORDS = {"alpha": "alpha (share of memory)", "score": "score s", "mass": "evidence mass e"}
-ATTENDED = {"context": ("#0072B2", "all evidence (C)"), "answer": ("#D55E00", "what holds the answer (N)")}
+ATTENDED = {
+    "context": ("#0072B2", "all evidence (C)"),
+    "picture": ("#E69F00", "the picture"),
+    "answer": ("#8C3D00", "what holds the answer (N)"),
+}
+HOLLOW: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "marker": "o", "markersize": 4, "markerfacecolor": "white"}
 MARKERS = "osD^vP*X"
 COLUMNS = 3
 
 
-def draw_profiles(found: Grounding, path: Path, reference: Grounding | None = None, name: str = "model") -> Path:
+def draw_profiles(found: Grounding, path: Path, reference: Grounding | None = None) -> Path:
     """One panel for each kind of number the model has, layer by layer; a reference is drawn dashed and hollow.
 
     Args:
         found: Numbers of the model.
         path: PNG to write.
         reference: Numbers of another model over the same rows.
-        name: How the model is called where a reference stands beside it.
     """
     panels: list[Callable[[Axes], None]] = [
         lambda axes: _entropy(axes, found, reference),
-        lambda axes: _attention(axes, found, reference, name),
+        lambda axes: _attention(axes, found, reference),
     ]
     if found.groups is not None:
         panels.append(
-            lambda axes: _experts(axes, found, found.grounding_ratio(), "attention on evidence, of its tokens")
+            lambda axes: _experts(axes, found, found.grounding_ratio(), "evidence in the attention of its tokens (F)")
         )
         if not np.isnan(found.dependence("exchanged")).all():
             panels.append(lambda axes: _dependence(axes, found))
         if found.has_gates:
             panels.append(lambda axes: _gates(axes, found))
-    columns = min(COLUMNS, len(panels))
+    columns = 2 if len(panels) in (2, 4) else COLUMNS
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.9 * rows), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -63,7 +68,13 @@ def _dress(axes: Axes, found: Grounding) -> None:
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(fontsize=7.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
+    axes.legend(fontsize=7.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=_columns(axes))
+
+
+def _columns(axes: Axes) -> int:
+    """Columns of a legend below a panel: long labels stand two and two."""
+    labels = axes.get_legend_handles_labels()[1]
+    return 2 if max(map(len, labels), default=0) > 12 else 3
 
 
 def _entropy(axes: Axes, found: Grounding, reference: Grounding | None) -> None:
@@ -71,7 +82,7 @@ def _entropy(axes: Axes, found: Grounding, reference: Grounding | None) -> None:
         colour, marker = LINES[line]
         axes.plot(found.layers, found.entropy(modality), color=colour, marker=marker, markersize=5, label=modality)
         if reference is not None:
-            axes.plot(reference.layers, reference.entropy(modality), color=colour, linestyle="--", linewidth=1)
+            axes.plot(reference.layers, reference.entropy(modality), color=colour, **HOLLOW)
     slope = found.entropy_slope
     axes.set_title("attention entropy (1 = looks everywhere)", fontsize=10, loc="left")
     axes.set_ylim(-0.03, 1.05)
@@ -81,20 +92,15 @@ def _entropy(axes: Axes, found: Grounding, reference: Grounding | None) -> None:
         axes.text(0.98, 0.02, said, transform=axes.transAxes, ha="right", va="bottom", fontsize=8)
 
 
-def _attention(axes: Axes, found: Grounding, reference: Grounding | None, name: str) -> None:
-    for key, colour, label in (
-        ("context", "#0072B2", "all evidence (C)"),
-        ("answer", "#D55E00", "what holds the answer (N)"),
-    ):
+def _attention(axes: Axes, found: Grounding, reference: Grounding | None) -> None:
+    for key, (colour, label) in ATTENDED.items():
         if np.isnan(found.attention(key)).all():
             continue
-        beside = f", {name}" if reference is not None else ""
-        axes.plot(found.layers, found.attention(key), color=colour, marker="o", markersize=5, label=label + beside)
+        axes.plot(found.layers, found.attention(key), color=colour, marker="o", markersize=5, label=label)
         if reference is not None:
-            axes.plot(
-                reference.layers, reference.attention(key), color=colour, linestyle="--", marker="o", markersize=5,
-                markerfacecolor="white", label=f"{label}, reference",
-            )  # fmt: skip
+            axes.plot(reference.layers, reference.attention(key), color=colour, **HOLLOW)
+    if reference is not None:
+        axes.plot([], [], color="black", label="dashed: reference", **HOLLOW)
     axes.set_title("attention of the position that answers", fontsize=10, loc="left")
     axes.set_ylim(-0.03, 1.05)
 
@@ -128,10 +134,8 @@ def _gates(axes: Axes, found: Grounding) -> None:
             found.sparse_layers, present, color=colour, marker=marker, markersize=5, label=GATE_WORDS[name]
         )  # fmt: skip
         if not np.isnan(without).all():
-            axes.plot(
-                found.sparse_layers, without, color=colour, marker=marker, markersize=5, markerfacecolor="white",
-                linestyle="--", linewidth=1,
-            )  # fmt: skip
-    axes.plot([], [], color="black", linestyle="--", linewidth=1, label="dashed: pictures exchanged")
+            axes.plot(found.sparse_layers, without, color=colour, **{**HOLLOW, "marker": marker})
+    if not np.isnan(found.gate("mass", "exchanged")).all():
+        axes.plot([], [], color="black", label="dashed: pictures exchanged", **HOLLOW)
     axes.set_title("gates where the answer is made", fontsize=10, loc="left")
     axes.set_ylim(-0.03, 1.05)
