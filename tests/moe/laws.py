@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
+from moiety.moe.context import Context
 from moiety.moe.routers import ROUTERS, resolve
 from tests.moe.toy_router import TOY
 
@@ -24,21 +25,22 @@ law = settings(
 )
 
 SCHEMES = [*ROUTERS, TOY]
-OWN: dict[str, Any] = {"asymoe": {"asymoe": {"size_plan": "full"}}}
-"""What a scheme needs to be built at the sizes of these tests: sized plans have no widths for a decoder of width 5."""
+OWN: dict[str, Any] = {"asymoe": {"asymoe": {"size_plan": "full", "balance_logits": "boosted"}}}
+"""What a scheme needs here: sized plans have no widths for a decoder of width 5, and laws read the boosted scores."""
 TWO = {0: "text", 1: "vision", 2: "vision"}
 THREE = {**TWO, 3: "audio"}
 
 
 @dataclass
 class Problem:
-    """A table, tokens and what they are."""
+    """A table, tokens, what they are, and what the prompt says to them where the scheme asks."""
 
     settings: MoESettings
     groups: ExpertGroups
     top_k: int
     x: Tensor
     modality_ids: Tensor
+    context: Context | None = None
 
     @property
     def names(self) -> list[str | None]:
@@ -73,4 +75,8 @@ def problems(draw: Any, scheme: str, hidden: int = 5, dtype: torch.dtype = torch
     ids = draw(st.lists(st.sampled_from(present), min_size=1, max_size=13))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     x = torch.randn(len(ids), hidden, generator=generator, dtype=torch.float64).to(dtype)
-    return Problem(settings_, groups, top_k, x, torch.tensor(ids))
+    context = None
+    if router.text_reads_images:
+        said = torch.randn(len(ids), hidden, generator=generator, dtype=torch.float64).to(dtype)
+        context = Context(said, torch.rand(len(ids), generator=generator, dtype=torch.float64))
+    return Problem(settings_, groups, top_k, x, torch.tensor(ids), context)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from moiety.moe.context import Context
 from moiety.moe.routers import ROUTERS, GatedRouter, Router
 from moiety.moe.trace import Routing
 from tests.moe.laws import SCHEMES, Problem, law, problems
@@ -17,11 +19,20 @@ every_router = pytest.mark.parametrize("scheme", SCHEMES)
 
 def build(problem: Problem, hidden: int = 5) -> Router:
     torch.manual_seed(0)
-    return ROUTERS[problem.settings.scheme](problem.groups, hidden, problem.settings).double()
+    router = ROUTERS[problem.settings.scheme](problem.groups, hidden, problem.settings).double()
+    with torch.no_grad():
+        for parameter in router.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return router
 
 
 def route(problem: Problem) -> Routing:
-    return build(problem)(problem.x, problem.modality_ids)
+    return build(problem)(problem.x, problem.modality_ids, problem.context)
+
+
+def decided_on(routing: Routing) -> Tensor:
+    """The scores that index and weights were made of; most schemes keep no others."""
+    return routing.extras.get("balance_logits", routing.logits)
 
 
 @every_router
@@ -30,7 +41,7 @@ def route(problem: Problem) -> Routing:
 def test_each_choice_is_distinct_open_and_best(scheme: str, data: st.DataObject) -> None:
     problem = data.draw(problems(scheme))
     routing = route(problem)
-    for name, index, logits in zip(problem.names, routing.index.tolist(), routing.logits, strict=True):
+    for name, index, logits in zip(problem.names, routing.index.tolist(), decided_on(routing), strict=True):
         if name is None:
             continue
         visible = problem.groups.visible(name)
@@ -71,7 +82,9 @@ def test_permuting_tokens_permutes_the_routing(scheme: str, data: st.DataObject)
     problem = data.draw(problems(scheme))
     order = torch.tensor(data.draw(st.permutations(range(len(problem.x)))))
     router = build(problem)
-    before, after = router(problem.x, problem.modality_ids), router(problem.x[order], problem.modality_ids[order])
+    moved = None if problem.context is None else Context(*(part[order] for part in problem.context))
+    before = router(problem.x, problem.modality_ids, problem.context)
+    after = router(problem.x[order], problem.modality_ids[order], moved)
     assert after.index.equal(before.index[order])
     torch.testing.assert_close(after.weights, before.weights[order])
     torch.testing.assert_close(after.logits, before.logits[order])
@@ -81,10 +94,12 @@ def test_permuting_tokens_permutes_the_routing(scheme: str, data: st.DataObject)
 @law
 @given(data=st.data())
 def test_other_modalities_do_not_matter(scheme: str, data: st.DataObject) -> None:
+    """Given what the prompt says to a token; whether that may matter, ``test_layer.py`` asks of every scheme."""
     problem = data.draw(problems(scheme))
     router, text = build(problem), problem.modality_ids == 0
-    before = router(problem.x, problem.modality_ids)
-    after = router(torch.where(text[:, None], problem.x, -3 * problem.x + 1), problem.modality_ids)
+    before = router(problem.x, problem.modality_ids, problem.context)
+    other = torch.where(text[:, None], problem.x, -3 * problem.x + 1)
+    after = router(other, problem.modality_ids, problem.context)
     assert after.index[text].equal(before.index[text])
     torch.testing.assert_close(after.weights[text], before.weights[text])
 
@@ -95,7 +110,7 @@ def test_other_modalities_do_not_matter(scheme: str, data: st.DataObject) -> Non
 def test_gradient_reaches_each_gate_with_tokens_and_is_zero_elsewhere(scheme: str, data: st.DataObject) -> None:
     problem = data.draw(problems(scheme))
     router = build(problem)
-    routing = router(problem.x, problem.modality_ids)
+    routing = router(problem.x, problem.modality_ids, problem.context)
     if not isinstance(router, GatedRouter):
         assert not list(router.parameters())
         assert not routing.weights.requires_grad
@@ -124,14 +139,16 @@ def test_one_fused_product_equals_a_softmax_for_each_token(scheme: str, data: st
     """I08 for the router: the gates one by one, as the paper writes them."""
     problem = data.draw(problems(scheme))
     router = build(problem)
-    routing = router(problem.x, problem.modality_ids)
+    routing = router(problem.x, problem.modality_ids, problem.context)
     gates = list(router.gates.values())
     for t, name in enumerate(problem.names):
         if name is None:
             continue
         visible = problem.groups.visible(name)
         z = gates[problem.groups.gate_of(name)].weight @ problem.x[t]
-        chosen, weights = choose(z, problem.top_k, problem.settings.norm_topk)
+        scores = decided_on(routing)[t, list(visible)]
+        assert problem.context is not None or scores.equal(routing.logits[t, list(visible)])
+        chosen, weights = choose(scores, problem.top_k, problem.settings.norm_topk)
         assert routing.index[t].tolist() == [visible[row] for row in chosen]
         torch.testing.assert_close(routing.weights[t], torch.stack(weights))
         torch.testing.assert_close(routing.logits[t, list(visible)], z)

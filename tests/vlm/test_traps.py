@@ -95,7 +95,9 @@ def test_05_and_06_checkpointing_keeps_the_auxiliary_gradient(model: Any) -> Non
 
 def test_07_the_signature_is_kept(model: Any) -> None:
     ours, stock = inspect.signature(model.forward), inspect.signature(hf.LlavaForConditionalGeneration.forward)
-    assert set(ours.parameters) == (set(stock.parameters) - {"self"}) | {"modality_ids", "output_router_logits"}
+    assert set(ours.parameters) == (set(stock.parameters) - {"self"}) | {
+        "modality_ids", "evidence_mask", "output_router_logits",
+    }  # fmt: skip
     prepare = inspect.signature(model.prepare_inputs_for_generation).parameters
     assert prepare["kwargs"].kind is inspect.Parameter.VAR_KEYWORD
     batch = LLAVA.batch("tIt")

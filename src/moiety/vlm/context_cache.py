@@ -63,10 +63,11 @@ def seat_of(cache: Any, layer_index: int) -> ContextCache | None:
     """
     if cache is None:
         return None
+    layers = cache.layers
     if cache.layer_class_to_replicate is not None:  # layers come into being with their first keys; ours comes before
-        while len(cache.layers) <= layer_index:
-            cache.layers.append(cache.layer_class_to_replicate())
-    layer = cache.layers[layer_index]
+        while len(layers) <= layer_index:
+            layers.append(cache.layer_class_to_replicate())
+    layer = layers[layer_index]
     if not isinstance(layer, SeatsContext):
         retype(layer, SeatsContext)
         layer.context = ContextCache()
