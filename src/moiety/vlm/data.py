@@ -199,8 +199,10 @@ class Encoder:
         """Tokens that stand before the first question whatever it asks: system sentence, first header."""
         system = messages[0]["content"][0]["text"] if messages[0]["role"] == "system" else ""
         if system not in self._openings:
-            empty = [*messages[: messages[0]["role"] == "system"], {"role": "user", "content": []}]
-            self._openings[system] = self._tokenise(empty)[0]["input_ids"]
+            empty = {"role": "user", "content": [{"type": "text", "text": ""}]}  # some templates look at the first part
+            self._openings[system] = self._tokenise([*messages[: messages[0]["role"] == "system"], empty])[0][
+                "input_ids"
+            ]
         shared = [int(a) == int(b) for a, b in zip(self._openings[system], input_ids, strict=False)]
         return [*shared, False].index(False)
 

@@ -1,6 +1,9 @@
 """Conversations on disk: LLaVA JSON or JSONL and the ``messages`` form, read into :class:`Row`.
 
 Only the structure is judged here, with file and line; what a row says is judged by :mod:`moiety.vlm.check`.
+
+A question may carry ``"order": 0``: it and its answer do not belong to the pictures, a hard negative for the order loss
+of scheme ``asymoe``. ``"order": 1`` says what a missing mark says, that they belong.
 """
 
 from __future__ import annotations
