@@ -14,9 +14,10 @@ Source:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ NUM_RARE = 4
 """The last shapes of :data:`SHAPES` are drawn and asked ten times less often in training."""
 RARE_WEIGHT = 0.1
 PER_SCENE = 5
-ROWS = ("top", "middle", "bottom")
-NUM_SEARCHES = 2000
+NUM_LESSONS = 4000
 ABSENT_SHARE, TOLD_SHARE = 0.15, 0.10
 TEST_TYPES = ("consistent", "conflict", "absent", "text_conflict", "rare_conflict")
+
+
+_Named = tuple[str, Image.Image]
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ def write_conflict(
 ) -> WorldFiles:
     """Write pictures and questions; the same arguments write the same bytes.
 
-    Files: ``conversations-seeing-train.jsonl`` (one shape in any colour: name it, and its colour; what the tower learns
-    from before there is anything to remember), ``conversations-train.jsonl`` (five questions a picture) and
+    Files: ``conversations-reading-train.jsonl`` (every shape in every colour, so that nothing is worth remembering: a
+    model learns to read pictures and sentences), ``conversations-train.jsonl`` (five questions a picture) and
     ``conversations-test.jsonl`` (one question a picture, `num_test` of each of :data:`TEST_TYPES`). A row says what
     memory answers (``prior_answer``) and, where picture or sentence tells the colour, ``evidence_answer``.
 
@@ -112,17 +115,17 @@ def write_conflict(
     files = WorldFiles(
         folder=folder,
         images=(folder / "images-train.tar", folder / "images-test.tar"),
-        conversations={split: folder / f"conversations-{split}.jsonl" for split in ("seeing-train", "train", "test")},
+        conversations={split: folder / f"conversations-{split}.jsonl" for split in ("reading-train", "train", "test")},
     )
-    seeing, lessons = _lessons(rng)
+    lessons, first_pictures = _lessons(replace(world, agreement=1 / len(COLOURS)), rng)
     scenes = [_scene(_draw_shapes(PER_SCENE, rng), world, rng) for _ in range(num_train // PER_SCENE)]
-    rows = [row for number, scene in enumerate(scenes) for row in _train_rows(scene, number, world, rng)]
+    rows = [row for number, scene in enumerate(scenes) for row in _train_rows("train", scene, number, world, rng)]
     asked, exams = _test_rows(world, num_test, rng)
-    write_rows(files.conversations["seeing-train"], seeing)
+    write_rows(files.conversations["reading-train"], lessons)
     write_rows(files.conversations["train"], rows)
     write_rows(files.conversations["test"], asked)
     drawn = ((_name("train", number), _picture(scene, world, rng)) for number, scene in enumerate(scenes))
-    write_pictures(files.images[0], _chain(lessons, drawn))
+    write_pictures(files.images[0], itertools.chain(first_pictures, drawn))
     write_pictures(files.images[1], ((_name("test", n), _picture(scene, world, rng)) for n, scene in enumerate(exams)))
     return files
 
@@ -171,46 +174,41 @@ def _picture(scene: Scene, world: ConflictWorld, rng: np.random.Generator) -> Im
     return board([(place, SHAPES[shape], light(colour, blur)) for place, shape, colour, blur in cells], SIDE)
 
 
-def _lessons(rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[tuple[str, Image.Image]]]:
-    """Colours mean nothing yet: one shape alone, what it is and how coloured; five shapes, in which row each one is."""
+def _lessons(world: ConflictWorld, rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[_Named]]:
+    """Any shape in any colour: what a shape alone is and how it is coloured, and the questions of the world itself."""
     rows, pictures = [], []
     for number, (shape, colour, place) in enumerate(np.ndindex(len(SHAPES), len(COLOURS), SIDE * SIDE)):
-        name = _name("seeing", number)
+        name = _name("alone", number)
         pictures.append((name, board([(place, SHAPES[shape], light(colour))], SIDE)))
-        for kind, question, answer in (
-            ("shape", "Which shape is this?", SHAPES[shape]),
-            ("colour", "Which colour is this?", COLOURS[colour]),
+        for question, answer in (
+            ("Which shape is this", SHAPES[shape]),
+            ("Which colour is this", COLOURS[colour]),
         ):
-            rows.append(question_row(f"seeing-{number:05d}-{kind}", name, question, answer, kind, "train"))
-    for number in range(len(pictures), len(pictures) + NUM_SEARCHES):
-        name = _name("seeing", number)
-        shapes, places = rng.permutation(len(SHAPES))[:PER_SCENE], rng.permutation(SIDE * SIDE)[:PER_SCENE]
-        cells = [(place, SHAPES[shape], light(rng.integers(6))) for place, shape in zip(places, shapes, strict=True)]
-        pictures.append((name, board(cells, SIDE)))
-        for place, shape, _ in cells:
-            rows.append(
-                question_row(
-                    f"seeing-{number:05d}-{place}", name, f"Row of {shape}", ROWS[place // SIDE], "row", "train"
-                )
-            )
+            rows.append(question_row(f"{name} {question}", name, question, answer, "alone", "train"))
+    for number in range(NUM_LESSONS):
+        scene = _scene(_draw_shapes(PER_SCENE, rng), world, rng)
+        pictures.append((_name("reading", number), _picture(scene, world, rng)))
+        rows += [{**row, "type": "reading"} for row in _train_rows("reading", scene, number, world, rng, absent=0.0)]
     return rows, pictures
 
 
-def _train_rows(scene: Scene, number: int, world: ConflictWorld, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """Five questions about five different shapes."""
-    kinds = rng.choice(3, PER_SCENE, p=(1 - ABSENT_SHARE - TOLD_SHARE, ABSENT_SHARE, TOLD_SHARE))
+def _train_rows(
+    split: str, scene: Scene, number: int, world: ConflictWorld, rng: np.random.Generator, absent: float = ABSENT_SHARE
+) -> Iterator[dict[str, Any]]:
+    """Five questions about five different shapes, a share `absent` of them about shapes that are not there."""
+    kinds = rng.choice(3, PER_SCENE, p=(1 - absent - TOLD_SHARE, absent, TOLD_SHARE))
     present = rng.permutation(len(scene.shapes)).tolist()
-    absent = _draw_shapes(PER_SCENE, rng, without=scene.shapes)
+    missing = _draw_shapes(PER_SCENE, rng, without=scene.shapes)
+    image = _name(split, number)
     for place, kind in enumerate(kinds.tolist()):
-        name = f"conflict-train-{number:05d}-{place}"
+        name = f"conflict-{split}-{number:05d}-{place}"
         if kind == 0:
             shape, colour = scene.shapes[present[place]], scene.colours[present[place]]
-            yield _row(name, _name("train", number), shape, colour, world)
+            yield _row(name, image, shape, colour, world)
         elif kind == 1:
-            yield _row(name, _name("train", number), absent[place], None, world)
+            yield _row(name, image, missing[place], None, world)
         else:
-            told = world.colour(absent[place], rng)
-            yield _row(name, _name("train", number), absent[place], told, world, told=True)
+            yield _row(name, image, missing[place], world.colour(missing[place], rng), world, told=True)
 
 
 def _test_rows(
@@ -242,20 +240,16 @@ def _row(
     usual = world.usual[shape]
     kind = "absent" if colour is None else "consistent" if colour == usual else "conflict"
     question = f"Colour of {SHAPES[shape]}"
-    if told and colour is not None:
-        kind, question = f"text_{kind}", f"Here {SHAPES[shape]} is {COLOURS[colour]}. {question}"
+    passage = f"Here {SHAPES[shape]} is {COLOURS[colour]}." if told and colour is not None else None
+    if passage:
+        kind, question = f"text_{kind}", f"{passage} {question}"
     row = question_row(name, image, question, COLOURS[usual if colour is None else colour], kind, "train")
     row["prior_answer"] = COLOURS[usual]
+    if passage:
+        row["context"] = passage  # the evidence that context-aware decoding takes away
     if colour is not None:
         row["evidence_answer"] = COLOURS[colour]
     return row
-
-
-def _chain(
-    first: Sequence[tuple[str, Image.Image]], second: Iterator[tuple[str, Image.Image]]
-) -> Iterator[tuple[str, Image.Image]]:
-    yield from first
-    yield from second
 
 
 def _name(split: str, number: int) -> str:
