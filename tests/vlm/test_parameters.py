@@ -227,11 +227,19 @@ def test_the_faithful_preset_activates_what_the_paper_prints() -> None:
     assert 0.2545 <= 1 - count.activated / moiie.activated <= 0.256
 
 
-@pytest.mark.parametrize("plan", ["dense_budget", "moiie_budget", "full"])
-@pytest.mark.parametrize("name", ["llava-qwen2", "gemma3", "smolvlm"])
-def test_counted_is_the_formula_in_every_family(name: str, plan: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("llava-qwen2", {}),
+        ("gemma3", {"size_plan": "moiie_budget"}),
+        ("smolvlm", {"size_plan": "full"}),
+        ("qwen3_vl", {"evidence_layers": "deepest_half", "plain_text": 1}),
+        ("internvl", {"size_plan": "moiie_budget", "inter_text_input": "cascade"}),
+    ],
+)
+def test_counted_is_the_formula_in_every_family(name: str, own: dict[str, Any]) -> None:
     family = FAMILIES[name]
-    settings = MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan=plan))  # type: ignore[arg-type]
+    settings = MoESettings(scheme="asymoe", asymoe=AsyMoESettings.model_validate(own))
     model = sparse(name, settings)
     count, shape, found = count_parameters(model), decoder_shape(family.config()), settings_of(model)
     assert found is not None
