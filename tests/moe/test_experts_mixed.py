@@ -206,6 +206,30 @@ def test_a_foreign_bank_serves_plain_groups() -> None:
     torch.testing.assert_close(bank(x, index, weights, beside), ours(x, index, weights, beside))
 
 
+@pytest.mark.parametrize("inter", ["lorentz", "product"])
+@pytest.mark.parametrize("form", ["gelu", "swiglu"])
+def test_one_grouped_product_equals_one_for_each_run(inter: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on GPU, here on CPU in float32: worst difference 2e-7 of the largest entry."""
+    torch.manual_seed(2)
+    widths = {"hyp_dim": 16, "inter_ffn": 8, "vision_ffn": 8, "evidence_dim": 8, "context_dim": 8}
+    own = widths | {"product_factors": 2, "evidence_form": form}
+    settings = MoESettings(scheme="asymoe", modality_groups=MODALITIES, asymoe=own)
+    bank = stirred(MixedExperts(table(inter, texts=2), 16, 8, settings))
+    x, context = (torch.randn(32, 16).requires_grad_() for _ in range(2))
+    group = torch.randint(-1, 3, (32,))
+    index = torch.stack([torch.randint(2, 4, (32,)), torch.randint(4, 6, (32,))], dim=1)
+    beside = Beside(group, context, torch.rand(32))
+    leaves = [x, context, *bank.parameters()]
+    found = []
+    for grouped in (False, True):
+        for module in ("lorentz", "evidence_kernel"):
+            monkeypatch.setattr(f"moiety.moe.experts.{module}.can_group", lambda *_, grouped=grouped: grouped)
+        out = bank(x, index, torch.rand(32, 2, generator=torch.Generator().manual_seed(0)), beside)
+        found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
+    for loop, one in zip(*found, strict=True):
+        assert float((loop - one).abs().max()) <= 2e-6 * max(1.0, float(loop.abs().max()))
+
+
 def test_alpha_passes_through() -> None:
     bank, (x, _, _, beside) = stirred(mixed(table(texts=2))), given()
     assert torch.equal(

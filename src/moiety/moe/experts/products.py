@@ -48,7 +48,7 @@ class Runs:
     def add(self, out: Tensor, rows: Tensor, weight: Tensor) -> None:
         """Add ``rows @ weight.T`` to `out`; the width may be anything."""
         if self.grouped:
-            rows, weight = (F.pad(part, (0, -part.shape[-1] % 8)) for part in (rows, weight))
+            rows, weight = (F.pad(part, (0, -part.shape[-1] % 8)).contiguous() for part in (rows, weight))
             out.add_(F.grouped_mm(rows, weight.transpose(-2, -1), offs=self.offsets))
             return
         for number, run in self:
