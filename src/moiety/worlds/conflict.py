@@ -33,7 +33,6 @@ NUM_RARE = 4
 """The last shapes of :data:`SHAPES` are drawn and asked ten times less often in training."""
 RARE_WEIGHT = 0.1
 PER_SCENE = 5
-NUM_LESSONS = 4000
 ABSENT_SHARE, TOLD_SHARE = 0.15, 0.10
 TEST_TYPES = ("consistent", "conflict", "absent", "text_conflict", "rare_conflict")
 
@@ -78,6 +77,7 @@ def write_conflict(
     *,
     num_train: int = 20_000,
     num_test: int = 400,
+    num_reading: int = 20_000,
     seed: int = 0,
     agreement: float = 0.98,
     noise: float = 0.0,
@@ -93,6 +93,7 @@ def write_conflict(
         folder: Where the files go; files of an earlier call are overwritten.
         num_train: Training questions, a multiple of 5.
         num_test: Test questions of each type.
+        num_reading: Questions of the first lesson, a multiple of 5, beside those about one shape alone.
         seed: Seed of everything that is drawn, the usual colours included.
         agreement: Share of pictures and sentences with the usual colour, in (0, 1].
         noise: Standard deviation of the colours, 0 or more; see :func:`bayes_accuracy` for what can be reached then.
@@ -100,10 +101,10 @@ def write_conflict(
     Raises:
         ValueError: a number is out of range.
     """
-    if num_train < PER_SCENE or num_train % PER_SCENE or num_test < 1:
+    if min(num_train, num_reading) < PER_SCENE or num_train % PER_SCENE or num_reading % PER_SCENE or num_test < 1:
         raise ValueError(
-            f"num_train={num_train} and num_test={num_test}: give a positive multiple of {PER_SCENE} training "
-            "questions and at least one test question of each type"
+            f"num_train={num_train}, num_reading={num_reading} and num_test={num_test}: give positive multiples of "
+            f"{PER_SCENE} training and reading questions and at least one test question of each type"
         )
     if not 0 < agreement <= 1 or not 0 <= noise < math.inf:
         raise ValueError(f"agreement={agreement} must lie in (0, 1] and noise={noise} must be finite and >= 0")
@@ -117,7 +118,7 @@ def write_conflict(
         images=(folder / "images-train.tar", folder / "images-test.tar"),
         conversations={split: folder / f"conversations-{split}.jsonl" for split in ("reading-train", "train", "test")},
     )
-    lessons, first_pictures = _lessons(replace(world, agreement=1 / len(COLOURS)), rng)
+    lessons, first_pictures = _lessons(num_reading // PER_SCENE, replace(world, agreement=1 / len(COLOURS)), rng)
     scenes = [_scene(_draw_shapes(PER_SCENE, rng), world, rng) for _ in range(num_train // PER_SCENE)]
     rows = [row for number, scene in enumerate(scenes) for row in _train_rows("train", scene, number, world, rng)]
     asked, exams = _test_rows(world, num_test, rng)
@@ -174,7 +175,7 @@ def _picture(scene: Scene, world: ConflictWorld, rng: np.random.Generator) -> Im
     return board([(place, SHAPES[shape], light(colour, blur)) for place, shape, colour, blur in cells], SIDE)
 
 
-def _lessons(world: ConflictWorld, rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[_Named]]:
+def _lessons(count: int, world: ConflictWorld, rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[_Named]]:
     """Any shape in any colour: what a shape alone is and how it is coloured, and the questions of the world itself."""
     rows, pictures = [], []
     for number, (shape, colour, place) in enumerate(np.ndindex(len(SHAPES), len(COLOURS), SIDE * SIDE)):
@@ -185,7 +186,7 @@ def _lessons(world: ConflictWorld, rng: np.random.Generator) -> tuple[list[dict[
             ("Which colour is this", COLOURS[colour]),
         ):
             rows.append(question_row(f"{name} {question}", name, question, answer, "alone", "train"))
-    for number in range(NUM_LESSONS):
+    for number in range(count):
         scene = _scene(_draw_shapes(PER_SCENE, rng), world, rng)
         pictures.append((_name("reading", number), _picture(scene, world, rng)))
         rows += [{**row, "type": "reading"} for row in _train_rows("reading", scene, number, world, rng, absent=0.0)]
@@ -228,9 +229,15 @@ def _test_rows(
             scene = Scene(scene.shapes, (colour, *scene.colours[1:]), scene.places)
         told = kind == "text_conflict"
         row = _row(f"conflict-test-{number:05d}", _name("test", number), asked, colour, world, told=told)
-        rows.append({**row, "type": kind, "split": "test"})
+        rows.append({**row, "type": kind, "split": "test", **(_box(scene.places[0]) if there else {})})
         scenes.append(scene)
     return rows, scenes
+
+
+def _box(place: int) -> dict[str, list[float]]:
+    """Where the answer is to be seen: left, top, right, bottom of a cell in 0..1."""
+    row, column = divmod(place, SIDE)
+    return {"answer_box": [column / SIDE, row / SIDE, (column + 1) / SIDE, (row + 1) / SIDE]}
 
 
 def _row(
