@@ -153,6 +153,19 @@ def test_the_same_step_reads_the_same_samples_again(world: Path) -> None:
     assert len({tuple(found) for found in rows}) > 1
 
 
+@pytest.mark.parametrize(("gate_masking", "read"), [("exchange", False), ("mean_patch", True)])
+def test_one_picture_for_all_has_no_other_to_exchange(
+    world: Path, tmp_path: Path, gate_masking: str, read: bool
+) -> None:
+    """Set to its own mean patch it can be masked all the same."""
+    rows = [row(str(number), "red.png", "Which?", "red") for number in range(4)]
+    trainer = trainer_of(world, tmp_path, asymmetric_model(world, gate_masking=gate_masking), rows)
+    trainer.train()
+    line = trainer.state.log_history[0]
+    assert ("gate/alpha_gap" in line) == read
+    assert (line["gate/loss"] > 0) == read
+
+
 def model_settings(model: Any) -> AsyMoESettings:
     return AsyMoESettings.model_validate(model.config.moe["asymoe"])
 

@@ -159,3 +159,11 @@ def test_batches_hold_what_each_position_is(side: Any) -> None:
     assert batch["image_key"][0] == batch["image_key"][2] == image_key(["p"])
     assert batch["image_key"][1] == 0 != batch["image_key"][0]
     assert image_key(["p", "q"]) != image_key(["q", "p"])
+
+
+def test_a_template_may_look_at_the_first_part() -> None:
+    processor = scratch_processor(SIZES, TEXTS, "plain")
+    colon = "{% if messages[0]['content'][0]['type'] == 'text' %}{{ 'Q: ' }}{% endif %}"
+    processor.chat_template = colon + processor.chat_template
+    asked = Encoder(processor, IMAGES, 99, spans=True).encode(NONE)
+    assert processor.tokenizer.decode(asked["input_ids"][asked["span_ids"] == 0]) == "Q:</s>"  # the blank begins a word
