@@ -74,6 +74,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"inter_kind": "ffn", "text_kind": "parallel"},
     {"inter_kind": "product", "product_factors": 2, "text_kind": "ffn"},
     {"preset": "faithful"},
+    {"plain_text": 1, "inter_text_input": "cascade_residual"},
 ]
 
 
