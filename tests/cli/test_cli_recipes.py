@@ -71,6 +71,8 @@ def test_validate_shows_scheme_and_stages(moiety: Run, recipe: Path) -> None:
         ("moe.scheme=moie", "moe: unknown scheme 'moie'; known: "),
         ("moe.top_k=9", "moe: top_k=9, but tokens of modality group 'vision' see 3 experts in "),
         ("moe.experts={vision: 0, inter: 0, text: 1}", "moe: tokens of modality group 'vision' see no expert in "),
+        ("compare.schemes=[moie]", "cannot compare scheme 'moie'; known: "),
+        ("compare.contrasts.gain=[moiie, vanila]", "contrast 'gain' names 'vanila'; known: "),
         ("nonsense", "override 'nonsense' is not of the form key=value"),
     ],
 )

@@ -244,4 +244,5 @@ def test_work_left_is_counted_by_scheme_and_seed() -> None:
     # two runs of moiie at 100 s, two of vanilla at 200 s, three of a scheme not seen yet at the mean
     assert seconds_left(runs, done) == 2 * 100 + 2 * 200 + 3 * 150
     assert place_of(runs, done) == "run 3 of 9, about 18 min of work left"
+    assert seconds_left(runs, done, ["vanilla"]) == 2 * 100 + 2 * 30 + 3 * 65  # vanilla only asks: 20 s and 10 s
     assert place_of(runs, {}) == "run 1 of 9"

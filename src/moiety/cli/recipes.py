@@ -104,11 +104,14 @@ def validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or shipped names.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, applied to each.")] = None,
 ) -> None:
-    """Check recipes: keys, values, and that the scheme can be built. Exit code 1 when one fails."""
+    """Check recipes: keys, values, names of schemes, and that the scheme can be built. Exit code 1 when one fails."""
+    from moiety.compare.variants import check_names
+
     failed = 0
     for name in recipes:
         try:
             recipe = load(name, overrides)
+            check_names(recipe, recipe.compare.schemes)
         except (ValueError, FileNotFoundError) as error:
             say(f"error: {error}")
             failed += 1

@@ -57,7 +57,7 @@ def compare(
     recipe: RecipeName,
     overrides: Overrides = None,
     settings: SetOption = None,
-    schemes: Annotated[str | None, typer.Option(help="Comma-separated schemes, over the recipe's.")] = None,
+    schemes: Annotated[str | None, typer.Option(help="Schemes and variants with commas, over the recipe's.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated seeds, over the recipe's.")] = None,
     dry_run: DryRun = False,
 ) -> None:

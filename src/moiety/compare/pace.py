@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from moiety.compare.records import RunRecord
 
 Run = tuple[str, int]
 
 
-def seconds_of(record: RunRecord) -> float:
-    """Time one record took: training, and answers with and without pictures."""
+def seconds_of(record: RunRecord, trains: bool = True) -> float:
+    """Time one record took: answers with and without pictures, and training where it was not another run's."""
     answers = [scores.get("seconds", 0.0) for scores in (record.evaluation, record.blank) if scores is not None]
-    return float(record.training.get("seconds", 0.0)) + sum(answers)
+    return sum(answers) + (float(record.training.get("seconds", 0.0)) if trains else 0.0)
 
 
-def seconds_left(runs: Sequence[Run], records: Mapping[Run, RunRecord]) -> float | None:
+def seconds_left(
+    runs: Sequence[Run], records: Mapping[Run, RunRecord], borrowers: Collection[str] = ()
+) -> float | None:
     """Work of the `runs` that have no record: of each scheme as long as its finished runs took, else as all did.
 
     Args:
         runs: (scheme, seed) of a whole comparison.
         records: What is finished.
+        borrowers: Schemes that ask a model which another run trains.
 
     Returns:
         Seconds of one process like those before it; None when nothing is finished yet.
@@ -29,7 +32,7 @@ def seconds_left(runs: Sequence[Run], records: Mapping[Run, RunRecord]) -> float
         return None
     taken: dict[str, list[float]] = {}
     for (scheme, _), record in records.items():
-        taken.setdefault(scheme, []).append(seconds_of(record))
+        taken.setdefault(scheme, []).append(seconds_of(record, scheme not in borrowers))
     every = [seconds for values in taken.values() for seconds in values]
     means = [taken.get(scheme, every) for scheme, seed in runs if (scheme, seed) not in records]
     return sum(sum(values) / len(values) for values in means)
@@ -47,12 +50,13 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def place_of(runs: Sequence[Run], records: Mapping[Run, RunRecord]) -> str:
+def place_of(runs: Sequence[Run], records: Mapping[Run, RunRecord], borrowers: Collection[str] = ()) -> str:
     """Where the run that begins now stands: ``run 3 of 10, about 12 min of work left``.
 
     Args:
         runs: All runs of the comparison.
         records: What is finished.
+        borrowers: Schemes that ask a model which another run trains.
     """
-    left = seconds_left(runs, records)
+    left = seconds_left(runs, records, borrowers)
     return f"run {len(records) + 1} of {len(runs)}" + ("" if left is None else f", about {span(left)} of work left")

@@ -136,7 +136,8 @@ def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str
             if not missing:
                 logger.info("%s is finished and used as it is", name)
                 return False
-            place = place_of(job.pairs, job.records())
+            borrowers = [borrower for members in job.families().values() for borrower in members[1:]]
+            place = place_of(job.pairs, job.records(), borrowers)
             logger.info("%s: training (%s)", name, place)
             model_folder, training = _train(job, leader, seed, folder, data, f"{name} ({place})")
             for scheme in missing:
