@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,14 +154,28 @@ def read(
     """
     keywords = keywords_of_generate(model, forced.keywords)
     trace = RoutingTrace(keeps_inputs=keeps_inputs)
-    blank = pictures_averaged(model, forced.modality_ids) if mean_patch else _nothing()
-    weights = eager_attention(model) if attention else _nothing()
-    with recording(trace), blank, weights:
-        outputs = model(**keywords, use_cache=False, **({"output_attentions": True} if attention else {}))
+    blank = pictures_averaged(model, forced.modality_ids) if mean_patch else nullcontext()
+    with recording(trace), blank, attention_kept(model) if attention else nullcontext() as kept:
+        model(**keywords, use_cache=False)
     routing = {layer: decisions[0] for layer, decisions in trace.by_layer().items()}
-    if not attention:
-        return Reading(None, routing)
-    return Reading(torch.stack([layer[0].float().mean(dim=0).cpu() for layer in outputs.attentions]), routing)
+    return Reading(torch.stack(kept) if kept is not None else None, routing)
+
+
+@contextmanager
+def attention_kept(model: Any) -> Iterator[list[Tensor]]:
+    """Keep the attention of every decoder layer, mean over heads, of a forward over a batch of one.
+
+    The weights are taken where the decoder computes them: asking a forward for them would ask the vision tower too.
+    """
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+        kept.append(output[1][0].float().mean(dim=0).cpu())  # (1, heads, seq, seq) -> (seq, seq)
+
+    with eager_attention(model), ExitStack() as hooks:
+        for layer in text_decoder(model.base_model).layers:  # type: ignore[union-attr]
+            hooks.callback(layer.self_attn.register_forward_hook(keep).remove)
+        yield kept
 
 
 @contextmanager
@@ -203,8 +217,3 @@ def pictures_averaged(model: Any, modality_ids: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
