@@ -166,9 +166,18 @@ def test_bad_rows_stop_the_run_before_it_starts_or_are_counted(
         (result,) = run_recipe(skipping, quiet=True)
     assert (result.metrics["rows"], result.metrics["rows_skipped"]) == (4, 2)
     assert "2 of 6 rows are bad and skipped" in caplog.text
+    (root / "bad.txt").write_text("gone\nmute\n")
+    listed = skipping.model_copy(update={"data": recipe.data.model_copy(update={"skip": "bad.txt"})})
+    data = prepare_data(listed.stages[0], listed, load_processor(result.folder))
+    assert (len(data.dataset), data.num_skipped, data.report.num_rows) == (4, 0, 4)
     write_lines(root / "captions.jsonl", bad)
     with pytest.raises(ValueError, match=r"stage 'align' has no usable row in captions\.jsonl \(2 read\)"):
         prepare_data(skipping.stages[0], skipping, load_processor(result.folder))
+    nowhere = skipping.model_copy(update={"data": recipe.data.model_copy(update={"skip": "none.txt"})})
+    with pytest.raises(
+        FileNotFoundError, match=r"no list of row ids at .*none\.txt; write one with `moiety data check"
+    ):
+        prepare_data(nowhere.stages[0], nowhere, load_processor(result.folder))
 
 
 def test_one_stage_alone(finished: Finished, tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ class Reading:
     merge_turns: bool = False
     seed: int | None = None
     groups: ExpertGroups | None = None
+    skip: frozenset[str] = frozenset()
 
     def report(self) -> DataReport:
         """Check every row."""
@@ -54,6 +55,7 @@ class Reading:
             merge_turns=self.merge_turns,
             seed=self.seed,
             groups=self.groups,
+            skip=self.skip,
             on_progress=progress_line(f"{self.name}: rows"),
         )
 
@@ -186,6 +188,7 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
     from moiety.moe.routers import resolve
     from moiety.vlm.data import Encoder
     from moiety.vlm.images import Images
+    from moiety.vlm.rows import read_ids
 
     root, data = Path(recipe.data.root), recipe.data
     encoder = Encoder(
@@ -196,11 +199,12 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
         merge = data.merge_turns if stage.merge_turns is None else stage.merge_turns
         together.setdefault((tuple(stage.data), merge), []).append(stage)
     found = []
+    skip = read_ids(root / data.skip) if data.skip else frozenset()
     for (names, merge), stages in together.items():
         sparse = any(stage.sparse for stage in stages) and recipe.moe.scheme != "dense"
         title = f"stage{'s' * (len(stages) > 1)} {', '.join(stage.name for stage in stages)}"
         groups = resolve(recipe.moe)[1] if sparse else None
-        found.append(Reading(title, [root / name for name in names], encoder, merge, recipe.seed, groups))
+        found.append(Reading(title, [root / name for name in names], encoder, merge, recipe.seed, groups, skip))
     if recipe.evaluate.data:
         found.append(Reading("evaluate", [root / name for name in recipe.evaluate.data], encoder))
     return found

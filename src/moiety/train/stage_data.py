@@ -15,7 +15,7 @@ from moiety.groups import ExpertGroups
 from moiety.vlm.check import DataReport, check_files
 from moiety.vlm.data import Collator, ConversationDataset, Encoder
 from moiety.vlm.images import Images
-from moiety.vlm.rows import Row
+from moiety.vlm.rows import Row, read_ids
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ def prepare_data(
         control: Tokens that are never evidence, see :class:`Encoder`.
 
     Raises:
+        FileNotFoundError: ``data.skip`` names no file.
         BadRows: some rows are bad and ``data.on_bad_row`` is ``stop``; lists them all.
         ValueError: no row is left.
     """
@@ -98,7 +99,9 @@ def prepare_data(
         processor, images, settings.max_length, settings.labels, token_ids, control=control, spans=True
     )
     merge = settings.merge_turns if stage.merge_turns is None else stage.merge_turns
-    report = check_files([root / name for name in stage.data], encoder, merge_turns=merge, seed=seed, groups=groups)
+    skip = read_ids(root / settings.skip) if settings.skip else frozenset()
+    files = [root / name for name in stage.data]
+    report = check_files(files, encoder, merge_turns=merge, seed=seed, groups=groups, skip=skip)
     if settings.on_bad_row == "stop":
         report.stop_on_problems()
     data = StageData(ConversationDataset(report.good, encoder), Collator(encoder.pad_token_id), report)

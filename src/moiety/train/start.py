@@ -9,7 +9,7 @@ from typing import Any
 from moiety.config import Recipe, StageSettings
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
 from moiety.train.order import without_weight_bars
-from moiety.vlm.rows import read_rows
+from moiety.vlm.rows import read_ids, read_rows
 from moiety.vlm.saving import whole_folder
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.upcycle import local_folder
@@ -52,7 +52,8 @@ def start_folder(recipe: Recipe, *, resume: bool = True) -> Path:
 def texts_of(recipe: Recipe) -> Iterator[str]:
     """Every turn of every readable row of all stages, each file once."""
     files = dict.fromkeys(name for stage in recipe.stages for name in stage.data)
-    rows, _ = read_rows([Path(recipe.data.root) / name for name in files])
+    root = Path(recipe.data.root)
+    rows, _ = read_rows([root / name for name in files], read_ids(root / recipe.data.skip) if recipe.data.skip else ())
     for row in rows:
         for turn in row.turns:
             yield turn.text

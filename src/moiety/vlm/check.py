@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,7 @@ def check_files(
     merge_turns: bool = False,
     seed: int | None = None,
     groups: ExpertGroups | None = None,
+    skip: Collection[str] = (),
     on_progress: Progress | None = None,
 ) -> DataReport:
     """Read conversation files and check every row.
@@ -69,12 +70,13 @@ def check_files(
         merge_turns: Check (and return) the rows of one picture joined into one conversation.
         seed: Order of joined rows.
         groups: Expert groups of the scheme; a modality that none of them admits is a problem.
+        skip: Ids of rows that are passed over and not counted.
         on_progress: Called with (rows done, rows in all).
 
     Raises:
         FileNotFoundError: there is no such file.
     """
-    rows, unreadable = read_rows(files)
+    rows, unreadable = read_rows(files, skip)
     sound, problems = _without_faults(rows, encoder)
     joined = merge_rows(sound, seed) if merge_turns else sound
     return _report(rows, joined, [*unreadable, *problems], encoder, groups, on_progress)

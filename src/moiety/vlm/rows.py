@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,25 @@ def load_rows(files: Iterable[str | Path], merge_turns: bool = False, seed: int 
     return merge_rows(rows, seed) if merge_turns else rows
 
 
-def read_rows(files: Iterable[str | Path]) -> tuple[list[Row], list[Problem]]:
+def read_ids(path: str | Path) -> frozenset[str]:
+    """Row ids of a list that ``moiety data check --fix-list`` wrote, one a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"no list of row ids at {path}; write one with `moiety data check RECIPE --fix-list FILE`"
+        )
+    return frozenset(line for line in Path(path).read_text(encoding="utf-8").splitlines() if line)
+
+
+def read_rows(files: Iterable[str | Path], skip: Collection[str] = ()) -> tuple[list[Row], list[Problem]]:
     """Read what can be read; structural problems are returned, not raised.
+
+    Args:
+        files: Conversation files.
+        skip: Ids of rows that are passed over.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -131,10 +148,13 @@ def read_rows(files: Iterable[str | Path]) -> tuple[list[Row], list[Problem]]:
             try:
                 if isinstance(entry, json.JSONDecodeError):
                     raise ValueError(f"not JSON: {entry.msg} (column {entry.colno})")
-                rows.append(parse_row(entry, file, line))
+                row = parse_row(entry, file, line)
+                if row.id not in skip:
+                    rows.append(row)
             except ValueError as error:
                 name = str(entry.get("id", "")) if isinstance(entry, dict) else ""
-                problems.append(Problem(file, line, name, str(error)))
+                if not name or name not in skip:
+                    problems.append(Problem(file, line, name, str(error)))
     return rows, problems
 
 
