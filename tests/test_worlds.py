@@ -17,7 +17,7 @@ from moiety.vlm.images import Images
 from moiety.vlm.rows import load_rows
 from moiety.worlds import WorldFiles, bayes_accuracy, write_conflict, write_containment
 from moiety.worlds.board import AXES, BACKGROUND, CELL, COLOURS, SYMBOLS, board, ink, light
-from moiety.worlds.conflict import NUM_RARE, SHAPES, SIDE, TEST_TYPES
+from moiety.worlds.conflict import NUM_RARE, SHAPES, TEST_TYPES
 from moiety.worlds.tree import BLOCK, grow, mosaic
 
 FORMS = [("is_a", "named"), ("is_a", "path"), ("part_of", "named"), ("mixed", "named")]
@@ -38,7 +38,9 @@ def same_bytes(one: WorldFiles, other: WorldFiles) -> list[bool]:
 
 @pytest.fixture(scope="module")
 def conflict(tmp_path_factory: pytest.TempPathFactory) -> WorldFiles:
-    return write_conflict(tmp_path_factory.mktemp("conflict"), num_train=3000, num_test=20, seed=3, agreement=0.9)
+    return write_conflict(
+        tmp_path_factory.mktemp("conflict"), num_train=3000, num_test=20, num_reading=1000, seed=3, agreement=0.9
+    )
 
 
 @pytest.fixture(scope="module", params=FORMS, ids="-".join)
@@ -50,24 +52,26 @@ def containment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 def seen(picture: Any) -> dict[str, tuple[str, int]]:
-    """Shape -> colour and place, read from the pixels alone: what covers a cell, and its light where it covers most."""
+    """Shape -> colour and place, read from the pixels alone: what fits each cell best."""
+    looks = {
+        (shape, colour): ink(shape)[..., None] * light(index) + (1 - ink(shape)[..., None]) * BACKGROUND
+        for shape in SHAPES
+        for index, colour in enumerate(COLOURS)
+    }
+    stacked = np.stack(list(looks.values()))
     pixels, found = np.asarray(picture).astype(float), {}
-    for place in range(SIDE * SIDE):
-        row, column = divmod(place, SIDE)
+    side = pixels.shape[0] // CELL
+    for place in range(side**2):
+        row, column = divmod(place, side)
         cell = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
-        if not (cell != BACKGROUND).any():
-            continue
-        errors = {}
-        for shape, colour in itertools.product(SHAPES, range(len(COLOURS))):
-            cover = ink(shape)[..., None]
-            errors[shape, colour] = np.abs(cover * light(colour) + (1 - cover) * BACKGROUND - cell).sum()
-        shape, colour = min(errors, key=errors.__getitem__)
-        found[shape] = COLOURS[colour], place
+        if (cell != BACKGROUND).any():
+            shape, colour = list(looks)[int(np.abs(stacked - cell).sum((1, 2, 3)).argmin())]
+            found[shape] = colour, place
     return found
 
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
-    given: dict[str, Any] = {"num_train": 50, "num_test": 2, "noise": 0.1}
+    given: dict[str, Any] = {"num_train": 50, "num_test": 2, "num_reading": 20, "noise": 0.1}
     first, again, other = (
         write_conflict(tmp_path / name, seed=seed, **given) for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
@@ -124,7 +128,7 @@ def test_every_type_is_tested_equally_often(conflict: WorldFiles) -> None:
 
 
 def test_full_agreement_never_shows_a_conflict_in_training(tmp_path: Path) -> None:
-    files = write_conflict(tmp_path, num_train=500, num_test=3, agreement=1.0)
+    files = write_conflict(tmp_path, num_train=500, num_test=3, num_reading=5, agreement=1.0)
     kinds = {row["type"] for row in lines(files.conversations["train"])}
     assert kinds == {"consistent", "absent", "text_consistent"}
     assert {row["type"] for row in lines(files.conversations["test"])} == set(TEST_TYPES)
@@ -133,18 +137,28 @@ def test_full_agreement_never_shows_a_conflict_in_training(tmp_path: Path) -> No
 def test_what_is_learned_first_has_no_usual_colour(conflict: WorldFiles) -> None:
     rows = lines(conflict.conversations["reading-train"])
     images = Images(conflict.images)
-    for row in rows[:: len(rows) // 40]:
+    for row in rows[:40]:
+        told = question(row).startswith("Here ")
         shown = seen(images[row["image"]])
-        if row["type"] == "reading":
-            shape = question(row).split()[-1]
-            told = question(row).startswith("Here ")
-            assert row["answers"][0] == (row["evidence_answer"] if told else shown[shape][0])
-        else:
-            ((name, (colour, _)),) = shown.items()
-            assert row["answers"] == [name if "shape" in question(row) else colour]
-    assert {row["type"] for row in rows} == {"alone", "reading"}
-    agreeing = np.mean([row["answers"] == [row["prior_answer"]] for row in rows if row["type"] == "reading"])
-    assert abs(agreeing - 1 / 6) < 6 * math.sqrt(5 / 36 / 20_000)
+        assert row["answers"][0] == (row["evidence_answer"] if told else shown[question(row).split()[-1]][0])
+    assert {row["type"] for row in rows} == {"reading"}
+    agreeing = np.mean([row["answers"] == [row["prior_answer"]] for row in rows])
+    assert abs(agreeing - 1 / 6) < 6 * math.sqrt(5 / 36 / 1000)
+
+
+def test_one_shape_stands_alone_on_its_board(tmp_path: Path) -> None:
+    files = write_conflict(tmp_path, num_train=20, num_test=3, num_reading=10)
+    images = Images(files.images)
+    for row in lines(files.conversations["test"]):
+        picture = images[row["image"]]
+        assert picture.size == (2 * CELL, 2 * CELL)
+        ((shape, (colour, place)),) = seen(picture).items()
+        asked = question(row).split()[-1]
+        assert (shape == asked) == (row["type"] in ("consistent", "conflict", "rare_conflict"))
+        if shape == asked:
+            assert colour == row["evidence_answer"]
+            left, top = place % 2 / 2, place // 2 / 2
+            assert row["answer_box"] == [left, top, left + 0.5, top + 0.5]
 
 
 @pytest.mark.parametrize(("agreement", "noise"), [(0.98, 0.3), (0.9, 0.3), (0.98, 0.4)])
@@ -176,11 +190,12 @@ def test_true_and_false_are_equally_many(containment: WorldFiles) -> None:
 
 
 def test_the_order_mark_says_whether_a_statement_holds(containment: WorldFiles) -> None:
+    images = Images(containment.images)
     for split in ("train", "test"):
         for row in lines(containment.conversations[split]):
             asked, answered = row["conversations"]
             assert asked["order"] == int(answered["value"] == "yes")
-            assert row["image"] in Images(containment.images)
+            assert row["image"] in images
 
 
 def test_kinds_named_alone_are_balanced_and_new_in_the_test(tmp_path: Path) -> None:
@@ -234,8 +249,13 @@ def test_the_lowest_levels_are_never_named_by_path_in_training(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"num_train": 7}, "num_train=7 and num_test=400: give a positive multiple of 5"),
-        ({"num_test": 0}, "num_train=20000 and num_test=0: give"),
+        (
+            {"num_train": 7, "num_shown": 5},
+            "num_train=7, num_reading=10000 and .*: give positive multiples of num_shown=5",
+        ),
+        ({"num_shown": 13}, "num_shown=13 must lie in 1..12"),
+        ({"num_reading": 0}, "num_reading=0 and num_test=400: give"),
+        ({"num_test": 0}, "num_reading=10000 and num_test=0: give"),
         ({"agreement": 0.0}, r"agreement=0.0 must lie in \(0, 1\] and noise=0.0"),
         ({"noise": -1.0}, "agreement=0.98 must .* and noise=-1.0 must be finite and >= 0"),
     ],

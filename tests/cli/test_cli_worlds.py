@@ -18,8 +18,8 @@ RECIPES = Path(__file__).parents[2] / "src" / "moiety" / "recipes"
 @pytest.mark.parametrize(
     ("recipe", "words"),
     [
-        ("conflict", ("conflict", "--train", "50", "--test", "2", "--agreement", "1")),
-        ("factorial", ("conflict", "--train", "50", "--test", "2")),
+        ("conflict", ("conflict", "--train", "50", "--test", "2", "--reading", "5", "--agreement", "1")),
+        ("factorial", ("conflict", "--train", "50", "--test", "2", "--reading", "5")),
         ("containment", ("containment", "--train", "120", "--test", "4", "--names", "path")),
     ],
 )
@@ -41,5 +41,5 @@ def test_a_made_world_is_what_its_recipe_reads(
 
 def test_a_world_that_cannot_be_is_refused(moiety: Callable[..., Result], tmp_path: Path) -> None:
     result = moiety("data", "make", "containment", tmp_path, "--form", "has_a")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "form='has_a' must be one of" in result.stderr

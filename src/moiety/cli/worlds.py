@@ -23,8 +23,10 @@ Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
 @app.command("conflict")
 def conflict(
     folder: Folder,
-    train: Train = 20_000,
+    train: Train = 10_000,
     test: Test = 400,
+    reading: Annotated[int, typer.Option(help="Questions of the first lesson, without usual colours.")] = 10_000,
+    shown: Annotated[int, typer.Option(help="Shapes in a picture.")] = 1,
     seed: Seed = 0,
     agreement: Annotated[float, typer.Option(help="Share of shapes that have their usual colour, in (0, 1].")] = 0.98,
     noise: Annotated[float, typer.Option(help="Spread of the colours, in units of their distance from grey.")] = 0.0,
@@ -32,7 +34,8 @@ def conflict(
     """Shapes with usual colours, and pictures and sentences that say otherwise: memory against evidence."""
     from moiety.worlds import write_conflict
 
-    tell(write_conflict(folder, num_train=train, num_test=test, seed=seed, agreement=agreement, noise=noise))
+    sizes = {"num_train": train, "num_test": test, "num_reading": reading, "num_shown": shown}
+    tell(write_conflict(folder, **sizes, seed=seed, agreement=agreement, noise=noise))
 
 
 @app.command("containment")

@@ -1,9 +1,10 @@
 """Knowledge conflict: every shape has a usual colour, and some pictures and sentences say otherwise.
 
-A picture holds five of 24 shapes. Nearly always a shape has its usual colour, so that a model can answer from memory;
-with probability ``1 - agreement`` it has another one, and only looking helps. Some questions ask for a shape that is
-not there: the usual colour is then right, so that memory stays worth having. Some of these are preceded by a sentence
-that tells the colour, which agrees with the usual one as often as pictures do; then the sentence is right.
+A picture shows one of 24 shapes, or several. Nearly always a shape has its usual colour, so that a model can answer
+from memory; with probability ``1 - agreement`` it has another one, and only looking helps. Some questions ask for a
+shape that is not there: the usual colour is then right, so that memory stays worth having. Some of these are preceded
+by a sentence that tells the colour, which agrees with the usual one as often as pictures do; then the sentence is
+right.
 
 Exchanging the picture of a question for one without the shape gives an absent question, and for one with it a
 consistent or conflicting one; a kind of its own would measure nothing new.
@@ -27,12 +28,10 @@ from PIL import Image
 from moiety.worlds.board import AXES, COLOURS, SYMBOLS, board, light
 from moiety.worlds.files import WorldFiles, question_row, write_pictures, write_rows
 
-SIDE = 3
 SHAPES = tuple(SYMBOLS)
 NUM_RARE = 4
 """The last shapes of :data:`SHAPES` are drawn and asked ten times less often in training."""
 RARE_WEIGHT = 0.1
-PER_SCENE = 5
 ABSENT_SHARE, TOLD_SHARE = 0.15, 0.10
 TEST_TYPES = ("consistent", "conflict", "absent", "text_conflict", "rare_conflict")
 
@@ -48,11 +47,18 @@ class ConflictWorld:
         usual: Usual colour of each shape, an index into :data:`moiety.worlds.board.COLOURS`.
         agreement: Probability that a shape (or a sentence about it) has its usual colour.
         noise: Standard deviation of the colours along each axis, in units of their distance from grey.
+        num_shown: Shapes in a picture.
     """
 
     usual: tuple[int, ...]
     agreement: float = 0.98
     noise: float = 0.0
+    num_shown: int = 1
+
+    @property
+    def side(self) -> int:
+        """Cells a side of a picture: the fewest that leave some empty."""
+        return math.isqrt(self.num_shown) + 1
 
     def colour(self, shape: int, rng: np.random.Generator) -> int:
         """A colour for `shape`: the usual one with probability `agreement`, else any other."""
@@ -65,7 +71,7 @@ class ConflictWorld:
 
 @dataclass(frozen=True)
 class Scene:
-    """Five different shapes: index, colour and place of each."""
+    """Different shapes: index, colour and place of each."""
 
     shapes: tuple[int, ...]
     colours: tuple[int, ...]
@@ -75,9 +81,10 @@ class Scene:
 def write_conflict(
     folder: str | Path,
     *,
-    num_train: int = 20_000,
+    num_train: int = 10_000,
     num_test: int = 400,
-    num_reading: int = 20_000,
+    num_reading: int = 10_000,
+    num_shown: int = 1,
     seed: int = 0,
     agreement: float = 0.98,
     noise: float = 0.0,
@@ -85,15 +92,18 @@ def write_conflict(
     """Write pictures and questions; the same arguments write the same bytes.
 
     Files: ``conversations-reading-train.jsonl`` (every shape in every colour, so that nothing is worth remembering: a
-    model learns to read pictures and sentences), ``conversations-train.jsonl`` (five questions a picture) and
-    ``conversations-test.jsonl`` (one question a picture, `num_test` of each of :data:`TEST_TYPES`). A row says what
-    memory answers (``prior_answer``) and, where picture or sentence tells the colour, ``evidence_answer``.
+    model learns to read pictures and sentences), ``conversations-train.jsonl`` (as many questions about a picture as it
+    shows shapes) and ``conversations-test.jsonl`` (one question a picture, `num_test` of each of :data:`TEST_TYPES`). A
+    row says what memory answers (``prior_answer``) and, where picture or sentence tells the colour,
+    ``evidence_answer``.
 
     Args:
         folder: Where the files go; files of an earlier call are overwritten.
-        num_train: Training questions, a multiple of 5.
+        num_train: Training questions, a multiple of `num_shown`.
         num_test: Test questions of each type.
-        num_reading: Questions of the first lesson, a multiple of 5, beside those about one shape alone.
+        num_reading: Questions of the first lesson, a multiple of `num_shown`.
+        num_shown: Shapes in a picture, 1 to 12. From two on the question has to be matched with a place, which a
+            tower and decoder from nothing learn very slowly (see docs/results.md).
         seed: Seed of everything that is drawn, the usual colours included.
         agreement: Share of pictures and sentences with the usual colour, in (0, 1].
         noise: Standard deviation of the colours, 0 or more; see :func:`bayes_accuracy` for what can be reached then.
@@ -101,10 +111,12 @@ def write_conflict(
     Raises:
         ValueError: a number is out of range.
     """
-    if min(num_train, num_reading) < PER_SCENE or num_train % PER_SCENE or num_reading % PER_SCENE or num_test < 1:
+    if not 1 <= num_shown <= len(SHAPES) // 2:
+        raise ValueError(f"num_shown={num_shown} must lie in 1..{len(SHAPES) // 2}: others are asked for as absent")
+    if min(num_train, num_reading) < 1 or num_train % num_shown or num_reading % num_shown or num_test < 1:
         raise ValueError(
             f"num_train={num_train}, num_reading={num_reading} and num_test={num_test}: give positive multiples of "
-            f"{PER_SCENE} training and reading questions and at least one test question of each type"
+            f"num_shown={num_shown} training and reading questions and at least one test question of each type"
         )
     if not 0 < agreement <= 1 or not 0 <= noise < math.inf:
         raise ValueError(f"agreement={agreement} must lie in (0, 1] and noise={noise} must be finite and >= 0")
@@ -112,14 +124,14 @@ def write_conflict(
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     usual = rng.permutation(np.arange(len(SHAPES)) % len(COLOURS))  # each colour is usual for four shapes
-    world = ConflictWorld(tuple(usual.tolist()), agreement, noise)
+    world = ConflictWorld(tuple(usual.tolist()), agreement, noise, num_shown)
     files = WorldFiles(
         folder=folder,
         images=(folder / "images-train.tar", folder / "images-test.tar"),
         conversations={split: folder / f"conversations-{split}.jsonl" for split in ("reading-train", "train", "test")},
     )
-    lessons, first_pictures = _lessons(num_reading // PER_SCENE, replace(world, agreement=1 / len(COLOURS)), rng)
-    scenes = [_scene(_draw_shapes(PER_SCENE, rng), world, rng) for _ in range(num_train // PER_SCENE)]
+    lessons, first_pictures = _lessons(num_reading // num_shown, replace(world, agreement=1 / len(COLOURS)), rng)
+    scenes = [_scene(_draw_shapes(num_shown, rng), world, rng) for _ in range(num_train // num_shown)]
     rows = [row for number, scene in enumerate(scenes) for row in _train_rows("train", scene, number, world, rng)]
     asked, exams = _test_rows(world, num_test, rng)
     write_rows(files.conversations["reading-train"], lessons)
@@ -165,29 +177,21 @@ def _draw_shapes(count: int, rng: np.random.Generator, without: Sequence[int] = 
 
 
 def _scene(shapes: Sequence[int], world: ConflictWorld, rng: np.random.Generator) -> Scene:
-    places = rng.choice(SIDE * SIDE, len(shapes), replace=False)
+    places = rng.choice(world.side**2, len(shapes), replace=False)
     return Scene(tuple(shapes), tuple(world.colour(shape, rng) for shape in shapes), tuple(places.tolist()))
 
 
 def _picture(scene: Scene, world: ConflictWorld, rng: np.random.Generator) -> Image.Image:
     noise = world.noise * rng.standard_normal((len(scene.shapes), 3))
     cells = zip(scene.places, scene.shapes, scene.colours, noise, strict=True)
-    return board([(place, SHAPES[shape], light(colour, blur)) for place, shape, colour, blur in cells], SIDE)
+    return board([(place, SHAPES[shape], light(colour, blur)) for place, shape, colour, blur in cells], world.side)
 
 
 def _lessons(count: int, world: ConflictWorld, rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[_Named]]:
-    """Any shape in any colour: what a shape alone is and how it is coloured, and the questions of the world itself."""
+    """The questions of the world where any shape may have any colour, and none is absent."""
     rows, pictures = [], []
-    for number, (shape, colour, place) in enumerate(np.ndindex(len(SHAPES), len(COLOURS), SIDE * SIDE)):
-        name = _name("alone", number)
-        pictures.append((name, board([(place, SHAPES[shape], light(colour))], SIDE)))
-        for question, answer in (
-            ("Which shape is this", SHAPES[shape]),
-            ("Which colour is this", COLOURS[colour]),
-        ):
-            rows.append(question_row(f"{name} {question}", name, question, answer, "alone", "train"))
     for number in range(count):
-        scene = _scene(_draw_shapes(PER_SCENE, rng), world, rng)
+        scene = _scene(_draw_shapes(world.num_shown, rng), world, rng)
         pictures.append((_name("reading", number), _picture(scene, world, rng)))
         rows += [{**row, "type": "reading"} for row in _train_rows("reading", scene, number, world, rng, absent=0.0)]
     return rows, pictures
@@ -196,10 +200,10 @@ def _lessons(count: int, world: ConflictWorld, rng: np.random.Generator) -> tupl
 def _train_rows(
     split: str, scene: Scene, number: int, world: ConflictWorld, rng: np.random.Generator, absent: float = ABSENT_SHARE
 ) -> Iterator[dict[str, Any]]:
-    """Five questions about five different shapes, a share `absent` of them about shapes that are not there."""
-    kinds = rng.choice(3, PER_SCENE, p=(1 - absent - TOLD_SHARE, absent, TOLD_SHARE))
+    """As many questions as shapes, each about another one, a share `absent` of them about shapes that are not there."""
+    kinds = rng.choice(3, world.num_shown, p=(1 - absent - TOLD_SHARE, absent, TOLD_SHARE))
     present = rng.permutation(len(scene.shapes)).tolist()
-    missing = _draw_shapes(PER_SCENE, rng, without=scene.shapes)
+    missing = _draw_shapes(world.num_shown, rng, without=scene.shapes)
     image = _name(split, number)
     for place, kind in enumerate(kinds.tolist()):
         name = f"conflict-{split}-{number:05d}-{place}"
@@ -222,22 +226,22 @@ def _test_rows(
         kind = TEST_TYPES[number % len(TEST_TYPES)]
         asked = int(rng.integers(common, len(SHAPES)) if kind == "rare_conflict" else rng.integers(common))
         there = kind in ("consistent", "conflict", "rare_conflict")
-        others = _draw_shapes(PER_SCENE - there, rng, without=[asked])
+        others = _draw_shapes(world.num_shown - there, rng, without=[asked])
         scene = _scene([asked, *others] if there else others, world, rng)
         colour = None if kind == "absent" else world.usual[asked] if kind == "consistent" else world.other(asked, rng)
         if there and colour is not None:
             scene = Scene(scene.shapes, (colour, *scene.colours[1:]), scene.places)
         told = kind == "text_conflict"
         row = _row(f"conflict-test-{number:05d}", _name("test", number), asked, colour, world, told=told)
-        rows.append({**row, "type": kind, "split": "test", **(_box(scene.places[0]) if there else {})})
+        rows.append({**row, "type": kind, "split": "test", **(_box(scene.places[0], world.side) if there else {})})
         scenes.append(scene)
     return rows, scenes
 
 
-def _box(place: int) -> dict[str, list[float]]:
+def _box(place: int, side: int) -> dict[str, list[float]]:
     """Where the answer is to be seen: left, top, right, bottom of a cell in 0..1."""
-    row, column = divmod(place, SIDE)
-    return {"answer_box": [column / SIDE, row / SIDE, (column + 1) / SIDE, (row + 1) / SIDE]}
+    row, column = divmod(place, side)
+    return {"answer_box": [column / side, row / side, (column + 1) / side, (row + 1) / side]}
 
 
 def _row(
