@@ -24,6 +24,13 @@ Overrides = Annotated[
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value; the same as behind the recipe.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, do nothing.")]
 EVALUATED = ("type", "task", "#questions", "#accuracy %", "more")
+Decoding = Annotated[str, typer.Option(help="greedy, context_aware (CAD), visual_contrastive (VCD) or dola.")]
+DecodingOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value of the decoding, for instance weight=0.5.")
+]
+ClampAlpha = Annotated[
+    float | None, typer.Option("--clamp-alpha", min=0, max=1, help="Force alpha of every evidence expert.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -85,15 +92,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at once.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
     blank_image: Annotated[bool, typer.Option("--blank-image", help="Ask with blank pictures: the control.")] = False,
-    decoding: Annotated[
-        str, typer.Option(help="greedy, context_aware (CAD), visual_contrastive (VCD) or dola.")
-    ] = "greedy",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of the decoding, for instance weight=0.5.")
-    ] = None,
-    clamp_alpha: Annotated[
-        float | None, typer.Option("--clamp-alpha", min=0, max=1, help="Force alpha of every evidence expert.")
-    ] = None,
+    decoding: Decoding = "greedy",
+    settings: DecodingOption = None,
+    clamp_alpha: ClampAlpha = None,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:

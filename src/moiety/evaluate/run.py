@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,26 +63,29 @@ def evaluate_model(
     """
     _check_ids(rows)
     decoding = decoding or DecodingSettings()
-    changes = {} if decoding.method == "greedy" else {"decoding": decoding.describe()}
-    if clamp_alpha is not None:
-        _check_evidence_experts(model)
-        changes["clamp_alpha"] = f"{clamp_alpha:g}"
+    changes = _changes(model, decoding, clamp_alpha)
     written, add = _store(model, predictions, max_new_tokens, blank_image, changes)
-    started, was_training = time.perf_counter(), model.training
-    model.eval()
-    try:
+    started = time.perf_counter()
+    with evaluating(model), clamped_alpha(clamp_alpha):
         for batch in _batches([row for row in rows if row.id not in written], images, batch_size, blank_image):
-            asked = [same[0] for same in batch]
-            prompts = decoding_batch(asked, processor, images, decoding, blank_image)
-            with clamped_alpha(clamp_alpha):
-                texts = answer_batch(model, processor, prompts, max_new_tokens, decoding)
+            prompts = decoding_batch([same[0] for same in batch], processor, images, decoding, blank_image)
+            texts = answer_batch(model, processor, prompts, max_new_tokens, decoding)
             add({row.id: text for same, text in zip(batch, texts, strict=True) for row in same})
             if progress is not None:
                 progress(len(written), len(rows))
-    finally:
-        model.train(was_training)
     answers = {row.id: written[row.id] for row in rows}
     return score_predictions(rows, answers, time.perf_counter() - started)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and back into the mode it came in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @torch.inference_mode()
@@ -145,7 +149,15 @@ def _store(
     return file.answers, file.add
 
 
-def _check_evidence_experts(model: nn.Module) -> None:
+def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | None) -> dict[str, str]:
+    """What differs from plain greedy answers, in words.
+
+    Raises:
+        ValueError: a clamp is wished for and the model has no evidence experts.
+    """
+    changes = {} if decoding.method == "greedy" else {"decoding": decoding.describe()}
+    if clamp_alpha is None:
+        return changes
     if not any(isinstance(module, EvidenceExperts) for module in model.modules()):
         settings = settings_of(model)
         scheme = "dense" if settings is None else settings.scheme
@@ -153,6 +165,7 @@ def _check_evidence_experts(model: nn.Module) -> None:
             f"clamp_alpha forces the gate of evidence experts, and this model of scheme {scheme!r} has none; "
             "leave it out, or give a model of scheme asymoe with text_kind evidence"
         )
+    return {**changes, "clamp_alpha": f"{clamp_alpha:g}"}
 
 
 def _check_ids(rows: Sequence[Row]) -> None:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moiety.evaluate.run import evaluating
 from moiety.lens.charts import draw_depth, draw_shares
 from moiety.lens.draw import draw_patches, draw_words, most_varied_layer
 from moiety.lens.forced import force, read
 from moiety.lens.gates import draw_gates
-from moiety.lens.ground import TAKEN_AWAY, choices_and_gates, evaluating, gathered, sample_of
+from moiety.lens.ground import TAKEN_AWAY, choices_and_gates, gathered, sample_of
 from moiety.lens.hyperbolic import draw_discs, draw_radii
 from moiety.lens.numbers import RoutingNumbers, numbers_of, summary_rows, write_numbers
 from moiety.lens.observe import PICTURE, Observation, observe

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from moiety.evaluate.run import evaluating
 from moiety.groups import ExpertGroups, Modality
 from moiety.lens.forced import Forced, Reading, eager_attention, force, read
 from moiety.lens.points import Cloud, clouds_of, drawn_layers, joined_clouds
@@ -153,17 +153,6 @@ def ground(
                 progress(number + 1, len(rows))
     found = gathered(model, samples, [row.type or "" for row in rows])
     return replace(found, clouds=joined_clouds(clouds, ("pictures", "phrases")))
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Put a model into eval mode, and back into the mode it came in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def gathered(model: Any, samples: Sequence[Sample], types: Sequence[str]) -> Grounding:
