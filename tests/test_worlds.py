@@ -16,9 +16,9 @@ from moiety.vlm.floors import question_only_floor
 from moiety.vlm.images import Images
 from moiety.vlm.rows import load_rows
 from moiety.worlds import WorldFiles, bayes_accuracy, write_conflict, write_containment
-from moiety.worlds.board import AXES, BACKGROUND, CELL, COLOURS, SYMBOLS, board, ink, light
+from moiety.worlds.board import AXES, BACKGROUND, CELL, COLOURS, GREY, SYMBOLS, board, ink, light
 from moiety.worlds.conflict import NUM_RARE, SHAPES, TEST_TYPES
-from moiety.worlds.tree import BLOCK, grow, mosaic
+from moiety.worlds.tree import BLOCK, STRENGTH, grow, mosaic
 
 FORMS = [("is_a", "named"), ("is_a", "path"), ("part_of", "named"), ("mixed", "named")]
 
@@ -39,7 +39,13 @@ def same_bytes(one: WorldFiles, other: WorldFiles) -> list[bool]:
 @pytest.fixture(scope="module")
 def conflict(tmp_path_factory: pytest.TempPathFactory) -> WorldFiles:
     return write_conflict(
-        tmp_path_factory.mktemp("conflict"), num_train=3000, num_test=20, num_reading=1000, seed=3, agreement=0.9
+        tmp_path_factory.mktemp("conflict"),
+        num_train=3000,
+        num_test=20,
+        num_reading=1000,
+        num_shown=5,
+        seed=3,
+        agreement=0.9,
     )
 
 
@@ -200,7 +206,7 @@ def test_the_order_mark_says_whether_a_statement_holds(containment: WorldFiles) 
 
 def test_kinds_named_alone_are_balanced_and_new_in_the_test(tmp_path: Path) -> None:
     """Each kind is affirmed as often as denied, and no pair of a leaf and its kind is affirmed in both splits."""
-    files = write_containment(tmp_path, num_train=2400, num_test=40, depth=3, seed=5)
+    files = write_containment(tmp_path, num_train=900, num_test=20, depth=3, seed=5)
     tree = grow(3, 3, "named", np.random.default_rng(5))
     node_of = {name: node for node, name in tree.names.items()}
     images, told = Images(files.images), defaultdict(list)
@@ -222,11 +228,11 @@ def test_kinds_named_alone_are_balanced_and_new_in_the_test(tmp_path: Path) -> N
 
 def leaves_of(picture: Any, tree: Any) -> list[Any]:
     """What a picture shows, read from its pixels: the leaf whose textures fit each cell best."""
-    looks = {leaf: sum(tree.textures[leaf[:n]] for n in range(1, tree.depth + 1)) for leaf in tree.leaves}
+    looks = np.stack([sum(tree.textures[leaf[:n]] for n in range(1, tree.depth + 1)) for leaf in tree.leaves])
     pixels, found = np.asarray(picture).astype(float), []
     for row, column in itertools.product(range(pixels.shape[0] // CELL), repeat=2):
-        cell = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] - 128
-        found.append(min(looks, key=lambda leaf: np.square(cell - 30 * looks[leaf]).sum()))
+        cell = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL] - GREY
+        found.append(tree.leaves[int(np.square(cell - STRENGTH * looks).sum((1, 2, 3)).argmin())])
     return found
 
 
