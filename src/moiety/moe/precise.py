@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 
 class StaysPrecise(nn.Module):
-    """Base of modules whose own parameters are gates or scales: small steps of theirs would vanish in bfloat16.
+    """Base of modules with gates or scales among their own parameters: small steps of theirs would vanish in bfloat16.
 
     ``model.to(torch.bfloat16)`` and ``model.half()`` move them, but leave their type alone; wider types are followed.
+    Create them as float32, so that a model that is built in a narrow type keeps them as well.
 
     Example:
         >>> import torch
         >>> class Gate(StaysPrecise):
+        ...     precise = ("bias",)
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.weight = nn.Parameter(torch.zeros(2))
-        >>> Gate().bfloat16().weight.dtype, Gate().double().weight.dtype
-        (torch.float32, torch.float64)
+        ...         self.weight, self.bias = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+        >>> gate = Gate().bfloat16()
+        >>> gate.weight.dtype, gate.bias.dtype, gate.double().bias.dtype
+        (torch.bfloat16, torch.float32, torch.float64)
     """
 
+    precise: ClassVar[tuple[str, ...] | None] = None
+    """Names of the parameters; None: all of the module's own."""
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        names = self._parameters if self.precise is None else self.precise
+        own = [parameter for name in names if (parameter := self._parameters.get(name)) is not None]
+        kept = {id(tensor) for parameter in own for tensor in (parameter, parameter.grad) if tensor is not None}
+
         def wide(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             narrows = moved.is_floating_point() and moved.dtype.itemsize < 4 <= tensor.dtype.itemsize
-            return tensor.to(moved.device) if narrows else moved
+            return tensor.to(moved.device) if narrows and id(tensor) in kept else moved
 
         return super()._apply(wide, recurse)

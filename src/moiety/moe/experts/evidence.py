@@ -19,6 +19,7 @@ from moiety.moe.experts.rich_gate import rich_scores
 from moiety.moe.experts.rows import gather
 from moiety.moe.experts.slots import Share
 from moiety.moe.kernels.activation import ACTIVATIONS
+from moiety.moe.precise import StaysPrecise
 
 _clamped: ContextVar[float | None] = ContextVar("moiety_clamped_alpha", default=None)
 
@@ -42,7 +43,7 @@ def clamped_alpha(value: float | None) -> Iterator[None]:
         _clamped.reset(token)
 
 
-class EvidenceExperts(BesideBank):
+class EvidenceExperts(StaysPrecise, BesideBank):
     r"""Experts that weigh what they know against what the prompt shows.
 
     :math:`E(x, a) = \alpha F_{mem}(x) + (1-\alpha) F_{evd}(x, a)` with
@@ -64,6 +65,8 @@ class EvidenceExperts(BesideBank):
         AsyMoE (2606.00275), eq. 7-9. Ours: the gated form, the rich gate, the range of alpha and its start at 0.3.
     """
 
+    precise = ("w_alpha", "b_alpha")
+
     def __init__(self, num_experts: int, hidden: int, settings: AsyMoESettings, *, act: Any = "silu") -> None:
         super().__init__()
         if settings.evidence_dim is None:
@@ -81,8 +84,9 @@ class EvidenceExperts(BesideBank):
         self.input_proj = nn.Parameter(torch.empty(num_experts, 2 * matrices * width, hidden))
         self.context_proj = nn.Parameter(torch.empty(num_experts, matrices * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(num_experts, hidden, 2 * width))
-        self.w_alpha = nn.Parameter(torch.empty(num_experts, 3 * hidden + 1 if self.rich else hidden))
-        self.b_alpha = nn.Parameter(torch.empty(num_experts))
+        inputs = 3 * hidden + 1 if self.rich else hidden
+        self.w_alpha = nn.Parameter(torch.empty(num_experts, inputs, dtype=torch.float32))
+        self.b_alpha = nn.Parameter(torch.empty(num_experts, dtype=torch.float32))
         self.initialise()
 
     def initialise(self, init: Any = torch.nn.init) -> None:

@@ -17,6 +17,7 @@ from moiety.moe.experts.lorentz_maps import Maps
 from moiety.moe.experts.products import can_group, runs_of
 from moiety.moe.experts.slots import Share
 from moiety.moe.kernels.choice import compute_dtype
+from moiety.moe.precise import StaysPrecise
 
 CURVATURES = (0.1, 10.0)
 """Where a learned curvature stays."""
@@ -24,7 +25,7 @@ OUTPUT_SCALE = 0.05
 """Root mean square of an output at the start, about."""
 
 
-class LorentzExperts(BesideBank):
+class LorentzExperts(StaysPrecise, BesideBank):
     r"""Gated experts on points of the Lorentz model, with a projection for each side (vision, text, …).
 
     :math:`u = e^\theta W_{side}x`; its point has centred time :math:`\tau` and space :math:`s`, the radius capped;
@@ -48,6 +49,8 @@ class LorentzExperts(BesideBank):
         AsyMoE (2606.00275), eq. 10-13, which do not say what happens between the maps. "Exponential map, MLP,
         logarithm" in the tangent space is exactly the MLP; so ours works on coordinates of the manifold.
     """
+
+    precise = ("log_scale", "cone_log_scale", "inner_log_scale", "out_log_scale", "log_curvature")
 
     def __init__(
         self,
@@ -73,13 +76,14 @@ class LorentzExperts(BesideBank):
             raise ValueError(f"hyp_dim={self.space} must be a multiple of product_factors={self.num_factors}")
         self.maps = Maps(settings.inter_kind == "euclidean", settings.radius_cap, self.inner)
         new = lambda *size: nn.Parameter(torch.empty(num_experts, *size))  # noqa: E731
+        scale = lambda *size: nn.Parameter(torch.empty(num_experts, *size, dtype=torch.float32))  # noqa: E731
         self.projection = new(num_sides, self.space, hidden)
-        self.log_scale, self.cone_log_scale = new(num_sides), new(num_sides)
+        self.log_scale, self.cone_log_scale = scale(num_sides), scale(num_sides)
         self.gate_up_proj, self.gate_up_time = new(2 * self.inner, self.space), new(2 * self.inner, self.num_factors)
         self.down_proj, self.down_time = new(hidden, self.inner), new(hidden)
-        self.inner_log_scale, self.out_log_scale = new(), new()
+        self.inner_log_scale, self.out_log_scale = scale(), scale()
         learns = settings.learn_curvature and not self.maps.flat
-        self.log_curvature = new(self.num_factors) if learns else None
+        self.log_curvature = scale(self.num_factors) if learns else None
         self.residual = None if residual_ffn is None else FFNExperts(num_experts, hidden, residual_ffn, act)
         self.initialise()
 
