@@ -62,10 +62,6 @@ class ContextCache:
         """Repeat every row `repeats` times, copies side by side."""
         self._rows(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
-    def to(self, device: torch.device | str) -> None:
-        """Move everything to another device."""
-        self._rows(lambda tensor: tensor.to(device, non_blocking=True))
-
     def crop(self, tokens: int) -> None:
         """Forget the last `tokens` tokens."""
         self.length = max(0, self.length - tokens)
