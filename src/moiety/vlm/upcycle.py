@@ -192,7 +192,7 @@ def probe_batch(model: Any) -> dict[str, Tensor]:
     Upcycling leaves tower and projector alone, so random vectors of the size of embeddings stand for picture features.
 
     Returns:
-        ``inputs_embeds (4, 24, hidden)``, ``attention_mask`` and ``modality_ids (4, 24)``.
+        ``inputs_embeds (4, 24, hidden)``, ``attention_mask``, ``modality_ids`` and ``evidence_mask (4, 24)``.
     """
     table = model.get_input_embeddings()
     generator = torch.Generator().manual_seed(20250)
@@ -209,6 +209,7 @@ def probe_batch(model: Any) -> dict[str, Tensor]:
         "inputs_embeds": embeds,
         "attention_mask": mask.to(embeds.device),
         "modality_ids": modality.to(embeds.device),
+        "evidence_mask": mask.bool().to(embeds.device),
     }
 
 
@@ -216,7 +217,7 @@ def probe_batch(model: Any) -> dict[str, Tensor]:
 def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     """Logits at the real positions of the probe, ``(positions, vocab)``."""
     if settings_of(model) is None:
-        probe = {name: value for name, value in probe.items() if name != "modality_ids"}
+        probe = {name: value for name, value in probe.items() if name in ("inputs_embeds", "attention_mask")}
     logits = model(**probe, use_cache=False).logits
     return logits[probe["attention_mask"].bool()].float()
 
