@@ -154,12 +154,14 @@ def _point_pictures(found: Grounding, folder: Path) -> list[tuple[str, str, Path
 
 
 def radii_rows(found: Grounding) -> list[dict[str, Any]]:
-    """Mean hyperbolic radius of pictures and phrases, one record for each drawn layer and expert."""
+    """Mean hyperbolic radius of pictures and phrases, and how far from a tree they all are: a record for each drawn
+    layer and expert."""
     return [
         {
             "layer": cloud.layer,
             "expert": cloud.expert,
             **{kind: plain(cloud.radii(kind).mean()) for kind, points in cloud.points.items() if len(points)},
+            "delta_hyperbolicity": plain(cloud.delta_hyperbolicity()),
         }
         for cloud in found.clouds
     ]

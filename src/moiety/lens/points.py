@@ -13,11 +13,13 @@ from moiety.groups import Modality
 from moiety.lens.forced import Forced, Reading
 from moiety.moe.experts.lorentz import LorentzExperts
 from moiety.moe.experts.mixed import MixedExperts
-from moiety.moe.geometry import poincare, radius, radius_cap
+from moiety.moe.geometry import delta_hyperbolicity, distance, poincare, radius, radius_cap
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.order_loss import CONE_CAP, cone_points, default_rho0, pool
 from moiety.vlm.model import moe_layers
 
+MOST_POINTS = 100
+"""Delta-hyperbolicity looks at all quadruples: time grows with the fourth power."""
 KINDS = ("patches", "words", "pictures", "phrases")
 
 
@@ -42,6 +44,13 @@ class Cloud:
     def radii(self, kind: str) -> Tensor:
         """Hyperbolic radius of every point in every factor, ``(points * factors,)``."""
         return radius(self.points[kind], self.kappa).flatten()
+
+    def delta_hyperbolicity(self) -> float:
+        """How far the distances between all points are from those of a tree, 0..1; of many points, an even sample."""
+        whole = torch.cat(list(self.points.values()))
+        whole = whole[torch.linspace(0, len(whole) - 1, min(len(whole), MOST_POINTS)).long()]
+        apart = distance(whole[:, None], whole[None], self.kappa).sum(dim=-1)  # (points, points, factors) -> their sum
+        return float(delta_hyperbolicity(apart))
 
     def disc(self) -> tuple[dict[str, Tensor], float]:
         """Points of the first factor in the unit disc, kind -> ``(points, 2)``, and how much of them the plane holds.
