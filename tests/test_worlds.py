@@ -53,7 +53,7 @@ def conflict(tmp_path_factory: pytest.TempPathFactory) -> WorldFiles:
 def containment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> WorldFiles:
     form, names = request.param
     return write_containment(
-        tmp_path_factory.mktemp("containment"), form=form, names=names, num_train=1200, num_test=20, seed=3
+        tmp_path_factory.mktemp("containment"), form=form, names=names, num_train=2400, num_test=100, seed=3
     )
 
 
@@ -247,7 +247,7 @@ def test_leaves_below_one_kind_look_alike() -> None:
 
 
 def test_the_lowest_levels_are_never_named_by_path_in_training(tmp_path: Path) -> None:
-    files = write_containment(tmp_path, names="path", num_train=600, num_test=10, seed=1)
+    files = write_containment(tmp_path, names="path", num_train=600, num_test=100, seed=1)
     assert {row["type"] for row in lines(files.conversations["train"])} == {"level1", "level2"}
     assert {row["type"] for row in lines(files.conversations["test"])} == {"level1", "level2", "level3", "level4"}
 

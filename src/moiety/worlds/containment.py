@@ -111,12 +111,14 @@ def write_containment(
         conversations={split: folder / f"conversations-{split}.jsonl" for split in ("train", "test")},
     )
     types = len({said.kind for _ in range(50) for said in world.state(world.content(), "test")})
-    for split, tar, count in zip(("train", "test"), files.images, (num_train, num_test * types), strict=True):
-        scenes = [world.content() for _ in range(-(-count // PER_SCENE) * 5 // 4)]
-        said = _balanced([world.state(scene, split) for scene in scenes], per_text=form == "is_a", rng=rng)
+    sizes = {"train": num_train * 5 // 4, "test": num_test * types * 4}  # balance drops some, of test questions most
+    for (split, size), tar in zip(sizes.items(), files.images, strict=True):
+        scenes = [world.content() for _ in range(-(-size // PER_SCENE))]
+        most = num_test // 2 if split == "test" else None
+        said = _balanced([world.state(scene, split) for scene in scenes], form == "is_a", rng, most)
         rows = [row for number, found in enumerate(said) for row in _rows(found, number, split)]
         write_rows(files.conversations[split], rows)
-        write_pictures(tar, ((_name(split, number), world.show(scene)) for number, scene in enumerate(scenes)))
+        write_pictures(tar, ((_name(split, n), world.show(scene)) for n, scene in enumerate(scenes) if said[n]))
     return files
 
 
@@ -240,17 +242,27 @@ def _is_there(words: str) -> str:
     return f"Is there {words}"
 
 
-def _balanced(said: Sequence[Sequence[Statement]], per_text: bool, rng: np.random.Generator) -> list[list[Statement]]:
-    """The statements of each scene, as many true as false of each text (or of each kind of question), at random."""
+def _balanced(
+    said: Sequence[Sequence[Statement]], per_text: bool, rng: np.random.Generator, most: int | None = None
+) -> list[list[Statement]]:
+    """The statements of each scene, as many true as false of each text (or of each kind of question), at random.
+
+    At most `most` pairs of a true and a false one are kept of each kind of question.
+    """
     places: dict[object, dict[bool, list[tuple[int, int]]]] = defaultdict(lambda: {True: [], False: []})
     for number, statements in enumerate(said):
         for place, statement in enumerate(statements):
             places[statement.text if per_text else statement.kind][statement.holds].append((number, place))
-    kept: set[tuple[int, int]] = set()
+    pairs: dict[str, list[Any]] = defaultdict(list)
     for found in places.values():
         size = min(map(len, found.values()))
-        for candidates in found.values():
-            kept |= {candidates[index] for index in rng.permutation(len(candidates))[:size].tolist()}
+        true, false = ([side[index] for index in rng.permutation(len(side))[:size].tolist()] for side in found.values())
+        for one, other in zip(true, false, strict=True):
+            pairs[said[one[0]][one[1]].kind].append((one, other))
+    kept: set[tuple[int, int]] = set()
+    for found_pairs in pairs.values():
+        for index in rng.permutation(len(found_pairs))[:most].tolist():
+            kept |= set(found_pairs[index])
     return [
         [statement for place, statement in enumerate(statements) if (number, place) in kept]
         for number, statements in enumerate(said)
