@@ -126,6 +126,10 @@ def test_evidence_messages() -> None:
         clamped_alpha(1.5).__enter__()
     with pytest.raises(RuntimeError, match=r"a rich gate reads context and mass of each token; pass both"):
         evidence().alpha(torch.randn(3, 6).double(), None, None)
+    for act in (torch.relu, "tanh"):
+        with pytest.raises(ValueError, match=r"gated evidence branches know gelu, .*evidence_form: gelu"):
+            EvidenceExperts(1, 6, AsyMoESettings(evidence_dim=5, evidence_form="swiglu"), act=act)
+    EvidenceExperts(1, 6, AsyMoESettings(evidence_dim=5, evidence_form="gelu"), act=torch.relu)
 
 
 # -- Lorentz experts --------------------------------------------------------------------------------------------------

@@ -56,10 +56,11 @@ class EvidenceExperts(StaysPrecise, BesideBank):
         num_experts: Experts in the bank.
         hidden: Width of the decoder.
         settings: Section ``moe.asymoe`` with ``evidence_dim`` given, the inner width of each branch.
-        act: Activation of the decoder's FFN, which gated branches take over; a callable counts as ``silu``.
+        act: Name of the activation of the decoder's FFN, which gated branches take over; gelu branches do not read it.
 
     Raises:
-        ValueError: ``evidence_dim`` is missing, or ``alpha_start`` lies outside ``alpha_range``.
+        ValueError: ``evidence_dim`` is missing, ``alpha_start`` lies outside ``alpha_range``, or gated branches are to
+            take over an activation without a known name.
 
     Source:
         AsyMoE (2606.00275), eq. 7-9. Ours: the gated form, the rich gate, the range of alpha and its start at 0.3.
@@ -79,7 +80,12 @@ class EvidenceExperts(StaysPrecise, BesideBank):
         self.num_experts, self.hidden, self.width, self.settings = num_experts, hidden, width, settings
         self.gated = settings.form == "swiglu"
         self.rich = settings.gate_input == "rich"
-        self.act = act if isinstance(act, str) and act in ACTIVATIONS else "silu"
+        if self.gated and not (isinstance(act, str) and act in ACTIVATIONS):
+            raise ValueError(
+                f"gated evidence branches know {', '.join(sorted(ACTIVATIONS))}, the decoder's activation is {act!r}; "
+                "set moe.asymoe.evidence_form: gelu"
+            )
+        self.act = act if self.gated else "silu"
         matrices = 2 if self.gated else 1
         self.input_proj = nn.Parameter(torch.empty(num_experts, 2 * matrices * width, hidden))
         self.context_proj = nn.Parameter(torch.empty(num_experts, matrices * width, hidden))
