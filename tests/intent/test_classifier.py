@@ -126,7 +126,8 @@ def test_saved_and_loaded_in_another_process_it_answers_bit_for_bit(fitted: Inte
         **{f"{n}-{m}": s.frames(m) for n, s in enumerate(samples) for m in ("text", "video", "audio")},
     )
     program = (
-        "import sys, numpy as np, torch; from moiety.intent import IntentClassifier, IntentSample; torch.set_num_threads(1)\n"
+        "import sys, numpy as np, torch; torch.set_num_threads(1)\n"
+        "from moiety.intent import IntentClassifier, IntentSample\n"
         "z = dict(np.load(sys.argv[2]))\n"
         "s = [IntentSample('', None, *(z[f'{n}-{m}'] for m in ('text', 'video', 'audio'))) for n in range(8)]\n"
         "np.save(sys.argv[3], IntentClassifier.load(sys.argv[1]).predict_proba(s))\n"
