@@ -8,9 +8,7 @@ split, so that the question alone is right exactly half the time.
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from moiety.worlds.files import write_pictures
 
 COLOURS = {
     "red": (230, 60, 50),
@@ -97,7 +97,7 @@ def write_scenes(
     sources = _split_sources(rng)
     for split, count, tar in (("train", num_train, files.images[0]), ("test", num_test, files.images[1])):
         scenes = [compose(sources[split], rng) for _ in range(count)]
-        _write_tar(tar, ((_name(split, number), draw(scene, scans, canvas)) for number, scene in enumerate(scenes)))
+        write_pictures(tar, ((_name(split, number), draw(scene, scans, canvas)) for number, scene in enumerate(scenes)))
         _write_lines(folder / f"conversations-{split}.jsonl", ask(scenes, split, rng))
         if split == "train":
             _write_lines(files.captions, [_caption_row(scene, number, rng) for number, scene in enumerate(scenes)])
@@ -216,15 +216,3 @@ def _name(split: str, number: int) -> str:
 
 def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-def _write_tar(path: Path, pictures: Iterable[tuple[str, Image.Image]]) -> None:
-    """An uncompressed tar without times or owners, so that equal pictures give equal files."""
-    with tarfile.open(path, "w:") as tar:
-        for name, picture in pictures:
-            content = io.BytesIO()
-            picture.save(content, "PNG")
-            member = tarfile.TarInfo(name)
-            member.size = content.tell()
-            content.seek(0)
-            tar.addfile(member, content)

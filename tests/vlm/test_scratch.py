@@ -83,6 +83,17 @@ def test_a_tiny_model_learns_to_read_its_pictures() -> None:
     assert processor.tokenizer.batch_decode(said, skip_special_tokens=True) == [" red", " blue"]
 
 
+def test_louder_words_and_pictures_are_the_same_ones() -> None:
+    processor = shared_processor()
+    quiet, loud = (
+        scratch_model(SIZES.model_copy(update={"embedding_gain": gain}), processor, 0) for gain in (1.0, 4.0)
+    )
+    changed = {name for name, weight in loud.state_dict().items() if not torch.equal(weight, quiet.state_dict()[name])}
+    assert {name.split(".")[-2] for name in changed} == {"embed_tokens", "linear_2"}
+    for name in changed:
+        torch.testing.assert_close(loud.state_dict()[name], 4 * quiet.state_dict()[name])
+
+
 def test_words_of_the_data_are_one_token_and_any_text_survives() -> None:
     tokenizer = scratch_processor(ScratchSettings(), WORDS * 3, "plain").tokenizer
     assert tokenizer.tokenize("Which colour?\n purple</s>") == ["Which", "Ġcolour", "?", "Ċ", "Ġpurple", "</s>"]

@@ -153,10 +153,10 @@ def scratch_model(settings: ScratchSettings, processor: LlavaProcessor, seed: in
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
+        model: Any = LlavaForConditionalGeneration(config)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(settings.embedding_gain)
-        model.model.multi_modal_projector.linear_2.weight.mul_(settings.embedding_gain)
+        for weight in (model.get_input_embeddings().weight, model.model.multi_modal_projector.linear_2.weight):
+            weight.mul_(settings.embedding_gain)
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
     )
