@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from moiety.worlds.board import AXES, COLOURS, SYMBOLS, board, light
-from moiety.worlds.files import WorldFiles, question_row, write_pictures, write_rows
+from moiety.worlds.files import WorldFiles, files_in, question_row, write_pictures, write_rows
 
 SHAPES = tuple(SYMBOLS)
 NUM_RARE = 4
@@ -94,8 +94,7 @@ def write_conflict(
     Files: ``conversations-reading-train.jsonl`` (every shape in every colour, so that nothing is worth remembering: a
     model learns to read pictures and sentences), ``conversations-train.jsonl`` (as many questions about a picture as it
     shows shapes) and ``conversations-test.jsonl`` (one question a picture, `num_test` of each of :data:`TEST_TYPES`). A
-    row says what memory answers (``prior_answer``) and, where picture or sentence tells the colour,
-    ``evidence_answer``.
+    row says what memory answers (``prior_answer``) and, where the prompt tells the colour, ``evidence_answer``.
 
     Args:
         folder: Where the files go; files of an earlier call are overwritten.
@@ -111,6 +110,28 @@ def write_conflict(
     Raises:
         ValueError: a number is out of range.
     """
+    _check(num_train, num_test, num_reading, num_shown, agreement, noise)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    usual = rng.permutation(np.arange(len(SHAPES)) % len(COLOURS))  # each colour is usual for four shapes
+    world = ConflictWorld(tuple(usual.tolist()), agreement, noise, num_shown)
+    files = files_in(folder, ("reading-train", "train", "test"))
+    lessons, first_pictures = _lessons(num_reading // num_shown, replace(world, agreement=1 / len(COLOURS)), rng)
+    scenes = [_scene(_draw_shapes(num_shown, rng), world, rng) for _ in range(num_train // num_shown)]
+    rows = [row for number, scene in enumerate(scenes) for row in _train_rows("train", scene, number, world, rng)]
+    asked, exams = _test_rows(world, num_test, rng)
+    for path, written in zip(files.conversations.values(), (lessons, rows, asked), strict=True):
+        write_rows(path, written)
+    drawn = ((_name("train", number), _picture(scene, world, rng)) for number, scene in enumerate(scenes))
+    tests = ((_name("test", number), _picture(scene, world, rng)) for number, scene in enumerate(exams))
+    for path, pictures in zip(files.images, (itertools.chain(first_pictures, drawn), tests), strict=True):
+        write_pictures(path, pictures)
+    return files
+
+
+def _check(num_train: int, num_test: int, num_reading: int, num_shown: int, agreement: float, noise: float) -> None:
+    """Refuse numbers that make no world."""
     if not 1 <= num_shown <= len(SHAPES) // 2:
         raise ValueError(f"num_shown={num_shown} must lie in 1..{len(SHAPES) // 2}: others are asked for as absent")
     if min(num_train, num_reading) < 1 or num_train % num_shown or num_reading % num_shown or num_test < 1:
@@ -120,27 +141,6 @@ def write_conflict(
         )
     if not 0 < agreement <= 1 or not 0 <= noise < math.inf:
         raise ValueError(f"agreement={agreement} must lie in (0, 1] and noise={noise} must be finite and >= 0")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    usual = rng.permutation(np.arange(len(SHAPES)) % len(COLOURS))  # each colour is usual for four shapes
-    world = ConflictWorld(tuple(usual.tolist()), agreement, noise, num_shown)
-    files = WorldFiles(
-        folder=folder,
-        images=(folder / "images-train.tar", folder / "images-test.tar"),
-        conversations={split: folder / f"conversations-{split}.jsonl" for split in ("reading-train", "train", "test")},
-    )
-    lessons, first_pictures = _lessons(num_reading // num_shown, replace(world, agreement=1 / len(COLOURS)), rng)
-    scenes = [_scene(_draw_shapes(num_shown, rng), world, rng) for _ in range(num_train // num_shown)]
-    rows = [row for number, scene in enumerate(scenes) for row in _train_rows("train", scene, number, world, rng)]
-    asked, exams = _test_rows(world, num_test, rng)
-    write_rows(files.conversations["reading-train"], lessons)
-    write_rows(files.conversations["train"], rows)
-    write_rows(files.conversations["test"], asked)
-    drawn = ((_name("train", number), _picture(scene, world, rng)) for number, scene in enumerate(scenes))
-    write_pictures(files.images[0], itertools.chain(first_pictures, drawn))
-    write_pictures(files.images[1], ((_name("test", n), _picture(scene, world, rng)) for n, scene in enumerate(exams)))
-    return files
 
 
 def bayes_accuracy(agreement: float, noise: float, num_draws: int = 100_000, seed: int = 0) -> float:

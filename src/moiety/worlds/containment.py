@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from moiety.worlds.board import COLOURS, SYMBOLS, board, light
-from moiety.worlds.files import WorldFiles, question_row, write_pictures, write_rows
+from moiety.worlds.files import WorldFiles, files_in, question_row, write_pictures, write_rows
 from moiety.worlds.tree import Node, Tree, grow, mosaic
 
 Form = Literal["is_a", "part_of", "mixed"]
@@ -105,11 +105,7 @@ def write_containment(
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     world = _facts(rng) if form == "part_of" else _kinds(form, grow(branching, depth, names, rng), names, rng)
-    files = WorldFiles(
-        folder=folder,
-        images=(folder / "images-train.tar", folder / "images-test.tar"),
-        conversations={split: folder / f"conversations-{split}.jsonl" for split in ("train", "test")},
-    )
+    files = files_in(folder, ("train", "test"))
     types = len({said.kind for _ in range(50) for said in world.state(world.content(), "test")})
     sizes = {"train": num_train * 5 // 4, "test": num_test * types * 4}  # balance drops some, of test questions most
     for (split, size), tar in zip(sizes.items(), files.images, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ class WorldFiles:
     folder: Path
     images: tuple[Path, ...]
     conversations: Mapping[str, Path]
+
+
+def files_in(folder: Path, splits: Sequence[str]) -> WorldFiles:
+    """Names of the files of a world: one conversation file a split, pictures for training and for the test."""
+    conversations = {split: folder / f"conversations-{split}.jsonl" for split in splits}
+    return WorldFiles(folder, (folder / "images-train.tar", folder / "images-test.tar"), conversations)
 
 
 def question_row(name: str, image: str, question: str, answer: str, kind: str, split: str) -> dict[str, Any]:
