@@ -102,7 +102,7 @@ def score_metrics(scores: np.ndarray, in_scope: np.ndarray) -> dict[str, float]:
     y = np.asarray(in_scope).astype(int)
     if not 0 < y.sum() < len(y):
         raise ValueError(f"{y.sum()} of {len(y)} rows are in scope; out-of-scope grades need rows of both kinds")
-    fpr, tpr, _ = roc_curve(y, scores, drop_intermediate=False)
+    fpr, tpr, _ = roc_curve(y, scores)
     precision_in, recall_in, _ = precision_recall_curve(y, scores)
     precision_out, recall_out, _ = precision_recall_curve(1 - y, 1 - np.asarray(scores))
     nearest = np.abs(fpr - (1 - tpr)).argmin()
