@@ -279,10 +279,10 @@ def test_the_experts_maps_are_these(kappa: float) -> None:
     expected_time, space = lift(radius_cap(u, kappa, 3.0), kappa)
     torch.testing.assert_close(time, expected_time)
     torch.testing.assert_close(u * stretch.unsqueeze(-1), space)
-    inner_time = maps.inner_time(squares, unscaled, log_kappa)
-    torch.testing.assert_close(inner_time, centred_time(u * maps.inner_scale(unscaled), kappa))
-    back = maps.log_origin(squares, unscaled, log_kappa)
-    torch.testing.assert_close(u * back.unsqueeze(-1), log_origin(u, kappa))
+    scale = maps.inner_scale(unscaled)  # time comes divided by it, as the state itself does
+    torch.testing.assert_close(maps.inner_time(squares, unscaled, log_kappa) * scale, centred_time(u * scale, kappa))
+    back = maps.log_origin(squares, unscaled, unscaled, log_kappa)  # of o / b
+    torch.testing.assert_close(u * back.unsqueeze(-1), log_origin(u * scale, kappa))
 
 
 # -- T6: cones ---------------------------------------------------------------------------------------------------------
