@@ -8,8 +8,7 @@ split, so that the question alone is right exactly half the time.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from moiety.worlds.files import write_pictures
+from moiety.worlds.files import question_row, write_pictures, write_rows
 
 COLOURS = {
     "red": (230, 60, 50),
@@ -98,9 +97,9 @@ def write_scenes(
     for split, count, tar in (("train", num_train, files.images[0]), ("test", num_test, files.images[1])):
         scenes = [compose(sources[split], rng) for _ in range(count)]
         write_pictures(tar, ((_name(split, number), draw(scene, scans, canvas)) for number, scene in enumerate(scenes)))
-        _write_lines(folder / f"conversations-{split}.jsonl", ask(scenes, split, rng))
+        write_rows(folder / f"conversations-{split}.jsonl", ask(scenes, split, rng))
         if split == "train":
-            _write_lines(files.captions, [_caption_row(scene, number, rng) for number, scene in enumerate(scenes)])
+            write_rows(files.captions, [_caption_row(scene, number, rng) for number, scene in enumerate(scenes)])
     return files
 
 
@@ -165,7 +164,7 @@ def ask(scenes: Sequence[Sequence[Placed]], split: str, rng: np.random.Generator
         for index in rng.permutation(len(questions)).tolist()
     ]
     return [
-        _row(f"scenes-{split}-{index:06d}", _name(split, number), text, answer, kind, split)
+        question_row(f"scenes-{split}-{index:06d}", _name(split, number), text, answer, kind, split)
         for index, (number, kind, text, answer) in enumerate(rows)
     ]
 
@@ -195,24 +194,11 @@ def _split_sources(rng: np.random.Generator) -> dict[str, list[np.ndarray]]:
 
 def _caption_row(scene: Sequence[Placed], number: int, rng: np.random.Generator) -> dict[str, Any]:
     prompt = _CAPTION_PROMPTS[int(rng.integers(len(_CAPTION_PROMPTS)))]
-    row = _row(f"scenes-caption-{number:06d}", _name("train", number), prompt, caption(scene), "caption", "train")
+    row = question_row(
+        f"scenes-caption-{number:06d}", _name("train", number), prompt, caption(scene), "caption", "train"
+    )
     return {**row, "objects": [asdict(placed) for placed in scene]}
-
-
-def _row(name: str, image: str, question: str, answer: str, kind: str, split: str) -> dict[str, Any]:
-    return {
-        "id": name,
-        "image": image,
-        "conversations": [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}],
-        "type": kind,
-        "split": split,
-        "answers": [answer],
-    }
 
 
 def _name(split: str, number: int) -> str:
     return f"scenes/{split}/{number:06d}.png"
-
-
-def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

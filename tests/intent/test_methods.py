@@ -23,7 +23,7 @@ every_network = pytest.mark.parametrize(
      ("amess", {"pooling": "mean", "text_shortcut": False}), ("amess", {"anchor_weighting": False})],
     ids=str,
 )  # fmt: skip
-CLOSE = {"rtol": 0, "atol": 1e-5}  # worst seen 5e-7
+CLOSE = {"rtol": 0, "atol": 1e-5}  # worst seen 8e-7
 
 
 def text_users(method: str) -> list:
@@ -41,13 +41,13 @@ def test_a_sample_in_a_batch_is_the_sample_alone(method: str, settings: dict) ->
     assert torch.isfinite(together.logits).all()
 
 
+@pytest.mark.parametrize("junk", [1e4, float("nan")])
 @every_network
-def test_what_stands_under_a_false_mask_changes_nothing(method: str, settings: dict) -> None:
+def test_what_stands_under_a_false_mask_changes_nothing(method: str, settings: dict, junk: float) -> None:
     built, batch = network(method, **settings), make_batch(utterances(), DIMS)
-    loud = {name: x.masked_fill(~batch.frame_mask[name].unsqueeze(-1), 1e4) for name, x in batch.x.items()}
-    if method in ("text", "concat", "mag"):  # these are given zeros by make_batch; the law is about extra frames
-        loud = dict(batch.x)
-    wider = {name: torch.cat([x, torch.zeros_like(x)], dim=1) for name, x in loud.items()}
+    hidden = {name: ~mask.unsqueeze(-1) for name, mask in batch.frame_mask.items()}
+    loud = {name: x.masked_fill(hidden[name], junk) for name, x in batch.x.items()}
+    wider = {name: torch.cat([x, torch.full_like(x, junk)], dim=1) for name, x in loud.items()}
     masks = [
         {name: torch.cat([m, torch.zeros_like(m)], dim=1) for name, m in part.items()}
         for part in (batch.frame_mask, batch.anchor_mask)
@@ -118,7 +118,7 @@ def test_all_frames_as_unweighted_anchors_is_fusion_without_choice() -> None:
     """Put every state where it is instead of where its score sorts it: the sum over anchors cannot tell."""
     batch = make_batch([utterance(0), utterance(1)], DIMS)
     free = network(anchor_score="all", anchor_weighting=False)
-    by_norm = network(anchor_score="norm", anchor_weighting=False, **{"modality_dropout": 0.0})
+    by_norm = network(anchor_score="norm", anchor_weighting=False)
     by_norm.body.settings = by_norm.body.settings.model_copy(update={"num_anchors": 99})
     torch.testing.assert_close(by_norm(batch).logits, free(batch).logits, **CLOSE)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from moiety.config import MoESettings
@@ -22,7 +22,7 @@ from moiety.moe.activated import (
     reachable_sets,
     shared_parameters,
 )
-from moiety.moe.budget import SAVING, design, design_for, reference_parameters
+from moiety.moe.budget import SAVING, UNUSED, design, design_for, reference_parameters
 from moiety.moe.context import Evidence
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.trace import RoutingTrace, recording
@@ -234,14 +234,16 @@ def shapes(least: int = 64) -> st.SearchStrategy[DecoderShape]:
 
 @settings(max_examples=40, deadline=None)
 @given(shapes())
+@example(DecoderShape(64, 128, 10, 64, 2, 1, True))  # one unit of width is 1.4 % of the whole: .0075 cannot be met
 def test_every_design_saves_what_it_promises_in_its_dearest_set(shape: DecoderShape) -> None:
     # T19, where the FFNs are large enough that the saving can come from them
     assume((1 - SAVING) * shape.dense - shape.trunk > 0.35 * shape.layers * shape.dense_ffn)
     found = design(asymoe(), shape.hidden, shape.ffn, shape)
+    coarsest = shape.layers * 8 * shape.hidden / shape.dense  # an evidence expert one unit wider
     for group in ("text", "vision"):
         dearest = max(activated_parameters(found, shape, group, chosen) for chosen in reachable_sets(found, group))
         assert dearest == activated_parameters(found, shape, group)
-        assert SAVING <= 1 - dearest / shape.dense <= 0.262
+        assert SAVING <= 1 - dearest / shape.dense <= SAVING + max(UNUSED, coarsest)
     inter, text = (expert_parameters(found, shape.hidden, group) for group in ("inter", "text"))
     step = 5 * shape.hidden * (64 if shape.hidden >= 2048 else 8)
     assert inter <= text + step, "nearly balanced: two inter-modality experts are the dearest set at most by a step"

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -96,7 +97,14 @@ def gather_anchors(h: Float[Tensor, "samples frames hidden"], anchors: Anchors, 
 
 
 def norm_scores(h: Float[Tensor, "samples frames hidden"]) -> Float[Tensor, "samples frames"]:
-    """Length of each frame's state."""
+    r"""Score by size, :math:`\|h_j\|`: Euclidean length of each frame's state.
+
+    Args:
+        h: States, ``(samples, frames, hidden)``.
+
+    Returns:
+        At least 0, ``(samples, frames)``; masked frames are left to :func:`choose_anchors`.
+    """
     return h.norm(dim=-1)
 
 
@@ -117,10 +125,8 @@ def random_scores(samples: int, frames: int, seed: int, training: bool, like: Te
     """Fresh numbers in training; afterwards numbers of the frame's place alone, the same for every sample and batch."""
     if training:
         return torch.rand(samples, frames, device=like.device, dtype=like.dtype)
-    place = torch.arange(frames, dtype=torch.int64)
-    mixed = (place * 2654435761 + seed * 40503 + 12345) % 2**32  # Knuth's multiplicative hash
-    mixed = ((mixed ^ (mixed >> 15)) * 2246822519) % 2**32
-    return (mixed.double() / 2**32).to(like).expand(samples, frames)
+    fixed = np.random.default_rng(seed).random(frames)  # longer draws begin with the shorter ones
+    return torch.from_numpy(fixed).to(like).expand(samples, frames)
 
 
 class GateScores(nn.Module):
@@ -174,7 +180,16 @@ class Attention(nn.Module):
 
 
 def feed_forward(hidden: int, multiple: int, dropout: float) -> nn.Sequential:
-    """Two layers with GELU between."""
+    """Two linear layers with GELU and dropout between, ``(…, hidden)`` -> ``(…, hidden)``.
+
+    Args:
+        hidden: Width of input and output.
+        multiple: Inner width in multiples of `hidden`.
+        dropout: Probability of dropping an inner unit in training, 0..1.
+
+    Source:
+        Vaswani et al. 2017, eq. 2, with GELU (Hendrycks and Gimpel 2016) for ReLU.
+    """
     return nn.Sequential(
         nn.Linear(hidden, multiple * hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(multiple * hidden, hidden)
     )

@@ -122,7 +122,7 @@ class MulT(nn.Module):
         """Embed a batch."""
         h, masks = {}, batch.frame_mask
         for name in self.names:
-            x = batch.x[name].masked_fill(~masks[name].unsqueeze(-1), 0)
+            x = batch.x[name]
             h[name] = self.convolve[name](x.transpose(1, 2)).transpose(1, 2)
             h[name] = h[name] + sinusoid(x.shape[1], h[name].shape[-1], h[name])
         read: dict[str, list[Tensor]] = {name: [] for name in self.names}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
@@ -19,12 +20,22 @@ from moiety.intent.baselines import METHODS
 from moiety.intent.labels import descriptions_for, encode_descriptions
 from moiety.intent.metrics import closed_set_metrics
 from moiety.intent.model import IntentNetwork
-from moiety.intent.openset import doc_decision, doc_thresholds, score_metrics, score_of, score_threshold
+from moiety.intent.openset import (
+    doc_decision,
+    doc_thresholds,
+    open_set_metrics,
+    score_metrics,
+    score_of,
+    score_threshold,
+)
 from moiety.intent.prepare import Preparation
 from moiety.intent.samples import MODALITIES, IntentSample
 from moiety.intent.settings import IntentSettings
 from moiety.intent.storage import load_classifier, save_classifier
 from moiety.intent.training import Rows, predict_logits, train
+
+OUTSIDE = "out of scope"
+"""What rows beyond every class are called where no ``oos_label`` is given."""
 
 
 class IntentClassifier(ClassifierMixin, BaseEstimator):
@@ -94,8 +105,6 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def _settings(self) -> IntentSettings:
-        from pydantic import ValidationError
-
         try:
             return IntentSettings.model_validate(self.get_params())
         except ValidationError as error:
@@ -154,17 +163,15 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             X: Samples.
             hide: Modalities taken away from every sample.
         """
-        logits, embedding = self._asked(X, hide)
+        return self._decided(*self._asked(X, hide))
+
+    def _decided(self, logits: torch.Tensor, embedding: torch.Tensor) -> np.ndarray:
+        """Best label of each row; what the out-of-scope rule refuses becomes ``oos_label``."""
         labels = self.classes_[logits.argmax(1).numpy()].astype(object)
-        if self.oos_rule_ is None:
-            return labels
         if self.oos_rule_ == "doc":
-            decided = doc_decision(logits, self.thresholds_).numpy()
-            labels = np.array([*self.classes_, None], dtype=object)[decided]
-            outside = decided == len(self.classes_)
-        else:
-            outside = self._score(logits, embedding).numpy() < self.thresholds_
-        labels[outside] = self.oos_label or "out of scope"
+            labels[doc_decision(logits, self.thresholds_).numpy() == len(self.classes_)] = self.oos_label or OUTSIDE
+        elif self.oos_rule_ is not None:
+            labels[self._score(logits, embedding).numpy() < self.thresholds_] = self.oos_label or OUTSIDE
         return labels
 
     def embed(self, X: Sequence[Any], hide: Sequence[str] = ()) -> np.ndarray:
@@ -196,11 +203,9 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         best = self.classes_[logits.argmax(1).numpy()]
         grades: dict[str, Any] = closed_set_metrics(labels[~outside], best[~outside])
         if outside.any():
-            from moiety.intent.openset import open_set_metrics
-
             place = {label: i for i, label in enumerate(self.classes_)}
             truth = np.array([place.get(label, len(place)) for label in labels])
-            said = np.array([place.get(label, len(place)) for label in self.predict(X, hide)])
+            said = np.array([place.get(label, len(place)) for label in self._decided(logits, embedding)])
             grades |= open_set_metrics(truth, said, len(place))
             grades |= score_metrics(self._score(logits, embedding).numpy(), ~outside)
         return grades

@@ -58,7 +58,14 @@ class IntentDataset:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a tsv name what."""
+    """Which columns of an official tsv name what.
+
+    Args:
+        key: Columns that name a row together.
+        form: How their values become the key of the feature files, a format string.
+        text: Column of the transcript.
+        label: Column of the label.
+    """
 
     key: tuple[str, ...]
     form: str

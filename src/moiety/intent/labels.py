@@ -108,15 +108,15 @@ def descriptions_for(source: Any, classes: Sequence[str]) -> dict[str, LabelDesc
             if set(table) >= set(classes) and len(table) - len(classes) <= 1:  # one label may mean out of scope
                 return {label: table[label] for label in classes}
         raise ValueError(
-            f"no shipped table describes the {len(classes)} labels {', '.join(sorted(classes)[:5])}, …; write one with "
-            "`moiety intent describe-labels` and pass label_descriptions=FILE, or set triplet_weight=0"
+            f"no shipped table describes the {len(classes)} labels {', '.join(sorted(classes)[:5])}, …; "
+            "pass label_descriptions=FILE or a mapping label -> sentence, or set triplet_weight=0"
         )
     if isinstance(source, Mapping):
         table = read_table(source, "label_descriptions")
     else:
         path = Path(source)
         if not path.is_file():
-            raise FileNotFoundError(f"no label descriptions at {path}; make them with `moiety intent describe-labels`")
+            raise FileNotFoundError(f"no label descriptions at {path}; write JSON or YAML, label -> sentence")
         table = read_table(parse_value(path.read_text("utf-8")), str(path))
     missing = [label for label in classes if label not in table]
     if missing:

@@ -27,15 +27,3 @@ def closed_set_metrics(truth: Sequence[str] | np.ndarray, predicted: Sequence[st
         "weighted_f1": float(f1_score(truth, predicted, **weighted)),
         "weighted_prec": float(precision_score(truth, predicted, **weighted)),
     }
-
-
-def bootstrap_interval(
-    truth: np.ndarray, predicted: np.ndarray, metric: str, rounds: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of one of :func:`closed_set_metrics` over resampled rows, percentile method."""
-    draw = np.random.default_rng(seed)
-    values = []
-    for _ in range(rounds):
-        rows = draw.integers(0, len(truth), len(truth))
-        values.append(closed_set_metrics(truth[rows], predicted[rows])[metric])
-    return float(np.quantile(values, 0.025)), float(np.quantile(values, 0.975))

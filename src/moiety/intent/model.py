@@ -65,7 +65,15 @@ def text_vector(batch: IntentBatch) -> Float[Tensor, "samples dim"]:
 
 
 def masked_mean(x: Float[Tensor, "samples frames dim"], mask: Bool[Tensor, "samples frames"]) -> Tensor:
-    """Mean over real frames; 0 without any."""
+    """Mean over real frames; 0 without any.
+
+    Args:
+        x: Frames, ``(samples, frames, dim)``.
+        mask: Which are real, ``(samples, frames)``.
+
+    Returns:
+        ``(samples, dim)``.
+    """
     weight = mask.unsqueeze(-1).to(x.dtype)
     return (x * weight).sum(1) / weight.sum(1).clamp(min=1)
 
@@ -93,7 +101,6 @@ class ModalityEncoder(nn.Module):
 
     def forward(self, x: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States ``(samples, 1 + frames, hidden)``, their mask, and what cls looks at, ``(samples, frames)``."""
-        x = x.masked_fill(~frame_mask.unsqueeze(-1), 0)
         frames = self.norm(self.project(x)) + self.scale * sinusoid(x.shape[1], self.cls.shape[0], x) + self.kind
         first = (self.cls + self.kind).expand(len(x), 1, -1)
         h = self.dropout(torch.cat([first, frames], dim=1))
@@ -243,7 +250,7 @@ class IntentNetwork(nn.Module):
 
     def forward(self, batch: IntentBatch) -> IntentOutput:
         """Logits and embedding; in evaluation the descriptions add to the logits where that is asked for."""
-        fused = self.body(batch)
+        fused = self.body(batch.cleaned())
         logits = self.head(self.dropout(fused.embedding))
         if self.semantic_logit_weight and not self.training and self.projections is not None:
             f, g = self.synchronised(fused.embedding)

@@ -119,13 +119,17 @@ class IntentBatch:
 
     def hiding(self, dropped: Mapping[str, Bool[Tensor, " samples"]]) -> IntentBatch:
         """The batch without the modalities of those samples; what was there leaves no trace."""
-        x, frame_mask, anchor_mask = dict(self.x), dict(self.frame_mask), dict(self.anchor_mask)
+        frame_mask, anchor_mask = dict(self.frame_mask), dict(self.anchor_mask)
         for name, gone in dropped.items():
-            if name in x:
-                x[name] = x[name].masked_fill(gone[:, None, None], 0)
+            if name in frame_mask:
                 frame_mask[name] = frame_mask[name] & ~gone[:, None]
                 anchor_mask[name] = anchor_mask[name] & ~gone[:, None]
-        return IntentBatch(x, frame_mask, anchor_mask, self.text_marks)
+        return IntentBatch(self.x, frame_mask, anchor_mask, self.text_marks).cleaned()
+
+    def cleaned(self) -> IntentBatch:
+        """The batch with 0 under every false mask, so that nothing there (not even NaN) can reach a result."""
+        x = {name: value.masked_fill(~self.frame_mask[name].unsqueeze(-1), 0) for name, value in self.x.items()}
+        return IntentBatch(x, self.frame_mask, self.anchor_mask, self.text_marks)
 
     def to(self, device: torch.device | str) -> IntentBatch:
         """The batch on another device."""

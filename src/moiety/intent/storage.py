@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +18,7 @@ from moiety.intent.labels import LabelDescription
 from moiety.intent.model import IntentNetwork
 from moiety.intent.prepare import Preparation
 from moiety.intent.settings import IntentSettings
+from moiety.saving import whole_folder
 
 FORMAT = 1
 _LIBRARIES = ("moiety", "torch", "scikit-learn", "numpy")
@@ -139,19 +135,3 @@ def load_classifier(cls: Any, folder: str | Path) -> Any:
 
 def _write(path: Path, tree: Any) -> None:
     path.write_text(json.dumps(tree, ensure_ascii=False, indent=1, default=str) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """A sibling folder to write to, which takes the place of `folder` at the end or vanishes with the error."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield fresh
-        old = folder.with_name(f".{folder.name}-old-{os.getpid()}")
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)

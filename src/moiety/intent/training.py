@@ -82,7 +82,13 @@ def rate_at(step: int, steps: int, warmup_share: float) -> float:
 
 
 def shuffled(number: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Row numbers of each batch of one epoch."""
+    """Row numbers of each batch of one epoch, every row once, the last batch maybe shorter.
+
+    Args:
+        number: Rows in all.
+        size: Rows of a batch, at least 1.
+        generator: Draws the order.
+    """
     order = torch.randperm(number, generator=generator).tolist()
     for start in range(0, number, size):
         yield order[start : start + size]

@@ -111,7 +111,7 @@ def _points(
     bank: LorentzExperts, expert: int, x: Tensor, forced: Forced, got: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Curvature and points of one expert."""
-    kappa = bank.curvature()[expert].exp().float()
+    kappa = bank.log_kappa()[expert].exp().float()
     is_image, text_side = forced.modality_ids == Modality.IMAGE, bank.num_sides - 1
     said = torch.arange(len(forced.modality_ids)) >= forced.prompt_length
     phrase = forced.is_text & (forced.evidence | said)

@@ -75,7 +75,11 @@ class DecoderShape:
 
 # -- what a token passes through -------------------------------------------------------------------------------------
 def expert_table(settings: MoESettings) -> ExpertGroups:
-    """The expert groups of `settings`."""
+    """The expert groups of `settings`: what its counts ask for, and the kinds that AsyMoE gives them.
+
+    Raises:
+        ValueError: as :func:`moiety.moe.tables.asymmetric_table`.
+    """
     return asymmetric_table(settings.experts, settings.modality_groups, asymoe_of(settings))
 
 

@@ -128,5 +128,5 @@ def max_violation(count: Tally, groups: ExpertGroups) -> Float[Tensor, " groups"
 
 
 def top1(count: Tally) -> Float[Tensor, " groups"]:
-    """Mean of the largest probability."""
+    """Mean of the largest probability, for each group of tokens: 1 is a gate that is sure, 1 / M one that is not."""
     return _per_token(count.largest, count)

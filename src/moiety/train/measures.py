@@ -69,7 +69,7 @@ def beyond_cap(routing: Routing, bank: LorentzExperts, radius_cap: float) -> tup
     with torch.autocast(x.device.type, enabled=False):
         points = torch.einsum("th,esnh->estn", x, bank.projection.float()) * bank.log_scale.exp()[..., None, None]
     norms = points.unflatten(-1, (bank.num_factors, -1)).norm(dim=-1)  # (experts, sides, tokens, factors)
-    radius = norms * (0.5 * bank.curvature()).exp()[:, None, None]
+    radius = norms * (0.5 * bank.log_kappa()).exp()[:, None, None]
     own = torch.arange(bank.num_sides, device=group.device).unsqueeze(1) == group  # (sides, tokens); none on padding
     own = own.unsqueeze(-1).expand_as(radius)
     return ((radius > 2 * radius_cap) & own).sum(), own.sum()

@@ -72,7 +72,7 @@ class OrderObjective:
         }
 
     def _of_expert(self, pooled: Tensor, pairs: OrderPairs, bank: Any, expert: int) -> OrderLoss:
-        kappa, product = bank.curvature()[expert].exp(), self.settings.inter_kind == "product"
+        kappa, product = bank.log_kappa()[expert].exp(), self.settings.inter_kind == "product"
         return expert_order_loss(
             pooled,
             pairs,

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from moiety.config import MoESettings, Recipe, StageSettings
+from moiety.saving import whole_folder
 from moiety.train import checkpoints, log_files
 from moiety.train.arguments import training_arguments
 from moiety.train.ledger import (
@@ -37,7 +38,6 @@ from moiety.vlm.configs import resolved
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
-from moiety.vlm.saving import whole_folder
 from moiety.vlm.templates import load_processor, stop_at_end_of_turn
 from moiety.vlm.upcycle import upcycle, with_special_ids
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from moiety.config import Recipe, StageSettings
+from moiety.saving import whole_folder
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
 from moiety.train.order import without_weight_bars
 from moiety.vlm.rows import read_ids, read_rows
-from moiety.vlm.saving import whole_folder
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.upcycle import local_folder
 

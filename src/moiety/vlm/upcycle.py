@@ -25,8 +25,8 @@ from moiety.config import MoESettings
 from moiety.groups import Modality
 from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.routers import resolve
+from moiety.saving import whole_folder
 from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
-from moiety.vlm.saving import whole_folder
 from moiety.vlm.templates import control_ids, load_processor
 
 logger = logging.getLogger(__name__)

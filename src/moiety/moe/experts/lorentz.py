@@ -106,7 +106,7 @@ class LorentzExperts(StaysPrecise, BesideBank):
         if self.residual is not None:
             self.residual.initialise(init)
 
-    def curvature(self) -> Float[Tensor, "experts factors"]:
+    def log_kappa(self) -> Float[Tensor, "experts factors"]:
         """Log of kappa of each expert and factor; the curvature is -kappa. A learned one is kept in its range."""
         if self.log_curvature is None:
             size = (self.num_experts, self.num_factors)
@@ -142,7 +142,7 @@ class LorentzExperts(StaysPrecise, BesideBank):
             by_side.spread(side_scale),
             by_expert.spread(self.inner_log_scale.to(wide)),
             by_expert.spread(self.out_log_scale.to(wide)),
-            by_expert.spread(self.curvature().to(wide)),
+            by_expert.spread(self.log_kappa().to(wide)),
         )
         layout = Layout(plan, by_side, by_expert, self.maps)
         return lorentz_experts(x.to(dtype), weights, matrices, scalars, layout).to(x.dtype)

@@ -13,7 +13,12 @@ BLOCK_ELEMENTS = 2**18
 
 
 def gated(gate_up: Float[Tensor, "rows twice_ffn"], act: str) -> Float[Tensor, "rows ffn"]:
-    """``h = act(gate) * up``."""
+    """``h = act(gate) * up``, in memory of its own.
+
+    Args:
+        gate_up: Pre-activations, the gate's half first; read only.
+        act: Name of the activation.
+    """
     gate, up = gate_up.chunk(2, dim=-1)
     return ACTIVATIONS[act].forward(gate).mul_(up)
 

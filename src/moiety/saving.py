@@ -1,4 +1,4 @@
-"""Writing a model folder so that a reader finds the whole old one or the whole new one, never a part."""
+"""Writing a folder so that a reader finds the whole old one or the whole new one, never a part."""
 
 from __future__ import annotations
 

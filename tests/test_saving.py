@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from moiety.saving import whole_folder
 from moiety.vlm.model import load
-from moiety.vlm.saving import whole_folder
 from tests.tiny import FAMILIES, sparse
 
 
