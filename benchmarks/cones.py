@@ -28,9 +28,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from moiety.asymmetric import AsyMoESettings
-from moiety.evaluate.permutation import sign_flip_test
 from moiety.moe import geometry
 from moiety.moe.order_loss import default_rho0, order_loss, shift_and_cap
+from moiety.permutation import sign_flip_test
 
 BRANCHING, DEPTH, LEAVES, TOKEN, NOISE, BATCH = 3, 5, 4, 64, 0.3, 128
 KINDS = ("lorentz", "euclidean", "order")

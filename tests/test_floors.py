@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "moiety"
 MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
-    0: ("saving", "asymmetric", "comparison", "config", "evaluation", "groups", "section", "yaml_reader"),
+    0: (
+        *("asymmetric", "comparison", "config", "contrasts", "evaluation", "groups", "intervals", "permutation"),
+        *("saving", "section", "yaml_reader"),
+    ),
     1: ("moe",),
     2: ("vlm", "scenes", "worlds"),
     3: ("train", "compare", "evaluate", "lens", "chat", "demo"),

@@ -20,9 +20,9 @@ from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors
 from moiety.compare.table import csv_text, json_text, markdown
 from moiety.comparison import CompareSettings
 from moiety.config import EvaluateSettings, MoESettings
-from moiety.evaluate.intervals import Estimate, wilson_interval
-from moiety.evaluate.permutation import sign_flip_test
 from moiety.evaluate.report import Conflict
+from moiety.intervals import Estimate, wilson_interval
+from moiety.permutation import sign_flip_test
 
 SIGNS = sign_flip_test([0.1, 0.2, 0.3])
 

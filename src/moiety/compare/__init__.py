@@ -1,10 +1,10 @@
 """Several routing schemes side by side: same data, same steps, same activated parameters, several seeds."""
 
-from moiety.compare.contrasts import Contrast
 from moiety.compare.plan import plan_schemes
 from moiety.compare.run import run_compare
 from moiety.compare.summary import Comparison, Difference, Floors, Standing
 from moiety.compare.variants import compared_names, settings_for
+from moiety.contrasts import Contrast
 
 __all__ = [
     "Comparison",

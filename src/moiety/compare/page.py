@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moiety.compare.summary import Comparison
 from moiety.compare.table import caption, conflict_table, contrast_table, cost_table, notes, score_table
-from moiety.evaluate.permutation import shown_p
+from moiety.permutation import shown_p
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a;

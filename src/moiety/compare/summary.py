@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from moiety.compare.contrasts import Contrast, as_families, contrast_over
 from moiety.compare.records import RunRecord
 from moiety.comparison import MEAN_OF_TYPES, CompareSettings
-from moiety.evaluate.intervals import Estimate, paired_difference, seed_interval
-from moiety.evaluate.permutation import SignFlip, holm, shown_p, sign_flip_test
+from moiety.contrasts import Contrast, as_families, contrast_over
 from moiety.evaluate.report import percent
+from moiety.intervals import Estimate, paired_difference, seed_interval
+from moiety.permutation import SignFlip, holm, shown_p, sign_flip_test
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from moiety.compare.contrasts import Contrast, limit_of
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, SchemeRow
-from moiety.evaluate.intervals import Estimate
+from moiety.contrasts import Contrast, limit_of
 from moiety.evaluate.report import percent
+from moiety.intervals import Estimate
 
 FLOOR_NAMES = ("majority", "question_only", "chance")
 

@@ -1,9 +1,9 @@
 """Asking a model questions and scoring its answers, per type of question and with intervals."""
 
-from moiety.evaluate.intervals import Estimate, paired_difference, seed_interval, wilson_interval
-from moiety.evaluate.permutation import SignFlip, holm, sign_flip_test
 from moiety.evaluate.report import Conflict, EvaluationResult, TypeScore, percent, score_predictions
 from moiety.evaluate.run import evaluate_model
+from moiety.intervals import Estimate, paired_difference, seed_interval, wilson_interval
+from moiety.permutation import SignFlip, holm, sign_flip_test
 
 __all__ = [
     "Conflict",

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from moiety.evaluate.intervals import Estimate, wilson_interval
 from moiety.evaluate.scorers import conflict_counts
 from moiety.evaluate.tasks import TASKS, prior_of, task_of
+from moiety.intervals import Estimate, wilson_interval
 from moiety.vlm.rows import Row
 
 UNTYPED = "untyped"

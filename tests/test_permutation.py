@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moiety.evaluate.permutation import holm, sign_flip_test
+from moiety.permutation import holm, sign_flip_test
 
 # Differences of accuracies on 200 questions: ties between sign patterns are common, and must be counted as ties.
 steps = st.integers(-40, 40).map(lambda step: step / 200)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moiety.evaluate.intervals import paired_difference, seed_interval, wilson_interval
+from moiety.intervals import paired_difference, seed_interval, wilson_interval
 
 
 @given(st.integers(1, 400), st.data())

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from moiety.evaluate.intervals import Estimate, seed_interval
-from moiety.evaluate.permutation import SignFlip, holm, shown_p, sign_flip_test
+from moiety.intervals import Estimate, seed_interval
+from moiety.permutation import SignFlip, holm, shown_p, sign_flip_test
 
 LEVEL = 0.05
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moiety.compare.contrasts import Contrast, as_families, contrast_over
-from moiety.evaluate.permutation import sign_flip_test
+from moiety.contrasts import Contrast, as_families, contrast_over
+from moiety.permutation import sign_flip_test
 
 INTERACTION = {"full": 1.0, "evidence-only": -1.0, "hyperbolic-only": -1.0, "neither": 1.0}
 
