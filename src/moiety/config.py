@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from moiety.asymmetric import AsyMoESettings
@@ -18,7 +17,7 @@ from moiety.comparison import CompareSettings, merged
 from moiety.evaluation import EvaluateSettings
 from moiety.groups import DEFAULT_MODALITY_GROUPS
 from moiety.section import Section, Switch, sections_in
-from moiety.yaml_reader import RecipeError, StrictLoader, apply_override, parse_value
+from moiety.yaml_reader import RecipeError, parse_value, read_tree
 
 __all__ = [
     "PARTS",
@@ -271,18 +270,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: there is no such file.
         RecipeError: the file is not YAML, a key is unknown (the nearest one is named) or a value does not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no recipe at {path}; recipes are YAML files, see the folder recipes/")
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path} holds {type(tree).__name__}, expected sections: {', '.join(Recipe.model_fields)}")
-    for override in overrides:
-        apply_override(tree, override)
-    return parse_recipe(tree, str(path))
+    return parse_recipe(read_tree(path, Recipe.model_fields, overrides), str(path))
 
 
 def parse_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:

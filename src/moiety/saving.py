@@ -1,4 +1,4 @@
-"""Writing a folder so that a reader finds the whole old one or the whole new one, never a part."""
+"""Writing a file or folder so that a reader finds the whole old one or the whole new one, never a part."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -52,3 +52,19 @@ def sections_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for inner in getattr(annotation, "__args__", ()) for found in sections_in(inner)]
+
+
+def differences(then: Any, now: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ, with both values.
+
+    Example:
+        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
+        ['a.b was 1, is 3']
+    """
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = [*then, *(key for key in now if key not in then)]
+        return [line for key in keys for line in differences(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        pairs = enumerate(zip(then, now, strict=True))
+        return [line for index, (a, b) in pairs for line in differences(a, b, f"{path}.{index}".lstrip("."))]
+    return [] if then == now else [f"{path} was {then!r}, is {now!r}"]

@@ -6,6 +6,8 @@ YAML 1.1 takes ``1e-4`` for a string and lets a later key silently replace an ea
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -36,6 +38,32 @@ StrictLoader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+0123456789."),
 )
+
+
+def read_tree(path: str | Path, sections: Iterable[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe file as a nested dict, dotted ``key=value`` overrides applied; nothing is checked yet.
+
+    Args:
+        path: A YAML file.
+        sections: Names of the sections that a recipe of this kind has, for the error text.
+        overrides: Texts like ``moe.top_k=2``; numbers and names of entries index lists.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecipeError: the file is not YAML, or no mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no recipe at {path}; recipes are YAML files, see the folder recipes/")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} holds {type(tree).__name__}, expected sections: {', '.join(sections)}")
+    for override in overrides:
+        apply_override(tree, override)
+    return tree
 
 
 def parse_value(text: str) -> Any:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from moiety.compare.plan import PlannedScheme
-from moiety.compare.provenance import file_digests
 from moiety.compare.records import RunRecord, load_record, run_name
 from moiety.compare.summary import Comparison
 from moiety.comparison import merged
 from moiety.config import Recipe
 from moiety.evaluation import EvaluateSettings
+from moiety.provenance import file_digests
 from moiety.train import Progress
 from moiety.train.ledger import identity_of
 from moiety.vlm.images import Images

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from moiety.compare.page import report_page
 from moiety.compare.plot import draw
-from moiety.compare.records import write_atomically
 from moiety.compare.summary import Comparison, Floors
 from moiety.compare.table import csv_text, json_text, markdown
 from moiety.config import Recipe
 from moiety.evaluate.report import UNTYPED
+from moiety.saving import write_atomically
 from moiety.vlm.floors import majority_floor, question_only_floor
 from moiety.vlm.rows import Row, load_rows
 

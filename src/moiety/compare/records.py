@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moiety.evaluation import EvaluateSettings
-from moiety.section import with_defaults
+from moiety.saving import write_atomically
+from moiety.section import differences, with_defaults
 from moiety.train.ledger import whole_identity
 
 RESULT = "result.json"
@@ -60,19 +60,6 @@ def run_name(scheme: str, seed: int) -> str:
     return f"{scheme}-seed{seed}"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_record(record: RunRecord, folder: Path) -> None:
     """Write the record as ``result.json`` into `folder`."""
     write_atomically(folder / RESULT, json.dumps(asdict(record), indent=1, sort_keys=True))
@@ -114,19 +101,3 @@ def whole(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "stages" in tree:
         tree["stages"] = [whole_identity(stage) for stage in tree["stages"]]
     return tree
-
-
-def differences(then: Any, now: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ, with both values.
-
-    Example:
-        >>> differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "c": 2})
-        ['a.b was 1, is 3']
-    """
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        keys = [*then, *(key for key in now if key not in then)]
-        return [line for key in keys for line in differences(then.get(key), now.get(key), f"{path}.{key}".lstrip("."))]
-    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        pairs = enumerate(zip(then, now, strict=True))
-        return [line for index, (a, b) in pairs for line in differences(a, b, f"{path}.{index}".lstrip("."))]
-    return [] if then == now else [f"{path} was {then!r}, is {now!r}"]

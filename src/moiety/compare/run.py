@@ -16,7 +16,6 @@ from moiety.compare.job import RUNS, Job, OnProgress
 from moiety.compare.outcome import floors_of, questions_of, write_outcome
 from moiety.compare.pace import place_of
 from moiety.compare.plan import PlannedScheme, plan_schemes
-from moiety.compare.provenance import provenance
 from moiety.compare.records import RunRecord, run_name, save_record
 from moiety.compare.summary import Comparison, Floors
 from moiety.comparison import MEAN_OF_TYPES
@@ -25,6 +24,7 @@ from moiety.evaluate.report import UNTYPED
 from moiety.evaluate.run import evaluate_model
 from moiety.groups import nearest_name
 from moiety.moe.routers import resolve
+from moiety.provenance import provenance
 from moiety.train import Progress, StageData, prepare_data, run_recipe, run_stage
 from moiety.train.ledger import fingerprint_of
 from moiety.train.plan import plan as plan_training

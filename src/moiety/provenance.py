@@ -21,7 +21,7 @@ def provenance() -> dict[str, Any]:
         "command": " ".join(sys.argv),
         "commit": commit(Path(__file__).parent),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("moiety", "torch", "transformers", "numpy")},
+        "versions": {name: _version(name) for name in ("moiety", "torch", "transformers", "scikit-learn", "numpy")},
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
