@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.saving import whole_folder
+from moiety.saving import whole_file, whole_folder
 from moiety.vlm.model import load
 from tests.tiny import FAMILIES, sparse
 
@@ -51,6 +51,24 @@ def test_an_error_leaves_the_earlier_folder(tmp_path: Path) -> None:
         fail()
     assert listing(tmp_path / "model") == ["old"]
     assert listing(tmp_path) == ["model"]
+
+
+def test_a_file_appears_whole_and_an_error_leaves_the_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "table.json"
+    with whole_file(path) as fresh:
+        fresh.write_text("old")
+        assert not path.exists()
+    assert path.read_text() == "old"
+
+    def fail() -> None:
+        with whole_file(path) as fresh:
+            fresh.write_text("half")
+            raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        fail()
+    assert path.read_text() == "old"
+    assert listing(path.parent) == ["table.json"]
 
 
 @pytest.fixture

@@ -53,6 +53,29 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A fresh file to write into; it takes the place of `path` when the block ends without an error.
+
+    Missing folders above it are made. After an error `path` is as it was.
+
+    Args:
+        path: The file that shall hold what the block writes.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    fresh = Path(name)
+    try:
+        yield fresh
+        _flush_one(fresh)
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def _is_failed_write(error: Exception) -> bool:
     """Whether the system refused a write; safetensors reports that under a class of its own."""
     return isinstance(error, OSError) or ("SafetensorError" in type(error).__name__ and "Error" in str(error))
@@ -60,11 +83,15 @@ def _is_failed_write(error: Exception) -> bool:
 
 def _flush(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush_one(path)
+
+
+def _flush_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _exchange(fresh: Path, folder: Path) -> None:
