@@ -311,3 +311,26 @@ def test_what_does_not_fit_is_named() -> None:
         module(x, text(x), Evidence(torch.ones(2, 9, dtype=torch.bool), document_ids=torch.zeros(1, 9).long()))
     with pytest.raises(ValueError, match="document_ids and a cache came together; packed rows cannot be continued"):
         module(x, text(x), Evidence(None, ContextCache(), text(x)))
+
+
+@pytest.mark.parametrize(
+    "ids", [[[0, 1, 1, 0, 0, 1], [1, 1, 1, 1, 0, 1]], [[1, 1, 1], [1, -1, 1]]], ids=("some", "none")
+)
+def test_only_text_is_asked_for_and_that_changes_nothing(ids: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    modality_ids = torch.tensor(ids)
+    asked: list[int] = []
+
+    def run() -> tuple[Tensor, ...]:
+        module, x = attention(), states(*modality_ids.shape).requires_grad_()
+        module.q_proj.register_forward_hook(lambda _, given, __: asked.append(given[0].shape[1]))
+        found = module(x, modality_ids, Evidence(modality_ids >= 0))
+        weights = torch.linspace(0.5, 1.5, found.output.numel(), dtype=x.dtype).view_as(found.output)
+        total = (found.output * weights).sum() + found.mass.square().sum()
+        return *found, *torch.autograd.grad(total, [x, *module.parameters()])
+
+    few = run()
+    monkeypatch.setattr("moiety.moe.context._askers", lambda asks: None)
+    for fast, slow in zip(few, run(), strict=True):
+        torch.testing.assert_close(fast, slow, rtol=0, atol=1e-14)  # worst seen 9e-16
+    most = max(1, max(row.count(0) for row in ids))
+    assert asked == [most, modality_ids.shape[1]]

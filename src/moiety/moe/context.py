@@ -188,12 +188,22 @@ class ContextAttention(nn.Module):
         """
         _check(modality_ids, evidence)
         keys, values, open_keys = self._visible(x, evidence)
-        query = self._heads(self.q_proj(x))
-        asks = (modality_ids == int(Modality.TEXT)).unsqueeze(-1)  # (batch, seq, 1)
-        open_keys = open_keys & asks
-        attended, mass = self._attend(query, keys, values, open_keys)
-        output = attended if self.o_proj is None else self.o_proj(attended)
-        return Context(output.flatten(0, 1), mass.flatten())
+        asks = modality_ids == int(Modality.TEXT)
+        open_keys = open_keys & asks.unsqueeze(-1)  # (batch, seq, keys)
+        index = _askers(asks)
+        if index is None:
+            output, mass = self._ask(x, keys, values, open_keys)
+            return Context(output.flatten(0, 1), mass.flatten())
+        some, flat = (len(x), index.shape[1], -1), index.flatten()  # (batch, queries, ...), (batch * queries,)
+        queries = x.flatten(0, 1).index_select(0, flat).view(some)
+        output, mass = self._ask(queries, keys, values, open_keys.flatten(0, 1)[flat].view(some))
+        everywhere = output.new_zeros(asks.numel(), self.hidden).index_copy(0, flat, output.flatten(0, 1))
+        return Context(everywhere, mass.new_zeros(asks.numel()).index_copy(0, flat, mass.flatten()))
+
+    def _ask(self, x: Tensor, keys: Tensor, values: Tensor, open_keys: Tensor) -> tuple[Tensor, Tensor]:
+        """a ``(batch, queries, hidden)`` and e ``(batch, queries)`` of the positions in `x`."""
+        attended, mass = self._attend(self._heads(self.q_proj(x)), keys, values, open_keys)
+        return attended if self.o_proj is None else self.o_proj(attended), mass
 
     def _visible(self, x: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values ``(batch, heads, keys, head_dim)`` and who may see them ``(batch, seq, keys)``."""
@@ -254,6 +264,21 @@ class ContextAttention(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
         return f"hidden={self.hidden}, width={self.width}, heads={self.heads}"
+
+
+def _askers(asks: Bool[Tensor, "batch seq"]) -> Int[Tensor, "batch queries"] | None:
+    """Positions that ask, counted through the batch, as many for each row as the fullest row has; None: take all.
+
+    Rows with fewer repeat no position: others fill them up, which see nothing and so get their zeros. Counting makes a
+    GPU wait and a graph break, so it is done on CPU alone.
+    """
+    if asks.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    most = max(1, int(asks.sum(dim=1).max())) if asks.numel() else asks.shape[1]
+    if most == asks.shape[1]:
+        return None
+    index = asks.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return index + asks.shape[1] * torch.arange(len(asks)).unsqueeze(1)
 
 
 def _check(modality_ids: Tensor, evidence: Evidence) -> None:
