@@ -21,8 +21,11 @@ FLOORS = {
 }
 WING = {
     0: ("settings",),
-    1: ("anchors", "synchronise", "openset", "metrics", "samples"),
-    2: ("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
+    1: ("anchors", "synchronise", "openset", "metrics", "samples", "rows", "media", "signal_audio", "signal_video"),
+    2: (
+        *("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
+        *("extractors", "feature_cache", "clips"),
+    ),
     3: ("classifier", "storage", "training", "__init__"),
 }
 """The intent wing has all floors under one roof; it and the mixture wing never import each other."""
