@@ -15,6 +15,49 @@ MEAN_OF_TYPES = "mean of types"
 _OF_ONE_SCHEME = ("experts", "top_k", "expert_ffn", "asymoe")
 
 
+Members = list[str] | dict[str, float]
+"""What a contrast compares: [first, second], or name -> weight."""
+
+
+def check_folder_names(variants: dict[str, Any]) -> dict[str, Any]:
+    """Refuse names of variants that cannot name a folder.
+
+    Raises:
+        ValueError: a name holds something else than letters, digits, ``_ . -``.
+    """
+    for name in variants:
+        if not name or not all(letter.isalnum() or letter in "_.-" for letter in name):
+            raise ValueError(f"variant {name!r} names a folder: use letters, digits, _ . and -")
+    return variants
+
+
+def check_contrasts(contrasts: dict[str, Any]) -> dict[str, Any]:
+    """Refuse contrasts that measure no difference.
+
+    Raises:
+        ValueError: two different names were expected, or weights that sum to 0.
+    """
+    for name, members in contrasts.items():
+        if isinstance(members, list) and (len(members) != 2 or len(set(members)) != 2):
+            raise ValueError(f"contrast {name!r} must be two names, [first, second], or name: weight; got {members}")
+        if isinstance(members, dict) and (not any(members.values()) or abs(math.fsum(members.values())) > 1e-9):
+            raise ValueError(
+                f"weights of contrast {name!r} must sum to 0 and not all be 0, got {members}; "
+                "only then does it measure a difference"
+            )
+    return contrasts
+
+
+def contrast_weights(members: Members) -> dict[str, float]:
+    """Name -> weight of one contrast.
+
+    Example:
+        >>> contrast_weights(["moiie", "vanilla"])
+        {'moiie': 1.0, 'vanilla': -1.0}
+    """
+    return dict(members) if isinstance(members, dict) else {members[0]: 1.0, members[1]: -1.0}
+
+
 class VariantSettings(Section):
     """One more line of a comparison: the recipe's section ``moe`` with a few settings changed."""
 
@@ -73,7 +116,7 @@ class CompareSettings(Section):
     variants: dict[str, VariantSettings] = Field(
         default_factory=dict, description="name -> settings; the name can then stand in `schemes`"
     )
-    contrasts: dict[str, list[str] | dict[str, float]] = Field(
+    contrasts: dict[str, Members] = Field(
         default_factory=dict,
         description="name -> [first, second], or scheme -> weight with weights that sum to 0",
     )
@@ -87,38 +130,12 @@ class CompareSettings(Section):
         "first_seed", description="whose model folders stay on the disk once they are scored"
     )
 
-    @field_validator("variants")
-    @classmethod
-    def _folder_names(cls, variants: dict[str, VariantSettings]) -> dict[str, VariantSettings]:
-        for name in variants:
-            if not name or not all(letter.isalnum() or letter in "_.-" for letter in name):
-                raise ValueError(f"variant {name!r} names a folder: use letters, digits, _ . and -")
-        return variants
-
-    @field_validator("contrasts")
-    @classmethod
-    def _weights(cls, contrasts: dict[str, Any]) -> dict[str, Any]:
-        for name, members in contrasts.items():
-            if isinstance(members, list) and (len(members) != 2 or len(set(members)) != 2):
-                raise ValueError(
-                    f"contrast {name!r} must be two names, [first, second], or name: weight; got {members}"
-                )
-            if isinstance(members, dict) and (not any(members.values()) or abs(math.fsum(members.values())) > 1e-9):
-                raise ValueError(
-                    f"weights of contrast {name!r} must sum to 0 and not all be 0, got {members}; "
-                    "only then does it measure a difference"
-                )
-        return contrasts
+    _folder_names = field_validator("variants")(check_folder_names)
+    _weights = field_validator("contrasts")(check_contrasts)
 
     def weights(self, contrast: str) -> dict[str, float]:
-        """Scheme -> weight of one contrast.
-
-        Example:
-            >>> CompareSettings(contrasts={"blind": ["moiie", "vanilla"]}).weights("blind")
-            {'moiie': 1.0, 'vanilla': -1.0}
-        """
-        members = self.contrasts[contrast]
-        return dict(members) if isinstance(members, dict) else {members[0]: 1.0, members[1]: -1.0}
+        """Scheme -> weight of one contrast; see :func:`contrast_weights`."""
+        return contrast_weights(self.contrasts[contrast])
 
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

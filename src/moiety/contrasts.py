@@ -30,6 +30,7 @@ class Contrast:
         family: How many those are.
         corrected_over_all: The same over every contrast and type of the comparison.
         remarks: What keeps the schemes from activating equally many parameters.
+        unit: What the members of a family are called.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Contrast:
     family: int = 1
     corrected_over_all: float = 1.0
     remarks: Sequence[str] = ()
+    unit: str = "types"
 
     @property
     def is_clear(self) -> bool:
@@ -69,7 +71,7 @@ class Contrast:
         if self.estimate.has_interval:
             parts += [f"95 % interval {low} to {high}", seeds, f"p = {shown_p(self.test.p)}"]
             if self.family > 1:
-                parts.append(f"corrected {shown_p(self.corrected)} over {self.family} types")
+                parts.append(f"corrected {shown_p(self.corrected)} over {self.family} {self.unit}")
             parts.append(f"{shown_p(self.corrected_over_all)} over all contrasts")
             parts += [self.limit] if self.limit else []
         return ", ".join([*parts, *self.remarks])
@@ -77,7 +79,7 @@ class Contrast:
     @property
     def limit(self) -> str:
         """What the number of seeds cannot show, whatever they say; empty when they can."""
-        return limit_of(self.test.num_values, self.test.smallest, self.family)
+        return limit_of(self.test.num_values, self.test.smallest, self.family, self.unit)
 
     @property
     def sentence(self) -> str:
@@ -110,7 +112,7 @@ def contrast_over(
     return Contrast(name, weights, question_type, seed_interval(sums), sign_flip_test(sums))
 
 
-def limit_of(num_seeds: int, smallest: float, family: int) -> str:
+def limit_of(num_seeds: int, smallest: float, family: int, unit: str = "types") -> str:
     """What `num_seeds` cannot show in a family of tests, in words; empty when they can show something.
 
     Example:
@@ -119,7 +121,7 @@ def limit_of(num_seeds: int, smallest: float, family: int) -> str:
     """
     if smallest * family < LEVEL:
         return ""
-    many = f" on {family} types" if family > 1 else ""
+    many = f" on {family} {unit}" if family > 1 else ""
     return f"{num_seeds} seeds{many} cannot give p below {shown_p(min(1.0, smallest * family))}"
 
 

@@ -33,6 +33,7 @@ class Job:
         base: Folder of the dense base.
         schemes: Name -> plan.
         pairs: (scheme, seed) of the table.
+        asked: Those that this call is to run.
         questions: Rows that score a run.
         floors: Type -> floors.
         images: Where pictures are.
@@ -46,6 +47,7 @@ class Job:
     base: Path
     schemes: Mapping[str, PlannedScheme]
     pairs: Sequence[tuple[str, int]]
+    asked: Sequence[tuple[str, int]]
     questions: Sequence[Row]
     floors: Mapping[str, Any]
     images: Images

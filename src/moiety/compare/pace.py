@@ -21,7 +21,7 @@ def seconds_left(
     """Work of the `runs` that have no record: of each scheme as long as its finished runs took, else as all did.
 
     Args:
-        runs: (scheme, seed) of a whole comparison.
+        runs: (scheme, seed) of all runs that were asked for.
         records: What is finished.
         borrowers: Schemes that ask a model which another run trains.
 
@@ -54,9 +54,11 @@ def place_of(runs: Sequence[Run], records: Mapping[Run, RunRecord], borrowers: C
     """Where the run that begins now stands: ``run 3 of 10, about 12 min of work left``.
 
     Args:
-        runs: All runs of the comparison.
-        records: What is finished.
+        runs: All runs that were asked for.
+        records: What is finished, of these and of others.
         borrowers: Schemes that ask a model which another run trains.
     """
     left = seconds_left(runs, records, borrowers)
-    return f"run {len(records) + 1} of {len(runs)}" + ("" if left is None else f", about {span(left)} of work left")
+    return f"run {sum(run in records for run in runs) + 1} of {len(runs)}" + (
+        "" if left is None else f", about {span(left)} of work left"
+    )

@@ -79,7 +79,8 @@ def run_compare(
     if dry_run:
         return _dry(recipe, shown, planned_pairs)
     Path(recipe.output).mkdir(parents=True, exist_ok=True)
-    job = _prepare(recipe, shown, planned_pairs, on_progress, quiet)
+    asked_pairs = [(scheme, seed) for scheme in chosen for seed in numbers]
+    job = _prepare(recipe, shown, planned_pairs, asked_pairs, on_progress, quiet)
     for seed in numbers:
         data: dict[str, StageData] = {}
         for leader, members in job.families().items():
@@ -95,6 +96,7 @@ def _prepare(
     recipe: Recipe,
     schemes: Sequence[str],
     pairs: Sequence[tuple[str, int]],
+    asked: Sequence[tuple[str, int]],
     on_progress: OnProgress | None,
     quiet: bool,
 ) -> Job:
@@ -114,7 +116,7 @@ def _prepare(
                 base = run_recipe(recipe, only_stage=stage.name, on_progress=tell, quiet=quiet)[0].folder
     context = {"provenance": provenance(), "base": fingerprint_of(base), "recipe": recipe.model_dump(mode="json")}
     by_name = {scheme.name: scheme for scheme in planned}
-    return Job(recipe, base, by_name, pairs, questions, floors, images, context, on_progress, quiet)
+    return Job(recipe, base, by_name, pairs, asked, questions, floors, images, context, on_progress, quiet)
 
 
 def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str, StageData]) -> bool:
@@ -137,7 +139,7 @@ def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str
                 logger.info("%s is finished and used as it is", name)
                 return False
             borrowers = [borrower for members in job.families().values() for borrower in members[1:]]
-            place = place_of(job.pairs, job.records(), borrowers)
+            place = place_of(job.asked, job.records(), borrowers)
             logger.info("%s: training (%s)", name, place)
             model_folder, training = _train(job, leader, seed, folder, data, f"{name} ({place})")
             for scheme in missing:

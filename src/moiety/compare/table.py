@@ -13,16 +13,17 @@ from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Scheme
 from moiety.contrasts import Contrast, limit_of
 from moiety.evaluate.report import percent
 from moiety.intervals import Estimate
+from moiety.reporting import finite, pipe_table
 
 FLOOR_NAMES = ("majority", "question_only", "chance")
 
 
 def markdown(comparison: Comparison) -> str:
     """Scores, floors and costs as Markdown tables."""
-    parts = [_pipe(score_table(comparison))] if comparison.records else []
+    parts = [pipe_table(score_table(comparison))] if comparison.records else []
     further = {2: conflict_table(comparison), 4: contrast_table(comparison)}
-    parts += [_pipe(lines, num_texts) for num_texts, lines in further.items() if len(lines) > 1]
-    parts += [_pipe(cost_table(comparison)), caption(comparison), *notes(comparison)]
+    parts += [pipe_table(lines, num_texts) for num_texts, lines in further.items() if len(lines) > 1]
+    parts += [pipe_table(cost_table(comparison)), caption(comparison), *notes(comparison)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -156,19 +157,11 @@ def json_text(comparison: Comparison) -> str:
         "missing": [list(pair) for pair in comparison.missing],
         "context": dict(comparison.context),
     }
-    return json.dumps(_finite(tree), indent=1)
+    return json.dumps(finite(tree), indent=1)
 
 
 def _tested(entry: Difference | Contrast) -> dict[str, object]:
     return asdict(entry) | {"verdict": entry.verdict}
-
-
-def _finite(tree: object) -> object:
-    if isinstance(tree, dict):
-        return {key: _finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _cells(score: Estimate | None) -> list[float | None]:
@@ -187,10 +180,3 @@ def _mark(row: SchemeRow) -> str:
 
 def _number(value: float, form: str) -> str:
     return "" if math.isnan(value) else format(value, form)
-
-
-def _pipe(lines: Sequence[Sequence[str]], num_texts: int = 1) -> str:
-    """A Markdown table whose first `num_texts` columns are words and whose other columns are numbers."""
-    header, *rest = lines
-    rule = ["---"] * num_texts + ["---:"] * (len(header) - num_texts)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (header, rule, *rest))
