@@ -246,3 +246,4 @@ def test_work_left_is_counted_by_scheme_and_seed() -> None:
     assert place_of(runs, done) == "run 3 of 9, about 18 min of work left"
     assert seconds_left(runs, done, ["vanilla"]) == 2 * 100 + 2 * 30 + 3 * 65  # vanilla only asks: 20 s and 10 s
     assert place_of(runs, {}) == "run 1 of 9"
+    assert place_of(runs[2:4], done) == "run 1 of 2, about 4 min of work left", "asked for alone; others tell the pace"
