@@ -21,10 +21,22 @@ FLOORS = {
 }
 WING = {
     0: ("settings",),
-    1: ("anchors", "synchronise", "openset", "metrics", "samples", "rows", "media", "signal_audio", "signal_video"),
+    1: (
+        "anchors",
+        "synchronise",
+        "openset",
+        "metrics",
+        "samples",
+        "rows",
+        "media",
+        "signal_audio",
+        "signal_video",
+        "label_prompt",
+    ),
     2: (
         *("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
         *("extractors", "feature_cache", "clips"),
+        *("providers", "provider_hf", "provider_openai"),
     ),
     3: ("classifier", "storage", "training", "__init__"),
 }

@@ -91,33 +91,51 @@ def shipped_tables(field: str = "description") -> dict[str, dict[str, LabelDescr
     return {name: {label: table[label] for label in labels} for name, labels in tree["sets"].items()}
 
 
-def descriptions_for(source: Any, classes: Sequence[str]) -> dict[str, LabelDescription]:
+def load_table(source: Any, field: str = "description") -> dict[str, LabelDescription]:
+    """A table of descriptions from a file or a mapping.
+
+    Args:
+        source: A path of JSON or YAML, or a mapping label -> sentence(s).
+        field: Which field of an entry holds the text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no table.
+    """
+    if isinstance(source, Mapping):
+        return read_table(source, "label_descriptions", field)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no label descriptions at {path}; write JSON or YAML, label -> sentence, or let "
+            "'moiety intent describe-labels' write them"
+        )
+    return read_table(parse_value(path.read_text("utf-8")), str(path), field)
+
+
+def descriptions_for(source: Any, classes: Sequence[str], field: str = "description") -> dict[str, LabelDescription]:
     """Descriptions of exactly `classes`.
 
     Args:
         source: ``auto``: the shipped table with exactly these labels. A path of JSON or YAML. Or a mapping
             label -> sentence(s).
         classes: Labels of the data.
+        field: Which field of an entry holds the text, for instance ``description_ja``.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: classes are missing in the table or stand there without being classes, or no shipped table fits.
     """
     if isinstance(source, str) and source == "auto":
-        for table in shipped_tables().values():
+        for table in shipped_tables(field).values():
             if set(table) >= set(classes) and len(table) - len(classes) <= 1:  # one label may mean out of scope
                 return {label: table[label] for label in classes}
         raise ValueError(
             f"no shipped table describes the {len(classes)} labels {', '.join(sorted(classes)[:5])}, …; "
-            "pass label_descriptions=FILE or a mapping label -> sentence, or set triplet_weight=0"
+            "pass label_descriptions=FILE (moiety intent describe-labels writes one) or a mapping label -> sentence, "
+            "or set triplet_weight=0"
         )
-    if isinstance(source, Mapping):
-        table = read_table(source, "label_descriptions")
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"no label descriptions at {path}; write JSON or YAML, label -> sentence")
-        table = read_table(parse_value(path.read_text("utf-8")), str(path))
+    table = load_table(source, field)
     missing = [label for label in classes if label not in table]
     if missing:
         hints = [f"{label!r} ({nearest_name(label, table)})" for label in missing[:3]]
@@ -125,6 +143,7 @@ def descriptions_for(source: Any, classes: Sequence[str]) -> dict[str, LabelDesc
         raise ValueError(
             f"no description of {len(missing)} of {len(classes)} labels: {'; '.join(hints)}"
             + (f". Described but no label of the data: {', '.join(extra)}" if extra else "")
+            + ". Add them, or let 'moiety intent describe-labels' write a table"
         )
     return {label: table[label] for label in classes}
 
