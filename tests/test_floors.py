@@ -32,13 +32,15 @@ WING = {
         "signal_audio",
         "signal_video",
         "label_prompt",
+        *("signs", "phrases", "voice", "figure", "clip_writer"),
     ),
     2: (
         *("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
         *("extractors", "feature_cache", "clips"),
         *("providers", "provider_hf", "provider_openai"),
+        *("world",),
     ),
-    3: ("classifier", "storage", "training", "__init__"),
+    3: ("classifier", "storage", "training", "__init__", "demo"),
 }
 """The intent wing has all floors under one roof; it and the mixture wing never import each other."""
 MIXTURE = {"moe", "vlm", "train", "compare", "evaluate", "lens", "chat", "demo", "scenes", "worlds", "asymmetric"}
