@@ -27,7 +27,7 @@ WING = {
         "openset",
         "metrics",
         "samples",
-        "rows",
+        *("makers", "rows"),
         "media",
         "signal_audio",
         "signal_video",
@@ -36,11 +36,15 @@ WING = {
     ),
     2: (
         *("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
-        *("extractors", "feature_cache", "clips"),
+        *("extractors", "pretrained", "feature_cache", "clips"),
         *("providers", "provider_hf", "provider_openai"),
         *("world",),
     ),
-    3: ("classifier", "storage", "training", "__init__", "demo"),
+    3: (
+        *("classifier", "storage", "training", "__init__"),
+        *("recipe", "sources", "floors", "grading", "run_record", "outcome", "tables", "pictures", "report"),
+        *("compare", "explain", "demo"),
+    ),
 }
 """The intent wing has all floors under one roof; it and the mixture wing never import each other."""
 MIXTURE = {"moe", "vlm", "train", "compare", "evaluate", "lens", "chat", "demo", "scenes", "worlds", "asymmetric"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         history_: One line an epoch.
         best_epoch_: Whose weights are kept.
         thresholds_: Of the out-of-scope rule; None without one.
+        extractors_: Modality -> settings of what made its frames of clips; those that ``read_clips`` uses.
         label_descriptions_: Texts behind the labels; None without synchronisation.
 
     Example:
@@ -94,6 +96,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         self.preparation_ = Preparation.fit(samples, settings)
         prepared, dev = self.preparation_.transform(samples), self.preparation_.transform(dev)
         self.dims_ = self.preparation_.dims
+        self.extractors_ = {name: json.loads(known) for name, known in self.preparation_.extractors.items()}
         described = self._describe(settings)
         body = METHODS[settings.method](self.dims_, settings)
         self.model_ = IntentNetwork(body, len(self.classes_), settings, described)
@@ -221,6 +224,28 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             if usable:
                 found["+".join(kept)] = self.evaluate([X[i] for i in usable], np.asarray(y)[usable], hide=hidden)
         return found
+
+    def read_clips(self, rows: Any, **options: Any) -> Any:
+        """Samples of clips by the extractors that made the training samples.
+
+        Args:
+            rows: As :func:`moiety.intent.clips.read_clips` takes them.
+            **options: ``cache``, ``on_error``, ``on_progress``, ``device``, as there; and ``text``, ``video`` or
+                ``audio`` where a model lies in another folder now.
+
+        Raises:
+            ValueError: the model was fitted on frames of the user's own, which only the user can make.
+        """
+        from moiety.intent.clips import read_clips
+
+        own = [name for name in self._fitted().dims if name != "text" and name not in self.extractors_]
+        if own:
+            raise ValueError(
+                f"the model was fitted on {' and '.join(own)} frames of your own, so moiety cannot make them of clips; "
+                "fit on samples of read_clips, or make those frames as you did"
+            )
+        made = {name: "hashing" if name == "text" and name in self.dims_ else None for name in MODALITIES}
+        return read_clips(rows, **{**made, **self.extractors_, **options})
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder of JSON and safetensors, whole or not at all; see :mod:`moiety.intent.storage`."""

@@ -113,7 +113,7 @@ def decode_video(
             images.append(_picture(frame, max_side))
             times.append(time)
         if not images:
-            raise MediaError(f"no picture {_between(start_s, end_s)}")
+            raise MediaError(f"it holds no picture {_between(start_s, end_s)}")
     return Frames(images, np.array(times))
 
 
@@ -154,7 +154,7 @@ def decode_audio(
 
 def _check_sound(sound: Sound, start_s: float, end_s: float | None) -> None:
     if not len(sound.samples):
-        raise MediaError(f"no sound {_between(start_s, end_s)}")
+        raise MediaError(f"it holds no sound {_between(start_s, end_s)}")
     wrong = ~np.isfinite(sound.samples)
     if wrong.any():
         raise MediaError(f"{wrong.sum()} of {len(wrong)} samples are not finite, first {np.flatnonzero(wrong)[0]}")
@@ -182,7 +182,12 @@ def _named(path: Path) -> Iterator[None]:
         raise MediaError(f"{path.name}: it cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse what is no file with anything in it.
+
+    Raises:
+        MediaError: it is missing, a folder, or empty.
+    """
     if not path.exists():
         raise MediaError(f"there is no such file in {path.parent}")
     if not path.is_file():
@@ -204,7 +209,7 @@ def _check_cut(length_s: float | None, start_s: float, end_s: float | None) -> N
 def _opened(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[Any, float]]:
     """A container, and the second that its time stamps call the start."""
     with _named(path):
-        _check_file(path)
+        check_file(path)
         size = path.stat().st_size
         _check_boxes(path, size)
         with av.open(str(path), options=dict(_OPTIONS)) as container:
@@ -303,7 +308,7 @@ def _from_container(container: Any, stream: Any, zero: float, rate: int, start_s
 def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, until: float | None) -> Sound | None:
     """Sound of a wav or flac; None for every other kind of file, told by its first bytes."""
     with _named(path):
-        _check_file(path)
+        check_file(path)
         with path.open("rb") as file:
             head = file.read(12)
         if not (head[:4] == b"fLaC" or (head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE")):

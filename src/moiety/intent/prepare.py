@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from moiety.groups import nearest_name
 from moiety.intent.labels import HASHING, encode_texts
+from moiety.intent.makers import check_makers, is_pretrained, maker_of
 from moiety.intent.samples import MODALITIES, IntentBatch, IntentSample, SampleError, make_batch
 from moiety.intent.settings import IntentSettings
 
@@ -26,6 +27,7 @@ class Preparation:
         deviation: Modality -> standard deviation, likewise.
         max_frames: Modality -> frames kept.
         text_encoder: Makes text frames where a sample has text alone.
+        extractors: Modality -> fingerprint of what made its training frames of clips; not named: the user did.
     """
 
     dims: Mapping[str, int]
@@ -33,6 +35,7 @@ class Preparation:
     deviation: Mapping[str, np.ndarray]
     max_frames: Mapping[str, int]
     text_encoder: str
+    extractors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, samples: Sequence[IntentSample], settings: IntentSettings) -> Preparation:
@@ -40,14 +43,14 @@ class Preparation:
 
         Raises:
             ValueError: a modality that is asked for is in no sample, or an unknown one is asked for.
-            SampleError: a sample's features cannot be used.
+            SampleError: a sample's features cannot be used, or frames of one modality were made in different ways.
         """
         wanted = settings.modalities or MODALITIES
         for name in wanted:
             if name not in MODALITIES:
                 raise ValueError(f"unknown modality {name!r}; {nearest_name(name, MODALITIES)}")
         encoded = _with_text(samples, settings.text_encoder)
-        dims, mean, deviation = {}, {}, {}
+        dims, mean, deviation, makers = {}, {}, {}, {}
         for name in MODALITIES:
             arrays = (
                 [array for sample in encoded if (array := sample.frames(name)) is not None] if name in wanted else []
@@ -57,18 +60,22 @@ class Preparation:
                     raise ValueError(f"modality {name!r} is asked for, but no training sample has it")
                 continue
             dims[name] = arrays[0].shape[1]
+            makers[name] = next(maker for sample in samples if (maker := maker_of(name, sample)) is not None)
             if _is_hand_made(name, samples, settings):
                 frames = np.concatenate([array for array in arrays if array.shape[1] == dims[name]]).astype(np.float64)
                 mean[name] = frames.mean(0).astype(np.float32)
                 deviation[name] = (frames.std(0) + 1e-6).astype(np.float32)
-        return cls(dims, mean, deviation, dict(settings.max_frames or {}), settings.text_encoder)
+        check_makers(samples, makers)
+        made = {name: maker for name, maker in makers.items() if maker}
+        return cls(dims, mean, deviation, dict(settings.max_frames or {}), settings.text_encoder, made)
 
     def transform(self, samples: Sequence[IntentSample]) -> list[IntentSample]:
         """Samples as the network takes them.
 
         Raises:
-            SampleError: a sample has frames of another width, or none of the known modalities.
+            SampleError: a sample has frames of another extractor or width, or none of the known modalities.
         """
+        check_makers(samples, {name: self.extractors.get(name, "") for name in self.dims})
         found = []
         for sample in _with_text(samples, self.text_encoder) if "text" in self.dims else samples:
             arrays = {name: self._standardized(name, sample) for name in self.dims}
@@ -120,9 +127,9 @@ def _with_text(samples: Sequence[IntentSample], encoder: str) -> list[IntentSamp
 
 
 def _is_hand_made(name: str, samples: Sequence[IntentSample], settings: IntentSettings) -> bool:
-    """Whether z-scores are due: always or never as asked; by itself for everything but the output of text encoders."""
+    """Whether z-scores are due: always or never as asked; by itself for all but the output of pretrained encoders."""
     if settings.standardize != "auto":
         return settings.standardize == "always"
     if name != "text":
-        return True
+        return not any(is_pretrained(maker_of(name, sample) or "") for sample in samples)
     return any(sample.text_features is not None and not sample.text_marks for sample in samples)

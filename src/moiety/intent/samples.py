@@ -6,6 +6,7 @@ batch, to the longest sample there, never to a maximum of a benchmark.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,16 @@ from torch import Tensor
 
 MODALITIES: tuple[str, ...] = ("text", "video", "audio")
 """Modalities of the intent wing, in the order of every concatenation."""
+
+
+def fingerprint_of(settings: Mapping[str, Any]) -> str:
+    """Settings as one line of JSON, names in alphabetical order.
+
+    Example:
+        >>> fingerprint_of({"rate": 16000, "extractor": "prosody"})
+        '{"extractor":"prosody","rate":16000}'
+    """
+    return json.dumps(dict(settings), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class SampleError(ValueError):
@@ -35,6 +46,7 @@ class IntentSample:
         audio: Frames of the audio, ``(frames, dim)``; None: absent.
         text_marks: Whether first and last text frame are marks of a text encoder ([CLS], [SEP]), never anchors.
         times: Modality -> seconds of each frame, ``(frames,)``, where known.
+        extractors: Modality -> fingerprint of what made its frames of a clip; not named: frames of the user's own.
     """
 
     key: str
@@ -44,6 +56,7 @@ class IntentSample:
     audio: np.ndarray | None = None
     text_marks: bool = False
     times: Mapping[str, np.ndarray] = field(default_factory=dict)
+    extractors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, given: Any, number: int = 0) -> IntentSample:

@@ -39,8 +39,8 @@ def prosody(
         Features, ``(frames, 2 * (num_bands + 4))`` float32, and the second at the middle of each window.
 
     Source:
-        Mel scale of O'Shaughnessy 1987; pitch as the first strong peak of the autocorrelation, unbiased by the length of
-        the overlap (after Boersma 1993, who divides by the autocorrelation of the window instead).
+        Mel scale of O'Shaughnessy 1987; pitch as the first strong peak of the autocorrelation, divided by the share
+        of the window that overlaps (Boersma 1993 divides by the autocorrelation of the window instead).
     """
     size, hop = max(2, round(window_s * rate)), max(1, round(hop_s * rate))
     padded = np.pad(np.asarray(samples, np.float64), (0, max(0, size - len(samples))))

@@ -17,6 +17,7 @@ from moiety.intent.baselines import METHODS
 from moiety.intent.labels import LabelDescription
 from moiety.intent.model import IntentNetwork
 from moiety.intent.prepare import Preparation
+from moiety.intent.samples import fingerprint_of
 from moiety.intent.settings import IntentSettings
 from moiety.saving import whole_folder
 
@@ -63,6 +64,7 @@ def _config_of(classifier: Any) -> dict[str, Any]:
         "parameters": parameters,
         "classes": list(classifier.classes_),
         "dims": dict(classifier.preparation_.dims),
+        "extractors": classifier.extractors_,
         "oos_rule": classifier.oos_rule_,
         "threshold": number,
         "best_epoch": classifier.best_epoch_,
@@ -73,6 +75,7 @@ def _config_of(classifier: Any) -> dict[str, Any]:
 def card_of(classifier: Any) -> str:
     """What a person should know before using the folder."""
     dims = ", ".join(f"{name} ({dim})" for name, dim in classifier.preparation_.dims.items())
+    extractors = ", ".join(f"{name} by {known['extractor']}" for name, known in classifier.extractors_.items())
     best = classifier.history_[classifier.best_epoch_ - 1]
     grades = "\n".join(f"| {name} | {value:.4f} |" for name, value in best.items() if name != "epoch")
     settings = "\n".join(f"| {name} | {value} |" for name, value in sorted(classifier.get_params().items()))
@@ -80,6 +83,7 @@ def card_of(classifier: Any) -> str:
         f"# Intent classifier: {classifier.method}\n\nWritten by moiety {version('moiety')}. "
         f"A-MESS here means A-MESS as reconstructed by moiety.\n\n"
         f"Labels ({len(classifier.classes_)}): {', '.join(classifier.classes_)}\n\nInputs and their widths: {dims}\n\n"
+        f"Extractors: {extractors or 'none, frames were given'}\n\n"
         f"Out-of-scope rule: {classifier.oos_rule_ or 'none'}\n\n"
         f"## Best epoch ({classifier.best_epoch_} of {len(classifier.history_)})\n\n"
         "| measure | value |\n| --- | ---: |\n"
@@ -116,7 +120,9 @@ def load_classifier(cls: Any, folder: str | Path) -> Any:
         {name[10:]: value.numpy() for name, value in tensors.items() if name.startswith("deviation.")},
         settings.max_frames or {},
         settings.text_encoder,
+        {name: fingerprint_of(known) for name, known in config.get("extractors", {}).items()},
     )
+    classifier.extractors_ = config.get("extractors", {})
     state = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
     body = METHODS[settings.method](config["dims"], settings)
     described = state.get("label_embeddings")
