@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ class Split:
     Args:
         samples: The utterances.
         labels: One string a sample.
+        groups: Who speaks in each sample, where the data says so; empty otherwise.
     """
 
     samples: list[IntentSample]
     labels: list[str]
+    groups: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -204,6 +206,7 @@ def read_hazumi(folder: str | Path, *, target: str = "da", view: str = "exchange
         split = splits.setdefault(row.get("split", "train"), Split([], []))
         split.samples.append(_hazumi_sample(row, frames, windows[number], view))
         split.labels.append(labels[int(arrays[target][number])])
+        split.groups.append(str(row.get("person", row["dialogue"])))
     return IntentDataset("hazumi", splits)
 
 

@@ -1,0 +1,290 @@
+"""Methods and variants times seeds on the same rows: each run in its own folder, any process may take any run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from moiety.intent.classifier import IntentClassifier
+from moiety.intent.data import IntentDataset, Split
+from moiety.intent.floors import FLOOR_METHODS
+from moiety.intent.grading import Model, grade
+from moiety.intent.outcome import IntentComparison, Pair
+from moiety.intent.pictures import draw_model
+from moiety.intent.recipe import FLOORS, IntentRecipe, hidden_names, parse_intent_recipe
+from moiety.intent.report import write_outcome
+from moiety.intent.run_record import IntentRun, load_run, run_folder, save_run
+from moiety.intent.sources import Parts, fingerprint, has_input, parts_of, read_source, rows_of
+from moiety.provenance import provenance
+from moiety.saving import write_atomically
+
+logger = logging.getLogger(__name__)
+
+MODEL = "model"
+_WITHOUT_EFFECT = {"device", "progress", "random_state"}
+"""Settings of a model that its result does not depend on, or that the seed of the run stands for."""
+
+
+@dataclass
+class Job:
+    """What all runs of one comparison share.
+
+    Args:
+        recipe: The recipe.
+        names: Lines of the table.
+        planned: Runs of the table.
+        on_progress: Called with (clips read, clips in all).
+        read: How rows are read, as JSON -> what was read.
+        prints: The same -> fingerprints of its splits.
+    """
+
+    recipe: IntentRecipe
+    names: Sequence[str]
+    planned: Sequence[Pair]
+    on_progress: Callable[[int, int], None] | None = None
+    read: dict[str, IntentDataset] = field(default_factory=dict)
+    prints: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def folder(self, pair: Pair) -> Path:
+        """Folder of one run."""
+        name, seed = pair
+        return run_folder(self.recipe.output, name, None if self.recipe.method_of(name) in FLOORS else seed)
+
+    def dataset(self, name: str) -> IntentDataset:
+        """The rows as one line of the table reads them; lines that read alike share them."""
+        data = self.recipe.data_of(name)
+        key = json.dumps(data.given(), sort_keys=True)
+        if key not in self.read:
+            self.read[key] = read_source(data, self.on_progress)
+            wanted = dict.fromkeys([data.train, data.score, *([data.choose] if data.choose else [])])
+            self.prints[key] = {split: fingerprint(self.read[key][split]) for split in wanted}
+        return self.read[key]
+
+    def settings(self, pair: Pair) -> dict[str, Any]:
+        """Everything the result of one run depends on."""
+        name, seed = pair
+        self.dataset(name)
+        data = self.recipe.data_of(name).given()
+        prints = self.prints[json.dumps(data, sort_keys=True)]
+        model = self.recipe.model_of(name).model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+        method = self.recipe.method_of(name)
+        rows = {"rows": prints, "splits": [data["train"], data["choose"], data["score"]]}
+        return {"method": method, "model": model, "seed": seed, "data": rows, "hide": list(self.recipe.compare.hide)}
+
+    def run(self, pair: Pair) -> IntentRun | None:
+        """What is finished of one run.
+
+        Raises:
+            ValueError: it was made with other settings.
+        """
+        return load_run(self.folder(pair), self.settings(pair))
+
+    def summary(self) -> IntentComparison:
+        """The comparison as it stands, with the results of other processes."""
+        runs = [run for pair in self.planned if (run := self.run(pair)) is not None]
+        parts = parts_of(self.dataset(self.names[0]), self.recipe.data, 0)
+        rows = {"train": len(parts.all_train), "score": len(parts.score)}
+        context = {"rows": rows, "recipe": self.recipe.model_dump(mode="json"), "provenance": provenance()}
+        return IntentComparison(self.recipe, self.names, runs, self.planned, Path(self.recipe.output), context)
+
+
+def run_intent_compare(
+    recipe: IntentRecipe,
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    dry_run: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> IntentComparison:
+    """Train and score methods and variants with several seeds, and write what came out.
+
+    Every run reads the same rows and, with the same seed, sets the same rows aside. Finished runs are kept, so a
+    stopped comparison goes on where it was; a second process given the same recipe takes runs that nobody works on.
+    Floors (majority, logistic regression) run once: no seed enters them.
+
+    Below ``recipe.output``: ``runs/<name>-seed<k>/result.json``, ``table.md``, ``table.csv``, ``results.json``,
+    pictures and ``report.html``, written anew after each run.
+
+    Args:
+        recipe: The recipe.
+        methods: Run these only; the table also shows what the recipe's others have finished.
+        seeds: Run these only, likewise.
+        dry_run: Plan only: no run, no file.
+        on_progress: Called with (clips read, clips in all) where clips are read.
+
+    Raises:
+        RecipeError: a name is unknown.
+        ValueError: data cannot be read, or an earlier run in this output was made with other settings.
+    """
+    chosen, names = _united(methods, recipe.compare.methods)
+    numbers, all_seeds = _united(seeds, recipe.seeds)
+    recipe = _known(recipe, names, all_seeds)
+    job = Job(recipe, names, _pairs(recipe, names, all_seeds), on_progress)
+    if dry_run:
+        return IntentComparison(recipe, names, (), job.planned, Path(recipe.output))
+    Path(recipe.output).mkdir(parents=True, exist_ok=True)
+    _write_recipe(recipe)
+    for pair in _pairs(recipe, chosen, numbers):
+        if _take(job, pair):
+            write_outcome(job.summary())
+    comparison = job.summary()
+    write_outcome(comparison)
+    return comparison
+
+
+def run_intent_fit(
+    recipe: IntentRecipe,
+    *,
+    seeds: Sequence[int] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[IntentComparison, list[Path]]:
+    """Train the recipe's own model with each seed and keep every model.
+
+    The same as a comparison of one method, written below ``<output>/fit``.
+
+    Args:
+        recipe: The recipe.
+        seeds: Over those of the recipe.
+        on_progress: As for :func:`run_intent_compare`.
+
+    Returns:
+        What came out, and the model folders in the order of the seeds.
+    """
+    tree = recipe.model_dump()
+    method = recipe.model.method
+    own = {**tree["compare"], "methods": [method], "variants": {}, "contrasts": {}, "keep_models": "all"}
+    changes: dict[str, Any] = {"output": str(Path(recipe.output) / "fit"), "data": recipe.data.given(), "compare": own}
+    if seeds is not None:
+        changes["seeds"] = list(seeds)
+    recipe = IntentRecipe.model_validate(tree | changes)
+    comparison = run_intent_compare(recipe, on_progress=on_progress)
+    return comparison, [model_folder(recipe, method, seed) for seed in recipe.seeds]
+
+
+def model_folder(recipe: IntentRecipe, name: str, seed: int) -> Path:
+    """Where the model of one run stands if it is kept."""
+    return Job(recipe, [name], []).folder((name, seed)) / MODEL
+
+
+def _known(recipe: IntentRecipe, names: Sequence[str], seeds: Sequence[int]) -> IntentRecipe:
+    """The recipe with names and seeds that were given beside it, checked as if they stood in it."""
+    tree = recipe.model_dump() | {"data": recipe.data.given(), "seeds": list(seeds)}
+    return parse_intent_recipe(tree | {"compare": {**tree["compare"], "methods": list(names)}}, recipe.name)
+
+
+def _united(given: Sequence[Any] | None, recipe: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """What to run now, and what the table shows: the recipe's own and, behind them, further ones given now."""
+    chosen = list(recipe) if given is None else list(dict.fromkeys(given))
+    return chosen, [*recipe, *(entry for entry in chosen if entry not in recipe)]
+
+
+def _pairs(recipe: IntentRecipe, names: Sequence[str], seeds: Sequence[int]) -> list[Pair]:
+    """Runs in the order they are made: floors, then seed by seed, so that paired differences come early."""
+    floors = [name for name in names if recipe.method_of(name) in FLOORS]
+    return [(name, 0) for name in floors] + [(name, seed) for seed in seeds for name in names if name not in floors]
+
+
+def _write_recipe(recipe: IntentRecipe) -> None:
+    tree = recipe.model_dump(mode="json") | {"data": recipe.data.given()}
+    write_atomically(Path(recipe.output) / "recipe.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
+
+
+def _take(job: Job, pair: Pair) -> bool:
+    """Do one run unless it is finished or in work; whether a result was added."""
+    folder = job.folder(pair)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # The system frees the lock of a process that died, so a killed run is taken over by the next process.
+        with FileLock(folder / ".lock", timeout=0):
+            if job.run(pair) is not None:
+                logger.info("%s is finished and used as it is", folder.name)
+                return False
+            logger.info("%s: training (%s)", folder.name, _place(job, pair))
+            save_run(_made(job, pair, folder), folder)
+            return True
+    except Timeout:
+        logger.info("%s is in work in another process", folder.name)
+        return False
+
+
+def _place(job: Job, pair: Pair) -> str:
+    """Which run of how many, and how long those of this name took."""
+    done = {other: run for other in job.planned if (run := load_run(job.folder(other))) is not None}
+    own = [run.training["seconds"] for (name, _), run in done.items() if name == pair[0]]
+    took = f", the last one took {own[-1]:.0f} s" if own else ""
+    return f"run {len(done) + 1} of {len(job.planned)}{took}"
+
+
+def _made(job: Job, pair: Pair, folder: Path) -> IntentRun:
+    """Train, score with and without each modality, draw and keep what the recipe asks to keep."""
+    (name, seed), recipe = pair, job.recipe
+    parts = parts_of(job.dataset(name), recipe.data_of(name), seed)
+    model, training, notes = _trained(recipe, name, seed, parts)
+    oos_label = recipe.model.oos_label
+    full = grade(model, parts.score, oos_label=oos_label)
+    if full is None:
+        raise ValueError(f"{name}: no row of {recipe.data.score!r} has a modality that it reads")
+    hidden = {hide: grade(model, parts.score, hidden_names(hide), oos_label) for hide in recipe.compare.hide}
+    left = {hide: found for hide, found in hidden.items() if found is not None}
+    if isinstance(model, IntentClassifier) and seed == recipe.seeds[0]:
+        draw_model(model, parts.score, full, folder)
+    if isinstance(model, IntentClassifier) and _keeps(recipe, seed):
+        model.save(folder / MODEL)
+    return IntentRun(
+        name=name,
+        seed=seed,
+        settings=job.settings(pair),
+        grades=full.grades,
+        hidden={hide: found.grades for hide, found in left.items()},
+        rows=len(full.truth),
+        without_input={"": full.without_input, **{hide: found.without_input for hide, found in left.items()}},
+        confusion=full.confusion(),
+        training=training,
+        notes=notes,
+        provenance=provenance(),
+    )
+
+
+def _keeps(recipe: IntentRecipe, seed: int) -> bool:
+    keep = recipe.compare.keep_models
+    return keep == "all" or (keep == "first_seed" and seed == recipe.seeds[0])
+
+
+def _trained(
+    recipe: IntentRecipe, name: str, seed: int, parts: Parts
+) -> tuple[Model, Mapping[str, float], Sequence[str]]:
+    """A fitted model, what that cost, and what a reader should know."""
+    settings, method, started = recipe.model_of(name), recipe.method_of(name), time.perf_counter()
+    if method in FLOORS:
+        rows = _teaching(parts.all_train, settings.modalities, settings.oos_label)
+        floor: Model = FLOOR_METHODS[method](settings).fit(rows.samples, rows.labels)
+        return floor, {"seconds": time.perf_counter() - started}, []
+    model = IntentClassifier(**settings.model_dump(exclude={"random_state"}), random_state=seed)
+    rows = _teaching(parts.train, settings.modalities)
+    choose = None if parts.choose is None else _teaching(parts.choose, settings.modalities)
+    model.fit(rows.samples, rows.labels, *((choose.samples, choose.labels) if choose else (None, None)))
+    training = {
+        "seconds": time.perf_counter() - started,
+        "parameters": float(sum(parameter.numel() for parameter in model.model_.parameters())),
+        "epochs": float(len(model.history_)),
+        "best_epoch": float(model.best_epoch_),
+    }
+    return model, training, parts.notes
+
+
+def _teaching(split: Split, modalities: Sequence[str] | None, without: str | None = None) -> Split:
+    """Rows that have something to learn from; a floor knows no rows beyond every class."""
+    kept = [
+        i
+        for i, (sample, label) in enumerate(zip(split.samples, split.labels, strict=True))
+        if has_input(sample, modalities) and (without is None or label != without)
+    ]
+    return rows_of(split, kept)

@@ -1,0 +1,95 @@
+"""What one training with one seed left behind, as a file that is either whole or absent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moiety.intent.settings import IntentSettings
+from moiety.saving import write_atomically
+from moiety.section import differences, with_defaults
+
+RUNS = "runs"
+RESULT = "result.json"
+
+
+def run_folder(output: str | Path, name: str, seed: int | None) -> Path:
+    """Folder of one run below the folder of its comparison; without a seed that of a floor.
+
+    Example:
+        >>> run_folder("out", "amess", 2).as_posix(), run_folder("out", "majority", None).as_posix()
+        ('out/runs/amess-seed2', 'out/runs/majority')
+    """
+    return Path(output) / RUNS / (name if seed is None else f"{name}-seed{seed}")
+
+
+@dataclass(frozen=True)
+class IntentRun:
+    """One method trained and scored with one seed.
+
+    Args:
+        name: Name in the table.
+        seed: Of weights, order, dropout and rows set aside; 0 for a floor, which none enters.
+        settings: Everything the result depends on; a record made under other settings is not used again.
+        grades: Measure -> value in 0..1, all modalities given.
+        hidden: Modalities taken away, joined with + -> grades; only where rows are left.
+        rows: Rows that were graded.
+        without_input: Rows left out, because nothing in them can be read; by what is hidden, "" for nothing.
+        confusion: ``labels`` and ``counts``.
+        training: ``seconds``, ``parameters``, ``epochs``, ``best_epoch``.
+        notes: What a reader of the scores should know.
+        provenance: Command, versions, commit, machine.
+    """
+
+    name: str
+    seed: int
+    settings: Mapping[str, Any]
+    grades: Mapping[str, float]
+    hidden: Mapping[str, Mapping[str, float]]
+    rows: int
+    without_input: Mapping[str, int]
+    confusion: Mapping[str, Any]
+    training: Mapping[str, float]
+    notes: Sequence[str] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_run(run: IntentRun, folder: Path) -> None:
+    """Write the record into `folder`."""
+    write_atomically(folder / RESULT, json.dumps(asdict(run), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def load_run(folder: Path, settings: Mapping[str, Any] | None = None) -> IntentRun | None:
+    """The record in `folder`; None when the run has not finished.
+
+    Args:
+        folder: Folder of the run.
+        settings: What the run would be made with now; None: take the record as it is.
+
+    Raises:
+        ValueError: the record was made with other settings, or the file is not a record.
+    """
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        run = IntentRun(**json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is not the result of a run ({error}); delete it to repeat the run") from error
+    changes = [] if settings is None else differences(_whole(run.settings), _whole(settings))
+    if changes:
+        more = f"; and {len(changes) - 5} more" if len(changes) > 5 else ""
+        raise ValueError(
+            f"{path} was made with other settings: {'; '.join(changes[:5])}{more}. "
+            "Choose another `output`, or delete that folder to repeat the run"
+        )
+    return run
+
+
+def _whole(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with defaults written out: fields that came later did not change what was made before them."""
+    tree = dict(json.loads(json.dumps(settings)))
+    return tree | {"model": with_defaults(IntentSettings, tree.get("model", {}))}
