@@ -1,0 +1,103 @@
+"""Relaxed accuracy: numbers within five per cent, everything else literally. One function a published rule (ChartQA).
+
+Python's ``float`` reads more than a chart shows: ``1e3``, ``1_000``, digits of any script, ``nan`` and ``inf``. The
+published rules take all of it; :func:`relaxed` takes plain decimal numbers only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+TOLERANCE = 0.05
+_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)%?", re.ASCII)
+
+
+def relaxed(text: str, answer: str) -> bool:
+    """The sound rule: five per cent of the answer's own value, ``%`` as hundredths, 0 equal to 0 in any spelling.
+
+    Blanks at the ends and case never matter; an answer equal to the label as text is right whatever it is.
+
+    Example:
+        >>> [relaxed(text, "100") for text in ("95", "105.0", " 100 ", "105.2", "")]
+        [True, True, True, False, False]
+        >>> relaxed("0.0", "0"), relaxed("12%", "0.12"), relaxed("12%", "12"), relaxed("nan", "3")
+        (True, True, False, False)
+    """
+    given, label = text.strip().lower(), answer.strip().lower()
+    if given == label:
+        return True
+    if not (_DECIMAL.fullmatch(given) and _DECIMAL.fullmatch(label)):
+        return False
+    value, wanted = _hundredths(given), _hundredths(label)
+    return value is not None and wanted is not None and abs(value - wanted) <= TOLERANCE * abs(wanted)
+
+
+def relaxed_moiie(text: str, answer: str) -> bool:
+    """The rule of the released MoIIE code: per cent signs are text, blanks at the ends of text count.
+
+    Source:
+        AlenjandroWang/MoIIE @ c614868, ``chartqa_test.py``. Years are numbers: 2016 is right for 2015.
+
+    Example:
+        >>> relaxed_moiie("12%", "12"), relaxed_moiie("0.0", "0"), relaxed_moiie("Yes ", "yes")
+        (False, True, False)
+    """
+    value, wanted = _number(text), _number(answer)
+    if value is not None and wanted is not None:
+        return abs(value - wanted) <= TOLERANCE * abs(wanted)
+    return text.lower() == answer.lower()
+
+
+def relaxed_lmms(text: str, answer: str) -> bool:
+    """The rule of lmms-eval: a trailing ``%`` divides by 100, a label of value 0 is compared as text.
+
+    Source:
+        EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/chartqa/utils.py``.
+
+    Example:
+        >>> relaxed_lmms("12%", "0.12"), relaxed_lmms("0.0", "0"), relaxed_lmms("95", "100")
+        (True, False, True)
+    """
+    value, wanted = _hundredths(text), _hundredths(answer)
+    if value is not None and wanted:
+        return abs(value - wanted) / abs(wanted) <= TOLERANCE
+    return text.lower() == answer.lower()
+
+
+def relaxed_swapped(text: str, answer: str) -> bool:
+    """The widely used rule as it runs: :func:`relaxed_lmms` with text and label exchanged.
+
+    The tolerance is five per cent of the model's number: for a label of 100, 95 is wrong and 105.2 is right.
+
+    Source:
+        OpenGVLab/InternVL @ 2410d1d, ``evaluate_vqa.py``, after Qwen-VL; the exchange is a slip of the call.
+
+    Example:
+        >>> relaxed_swapped("95", "100"), relaxed_swapped("105.2", "100"), relaxed_swapped("Yes ", "yes")
+        (False, True, True)
+    """
+    return relaxed_lmms(answer, text.strip())
+
+
+RELAXED_RULES: Mapping[str, Callable[[str, str], bool]] = {
+    "sound": relaxed,
+    "official": relaxed_swapped,
+    "lmms_eval": relaxed_lmms,
+    "moiie": relaxed_moiie,
+}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _hundredths(text: str) -> float | None:
+    """Value of a number, of a percentage as hundredths."""
+    if not text.endswith("%"):
+        return _number(text)
+    value = _number(text.rstrip("%"))
+    return None if value is None else value / 100
