@@ -199,10 +199,8 @@ def _write_tables(files: IntentWorldFiles, drawn: list[Utterance], arguments: Ma
     _write_lines(files.signs, ({**asdict(one), "draw": list(one.draw)} for one in drawn))
     labels = [{"label": one.label, "description": one.description, "cues": one.cues or None} for one in INTENTS]
     _write_json(files.labels, {"labels": labels})
-    found = {
-        "+".join(kept): round(attainable(kept, unclear=arguments["unclear"], missing=arguments["missing"]), 6)
-        for kept in MASKS
-    }
+    chances = {name: arguments[name] for name in ("unclear", "missing")}
+    found = {"+".join(kept): attainable(kept, **chances) for kept in MASKS}
     table = {one.label: {"text": one.words, "video": one.gestures, "audio": one.tones} for one in INTENTS}
     _write_json(files.facts, {"arguments": arguments, "attainable": found, "intents": table})
     (files.folder / "README.md").write_text(_page(found, arguments), encoding="utf-8")
