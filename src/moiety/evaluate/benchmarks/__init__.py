@@ -1,0 +1,1 @@
+"""The benchmarks of the field: official files in, official scores out, one benchmark a file."""

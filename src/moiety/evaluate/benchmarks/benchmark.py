@@ -1,0 +1,257 @@
+"""What a benchmark is: files to questions, answers to a score. Everything else about it stays in its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from moiety.evaluate.benchmarks.resampling import Statistic, resampled
+from moiety.groups import nearest_name
+from moiety.intervals import Estimate
+from moiety.vlm.images import Images
+from moiety.vlm.rows import IMAGE_MARK, Row, Turn
+
+SOUND = "sound"
+_SHOWN = 5
+
+
+class Pictures(Protocol):
+    """Pictures by the names that rows use: :class:`moiety.vlm.images.Images` or whatever decodes them."""
+
+    def __getitem__(self, name: str, /) -> Image.Image:
+        """The picture called `name`."""
+
+
+@dataclass(frozen=True)
+class BenchmarkScore:
+    """Score of one set of answers under one rule.
+
+    Args:
+        benchmark: Its name.
+        rule: The rule set that made the numbers; a score is comparable with others of the same rule only.
+        headline: Name and value of the number that tables quote, as the field prints it (mostly percent).
+        numbers: Every number of the benchmark by name, the headline among them, in percent unless its name says more.
+        num_questions: Questions scored.
+        correct: Row id -> share of the question that is right, 0..1; None where a question has no mark of its own.
+        notes: What a reader has to know, one sentence each.
+        interval: 95 % bootstrap interval of the headline; filled in by :meth:`Benchmark.score`.
+        statistic: Headline from one weight a question (aligned with the rows); the weights of a resample count how
+            often each was drawn. With all weights 1 it gives the headline. None: no interval.
+    """
+
+    benchmark: str
+    rule: str
+    headline: tuple[str, float]
+    numbers: Mapping[str, float]
+    num_questions: int
+    correct: Mapping[str, float] | None = None
+    notes: tuple[str, ...] = ()
+    interval: Estimate | None = None
+    statistic: Statistic | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, without the marks of single questions."""
+        return {
+            "benchmark": self.benchmark,
+            "rule": self.rule,
+            "headline": list(self.headline),
+            "interval": None if self.interval is None else asdict(self.interval),
+            "numbers": dict(self.numbers),
+            "num_questions": self.num_questions,
+            "notes": list(self.notes),
+        }
+
+
+def mean_score(
+    benchmark: str,
+    rule: str,
+    headline: str,
+    correct: Mapping[str, float],
+    numbers: Mapping[str, float] | None = None,
+    notes: tuple[str, ...] = (),
+) -> BenchmarkScore:
+    """The score of a benchmark whose headline is the mean over its questions, in percent.
+
+    Args:
+        benchmark: Its name.
+        rule: The rule set.
+        headline: Name of the mean.
+        correct: Row id -> mark in 0..1, in the order of the rows.
+        numbers: Further numbers; the mean is put before them.
+        notes: See :class:`BenchmarkScore`.
+    """
+    marks = np.array(list(correct.values()), dtype=np.float64)
+    value = 100 * float(marks.mean())
+
+    def mean(weights: NDArray[np.float64]) -> float:
+        return 100 * float(weights @ marks / weights.sum())
+
+    return BenchmarkScore(
+        benchmark, rule, (headline, value), {headline: value, **(numbers or {})}, len(marks), correct, notes, None, mean
+    )
+
+
+def _nothing(rows: Sequence[Row], rule: str) -> float:
+    return 0.0
+
+
+def _each_alone(row: Row) -> Hashable:
+    return row.id
+
+
+def _of_folder(folder: Path) -> Pictures:
+    return Images([folder])
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Args:
+        name: Key in the registry and name of its folder below ``--data``.
+        title: Its name in print, with version and split.
+        files: The official files its folder must hold, in words: part of the error when one is missing.
+        reader: Folder -> questions, see :meth:`read`. A missing file is a FileNotFoundError.
+        scorer: (rows, answers, rule) -> score without interval, called with checked ids and a known rule. None: the
+            answers are graded elsewhere.
+        rules: Rule sets, the default one first. ``official`` repeats the released scorer to the bit.
+        max_new_tokens: Longest answer that its prompt asks for, in tokens.
+        floor: (rows, rule) -> headline of empty answers to all of them; 0 where nothing else is said.
+        together: Rows with one key belong together: one picture, one circle of options. They are drawn together in the
+            bootstrap and a limit never cuts them apart.
+        pictures: Folder -> pictures by the names the rows use.
+        writer: (rows, answers, path) -> None writes the file that the benchmark's own grader or server takes.
+    """
+
+    name: str
+    title: str
+    files: str
+    reader: Callable[[Path], list[Row]]
+    scorer: Callable[[Sequence[Row], Mapping[str, str], str], BenchmarkScore] | None
+    rules: tuple[str, ...]
+    max_new_tokens: int
+    floor: Callable[[Sequence[Row], str], float] = _nothing
+    together: Callable[[Row], Hashable] = _each_alone
+    pictures: Callable[[Path], Pictures] = _of_folder
+    writer: Callable[[Sequence[Row], Mapping[str, str], Path], None] | None = None
+
+    def read(self, folder: Path) -> list[Row]:
+        """The questions in `folder`, in their official order: unique ids, the official prompt as turn of the user.
+
+        Raises:
+            FileNotFoundError: a file is missing; the text says which files are expected.
+            ValueError: two questions have one id, or there is none.
+        """
+        try:
+            rows = self.reader(folder)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.name}: {error}; expected in {folder}: {self.files}") from error
+        twice = _repeated(row.id for row in rows)
+        if twice:
+            raise ValueError(f"{self.name}: {len(twice)} ids occur more than once in {folder}: {_some(twice)}")
+        if not rows:
+            raise ValueError(f"{self.name}: no question in {folder}; expected {self.files}")
+        return rows
+
+    def score(self, rows: Sequence[Row], answers: Mapping[str, str], rule: str | None = None) -> BenchmarkScore:
+        """Score answers, with a bootstrap interval of the headline.
+
+        Args:
+            rows: Questions that :meth:`read` gave, all or some.
+            answers: Row id -> what the model wrote, for exactly these rows.
+            rule: See :meth:`rule_named`.
+
+        Raises:
+            ValueError: no rows, answers are missing or superfluous, the rule is unknown, or the benchmark is graded
+                elsewhere.
+        """
+        rule = self.rule_named(rule)
+        if self.scorer is None:
+            raise ValueError(f"{self.name} is graded elsewhere; write its answers file and hand that in")
+        self.check_ids(rows, answers)
+        score = self.scorer(rows, answers, rule)
+        if score.statistic is None:
+            return score
+        return replace(score, interval=resampled(score.statistic, [self.together(row) for row in rows]))
+
+    def write_answers(self, rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
+        """Write the file that the benchmark's own grader or server takes.
+
+        Raises:
+            ValueError: there is no such file for this benchmark, or answers are missing or superfluous.
+        """
+        if self.writer is None:
+            raise ValueError(f"{self.name} has no answers file of its own; its answers are scored here")
+        self.check_ids(rows, answers)
+        self.writer(rows, answers, path)
+
+    def rule_named(self, rule: str | None) -> str:
+        """The rule set called `rule`; None and ``sound`` give the default where no rule has that name.
+
+        Raises:
+            ValueError: the benchmark has no such rule.
+        """
+        if rule in self.rules:
+            return str(rule)
+        if (rule is None or rule == SOUND) and self.rules:
+            return self.rules[0]
+        raise ValueError(f"{self.name} has no rule {rule!r}; {nearest_name(str(rule), self.rules)}")
+
+    def check_ids(self, rows: Sequence[Row], answers: Mapping[str, str]) -> None:
+        """Answers belong to questions by id, never by position; what does not join is an error.
+
+        Raises:
+            ValueError: no rows, an id occurs twice, or answers are missing or superfluous.
+        """
+        if not rows:
+            raise ValueError(f"{self.name}: no questions to score")
+        asked = [row.id for row in rows]
+        known = set(asked)
+        wrong = {
+            "occur more than once": _repeated(asked),
+            "have no answer": [name for name in asked if name not in answers],
+            "were answered but not asked": [name for name in answers if name not in known],
+        }
+        told = [f"{len(names)} {what}: {_some(names)}" for what, names in wrong.items() if names]
+        if told:
+            raise ValueError(
+                f"{self.name}: {len(answers)} answers do not fit {len(rows)} questions by id; " + "; ".join(told)
+            )
+
+    def first(self, rows: Sequence[Row], limit: int | None) -> list[Row]:
+        """The first `limit` questions, and those that belong together with one of them."""
+        kept = {self.together(row) for row in rows[:limit]}
+        return [row for row in rows if self.together(row) in kept]
+
+
+def asked(
+    id: str,
+    prompt: str,
+    images: Iterable[str] = (),
+    *,
+    answers: Iterable[str] = (),
+    choices: Iterable[str] = (),
+    type: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    file: str = "",
+    line: int = 0,
+) -> Row:
+    """One question as a row: its pictures first, then the prompt, as the LLaVA line asks."""
+    names = tuple(images)
+    turn = Turn("user", f"{IMAGE_MARK}\n" * len(names) + prompt.replace(IMAGE_MARK, ""))
+    return Row(id, (turn,), names, type, tuple(answers), tuple(choices), file, line, extra or {})
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    return list(dict.fromkeys(name for name in names if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")

@@ -1,0 +1,31 @@
+"""All benchmarks by name: a new one is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from moiety.evaluate.benchmarks.benchmark import Benchmark
+from moiety.groups import nearest_name
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        # yes or no, options (one line a benchmark, in the order of the results table)
+    )
+}
+
+
+def benchmarks_named(names: Sequence[str]) -> list[Benchmark]:
+    """The benchmarks called `names`, in that order.
+
+    Raises:
+        ValueError: a name is unknown, or given twice, or there is none.
+    """
+    if not names:
+        raise ValueError(f"name at least one benchmark; known: {', '.join(BENCHMARKS)}")
+    for name in names:
+        if name not in BENCHMARKS:
+            raise ValueError(f"no benchmark {name!r}; {nearest_name(name, BENCHMARKS)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"a benchmark is named twice in {', '.join(names)}; name each once")
+    return [BENCHMARKS[name] for name in names]
