@@ -189,7 +189,9 @@ def clip_samples(
         sample, wrong = _sample(row, extractors, words, store)
         usable = not wrong or on_error == "mask"
         if usable and not _any_input(sample):
-            wrong.append("nothing is left of it" if wrong else f"it has none of {_wanted(extractors, words)}")
+            wrong = [f"{reason}; so nothing is left of it" for reason in wrong] or [
+                f"it has none of {_wanted(extractors, words)}"
+            ]
             usable = False
         problems += [(row.key, reason) for reason in wrong]
         if usable:

@@ -9,24 +9,62 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 
+LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, SafetensorError)
+"""What transformers raises at a model that is absent, damaged, or of another kind."""
+
+
+@functools.lru_cache(maxsize=3)
+def frozen_model(name: str) -> tuple[Any, frozenset[str]]:
+    """Model of a Hugging Face id or folder, frozen, float32; three are kept in memory.
+
+    Returns:
+        The model, and the names of weights that its file lacks: those are random.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    from transformers import AutoModel
+
+    try:
+        model, report = AutoModel.from_pretrained(
+            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
+    except LOADING_ERRORS as error:
+        raise ValueError(
+            f"no model in the {_kind(name)} {name!r} ({str(error).splitlines()[0]}); give one with safetensors"
+        ) from error
+    if report["mismatched_keys"]:
+        raise ValueError(
+            f"{len(report['mismatched_keys'])} weights of {name!r} have other shapes than its config tells"
+        )
+    return model.eval().requires_grad_(False), frozenset(report["missing_keys"])
+
+
+def _kind(name: str) -> str:
+    return "folder" if Path(name).is_dir() else "Hugging Face id"
+
+
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str) -> tuple[Any, Any]:
-    """Tokenizer and model of a Hugging Face id or folder, frozen; two are kept in memory."""
-    from transformers import AutoModel, AutoTokenizer
+def _loaded(name: str) -> tuple[Any, Any, frozenset[str]]:
+    """Tokenizer and model of a Hugging Face id or folder, and the weights of an unused pooler that its file lacks."""
+    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        kind = "folder" if Path(name).is_dir() else "Hugging Face id"
+        model, missing = frozen_model(name)
+    except LOADING_ERRORS as error:
         raise ValueError(
-            f"no text encoder in the {kind} {name!r} ({str(error).splitlines()[0]}); give 'hashing', or a model with "
-            "tokenizer and safetensors"
+            f"no text encoder in the {_kind(name)} {name!r} ({str(error).splitlines()[0]}); give 'hashing', or a model "
+            "with tokenizer and safetensors"
         ) from error
-    return tokenizer, model.eval().requires_grad_(False)
+    random = sorted(key for key in missing if not key.startswith("pooler."))
+    if random:
+        raise ValueError(f"text encoder {name!r} lacks {len(random)} weights ({random[0]}), which would be random")
+    return tokenizer, model, missing
 
 
 class TextEncoder:
@@ -36,13 +74,15 @@ class TextEncoder:
         name: Hugging Face id or folder of an encoder.
         batch_size: Texts a forward.
         max_pieces: Longer texts are cut here.
+        device: Where it runs.
 
     Raises:
         ValueError: there is no such encoder.
     """
 
-    def __init__(self, name: str, batch_size: int = 64, max_pieces: int = 64) -> None:
-        self.tokenizer, self.model = _loaded(name)
+    def __init__(self, name: str, batch_size: int = 64, max_pieces: int = 64, device: str = "cpu") -> None:
+        self.tokenizer, self.model, self.missing = _loaded(name)
+        self.model.to(device)
         self.batch_size, self.max_pieces = batch_size, max_pieces
 
     @torch.no_grad()
@@ -50,7 +90,8 @@ class TextEncoder:
         for start in range(0, len(texts), self.batch_size):
             part = list(texts[start : start + self.batch_size])
             given = self.tokenizer(part, padding=True, truncation=True, max_length=self.max_pieces, return_tensors="pt")
-            yield self.model(**given).last_hidden_state.float(), given["attention_mask"].bool()
+            given = given.to(self.model.device)
+            yield self.model(**given).last_hidden_state.float().cpu(), given["attention_mask"].bool().cpu()
 
     def frames(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Last hidden states of each text, ``(pieces, dim)``, its first and last mark included."""
