@@ -97,8 +97,11 @@ class LocalWriter:
         pad = tokenizer.pad_token_id
         if pad is None:
             pad = stop[0] if isinstance(stop, list) else stop
-        greedy = GenerationConfig(do_sample=False, max_new_tokens=wanted, eos_token_id=stop, pad_token_id=pad)
-        made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)
+        # in the place of the model's own, or its temperature and penalties would be filled in
+        model.generation_config = GenerationConfig(
+            do_sample=False, max_new_tokens=wanted, eos_token_id=stop, pad_token_id=pad
+        )
+        made = model.generate(ids, attention_mask=torch.ones_like(ids))
         return str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
 
 

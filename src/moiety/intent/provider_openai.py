@@ -164,8 +164,11 @@ class EndpointWriter:
         return key
 
     def _struck(self, text: str) -> str:
+        """`text` without the key, also where JSON has written its slashes or quotes in another way."""
         key = self._key()
-        return text.replace(key, "[key]") if key else text
+        for form in {key, key.replace("/", "\\/"), json.dumps(key)[1:-1]} if key else ():
+            text = text.replace(form, "[key]")
+        return text
 
 
 def _checked_address(base_url: str) -> str:

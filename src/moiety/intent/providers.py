@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 PROVIDERS = ("file", "hf", "openai")
 CACHE_VERSION = 1
 
-Progress = Callable[[int, int, str], None]
-"""Called before each label with labels done, labels in all, and the label."""
-
 
 class Writer(Protocol):
     """A language model that can be asked; a new provider is a class like this."""
@@ -62,7 +59,7 @@ def describe_labels(
     source: Any = "auto",
     field: str = "description",
     cache: str | Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
     """A table with descriptions of exactly these labels.
 
@@ -72,14 +69,11 @@ def describe_labels(
             writer of your own.
         domain: Where the utterances come from, in a few words; a model writes better when it knows.
         num: Descriptions of each label that a model writes.
-        model: ``hf``: id or folder; ``openai``: the server's name of it.
-        base_url: ``openai``: address up to the version, for instance ``http://localhost:8000/v1``.
-        key_variable: ``openai``: environment variable that holds the key; None: none is sent.
-        decoding: ``hf``: ``max_new_tokens``; ``openai``: more fields of the request.
+        model: And `base_url`, `key_variable`, `decoding`: as in :class:`LocalWriter` and :class:`EndpointWriter`.
         source: ``file``: a path, a mapping, or ``auto`` for the shipped table with these labels.
         field: ``file``: which field holds the text, for instance ``description_ja``.
         cache: Folder of earlier replies; a label found there is not asked for again.
-        on_progress: Told before each label.
+        on_progress: Called before each label with labels done, labels in all, and the label.
 
     Returns:
         ``{"provider", "model", "created", …, "labels": [{"label", "name", "description": [...], …}]}``, JSON values.
@@ -89,27 +83,12 @@ def describe_labels(
         DescriptionError: replies stayed unusable after one more try; good ones are in `cache` by then.
         EndpointError: the server refused or stayed silent.
     """
-    names = _checked_names(labels)
-    if num < 1:
-        raise ValueError(f"num is the number of descriptions of a label, at least 1, got {num}")
+    names = _checked_names(labels, num)
     given = {"model": model, "base_url": base_url, "key_variable": key_variable, "decoding": decoding}
     if provider == "file":
         return _from_file(list(names), source, field, given)
     writer = _writer(provider, given) if isinstance(provider, str) else provider
-    entries, failed = [], []
-    for done, (label, name) in enumerate(names.items()):
-        if on_progress is not None:
-            on_progress(done, len(names), label)
-        try:
-            entries.append({"label": label, "name": name} | _described(writer, name, names, domain, num, cache))
-        except ReplyError as error:
-            logger.warning("no description of label %r: %s", label, error)
-            failed.append(f"{label!r}: {error}")
-    if failed:
-        raise DescriptionError(
-            f"model {writer.model!r} described {len(entries)} of {len(names)} labels. After one more try:\n"
-            + "\n".join(failed)
-        )
+    entries = _all_described(writer, names, domain, num, cache, on_progress)
     settings = {"domain": domain, "num": num, "decoding": writer.settings()}
     return {"provider": writer.name, "model": writer.model, "created": _today(), **settings, "labels": entries}
 
@@ -174,12 +153,15 @@ def _hint(near: str | None) -> str:
     return f"; nearest: {near!r}" if near else ""
 
 
-def _checked_names(labels: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+def _checked_names(labels: Sequence[str] | Mapping[str, str], num: int) -> dict[str, str]:
     """Label -> readable name.
 
     Raises:
-        ValueError: there is none, one stands twice, or one is blank or no string; all are named at once.
+        ValueError: there is none, one stands twice, or one is blank or no string (all are named at once); or none is to
+            be written of each.
     """
+    if num < 1:
+        raise ValueError(f"num is the number of descriptions of a label, at least 1, got {num}")
     pairs = list(labels.items()) if isinstance(labels, Mapping) else [(label, label) for label in labels]
     if isinstance(labels, str) or not pairs:
         raise ValueError(f"labels is a list of strings or a mapping label -> name with at least one, got {labels!r}")
@@ -220,6 +202,36 @@ def _from_file(labels: list[str], source: Any, field: str, given: Mapping[str, A
         entries.append({key: value for key, value in told.items() if value is not None and key != "descriptions"})
     shown = "a mapping" if isinstance(source, Mapping) else str(source)
     return {"provider": "file", "model": None, "created": _today(), "source": shown, "labels": entries}
+
+
+def _all_described(
+    writer: Writer,
+    names: Mapping[str, str],
+    domain: str,
+    num: int,
+    cache: str | Path | None,
+    on_progress: Callable[[int, int, str], None] | None,
+) -> list[dict[str, Any]]:
+    """One entry a label; those that fail do not keep the others from being asked and cached.
+
+    Raises:
+        DescriptionError: some failed; each is told.
+    """
+    entries, failed = [], []
+    for done, (label, name) in enumerate(names.items()):
+        if on_progress is not None:
+            on_progress(done, len(names), label)
+        try:
+            entries.append({"label": label, "name": name} | _described(writer, name, names, domain, num, cache))
+        except ReplyError as error:
+            logger.warning("no description of label %r: %s", label, error)
+            failed.append(f"{label!r}: {error}")
+    if failed:
+        raise DescriptionError(
+            f"model {writer.model!r} described {len(entries)} of {len(names)} labels. After one more try:\n"
+            + "\n".join(failed)
+        )
+    return entries
 
 
 def _described(
