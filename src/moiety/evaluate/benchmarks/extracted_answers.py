@@ -1,0 +1,122 @@
+"""What MathVista does with an answer once it has been taken out of the text: one form, then a comparison.
+
+The published score lets a language model take the answer out. Here nothing is asked: the released rules get the whole
+text as if it were the extraction, and :func:`sound_verdict` reads the answer off the end by a rule of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from moiety.evaluate.benchmarks.anls import edit_distance
+from moiety.evaluate.scorers import LETTERS, normalise, option_letter
+
+_BRACKETED = re.compile(r"\(([a-zA-Z])\)")
+_NUMBER = re.compile(r"(?:(?<!\d)[+-])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?", re.ASCII)
+_LIST = re.compile(r"\[([^\[\]]*)\]")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a question of MathVista wants.
+
+    Args:
+        answer: The right answer as text.
+        answer_type: ``text``, ``integer``, ``float`` or ``list``.
+        precision: Decimals of a float.
+        choices: Options of a multiple-choice question, else empty.
+    """
+
+    answer: str
+    answer_type: str
+    precision: int = 0
+    choices: tuple[str, ...] = ()
+
+
+def released_form(extraction: str, wanted: Wanted) -> str | None:
+    """The form the released scorers compare; None: not a number where one is wanted.
+
+    Of an option a letter in brackets counts first, then a lone capital letter; anything else, nothing included, becomes
+    the option nearest in edit distance, the first one on a tie. Integers are cut (7.7 is 7), floats rounded.
+
+    Source:
+        lupantech/MathVista ``calculate_score.py`` as in OpenGVLab/InternVL @ 2410d1d.
+
+    Example:
+        >>> apples = Wanted("2", "text", choices=("2 apples", "none"))
+        >>> released_form("(b) it is", apples), released_form("", apples)
+        ('none', 'none')
+        >>> released_form("7.7", Wanted("7", "integer")), released_form("0.55", Wanted("0.6", "float", 1))
+        ('7', '0.6')
+    """
+    if wanted.choices:
+        return _released_option(extraction, wanted.choices)
+    try:
+        if wanted.answer_type == "integer":
+            return str(int(float(extraction)))
+        if wanted.answer_type == "float":
+            return str(round(float(extraction), wanted.precision))
+    except (ValueError, OverflowError):  # int(inf) overflows
+        return None
+    return extraction
+
+
+def _released_option(extraction: str, choices: Sequence[str]) -> str:
+    bracketed = _BRACKETED.search(extraction)
+    letter = bracketed.group(1).upper() if bracketed else extraction.strip()
+    place = LETTERS[: len(choices)].find(letter) if len(letter) == 1 else -1
+    return choices[place] if place >= 0 else min(choices, key=lambda choice: edit_distance(letter, choice))
+
+
+def released_verdict(extraction: str, wanted: Wanted) -> bool:
+    """Equality of the two forms, blanks included: ``12 `` is not ``12`` where text is wanted."""
+    return released_form(extraction, wanted) == wanted.answer
+
+
+def lmms_verdict(extraction: str, wanted: Wanted) -> bool:
+    """The same with blanks at the ends ignored.
+
+    Source:
+        EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/mathvista/mathvista_evals.py``.
+    """
+    form = released_form(extraction, wanted)
+    return form is not None and form.strip() == wanted.answer.strip()
+
+
+def sound_verdict(text: str, wanted: Wanted) -> bool:
+    """Our rule: the option that is named, the last number, the last list; what cannot be read is wrong.
+
+    Nothing is guessed, so no answer scores nothing. A number must be the right one: 7.7 is not 7, 5.05 is not 5.0 where
+    one decimal is wanted unless it rounds to it.
+
+    Example:
+        >>> sound_verdict("There are 12, so the answer is 1,024 cm.", Wanted("1024", "integer"))
+        True
+        >>> sound_verdict("", Wanted("none", "text", choices=("2 apples", "none")))
+        False
+    """
+    if wanted.choices:
+        letter = option_letter(text, wanted.choices)
+        return letter is not None and wanted.choices[LETTERS.index(letter)] == wanted.answer
+    if wanted.answer_type == "list":
+        found = _LIST.findall(text)
+        return bool(found) and numbers_in(found[-1]) == numbers_in(wanted.answer)
+    if wanted.answer_type in ("integer", "float"):
+        found = numbers_in(text)
+        right = numbers_in(wanted.answer)
+        digits = wanted.precision if wanted.answer_type == "float" else 6
+        return bool(found and right) and round(found[-1], digits) == round(right[-1], digits)
+    return normalise(text).rstrip(".") == normalise(wanted.answer).rstrip(".")
+
+
+def numbers_in(text: str) -> list[float]:
+    """Decimal numbers in order; commas between groups of three digits are read, per cent signs are not.
+
+    Example:
+        >>> numbers_in("1,024 and -3.5%, .5")
+        [1024.0, -3.5, 0.5]
+    """
+    found = (match.group(0).replace(",", "") for match in _NUMBER.finditer(text))
+    return [float(number) for number in found if number.strip("+-")]
