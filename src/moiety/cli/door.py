@@ -70,6 +70,8 @@ def error_block(error: Exception) -> str:
 
 def farewell(verb: str | None) -> str:
     """Last line after Ctrl-C: what to do to go on."""
+    if verb == "intent":
+        return "stopped; runs that `fit` and `compare` had finished are kept: give the same command again to go on"
     if verb in RESUMABLE:
         return f"stopped; give the same `moiety {verb}` command again to go on from the last checkpoint"
     return "stopped"

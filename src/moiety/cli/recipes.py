@@ -14,9 +14,18 @@ app = typer.Typer(no_args_is_help=True, help="Recipes that come with moiety: ls,
 
 
 def shipped() -> dict[str, Path]:
-    """Name -> file of every recipe in the package."""
+    """Name -> file of every recipe in the package; those of the intent wing are called ``intent/<name>``."""
     folder = Path(__file__).parents[1] / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = [*sorted(folder.glob("*.yaml")), *sorted(folder.glob("intent/*.yaml"))]
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
+
+
+def is_intent(path: Path) -> bool:
+    """Whether a recipe is of the intent wing: its data has a kind."""
+    from moiety.yaml_reader import read_tree
+
+    data = read_tree(path, ()).get("data")
+    return isinstance(data, dict) and "kind" in data
 
 
 def find_recipe(name: str) -> Path:
@@ -43,6 +52,8 @@ def load(name: str, overrides: list[str] | None = None) -> Any:
     from moiety.config import load_recipe
 
     path = find_recipe(name)
+    if is_intent(path):
+        raise ValueError(f"{path} is a recipe for intents; give it to `moiety intent fit` or `moiety intent compare`")
     recipe = load_recipe(path, overrides or ())
     check_scheme(recipe, path)
     return recipe
@@ -80,7 +91,7 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
         show_json(found)
     else:
         show(table("recipes", ("name", "about"), [(entry["name"], entry["about"]) for entry in found]))
-        say("copy one with `moiety recipes cp NAME`, or give its name to `moiety train`")
+        say("copy one with `moiety recipes cp NAME`, or give its name to `moiety train` or `moiety intent fit`")
 
 
 @app.command("cp")
@@ -110,6 +121,9 @@ def validate(
     failed = 0
     for name in recipes:
         try:
+            if is_intent(find_recipe(name)):
+                show(intent_line(name, overrides))
+                continue
             recipe = load(name, overrides)
             check_names(recipe, recipe.compare.schemes)
         except (ValueError, FileNotFoundError) as error:
@@ -120,3 +134,11 @@ def validate(
             show(f"{name}: ok · scheme {recipe.moe.scheme} · stages {stages}")
     if failed:
         raise CheckFailed
+
+
+def intent_line(name: str, overrides: list[str] | None) -> str:
+    """A recipe of the intent wing that is right, in one line."""
+    from moiety.intent.recipe import load_intent_recipe
+
+    recipe = load_intent_recipe(find_recipe(name), overrides or ())
+    return f"{name}: ok · data {recipe.data.kind} · method {recipe.model.method} · {len(recipe.seeds)} seeds"

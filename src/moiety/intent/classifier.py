@@ -181,9 +181,9 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """Input of the head, ``(samples, width)``."""
         return self._asked(X, hide)[1].numpy()
 
-    def oos_score(self, X: Sequence[Any], kind: str | None = None) -> np.ndarray:
+    def oos_score(self, X: Sequence[Any], kind: str | None = None, hide: Sequence[str] = ()) -> np.ndarray:
         """How much each sample looks in scope; `kind` as setting ``oos``, its own or msp by default."""
-        logits, embedding = self._asked(X, ())
+        logits, embedding = self._asked(X, hide)
         return self._score(logits, embedding, kind).numpy()
 
     def score(self, X: Sequence[Any], y: Sequence[str], sample_weight: Any = None) -> float:

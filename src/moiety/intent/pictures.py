@@ -117,7 +117,7 @@ def draw_embedding(points: np.ndarray, truth: Sequence[str], predicted: Sequence
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
         for hit in (False, True):
             chosen = (truths == label) & (right == hit)
-            style = {"edgecolors": colour, "facecolors": colour if hit else "none", "marker": marker}
+            style: dict[str, Any] = {"edgecolors": colour, "facecolors": colour if hit else "none", "marker": marker}
             axes.scatter(points[chosen, 0], points[chosen, 1], s=14, linewidths=0.7, **style)
         axes.scatter([], [], s=24, marker=marker, color=colour, label=label)
     axes.scatter([], [], s=24, marker="o", edgecolors="0.3", facecolors="none", label="answered wrongly")

@@ -51,9 +51,9 @@ class IntentDataSettings(Section):
     # -- mintrec, mintrec2
     on_missing: Literal["stop", "mask"] = Field("stop", description="rows without features: an error, or absent")
     # -- clips
-    audio: str | dict[str, Any] = Field("prosody", description="what makes frames of sound")
-    video: str | dict[str, Any] = Field("motion", description="what makes frames of pictures")
-    text: str | dict[str, Any] = Field("hashing", description="what makes frames of words")
+    audio: str | dict[str, Any] | None = Field("prosody", description="what makes frames of sound")
+    video: str | dict[str, Any] | None = Field("motion", description="what makes frames of pictures")
+    text: str | dict[str, Any] | None = Field("hashing", description="what makes frames of words")
     cache: str | None = Field(None, description="folder that keeps extracted features")
     on_error: Literal["raise", "skip", "mask"] = Field("raise", description="clips that cannot be read")
 

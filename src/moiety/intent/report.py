@@ -41,9 +41,10 @@ def write_outcome(comparison: IntentComparison) -> None:
 
 
 def first_method(comparison: IntentComparison) -> str | None:
-    """The first line of the table that was trained with a seed; its pictures stand in the report."""
+    """Whose pictures stand in the report: the recipe's own method, or the first line that was trained with a seed."""
     done = {run.name for run in comparison.runs}
-    return next((name for name in comparison.names if name in done and not comparison.is_floor(name)), None)
+    names = [comparison.recipe.model.method, *comparison.names]
+    return next((name for name in names if name in done and not comparison.is_floor(name)), None)
 
 
 def pictures_of(comparison: IntentComparison) -> dict[str, Path]:

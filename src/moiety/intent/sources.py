@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,6 @@ from moiety.intent.data import IntentDataset, Split, read_hazumi, read_mintrec
 from moiety.intent.recipe import IntentDataSettings
 from moiety.intent.samples import MODALITIES, IntentSample
 from moiety.yaml_reader import RecipeError, apply_override
-
-logger = logging.getLogger(__name__)
 
 ROWS_FILES = (".jsonl", ".csv")
 
@@ -50,8 +47,12 @@ def read_source(data: IntentDataSettings, on_progress: Callable[[int, int], None
         on_error=data.on_error,
         on_progress=on_progress,
     )
-    for key, reason in reading.problems:
-        logger.warning("%s: %s", key, reason)
+    bare = [row.key for row in reading.rows if row.label is None]
+    if bare:
+        raise RecipeError(
+            f"{data.path}: {len(bare)} of {len(reading.rows)} rows have no label: {', '.join(bare[:5])}; "
+            "rows that teach or score need one"
+        )
     return reading.dataset
 
 

@@ -1,0 +1,122 @@
+"""What a classifier says about samples, as plain rows for a file or a program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moiety.intent.classifier import IntentClassifier
+from moiety.intent.data import Split
+from moiety.intent.explain import explain
+from moiety.intent.rows import ClipRow
+from moiety.intent.samples import IntentSample, SampleError
+from moiety.intent.sources import ROWS_FILES, has_input, read_source, source_at
+from moiety.saving import write_atomically
+
+TOP = 3
+
+
+def answers(
+    model: IntentClassifier, samples: Sequence[IntentSample], *, with_frames: bool = False, hide: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """One row a sample: ``key``, ``label``, ``probability``, ``top``, ``oos_score``, ``modalities``.
+
+    Args:
+        model: Fitted.
+        samples: Each with at least one modality that the model reads.
+        with_frames: Add ``shares`` and ``anchors``, see :func:`moiety.intent.explain.explain`.
+        hide: Modalities taken away from every sample.
+
+    Returns:
+        ``label`` is what ``predict`` says and may be the out-of-scope label; ``top`` holds the likeliest classes with
+        their probabilities, and ``probability`` is that of the first. ``oos_score`` is higher for what looks in scope.
+
+    Raises:
+        SampleError: samples have nothing that the model reads; all are named.
+    """
+    kept = tuple(name for name in model.dims_ if name not in hide)
+    empty = [sample.key for sample in samples if not has_input(sample, kept)]
+    if empty:
+        raise SampleError(
+            f"{len(empty)} of {len(samples)} samples have none of {', '.join(kept) or 'what is left'}: "
+            f"{', '.join(empty[:5])}; give what they lack, or leave them out"
+        )
+    probabilities = model.predict_proba(samples, hide=hide)
+    said = model.predict(samples, hide=hide)
+    scores = model.oos_score(samples, hide=hide)
+    rows = []
+    for number, sample in enumerate(samples):
+        order = np.argsort(-probabilities[number], kind="stable")[:TOP]
+        top = [{"label": str(model.classes_[i]), "probability": float(probabilities[number, i])} for i in order]
+        rows.append(
+            {
+                "key": sample.key,
+                "label": str(said[number]),
+                "probability": top[0]["probability"],
+                "top": top,
+                "oos_score": float(scores[number]),
+                "modalities": [name for name in kept if has_input(sample, (name,))],
+            }
+        )
+    if with_frames:
+        for row, told in zip(rows, explain(model, samples, hide), strict=True):
+            tree = told.to_dict()
+            row |= {"shares": tree["shares"], "anchors": tree["anchors"]}
+    return rows
+
+
+def samples_at(
+    model: IntentClassifier,
+    path: str | Path,
+    *,
+    text: str | None = None,
+    split: str | None = None,
+    settings: Sequence[str] = (),
+    **options: Any,
+) -> Split:
+    """Samples that a path stands for, made as the model's own were; labels where the data has them, "" elsewhere.
+
+    Args:
+        model: Fitted.
+        path: One clip (any media file), a rows file (``.jsonl``, ``.csv``), or a data folder.
+        text: What is said in the one clip.
+        split: Part of a data folder or rows file; None: all of it.
+        settings: ``key=value`` of the data section, for a data folder.
+        **options: ``cache``, ``on_error``, ``on_progress`` for clips.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: it cannot be read, or options do not fit what it is.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"nothing at {path}; give a clip, a rows file (.jsonl, .csv) or a data folder")
+    is_rows = path.suffix.lower() in ROWS_FILES
+    if text is not None and (path.is_dir() or is_rows):
+        raise ValueError(f"text belongs to one clip, and {path} holds many; give the words of each row in the file")
+    if path.is_dir():
+        data = source_at(path, settings)
+        dataset = read_source(data)
+        splits = [dataset[split]] if split else list(dataset.splits.values())
+        return Split([s for part in splits for s in part.samples], [x for part in splits for x in part.labels])
+    if settings:
+        raise ValueError(
+            f"settings {', '.join(settings)} belong to a data folder; {path} is read as the clips that taught the model"
+        )
+    rows = path if is_rows else [ClipRow(path.stem, clip=path, text=text)]
+    reading = model.read_clips(rows, **options)
+    pairs = zip(reading.rows, reading.samples, strict=True)
+    kept = [(row, sample) for row, sample in pairs if split is None or row.split == split]
+    if not kept:
+        known = ", ".join(sorted({str(row.split) for row in reading.rows})) or "none"
+        raise ValueError(f"{path} holds no row {f'of split {split!r}; its splits: {known}' if split else 'to answer'}")
+    return Split([sample for _, sample in kept], [row.label or "" for row, _ in kept])
+
+
+def write_answers(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """JSON lines, whole or not at all."""
+    write_atomically(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
