@@ -43,7 +43,7 @@ WING = {
     3: (
         *("classifier", "storage", "training", "__init__"),
         *("recipe", "sources", "floors", "grading", "run_record", "outcome", "tables", "pictures", "report"),
-        *("compare", "explain", "answers", "demo"),
+        *("compare", "explain", "answers", "demo", "demo_page", "demo_pictures"),
     ),
 }
 """The intent wing has all floors under one roof; it and the mixture wing never import each other."""

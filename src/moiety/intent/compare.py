@@ -103,6 +103,7 @@ def run_intent_compare(
     seeds: Sequence[int] | None = None,
     dry_run: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    on_run: Callable[[int, int], None] | None = None,
 ) -> IntentComparison:
     """Train and score methods and variants with several seeds, and write what came out.
 
@@ -119,6 +120,7 @@ def run_intent_compare(
         seeds: Run these only, likewise.
         dry_run: Plan only: no run, no file.
         on_progress: Called with (clips read, clips in all) where clips are read.
+        on_run: Called with (runs finished, runs in all) before each run.
 
     Raises:
         RecipeError: a name is unknown.
@@ -133,6 +135,8 @@ def run_intent_compare(
     Path(recipe.output).mkdir(parents=True, exist_ok=True)
     _write_recipe(recipe)
     for pair in _pairs(recipe, chosen, numbers):
+        if on_run is not None:
+            on_run(sum(job.run(known) is not None for known in job.planned), len(job.planned))
         if _take(job, pair):
             write_outcome(job.summary())
     comparison = job.summary()

@@ -1,0 +1,177 @@
+"""The embedded demo: a spoken world is made, its clips are read, methods learn from them, one page says what came out.
+
+Raw clip to label on a fresh machine, in minutes on two cores, without a download. The page shows measured accuracy
+beside the attainable one for every set of modalities, so that a reader sees what fusion is worth and how much of it is
+learned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moiety.intent.answers import answers, samples_at
+from moiety.intent.classifier import IntentClassifier
+from moiety.intent.compare import model_folder, run_intent_compare
+from moiety.intent.demo_page import Asked, subset_rows, write_page
+from moiety.intent.recipe import IntentRecipe, load_intent_recipe, parse_intent_recipe
+from moiety.intent.sources import read_source
+from moiety.intent.world import IntentWorldFiles, write_intent_world
+from moiety.saving import write_atomically
+
+logger = logging.getLogger(__name__)
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "intent" / "demo.yaml"
+NUM_TRAIN, NUM_DEV, NUM_TEST = 600, 120, 360
+OnStep = Callable[[str, int, int], None]
+"""Called with what is done (``writing clips``, ``reading clips``, ``training``), how much, and of how much."""
+
+
+def run_demo(
+    output: str | Path = "runs/intent-demo",
+    *,
+    num_train: int = NUM_TRAIN,
+    num_dev: int = NUM_DEV,
+    num_test: int = NUM_TEST,
+    seeds: Sequence[int] | None = None,
+    recipe: IntentRecipe | None = None,
+    processes: int = 2,
+    on_progress: OnStep | None = None,
+) -> Path:
+    """Write a world, compare methods on its clips, predict one clip with the saved model, and write a page.
+
+    A stopped demo goes on where it was: a written world, features that were read and finished runs are kept.
+
+    Below `output`: ``world`` (clips, rows, what is attainable), ``features`` (cache), ``compare`` (tables, pictures,
+    every run, the model of the first seed), ``subsets.json`` (measured beside attainable), ``answer.json`` (the one
+    clip) and ``report.html``, which needs none of the others.
+
+    Args:
+        output: Folder for all of it.
+        num_train: Clips to learn from.
+        num_dev: Clips that choose the epoch.
+        num_test: Clips that grade.
+        seeds: Over those of the recipe.
+        recipe: Another one over the same world; its output, data path, cache and label descriptions are set here.
+        processes: 2: a second process takes runs, too. 1: this one does all.
+        on_progress: Called as work goes on.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: a split is too small, or an earlier demo in `output` was made with other settings.
+    """
+    folder = Path(output)
+    counts = {"num_train": num_train, "num_dev": num_dev, "num_test": num_test}
+    world = write_intent_world(folder / "world", **counts, on_progress=_told(on_progress, "writing clips"))
+    recipe = _placed(load_intent_recipe(RECIPE) if recipe is None else recipe, folder, world, seeds)
+    with _one_thread():
+        read_source(recipe.data, _told(on_progress, "reading clips"))  # fills the cache: every run finds it full
+        with _second_process(recipe) if processes > 1 else contextlib.nullcontext():
+            run_intent_compare(recipe, on_run=_told(on_progress, "training"))
+        comparison = run_intent_compare(recipe)  # what the second process left, if anything
+        asked = ask(model_folder(recipe, recipe.model.method, recipe.seeds[0]), world)
+    write_atomically(folder / "answer.json", json.dumps(asked.tree(), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / "subsets.json", json.dumps(subset_rows(comparison, world), indent=1) + "\n")
+    return write_page(folder, comparison, world, asked)
+
+
+def ask(model: Path, world: IntentWorldFiles) -> Asked:
+    """Ask a saved model about one raw clip, as ``moiety intent predict MODEL CLIP --text "..."`` does.
+
+    The clip is the first of the test rows whose words leave four intents open and that lacks nothing.
+
+    Args:
+        model: Folder of a saved classifier.
+        world: Where the clip is from.
+    """
+    signs = [json.loads(line) for line in world.signs.read_text("utf-8").splitlines()]
+    open_ones = [one for one in signs if one["split"] == "test" and one["words"] == "outcome" and not one["missing"]]
+    if not open_ones:
+        raise ValueError(
+            f"{world.folder} has no whole test clip of words that leave four intents open; write more clips"
+        )
+    chosen = open_ones[0]
+    classifier = IntentClassifier.load(model)
+    clip = world.folder / "clips" / f"{chosen['key']}.mp4"
+    samples = samples_at(classifier, clip, text=chosen["text"]).samples
+    hides: tuple[tuple[str, ...], ...] = ((), ("audio",), ("video",), ("video", "audio"))
+    with_frames = classifier.method == "amess"
+    given = {
+        "+".join(name for name in ("text", "video", "audio") if name not in hide): answers(
+            classifier, samples, hide=hide, with_frames=with_frames
+        )[0]
+        for hide in hides
+    }
+    return Asked(clip, chosen, given)
+
+
+def _placed(recipe: IntentRecipe, folder: Path, world: IntentWorldFiles, seeds: Sequence[int] | None) -> IntentRecipe:
+    """The recipe with its paths below the folder of the demo."""
+    tree: dict[str, Any] = recipe.model_dump() | {"output": str(folder / "compare")}
+    tree["data"] = recipe.data.given() | {"path": str(world.rows), "cache": str(folder / "features")}
+    tree["model"] = tree["model"] | {"label_descriptions": str(world.labels)}
+    tree["compare"] = tree["compare"] | {"keep_models": "first_seed"}
+    if seeds is not None:
+        tree["seeds"] = list(seeds)
+    return IntentRecipe.model_validate(tree)
+
+
+def _told(on_progress: OnStep | None, what: str) -> Callable[[int, int], None] | None:
+    return None if on_progress is None else partial(on_progress, what)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Matrices of this size gain nothing from a second thread; a second process does."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _second_process(recipe: IntentRecipe) -> Iterator[None]:
+    """Let another process take runs of the same comparison while the block runs; wait for it at the end."""
+    code = "import sys, moiety.intent.demo as demo; demo.work(sys.argv[1])"
+    tree = recipe.model_dump(mode="json") | {"data": recipe.data.given()}
+    command = [sys.executable, "-c", code, json.dumps(tree)]
+    log = Path(recipe.output) / "second-process.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, stderr=file) as worker:
+        try:
+            yield
+        except BaseException:
+            worker.terminate()  # the run it had begun is taken up by the next call
+            raise
+    if worker.returncode:
+        logger.warning("the second process stopped early, see %s; its runs are done here instead", log)
+
+
+def work(recipe: str) -> None:
+    """Body of the second process: take runs of the comparison that nobody works on.
+
+    Args:
+        recipe: The recipe as JSON.
+    """
+    first = os.getppid()
+
+    def stop_if_alone(done: int, planned: int) -> None:
+        if os.getppid() != first:
+            sys.exit(f"the demo that started this process is gone; it stops at run {done + 1} of {planned}")
+
+    with _one_thread():
+        run_intent_compare(parse_intent_recipe(json.loads(recipe)), on_run=stop_if_alone)

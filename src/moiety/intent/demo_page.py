@@ -1,0 +1,163 @@
+"""The page of the demo: what the world holds, what can be reached, what was reached, and one clip asked about."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moiety.intent.demo_pictures import draw_clips, draw_subsets
+from moiety.intent.outcome import IntentComparison
+from moiety.intent.recipe import FLOORS
+from moiety.intent.report import pictures_of
+from moiety.intent.signs import ANY_GESTURE, ANY_TONE, INTENTS, MASKS, SIGNS
+from moiety.intent.tables import caption, cost_table, notes, percent, score_table
+from moiety.intent.world import IntentWorldFiles
+from moiety.intervals import wilson_interval
+from moiety.reporting import document, html_figure, html_table
+from moiety.saving import write_atomically
+
+CLIPS, SUBSETS = "clips.png", "subsets.png"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a saved model said about one raw clip.
+
+    Args:
+        clip: The file.
+        drawn: What was drawn of it, a line of ``signs.jsonl``.
+        said: Modalities that it was given, joined with ``+`` -> a row of :func:`moiety.intent.answers.answers`.
+    """
+
+    clip: Path
+    drawn: Mapping[str, Any]
+    said: Mapping[str, Mapping[str, Any]]
+
+    def tree(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"clip": str(self.clip), "drawn": dict(self.drawn), "said": dict(self.said)}
+
+
+def subset_rows(comparison: IntentComparison, world: IntentWorldFiles) -> list[dict[str, Any]]:
+    """Measured accuracy beside the attainable one, one row a set of modalities, the largest first.
+
+    Returns:
+        ``modalities`` that are given, ``hide`` as in the recipe, ``rows``: how many were graded, ``attainable`` in
+        0..1, ``measured``: method -> mean over seeds and its interval (null where one run gives none).
+    """
+    best, hides = world.attainable(), ("", *comparison.recipe.compare.hide)
+    found = []
+    for kept in MASKS:
+        hidden = {name for name in SIGNS if name not in kept}
+        hide = next(one for one in hides if set(one.split("+")) - {""} == hidden)
+        measured = {}
+        for name in comparison.names:
+            estimate = comparison.estimate(name, "acc", hide)
+            if estimate is not None:
+                ends = [estimate.low, estimate.high] if estimate.has_interval else [None, None]
+                measured[name] = {"mean": estimate.mean, "low": ends[0], "high": ends[1]}
+        without = max((run.without_input.get(hide, 0) for run in comparison.runs if run.name == "amess"), default=0)
+        rows = int(comparison.context["rows"]["score"]) - without
+        name = "+".join(kept)
+        found.append({"modalities": name, "hide": hide, "rows": rows, "attainable": best[name], "measured": measured})
+    return found
+
+
+def write_page(folder: Path, comparison: IntentComparison, world: IntentWorldFiles, asked: Asked) -> Path:
+    """Draw what is missing and write ``report.html``, whole at any time.
+
+    Args:
+        folder: Of the demo.
+        comparison: Finished.
+        world: What it read.
+        asked: One clip.
+
+    Returns:
+        The page.
+    """
+    rows = subset_rows(comparison, world)
+    trained = [name for name in comparison.names if name != "majority"]
+    draw_clips(world, folder / CLIPS)
+    draw_subsets(rows, trained, folder / SUBSETS)
+    path = folder / "report.html"
+    write_atomically(path, document("intent demo", [*_world_parts(folder), *_result_parts(folder, comparison, rows),
+                                                    *_asked_parts(asked), *_rest_parts(comparison)]))  # fmt: skip
+    return path
+
+
+def _world_parts(folder: Path) -> list[str]:
+    """What the clips are."""
+    lines = [["intent", "words", "voice", "gesture"]]
+    for one in INTENTS:
+        tones = "any" if one.tones == ANY_TONE else ", ".join(one.tones)
+        gestures = "any" if one.gestures == ANY_GESTURE else ", ".join(one.gestures)
+        lines.append([one.label, one.words, tones, gestures])
+    return [
+        "<h1>Intent from what is said, heard and seen</h1>",
+        '<p class="note">A small spoken world, made by moiety and recorded by nobody: templated sentences, a voice of '
+        "harmonics, a drawn figure. The words leave open what the speaker wants; voice and gesture tell. Speakers "
+        "differ between training and test. A-MESS here means A-MESS as reconstructed by moiety.</p>",
+        html_figure(
+            "The same kind of words, four intents: only voice and gesture together tell which.", folder / CLIPS
+        ),
+        html_table(lines),
+    ]
+
+
+def _result_parts(folder: Path, comparison: IntentComparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Measured beside attainable, and the usual tables."""
+    lines = [["given when scored", "rows", "attainable", *comparison.names]]
+    for row in rows:
+        shown = [percent(comparison.estimate(name, "acc", row["hide"])) for name in comparison.names]
+        lines.append([row["modalities"], str(row["rows"]), f"{100 * row['attainable']:.1f}", *shown])
+    chance = wilson_interval(round(rows[1]["attainable"] * rows[1]["rows"]), rows[1]["rows"])
+    note = (
+        "Attainable: the accuracy of the best reader who never misreads a sign, computed from the law of the world. "
+        "Where it has to guess, luck decides which rows it gets: an accuracy of "
+        f"{100 * chance.mean:.0f} on {rows[1]['rows']} rows has a 95 % interval of {100 * chance.low:.0f} to "
+        f"{100 * chance.high:.0f}, so a measured number may lie a little above. Methods were trained with all three; "
+        "modalities are taken away when scored. Brackets: Student's interval over seeds."
+    )
+    return [
+        "<h2>Is fusion needed, and is it learned?</h2>",
+        html_figure("Accuracy by what is given: grey is attainable, dots are reached.", folder / SUBSETS),
+        html_table(lines),
+        f'<p class="note">{html.escape(note)}</p>',
+        "<h2>All measures</h2>",
+        html_table(score_table(comparison), FLOORS),
+        *(html_figure(text, path) for text, path in list(pictures_of(comparison).items())[1:]),
+    ]
+
+
+def _asked_parts(asked: Asked) -> list[str]:
+    """The saved model and one clip."""
+    drawn = asked.drawn
+    lines = [["given", "answer", "probability", "next best"]]
+    for kept, row in asked.said.items():
+        others = ", ".join(f"{one['label']} {one['probability']:.2f}" for one in row["top"][1:])
+        lines.append([kept, row["label"], f"{row['probability']:.2f}", others])
+    command = f'moiety intent predict MODEL {asked.clip.name} --text "{drawn["text"]}"'
+    truth = (
+        f"{asked.clip.name}: “{drawn['text']}”, {drawn['tone']} voice, {drawn['gesture']}; the speaker meant "
+        f"{drawn['label']}."
+    )
+    return [
+        "<h2>One clip, asked as you would</h2>",
+        f"<pre>{html.escape(command)}</pre>",
+        f'<p class="note">{html.escape(truth)}</p>',
+        html_table(lines),
+    ]
+
+
+def _rest_parts(comparison: IntentComparison) -> list[str]:
+    """Cost, and what a reader should know."""
+    return [
+        "<h2>Cost</h2>",
+        html_table(cost_table(comparison), FLOORS),
+        "<h2>To know when reading these numbers</h2>",
+        f'<p class="note">{html.escape(caption(comparison))}</p>',
+        *(f'<p class="note">{html.escape(note)}</p>' for note in notes(comparison)),
+    ]
