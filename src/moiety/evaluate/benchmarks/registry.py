@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark
+from moiety.evaluate.benchmarks.pope import POPE
 from moiety.groups import nearest_name
 
-BENCHMARKS: Mapping[str, Benchmark] = {
-    benchmark.name: benchmark
-    for benchmark in (
-        # yes or no, options (one line a benchmark, in the order of the results table)
-    )
-}
+BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in (POPE,)}
 
 
 def benchmarks_named(names: Sequence[str]) -> list[Benchmark]:
