@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from toy import FAST, recipe_for, row, stage, write_lines, write_world
@@ -47,6 +48,16 @@ def test_the_past_of_a_model_is_written_in_its_config(finished: Finished) -> Non
     assert [(past["name"], past["scheme"]) for past in provenance["stages"]] == [("align", "dense"), ("tune", "moiie")]
     assert provenance["stages"][1]["trains"] == ["projector", "decoder", "router", "experts"]
     assert provenance["upcycled"]["receipt"]["relative_difference"] <= 1e-5
+
+
+def test_the_recipe_in_the_card_is_the_recipe(finished: Finished) -> None:
+    recipe, results = finished
+    card = (results[1].folder / "README.md").read_text()
+    written = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
+    assert Recipe.model_validate(written) == recipe
+    for name, digest in read_record(results[1].folder)["identity"]["files"].items():
+        assert f"| {name} | {digest} |" in card
+    assert [f"| {stage} |" in card for stage in ("align", "tune")] == [True, True]
 
 
 def test_metrics_of_a_stage(finished: Finished) -> None:

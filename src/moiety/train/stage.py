@@ -34,6 +34,7 @@ from moiety.train.resources import peak_memory_gib, reset_peak_memory
 from moiety.train.stage_data import StageData, prepare_data
 from moiety.train.start import history_of, require_trained_projector
 from moiety.train.trainer import MoietyTrainer
+from moiety.vlm.card import Training, write_card
 from moiety.vlm.configs import resolved
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
@@ -231,7 +232,20 @@ def _finish(
         for name in (log_files.LINES, log_files.TABLE, log_files.CURVE):
             shutil.copyfile(work / name, fresh / name)
         write_record(fresh, identity, recipe, metrics)
+        write_card(fresh, model, _training(recipe, identity, metrics))
     shutil.rmtree(work)
+
+
+def _training(recipe: Recipe, identity: dict[str, Any], metrics: dict[str, Any]) -> Training:
+    """What the model card says of a stage."""
+    return Training(
+        recipe=recipe.model_dump(mode="json", exclude_defaults=True),
+        files=identity["files"],
+        rows=metrics["rows"],
+        rows_skipped=metrics["rows_skipped"],
+        loss=metrics["last_cross_entropy"],
+        alarms=metrics["alarms"],
+    )
 
 
 def _entry(stage: StageSettings, scheme: str, seed: int, metrics: dict[str, Any]) -> dict[str, Any]:

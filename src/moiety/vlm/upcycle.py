@@ -26,6 +26,7 @@ from moiety.groups import Modality
 from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.routers import resolve
 from moiety.saving import whole_folder
+from moiety.vlm.card import write_card
 from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
 from moiety.vlm.templates import control_ids, load_processor
 
@@ -277,6 +278,7 @@ def upcycle_folder(
     with whole_folder(destination) as fresh:
         model.save_pretrained(fresh)
         copy_processor(folder, fresh)
+        write_card(fresh, model)
     return ParityReceipt(**history["receipt"])
 
 

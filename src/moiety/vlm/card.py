@@ -1,0 +1,163 @@
+"""The model card beside a checkpoint: what it is, what it was made from and how, what it scores."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+
+from moiety.saving import write_atomically
+from moiety.vlm.model import groups_of, moe_layers
+from moiety.vlm.parameters import count_parameters
+
+CARD = "README.md"
+NOT_EVALUATED = (
+    "Not evaluated yet: `moiety evaluate FOLDER QUESTIONS.jsonl --images PICTURES --card` adds a table here."
+)
+_BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a card says of the stage that made a checkpoint.
+
+    Args:
+        recipe: The whole recipe, as plain values.
+        files: Conversation file -> short hash of its content.
+        rows: Rows it learned from.
+        rows_skipped: Rows that were left out.
+        loss: Cross-entropy of the last logging step.
+        alarms: What the training warned of.
+    """
+
+    recipe: Mapping[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
+    rows: int = 0
+    rows_skipped: int = 0
+    loss: float | None = None
+    alarms: Sequence[str] = ()
+
+
+def write_card(folder: str | Path, model: Any, training: Training | None = None) -> None:
+    """Write ``README.md`` into a model folder, in the form of the Hugging Face Hub.
+
+    Args:
+        folder: A folder that holds, or is about to hold, the model.
+        model: The model, with its history in ``config.provenance``.
+        training: The stage that made it; None: it was upcycled and not trained.
+    """
+    history = getattr(model.config, "provenance", None) or {}
+    parts = [
+        _front_matter(model, history),
+        f"# {type(model).__name__}, {_scheme(model)}",
+        "Made with moiety: a program that loads it has to `import moiety.vlm` first, then the Auto classes of\n"
+        "transformers know it.",
+        "## Model",
+        _table(("", ""), _facts(model, history)),
+        *_made(history),
+        *([] if training is None else _data(training)),
+        "## Results",
+        f"{_BEGIN}\n{NOT_EVALUATED}\n{_END}",
+    ]
+    write_atomically(Path(folder) / CARD, "\n\n".join(parts) + "\n")
+
+
+def add_results(folder: str | Path, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
+    """Put a table of results into the card of a model folder; one with the same title is replaced.
+
+    Args:
+        folder: Model folder whose card :func:`write_card` wrote.
+        title: Heading of the table, such as the name of the questions.
+        heads: Columns.
+        rows: Cells.
+
+    Raises:
+        FileNotFoundError: there is no card.
+        ValueError: the card has no place for results.
+    """
+    path = Path(folder) / CARD
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no {CARD}; moiety writes one beside each checkpoint it makes")
+    text = path.read_text(encoding="utf-8")
+    if _BEGIN not in text or _END not in text:
+        raise ValueError(f"{path} has no marks {_BEGIN} and {_END}; put both lines where results shall stand")
+    before, rest = text.split(_BEGIN, 1)
+    inside, after = rest.split(_END, 1)
+    kept = [block for block in re.split(r"(?m)^(?=### )", inside.strip()) if block.startswith("### ")]
+    kept = [block.strip() for block in kept if block.splitlines()[0] != f"### {title}"]
+    blocks = [*kept, f"### {title}\n\n{_table(heads, rows)}"]
+    write_atomically(path, before + _BEGIN + "\n" + "\n\n".join(blocks) + "\n" + _END + after)
+    return path
+
+
+def _front_matter(model: Any, history: Mapping[str, Any]) -> str:
+    scheme = _scheme(model)
+    tags = ["moiety", *(["mixture-of-experts"] if moe_layers(model) else []), scheme]
+    source = (history.get("upcycled") or {}).get("source")
+    # only a Hub id names a base to others; a folder of this machine does not
+    base = source if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None
+    data = ModelCardData(library_name="transformers", pipeline_tag="image-text-to-text", tags=tags, base_model=base)
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _scheme(model: Any) -> str:
+    return str((getattr(model.config, "moe", None) or {}).get("scheme", "dense"))
+
+
+def _facts(model: Any, history: Mapping[str, Any]) -> list[tuple[str, str]]:
+    count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
+    upcycled = history.get("upcycled") or {}
+    source = upcycled.get("source") or history.get("origin")
+    facts = [("base", Path(str(source)).name if source else "unknown"), ("scheme", count.scheme)]
+    if groups is not None:
+        chosen = ", ".join(str(layer.layer_index) for layer in layers)
+        facts += [("experts of a sparse layer", groups.describe()), ("chosen by a token", str(layers[0].top_k))]
+        facts += [("sparse layers", chosen)]
+    facts += [("parameters", f"{count.total:,}"), ("activated by one token", f"{count.activated:,}")]
+    if len(count.activated_by_group) > 1:
+        facts += [(f"activated by a {name} token", f"{value:,}") for name, value in count.activated_by_group.items()]
+    return [*facts, ("weights", str(model.dtype).removeprefix("torch."))]
+
+
+def _made(history: Mapping[str, Any]) -> list[str]:
+    """How it came about: upcycling with its receipt, then the stages."""
+    parts = ["## How it was made"]
+    receipt = (history.get("upcycled") or {}).get("receipt")
+    if receipt is not None:
+        promise = "" if receipt["promised"] else "; experts of other widths do not start as the dense model"
+        rule, off = history["upcycled"]["copy_rule"] or "class and config only", receipt["relative_difference"]
+        parts.append(f"Upcycled ({rule}). Logits then differed from the dense model's by {off:.1e} relative{promise}.")
+    stages = history.get("stages") or []
+    if stages:
+        rows = [
+            (
+                *(str(stage[key]) for key in ("name", "scheme", "seed")),
+                *(f"{stage[key]:,}" for key in ("steps", "tokens")),
+                ", ".join(stage["trains"]),
+            )
+            for stage in stages
+        ]
+        parts.append(_table(("stage", "scheme", "seed", "steps", "tokens", "what learned"), rows))
+    return parts if len(parts) > 1 else [*parts, "Its history is not known."]
+
+
+def _data(training: Training) -> list[str]:
+    rows = [(name, digest) for name, digest in training.files.items()]
+    skipped = f", {training.rows_skipped:,} left out" if training.rows_skipped else ""
+    parts = ["## Data", f"The last stage learned from {training.rows:,} rows{skipped}."]
+    parts += [_table(("file", "sha256, first digits"), rows)] if rows else []
+    if training.loss is not None:
+        parts.append(f"Cross-entropy at the end of training: {training.loss:.4f}.")
+    parts += [f"Alarm in training: {alarm}" for alarm in dict.fromkeys(training.alarms)]
+    recipe = yaml.safe_dump(dict(training.recipe), sort_keys=False, allow_unicode=True, width=120).rstrip()
+    return [*parts, "## Recipe", f"<details><summary>all settings</summary>\n\n```yaml\n{recipe}\n```\n\n</details>"]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

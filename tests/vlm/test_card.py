@@ -1,0 +1,68 @@
+"""The card beside a model says what its config says, and takes results in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from moiety.config import MoESettings
+from moiety.vlm.card import NOT_EVALUATED, Training, add_results, write_card
+from moiety.vlm.parameters import count_parameters
+from moiety.vlm.upcycle import upcycle
+from tests.tiny import FAMILIES
+
+LLAVA = FAMILIES["llava-qwen2"]
+
+
+def test_a_card_says_what_the_model_is(tmp_path: Path) -> None:
+    model = upcycle(LLAVA.build(), MoESettings(scheme="moiie"))
+    model.config.provenance["upcycled"]["source"] = "somebody/their-llava"
+    write_card(tmp_path, model)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == "somebody/their-llava"
+    assert card.data.tags == ["moiety", "mixture-of-experts", "moiie"]
+    count = count_parameters(model)
+    for value in (count.total, count.activated, *count.activated_by_group.values()):
+        assert f"{value:,}" in card.text
+    assert "vision×1 + inter×2 + text×1" in card.text
+    assert re.search(r"differed from the dense model's by \d\.\de-\d\d relative\.", card.text)
+    assert NOT_EVALUATED in card.text
+
+
+def test_a_folder_of_this_machine_names_no_base_to_others(tmp_path: Path) -> None:
+    model = upcycle(LLAVA.build(), MoESettings(scheme="dense"))
+    model.config.provenance["upcycled"]["source"] = "/home/me/my-llava"
+    write_card(tmp_path, model, Training({"name": "r|s"}, {"a.jsonl": "0f"}, 12, 3, 0.5, ["expert 1 starves"] * 2))
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model is None
+    assert card.data.tags == ["moiety", "dense"]
+    assert "/home/me" not in card.content
+    assert "| base | my-llava |" in card.text
+    assert "learned from 12 rows, 3 left out" in card.text
+    assert card.text.count("expert 1 starves") == 1
+
+
+def test_results_are_added_and_replaced_by_title(tmp_path: Path) -> None:
+    write_card(tmp_path, LLAVA.build())
+    before = (tmp_path / "README.md").read_text()
+    add_results(tmp_path, "colours", ("type", "accuracy %"), [("red|blue", "50.0")])
+    add_results(tmp_path, "shapes", ("type", "accuracy %"), [("round", "60.0")])
+    path = add_results(tmp_path, "colours", ("type", "accuracy %"), [("red|blue", "55.0")])
+    text = path.read_text()
+    assert NOT_EVALUATED not in text
+    assert text.count("### colours") == text.count("### shapes") == 1
+    assert r"| red\|blue | 55.0 |" in text
+    assert "50.0" not in text
+    assert text.startswith(before[: before.index("## Results")])
+
+
+def test_where_results_cannot_go(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="moiety writes one beside each checkpoint it makes"):
+        add_results(tmp_path, "x", ("a",), [("b",)])
+    (tmp_path / "README.md").write_text("my own words")
+    with pytest.raises(ValueError, match="put both lines where results shall stand"):
+        add_results(tmp_path, "x", ("a",), [("b",)])
+    assert (tmp_path / "README.md").read_text() == "my own words"
