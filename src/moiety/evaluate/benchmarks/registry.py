@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark
+from moiety.evaluate.benchmarks.mme import MME
 from moiety.evaluate.benchmarks.pope import POPE
 from moiety.groups import nearest_name
 
-BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in (POPE,)}
+_ALL = (
+    POPE,
+    MME,
+)
+BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 
 
 def benchmarks_named(names: Sequence[str]) -> list[Benchmark]:
