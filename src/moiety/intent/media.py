@@ -253,16 +253,23 @@ def _decoded(container: Any, stream: Any, zero: float, start_s: float) -> Iterat
     """Frames of one stream with their seconds, from a key frame at or before `start_s` on."""
     if stream.type == "video":
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    if start_s > SLACK_S:
+    # avi stores the order of decoding alone, which is counted from its first frame
+    by_order, first = container.format.name == "avi" and stream.type == "video", None
+    if start_s > SLACK_S and not by_order:
         with contextlib.suppress(av.FFmpegError):  # what cannot be searched is read from its start
             container.seek(int((zero + start_s - SLACK_S) * av.time_base))
     after = 0.0
     for packet in container.demux(stream):
-        if packet.is_corrupt:
+        # what lies before the cut is decoded only to get there
+        if packet.is_corrupt and after >= start_s:
             raise MediaError(f"its {stream.type} is damaged at {after:.2f} s")
         for frame in packet.decode():
-            time = after if frame.time is None else frame.time - zero
-            if getattr(frame, "is_corrupt", False):
+            if by_order and frame.dts is not None:
+                first = frame.dts if first is None else first
+                time = float((frame.dts - first) * stream.time_base)
+            else:
+                time = after if by_order or frame.time is None else frame.time - zero
+            if frame.is_corrupt and time >= start_s:
                 raise MediaError(f"its {stream.type} is damaged at {time:.2f} s")
             after = time + _length(frame, stream)
             yield frame, time
