@@ -51,7 +51,8 @@ class PooledLogistic:
     """Logistic regression on the mean frame of each modality, side by side.
 
     Frames are prepared as for every method (:class:`moiety.intent.prepare.Preparation`: text to vectors, z-scores of
-    hand-made features), so an absent or hidden modality is a vector of zeros, the training mean.
+    hand-made features), so an absent or hidden modality is a vector of zeros, the training mean. Vectors without
+    z-scores, such as those of a text encoder, are brought to root mean square 1: one C then suits every kind.
 
     Args:
         settings: Of the model it stands beside: modalities, preparation and class weight are taken from it.
@@ -66,6 +67,11 @@ class PooledLogistic:
     def fit(self, samples: Sequence[IntentSample], labels: Sequence[str]) -> PooledLogistic:
         """Learn from all rows; nothing is chosen, so none are set aside."""
         self.preparation = Preparation.fit(samples, self.settings)
+        self.scale = dict.fromkeys(self.preparation.dims, 1.0)
+        for name in self.scale.keys() - self.preparation.mean.keys():
+            given = [sample.frames(name) for sample in self.preparation.transform(samples)]
+            present = [found.mean(0) for found in given if found is not None]
+            self.scale[name] = 1 / max(float(np.sqrt(np.mean(np.square(present)))), 1e-12)
         self.model = LogisticRegression(
             C=REGULARISATION, max_iter=MAX_STEPS, class_weight=self.settings.class_weight
         ).fit(self.vectors(samples), np.asarray(labels, dtype=str))
@@ -84,7 +90,8 @@ class PooledLogistic:
                 empty = np.zeros((1, self.preparation.dims[name]), dtype=np.float32)
                 frames = [None if name in hide else sample.frames(name) for sample in prepared]
                 limit = self.preparation.max_frames.get(name)
-                columns.append(np.stack([(empty if found is None else found[:limit]).mean(0) for found in frames]))
+                pooled = np.stack([(empty if found is None else found[:limit]).mean(0) for found in frames])
+                columns.append(pooled * np.float32(self.scale[name]))
         return np.concatenate(columns, axis=1)
 
 
