@@ -11,7 +11,7 @@ Source:
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +67,10 @@ class Judged:
         return self.category, self.subcategory, self.set_id, self.figure_id
 
 
+def _question(row: Judged) -> Hashable:
+    return row.question
+
+
 def judged_numbers(rows: Sequence[Judged]) -> dict[str, float]:
     """All rates of the released tool; shares in percent, but ``yes_diff`` (-1..1) and ``false_positive_ratio`` (0..1).
 
@@ -98,9 +102,9 @@ def judged_numbers(rows: Sequence[Judged]) -> dict[str, float]:
     }
 
 
-def all_right(rows: Sequence[Judged]) -> float:
-    """qAcc: percent of the questions whose answers to all figures among `rows` are right; 0 for no rows."""
-    return 100 * _share(share == 1 for share in _shares_of_right((row.question, row.correct) for row in rows).values())
+def all_right(rows: Sequence[Judged], group: Callable[[Judged], Hashable] = _question) -> float:
+    """Percent of the groups in which every answer is right, by question: qAcc; 0 for no rows."""
+    return 100 * _share(share == 1 for share in _shares_of_right((group(row), row.correct) for row in rows).values())
 
 
 def failure_counts(rows: Sequence[Judged]) -> dict[Failure, int]:

@@ -1,0 +1,133 @@
+"""MathVista: mathematics that has to be seen.
+
+Lu et al. 2023 (2310.02255), testmini. The published score lets a language model take the answer out of the text first:
+:meth:`Benchmark.write_answers` makes the file for that. Nothing is asked here:
+
+- ``sound`` (default) reads the option, number or list at the end of the text; no answer scores 0.
+- ``official`` and ``lmms_eval`` take the whole text for the extracted answer and go on as the released code does, which
+  turns what it cannot read into the option nearest in letters: no answer scores what those options happen to give.
+
+Source:
+    lupantech/MathVista as in OpenGVLab/InternVL @ 2410d1d, ``calculate_score.py``; lmms-eval @ 75571cf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score, percent_by
+from moiety.evaluate.benchmarks.entries import entry_with, pictures_below, write_document
+from moiety.evaluate.benchmarks.extracted_answers import Wanted, lmms_verdict, released_verdict, sound_verdict
+from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.scorers import LETTERS
+from moiety.vlm.rows import Row
+
+QUESTIONS = "testmini.json"
+RULES: Mapping[str, Callable[[str, Wanted], bool]] = {
+    "sound": sound_verdict,
+    "official": released_verdict,
+    "lmms_eval": lmms_verdict,
+}
+_KEYS = ("question", "image", "choices", "unit", "precision", "answer", "question_type", "answer_type")
+_LETTER = "Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end."
+_VALUE = "Please answer the question requiring {kind} and provide the final {what}, e.g., {examples}, at the end."
+_HINTS = {
+    ("integer", 0): ("an integer answer", "value", "1, 2, 3"),
+    ("float", 1): ("a floating-point number with one decimal place", "value", "1.2, 1.3, 1.4"),
+    ("float", 2): ("a floating-point number with two decimal places", "value", "1.23, 1.34, 1.45"),
+    ("list", 0): ("a Python list as an answer", "list", "[1, 2, 3], [1.2, 1.3, 1.4]"),
+}
+
+
+def read(folder: Path) -> list[Row]:
+    """The problems of testmini by their ``pid``."""
+    path = published(folder, QUESTIONS, f"data/{QUESTIONS}")
+    problems = read_json(path)
+    if not isinstance(problems, dict):
+        raise ValueError(f"{path}: expected an object of problems by pid, got {type(problems).__name__}")
+    rows = []
+    for pid, entry in problems.items():
+        place = f"{path}: problem {pid!r}"
+        entry = entry_with(entry, _KEYS, place)
+        if entry["answer_type"] not in ("text", "integer", "float", "list"):
+            raise ValueError(f"{place}: answer_type {entry['answer_type']!r}; expected text, integer, float or list")
+        rows.append(
+            asked(
+                pid,
+                prompt_of(entry),
+                [entry["image"]],
+                answers=[str(entry["answer"])],
+                choices=entry["choices"] or (),
+                type=entry["question_type"],
+                extra=entry,
+                file=str(path),
+            )
+        )
+    return rows
+
+
+def prompt_of(problem: Mapping[str, Any]) -> str:
+    """The official query without captions and recognised text: a hint at the form, the question, the options.
+
+    Example:
+        >>> print(prompt_of({"question": "x?", "choices": ["1", "2"], "unit": None}))
+        Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.
+        Question: x?
+        Choices:
+        (A) 1
+        (B) 2
+    """
+    unit = f" (Unit: {problem['unit']})" if problem["unit"] else ""
+    question = f"Question: {problem['question']}{unit}"
+    if problem["choices"]:
+        options = "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, problem["choices"], strict=False))
+        return f"Hint: {_LETTER}\n{question}\nChoices:\n{options}"
+    hint = _HINTS.get((problem["answer_type"], int(problem["precision"] or 0)))
+    if hint is None:
+        return question
+    return f"Hint: {_VALUE.format(kind=hint[0], what=hint[1], examples=hint[2])}\n{question}"
+
+
+def wanted(row: Row) -> Wanted:
+    """What the problem wants."""
+    return Wanted(row.answers[0], row.extra["answer_type"], int(row.extra["precision"] or 0), row.choices)
+
+
+def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
+    """Accuracy in percent, also of multiple choice and of free form."""
+    correct = {row.id: float(RULES[rule](answers[row.id], wanted(row))) for row in rows}
+    numbers = {str(kind): value for kind, value in percent_by(rows, correct, lambda row: row.type).items()}
+    note = "read by rule; published scores let a language model take the answer out of the text"
+    return mean_score("mathvista", rule, "accuracy", correct, numbers, (note,))
+
+
+def floor(rows: Sequence[Row], rule: str) -> float:
+    """What no answers score: nothing, but for the options that the released rules guess."""
+    return 100 * sum(RULES[rule]("", wanted(row)) for row in rows) / len(rows)
+
+
+def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
+    """The problems by pid with ``query`` and ``response``, which the official extraction reads."""
+    write_document(
+        path,
+        {
+            row.id: {**row.extra, "pid": row.id, "query": prompt_of(row.extra), "response": answers[row.id]}
+            for row in rows
+        },
+    )
+
+
+MATHVISTA = Benchmark(
+    name="mathvista",
+    title="MathVista testmini",
+    files=f"{QUESTIONS} there or in data/, pictures images/1.jpg, ...",
+    reader=read,
+    scorer=score,
+    rules=tuple(RULES),
+    max_new_tokens=512,
+    floor=floor,
+    pictures=pictures_below("data"),
+    writer=write_answers,
+)

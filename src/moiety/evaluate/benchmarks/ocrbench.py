@@ -1,0 +1,99 @@
+"""OCRBench: reading text in pictures, 1,000 questions of ten kinds.
+
+Liu et al. 2023 (2305.07895). One rule, that of lmms-eval: an answer is right if a label stands anywhere in it. The
+score is the number of points; no answer scores 0.
+
+Source:
+    EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/ocrbench/utils.py``, whose value is points over 1,000 whatever was
+    asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
+from moiety.evaluate.benchmarks.entries import entry_with, list_in, pictures_below
+from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.vlm.rows import Row
+
+QUESTIONS = ("OCRBench.json", "FullTest.json")
+FORMULAS = "HME100k"
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+
+
+def read(folder: Path) -> list[Row]:
+    """The questions in the order of the file; ids are their places, from 0."""
+    path = published(folder, *QUESTIONS)
+    rows = []
+    for number, entry in enumerate(list_in(read_json(path), path)):
+        keys = ("dataset_name", "type", "question", "answers", "image_path")
+        entry = entry_with(entry, keys, f"{path}: question {number}")
+        labels = [entry["answers"]] if isinstance(entry["answers"], str) else entry["answers"]
+        rows.append(
+            asked(
+                str(number),
+                entry["question"],
+                [entry["image_path"]],
+                answers=labels,
+                type=entry["type"],
+                extra={"dataset_name": entry["dataset_name"]},
+                file=str(path),
+            )
+        )
+    return rows
+
+
+def contains_label(text: str, labels: Sequence[str], formula: bool) -> bool:
+    r"""Whether any label stands in the text: formulas without any blank, all else on one line in lower case.
+
+    Example:
+        >>> contains_label("x ^ 2", ["x^2"], formula=True), contains_label("It says ＥＸＩＴ.", ["Exit"], formula=False)
+        (True, True)
+    """
+    form = _formula_form if formula else _text_form
+    return any(form(label) in form(text) for label in labels)
+
+
+def _formula_form(text: str) -> str:
+    return text.strip().replace("\n", " ").replace(" ", "")
+
+
+def _text_form(text: str) -> str:
+    return text.translate(_FULL_WIDTH).lower().strip().replace("\n", " ")
+
+
+def _mark(row: Row, text: str) -> float:
+    return float(contains_label(text, row.answers, formula=row.extra["dataset_name"] == FORMULAS))
+
+
+def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
+    """Points, one a right answer; also in percent and by kind of question."""
+    marks = np.array([_mark(row, answers[row.id]) for row in rows])
+
+    def points(weights: NDArray[np.float64]) -> float:
+        return float(weights @ marks)
+
+    numbers = {"points": points(np.ones(len(rows))), "accuracy": 100 * float(marks.mean())}
+    for row, mark in zip(rows, marks, strict=True):
+        numbers[f"points {row.type}"] = numbers.get(f"points {row.type}", 0.0) + float(mark)
+    correct = {row.id: float(mark) for row, mark in zip(rows, marks, strict=True)}
+    notes = () if len(rows) == 1000 else (f"points of {len(rows)} questions; the benchmark has 1,000",)
+    headline = ("points", numbers["points"])
+    return BenchmarkScore("ocrbench", rule, headline, numbers, len(rows), correct, notes, statistic=points)
+
+
+OCRBENCH = Benchmark(
+    name="ocrbench",
+    title="OCRBench",
+    files=f"{' or '.join(QUESTIONS)}, pictures there or in OCRBench_Images/",
+    reader=read,
+    scorer=score,
+    rules=("lmms_eval",),
+    max_new_tokens=128,
+    pictures=pictures_below("OCRBench_Images"),
+)
