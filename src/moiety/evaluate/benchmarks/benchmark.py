@@ -97,6 +97,16 @@ def mean_score(
     )
 
 
+def percent_by(
+    rows: Sequence[Row], correct: Mapping[str, float], group: Callable[[Row], Hashable]
+) -> dict[Hashable, float]:
+    """Mean mark in percent of each group of rows, in the order in which groups first occur."""
+    marks: dict[Hashable, list[float]] = {}
+    for row in rows:
+        marks.setdefault(group(row), []).append(correct[row.id])
+    return {key: 100 * float(np.mean(values)) for key, values in marks.items()}
+
+
 def _nothing(rows: Sequence[Row], rule: str) -> float:
     return 0.0
 
@@ -121,7 +131,7 @@ class Benchmark:
         scorer: (rows, answers, rule) -> score without interval, called with checked ids and a known rule. None: the
             answers are graded elsewhere.
         rules: Rule sets, the default one first. ``official`` repeats the released scorer to the bit.
-        max_new_tokens: Longest answer that its prompt asks for, in tokens.
+        max_new_tokens: Longest answer in tokens; 128 as in the released MoIIE code where nothing else is known.
         floor: (rows, rule) -> headline of empty answers to all of them; 0 where nothing else is said.
         together: Rows with one key belong together: one picture, one circle of options. They are drawn together in the
             bootstrap and a limit never cuts them apart.

@@ -161,7 +161,7 @@ MME = Benchmark(
     read,
     score,
     ("official", "sound", "lmms_eval"),
-    max_new_tokens=16,
+    max_new_tokens=128,
     together=lambda row: row.extra["picture"],
     pictures=_Pictures,
 )

@@ -153,7 +153,7 @@ POPE = Benchmark(
     read,
     score,
     ("official", "sound", "lmms_eval", "vcd"),
-    max_new_tokens=16,
+    max_new_tokens=128,
     floor=floor,
     together=lambda row: row.images,
     pictures=pictures,

@@ -1,0 +1,94 @@
+"""SEED-Bench: nineteen thousand questions with four options; SEED-I are those on single pictures, types 1 to 9."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, percent_by
+from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter
+from moiety.evaluate.scorers import LETTERS
+from moiety.vlm.images import Images
+from moiety.vlm.rows import Row
+
+FILES = "SEED-Bench.json; pictures in SEED-Bench-image/"
+PICTURE_FOLDER = "SEED-Bench-image"
+IMAGE = "image"
+
+
+def read(folder: Path) -> list[Row]:
+    """The questions on pictures, in the order of the file; those on videos are passed over."""
+    path = published(folder, "SEED-Bench.json")
+    rows = []
+    for number, entry in enumerate(read_json(path)["questions"], start=1):
+        if entry["data_type"] != IMAGE:
+            continue
+        choices = [str(entry[f"choice_{letter.lower()}"]) for letter in LETTERS[:4]]
+        extra = {key: entry[key] for key in ("answer", "data_type", "question_type_id")}
+        rows.append(
+            asked(
+                str(entry["question_id"]),
+                option_prompt(entry["question"], choices),
+                [str(entry["data_id"])],
+                answers=[entry["answer"]],
+                choices=choices,
+                type=f"type {entry['question_type_id']}",
+                extra=extra,
+                file=str(path),
+                line=number,
+            )
+        )
+    return rows
+
+
+RULES: Mapping[str, Callable[[str, Sequence[str]], str | None]] = {
+    "sound": stated_letter,
+    "official": lambda text, choices: text,
+    "lmms_eval": lambda text, choices: text.strip()[:1].upper(),
+    "internvl": lambda text, choices: text[:1],
+}
+
+
+def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
+    """Accuracy on pictures (SEED-I, the headline), and by type of question; on videos where such questions were asked.
+
+    ``official`` wants the letter and nothing else, ``internvl`` the letter as first character, ``lmms_eval`` likewise
+    after blanks and in any case; ``sound`` is :func:`moiety.evaluate.benchmarks.letters.stated_letter`. Silence: 0.
+
+    Source:
+        AlenjandroWang/MoIIE @ c614868, ``convert_seed_for_submission.py``; OpenGVLab/InternVL @ 2410d1d (its failure on
+        an empty text is a wrong answer here); lmms-eval @ 75571cf.
+    """
+    read_as = RULES[rule]
+    correct = {row.id: float(read_as(answers[row.id], row.choices) == row.extra["answer"]) for row in rows}
+    marks = np.array(list(correct.values()))
+    on_picture = np.array([row.extra["data_type"] == IMAGE for row in rows], dtype=np.float64)
+
+    def accuracy(weights: NDArray[np.float64]) -> float:
+        drawn = weights * on_picture
+        return 100 * float(drawn @ marks / drawn.sum()) if drawn.any() else float("nan")
+
+    headline = ("SEED-I", accuracy(np.ones(len(rows))))
+    means = {
+        f"all of {key}": value for key, value in percent_by(rows, correct, lambda row: row.extra["data_type"]).items()
+    }
+    types = {str(key): value for key, value in percent_by(rows, correct, lambda row: row.type).items()}
+    numbers = dict([headline]) | {"all": 100 * float(marks.mean())} | means | types
+    return BenchmarkScore("seed", rule, headline, numbers, len(rows), correct, statistic=accuracy)
+
+
+SEED = Benchmark(
+    "seed",
+    "SEED-Bench, image part (SEED-I)",
+    FILES,
+    read,
+    score,
+    ("sound", "official", "lmms_eval", "internvl"),
+    max_new_tokens=128,
+    together=lambda row: row.images,
+    pictures=lambda folder: Images([folder / PICTURE_FOLDER]),
+)
