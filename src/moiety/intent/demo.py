@@ -24,7 +24,9 @@ from moiety.intent.answers import answers, samples_at
 from moiety.intent.classifier import IntentClassifier
 from moiety.intent.compare import model_folder, run_intent_compare
 from moiety.intent.demo_page import Asked, subset_rows, write_page
+from moiety.intent.grading import subsets
 from moiety.intent.recipe import IntentRecipe, load_intent_recipe, parse_intent_recipe
+from moiety.intent.samples import MODALITIES
 from moiety.intent.sources import read_source
 from moiety.intent.world import IntentWorldFiles, write_intent_world
 from moiety.saving import write_atomically
@@ -62,7 +64,8 @@ def run_demo(
         num_dev: Clips that choose the epoch.
         num_test: Clips that grade.
         seeds: Over those of the recipe.
-        recipe: Another one over the same world; its output, data path, cache and label descriptions are set here.
+        recipe: Another one over the same world; its output, data path, cache, label descriptions and what is
+            hidden are set here.
         processes: 2: a second process takes runs, too. 1: this one does all.
         on_progress: Called as work goes on.
 
@@ -70,12 +73,20 @@ def run_demo(
         The page.
 
     Raises:
-        ValueError: a split is too small, or an earlier demo in `output` was made with other settings.
+        ValueError: a split is too small, the recipe does not train its own method, or an earlier demo in `output` was
+            made with other settings.
+        FileExistsError: an earlier demo in `output` has other clips.
     """
     folder = Path(output)
+    recipe = load_intent_recipe(RECIPE) if recipe is None else recipe
+    if recipe.model.method not in recipe.compare.methods:
+        raise ValueError(
+            f"recipe {recipe.name}: compare.methods lacks {recipe.model.method!r}, whose model answers the one clip; "
+            "add it"
+        )
     counts = {"num_train": num_train, "num_dev": num_dev, "num_test": num_test}
     world = write_intent_world(folder / "world", **counts, on_progress=_told(on_progress, "writing clips"))
-    recipe = _placed(load_intent_recipe(RECIPE) if recipe is None else recipe, folder, world, seeds)
+    recipe = _placed(recipe, folder, world, seeds)
     with _one_thread():
         read_source(recipe.data, _told(on_progress, "reading clips"))  # fills the cache: every run finds it full
         with _second_process(recipe) if processes > 1 else contextlib.nullcontext():
@@ -95,6 +106,9 @@ def ask(model: Path, world: IntentWorldFiles) -> Asked:
     Args:
         model: Folder of a saved classifier.
         world: Where the clip is from.
+
+    Raises:
+        ValueError: the world has no such clip.
     """
     signs = [json.loads(line) for line in world.signs.read_text("utf-8").splitlines()]
     open_ones = [one for one in signs if one["split"] == "test" and one["words"] == "outcome" and not one["missing"]]
@@ -118,11 +132,12 @@ def ask(model: Path, world: IntentWorldFiles) -> Asked:
 
 
 def _placed(recipe: IntentRecipe, folder: Path, world: IntentWorldFiles, seeds: Sequence[int] | None) -> IntentRecipe:
-    """The recipe with its paths below the folder of the demo."""
+    """The recipe with its paths below the folder of the demo, and a score for every set of modalities."""
     tree: dict[str, Any] = recipe.model_dump() | {"output": str(folder / "compare")}
     tree["data"] = recipe.data.given() | {"path": str(world.rows), "cache": str(folder / "features")}
     tree["model"] = tree["model"] | {"label_descriptions": str(world.labels)}
-    tree["compare"] = tree["compare"] | {"keep_models": "first_seed"}
+    hide = ["+".join(names) for names in subsets(MODALITIES) if names]
+    tree["compare"] = tree["compare"] | {"keep_models": "first_seed", "hide": hide}
     if seeds is not None:
         tree["seeds"] = list(seeds)
     return IntentRecipe.model_validate(tree)

@@ -59,7 +59,8 @@ def subset_rows(comparison: IntentComparison, world: IntentWorldFiles) -> list[d
             if estimate is not None:
                 ends = [estimate.low, estimate.high] if estimate.has_interval else [None, None]
                 measured[name] = {"mean": estimate.mean, "low": ends[0], "high": ends[1]}
-        without = max((run.without_input.get(hide, 0) for run in comparison.runs if run.name == "amess"), default=0)
+        own = [run for run in comparison.runs if run.name == comparison.recipe.model.method]
+        without = max((run.without_input.get(hide, 0) for run in own), default=0)
         rows = int(comparison.context["rows"]["score"]) - without
         name = "+".join(kept)
         found.append({"modalities": name, "hide": hide, "rows": rows, "attainable": best[name], "measured": measured})

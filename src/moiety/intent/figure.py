@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SIDE = 64
+SIDE = 48
 """Pixels a side of a picture."""
-FPS = 12
+FPS = 10
 """Pictures a second."""
 HALF_WIDTHS = (0.13, 0.13, 0.05, 0.045, 0.045)
 """Of head, trunk, shoulders, near arm and far arm."""

@@ -23,6 +23,7 @@ from moiety.intent.phrases import sentence
 from moiety.intent.signs import ANY_GESTURE, ANY_TONE, INTENTS, MASKS, OUTSIDE, SIGNS, attainable
 from moiety.intent.voice import RATE, Voice, speak
 from moiety.saving import whole_folder
+from moiety.section import differences
 
 SPEAKERS = {"train": 60, "dev": 15, "test": 30}
 """Split -> how many people speak in it; nobody speaks in two."""
@@ -105,11 +106,10 @@ def write_intent_world(
 ) -> IntentWorldFiles:
     """Write clips, rows and label descriptions; the same arguments write the same bytes with the same PyAV.
 
-    A world that lies there already and was written with the same arguments is left as it is. A larger world begins with
-    the clips of a smaller one.
+    A world that lies there already is left as it is. A larger world begins with the clips of a smaller one.
 
     Args:
-        folder: Where the files go; an earlier world there is replaced, anything else is left alone.
+        folder: Where the files go.
         num_train: Clips to learn from.
         num_dev: Clips that choose the epoch.
         num_test: Clips that grade. Multiples of 12 hold every intent equally often.
@@ -122,7 +122,7 @@ def write_intent_world(
 
     Raises:
         ValueError: a number is out of range.
-        FileExistsError: the folder holds something else.
+        FileExistsError: the folder holds a world of other arguments, or something else.
     """
     _check({"num_train": num_train, "num_dev": num_dev, "num_test": num_test},
            {"unclear": unclear, "missing": missing, "outside": outside}, noise)  # fmt: skip
@@ -225,11 +225,19 @@ def _named(values: tuple[str, ...], every: tuple[str, ...]) -> str:
 
 
 def _is_written(files: IntentWorldFiles, arguments: Mapping[str, Any]) -> bool:
+    """Whether just this world lies there already; anything else there is not ours to replace."""
     if not files.folder.exists() or not any(files.folder.iterdir()):
         return False
     if not files.facts.is_file():
         raise FileExistsError(f"{files.folder} holds other files; choose a new folder for the world")
-    return bool(json.loads(files.facts.read_text("utf-8"))["arguments"] == arguments)
+    there = json.loads(files.facts.read_text("utf-8"))["arguments"]
+    changes = differences(there, arguments)
+    if changes:
+        raise FileExistsError(
+            f"{files.folder} holds a world of other arguments: {'; '.join(changes)}; "
+            "choose another folder, or delete it"
+        )
+    return True
 
 
 def _check(counts: Mapping[str, int], chances: Mapping[str, float], noise: float) -> None:
