@@ -4,14 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from moiety.evaluate.benchmarks.ai2d import AI2D
 from moiety.evaluate.benchmarks.benchmark import Benchmark
+from moiety.evaluate.benchmarks.chartqa import CHARTQA
+from moiety.evaluate.benchmarks.docvqa import DOCVQA, DOCVQA_TEST
+from moiety.evaluate.benchmarks.gqa import GQA
+from moiety.evaluate.benchmarks.hallusionbench import HALLUSIONBENCH
+from moiety.evaluate.benchmarks.mathvista import MATHVISTA
 from moiety.evaluate.benchmarks.mme import MME
+from moiety.evaluate.benchmarks.mmvet import MMVET
+from moiety.evaluate.benchmarks.nlvr2 import NLVR2
+from moiety.evaluate.benchmarks.ocrbench import OCRBENCH
 from moiety.evaluate.benchmarks.pope import POPE
+from moiety.evaluate.benchmarks.scienceqa import SCIENCEQA
+from moiety.evaluate.benchmarks.seed_bench import SEED
+from moiety.evaluate.benchmarks.textvqa import TEXTVQA
+from moiety.evaluate.benchmarks.vizwiz import VIZWIZ, VIZWIZ_TEST
+from moiety.evaluate.benchmarks.vqav2 import VQAV2, VQAV2_TESTDEV
 from moiety.groups import nearest_name
 
 _ALL = (
     POPE,
     MME,
+    GQA,
+    VQAV2,
+    VQAV2_TESTDEV,
+    MMVET,
+    SEED,
+    HALLUSIONBENCH,
+    TEXTVQA,
+    DOCVQA,
+    DOCVQA_TEST,
+    CHARTQA,
+    AI2D,
+    MATHVISTA,
+    VIZWIZ,
+    VIZWIZ_TEST,
+    OCRBENCH,
+    NLVR2,
+    SCIENCEQA,
 )
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 
