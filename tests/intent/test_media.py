@@ -137,20 +137,22 @@ def test_what_is_no_media_file(tmp_path: Path) -> None:
     assert "it is a folder, expected a media file" in refused(tmp_path)
     (tmp_path / "empty.mp4").touch()
     assert "it is empty (0 bytes)" in refused(tmp_path / "empty.mp4")
-    for name, text in (
-        ("text.mp4", "Dear Sir or Madam"),
-        ("list.mp4", "#EXTM3U\n#EXTINF:9,\nfile:///etc/hostname\n"),
-        ("list2.mp4", "ffconcat version 1.0\nfile a.mp4\n"),
-    ):
-        (tmp_path / name).write_text(text * 5)
-        assert "it cannot be decoded" in refused(tmp_path / name)
+    (tmp_path / "text.mp4").write_text("Dear Sir or Madam, " * 50)
+    assert "it cannot be decoded (Invalid data found" in refused(tmp_path / "text.mp4")
 
 
-def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
-    """It names a good clip; reading that one would be reading what nobody gave."""
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.6,\ngood.ts\n#EXT-X-ENDLIST\n"),
+        ("list.mp4", "ffconcat version 1.0\nfile good.ts\n"),
+    ],
+)
+def test_a_playlist_opens_no_other_file(tmp_path: Path, name: str, text: str) -> None:
+    """It names a good clip, which the decoder would open by itself; that would be reading what nobody gave."""
     write_clip(tmp_path / "good.ts")
-    (tmp_path / "list.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.6,\ngood.ts\n#EXT-X-ENDLIST\n")
-    assert "it cannot be decoded" in refused(tmp_path / "list.mp4")
+    (tmp_path / name).write_text(text)
+    assert "it cannot be decoded" in refused(tmp_path / name)
 
 
 def test_times_beyond_the_file(clip: Path, tmp_path: Path) -> None:

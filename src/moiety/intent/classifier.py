@@ -231,7 +231,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         Args:
             rows: As :func:`moiety.intent.clips.read_clips` takes them.
             **options: ``cache``, ``on_error``, ``on_progress``, ``device``, as there; and ``text``, ``video`` or
-                ``audio`` where a model lies in another folder now.
+                ``audio`` with the folder in which a model lies now, where that is another.
 
         Raises:
             ValueError: the model was fitted on frames of the user's own, which only the user can make.
@@ -245,7 +245,12 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
                 "fit on samples of read_clips, or make those frames as you did"
             )
         made = {name: "hashing" if name == "text" and name in self.dims_ else None for name in MODALITIES}
-        return read_clips(rows, **{**made, **self.extractors_, **options})
+        moved = {
+            name: {**known, "extractor": options[name]}
+            for name, known in self.extractors_.items()
+            if isinstance(options.get(name), str)
+        }
+        return read_clips(rows, **{**made, **self.extractors_, **options, **moved})
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder of JSON and safetensors, whole or not at all; see :mod:`moiety.intent.storage`."""
