@@ -47,6 +47,10 @@ OPTION = Wanted("two", "text", choices=("one", "two"))
         ("[1,2]", LIST, True),
         ("1, 2", LIST, False),
         ("[2, 1]", LIST, False),
+        ("[1.0, 2]", LIST, True),
+        ("[1,200]", Wanted("[1, 200]", "list"), True),
+        ("[1200]", Wanted("[1, 200]", "list"), False),
+        ("[]", LIST, False),
         ("B", OPTION, True),
         ("The answer is (B) two.", OPTION, True),
         ("Two.", OPTION, True),
@@ -64,7 +68,17 @@ def test_the_released_rule_gives_points_for_saying_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "numbers"), [("12,345", [12345]), ("1,2", [1, 2]), ("2024-05", [2024, 5]), ("-", []), ("v.1", [0.1])]
+    ("text", "numbers"),
+    [
+        ("12,345", [12345]),
+        ("1,2", [1, 2]),
+        ("2024-05", [2024, 5]),
+        ("-", []),
+        ("1,2.5,", [1, 2.5]),
+        ("+1,000.25", [1000.25]),
+        ("1,0000", [1, 0]),
+        ("v.1", [0.1]),
+    ],
 )
 def test_numbers(text: str, numbers: list[float]) -> None:
     assert numbers_in(text) == numbers

@@ -10,22 +10,33 @@ THRESHOLD = 0.5
 def edit_distance(first: str, second: str) -> int:
     """Fewest insertions, deletions and replacements of one character that turn one text into the other.
 
+    One column of the usual table is kept as two whole numbers, a bit a row: where the next cell is one more
+    (``rises``) and where it is one less (``falls``). A step to the next letter is then a handful of operations whatever
+    the length of the shorter text, so that an answer of 100 kB costs tenths of a second.
+
+    Source:
+        Myers 1999, in the form of Hyyrö 2003, fig. 3.
+
     Example:
         >>> edit_distance("kitten", "sitting"), edit_distance("", "ab")
         (3, 2)
     """
-    if len(first) < len(second):
-        first, second = second, first
-    before = list(range(len(second) + 1))
-    for row, letter in enumerate(first, start=1):
-        now = [row]
-        for column, other in enumerate(second):
-            if letter == other:
-                now.append(before[column])
-            else:
-                now.append(1 + min(before[column], before[column + 1], now[column]))
-        before = now
-    return before[-1]
+    short, long = sorted((first, second), key=len)
+    if not short:
+        return len(long)
+    places: dict[str, int] = {}
+    for place, letter in enumerate(short):
+        places[letter] = places.get(letter, 0) | 1 << place
+    all_rows, last_row = (1 << len(short)) - 1, 1 << len(short) - 1
+    rises, falls, distance = all_rows, 0, len(short)
+    for letter in long:
+        equal = places.get(letter, 0)
+        diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
+        more, less = falls | ~(diagonal | rises) & all_rows, rises & diagonal
+        distance += bool(more & last_row) - bool(less & last_row)
+        more, less = more << 1 | 1, less << 1
+        rises, falls = (less | ~(diagonal | more)) & all_rows, more & diagonal & all_rows
+    return distance
 
 
 def anls(text: str, answers: Sequence[str]) -> float:

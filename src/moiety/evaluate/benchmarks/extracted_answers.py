@@ -14,7 +14,8 @@ from moiety.evaluate.benchmarks.anls import edit_distance
 from moiety.evaluate.scorers import LETTERS, normalise, option_letter
 
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")
-_NUMBER = re.compile(r"(?:(?<!\d)[+-])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:\.\d+)?", re.ASCII)
+_NUMBERS = re.compile(r"(?:(?<!\d)[+-])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
+_GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 _LIST = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -102,7 +103,7 @@ def sound_verdict(text: str, wanted: Wanted) -> bool:
         return letter is not None and wanted.choices[LETTERS.index(letter)] == wanted.answer
     if wanted.answer_type == "list":
         found = _LIST.findall(text)
-        return bool(found) and numbers_in(found[-1]) == numbers_in(wanted.answer)
+        return bool(found) and _entries(found[-1]) == _entries(wanted.answer.strip("[]"))
     if wanted.answer_type in ("integer", "float"):
         found = numbers_in(text)
         right = numbers_in(wanted.answer)
@@ -111,12 +112,19 @@ def sound_verdict(text: str, wanted: Wanted) -> bool:
     return normalise(text).rstrip(".") == normalise(wanted.answer).rstrip(".")
 
 
+def _entries(listed: str) -> list[float | str]:
+    """What stands between the commas of a list: numbers where they are, else text."""
+    parts = (part.strip().lower() for part in listed.split(","))
+    return [numbers[0] if (numbers := numbers_in(part)) else part for part in parts]
+
+
 def numbers_in(text: str) -> list[float]:
-    """Decimal numbers in order; commas between groups of three digits are read, per cent signs are not.
+    """Decimal numbers in order; commas group digits where they stand between threes and part numbers elsewhere.
 
     Example:
-        >>> numbers_in("1,024 and -3.5%, .5")
-        [1024.0, -3.5, 0.5]
+        >>> numbers_in("1,024 and -3.5%, .5"), numbers_in("1,2,300")
+        ([1024.0, -3.5, 0.5], [1.0, 2.0, 300.0])
     """
-    found = (match.group(0).replace(",", "") for match in _NUMBER.finditer(text))
-    return [float(number) for number in found if number.strip("+-")]
+    found = (match.group(0) for match in _NUMBERS.finditer(text))
+    parts = ([run.replace(",", "")] if _GROUPED.fullmatch(run) else run.split(",") for run in found)
+    return [float(number) for run in parts for number in run if number]

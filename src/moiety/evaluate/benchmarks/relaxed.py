@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 
 TOLERANCE = 0.05
-_DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)%?", re.ASCII)
+_DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?", re.ASCII)
 
 
 def relaxed(text: str, answer: str) -> bool:
