@@ -161,7 +161,22 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
         """``(samples, queries, hidden)`` reads ``(samples, memory, hidden)`` where ``(samples, memory)`` is true."""
-        q, k, v = self._split(self.query(query)), self._split(self.key(memory)), self._split(self.value(memory))
+        return self._mixed(*self._projected(query, memory), memory_mask)
+
+    def with_first_row(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Self-attention, and the weights of its first position before dropout, ``(samples, heads, n)``.
+
+        That row alone is written out; all others stay inside the fused product, so that where torch has a kernel for it
+        no ``n x n`` matrix is kept.
+        """
+        q, k, v = self._projected(x, x)
+        scores = (q[:, :, :1] @ k.transpose(-1, -2)).squeeze(2) / q.shape[-1] ** 0.5
+        return self._mixed(q, k, v, mask), masked_softmax(scores, mask.unsqueeze(1))
+
+    def _projected(self, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._split(self.query(query)), self._split(self.key(memory)), self._split(self.value(memory))
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, memory_mask: Tensor) -> Tensor:
         some = memory_mask.any(1)
         open_mask = memory_mask | ~some.unsqueeze(1)  # a row that sees nothing sees all, and is set to 0 afterwards
         mixed = F.scaled_dot_product_attention(
@@ -169,14 +184,6 @@ class Attention(nn.Module):
         )
         mixed = self.output(mixed.transpose(1, 2).flatten(2))
         return mixed.masked_fill(~some[:, None, None], 0)
-
-    def with_weights(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Self-attention that also returns its weights before dropout, ``(samples, heads, n, n)``."""
-        q, k, v = self._split(self.query(x)), self._split(self.key(x)), self._split(self.value(x))
-        scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-        weights = masked_softmax(scores, mask[:, None, None, :].expand_as(scores))
-        mixed = F.dropout(weights, self.dropout, self.training) @ v
-        return self.output(mixed.transpose(1, 2).flatten(2)), weights
 
 
 def feed_forward(hidden: int, multiple: int, dropout: float) -> nn.Sequential:

@@ -105,11 +105,11 @@ class ModalityEncoder(nn.Module):
         first = (self.cls + self.kind).expand(len(x), 1, -1)
         h = self.dropout(torch.cat([first, frames], dim=1))
         mask = torch.cat([frame_mask.any(1, keepdim=True), frame_mask], dim=1)
-        mixed, weights = self.attention.with_weights(self.before_attention(h), mask)
+        mixed, weights = self.attention.with_first_row(self.before_attention(h), mask)
         h = h + self.dropout(mixed)
         h = h + self.dropout(self.ffn(self.before_ffn(h)))
         h = h.masked_fill(~mask.unsqueeze(-1), 0)
-        return h, mask, weights.mean(1)[:, 0, 1:]
+        return h, mask, weights.mean(1)[:, 1:]
 
 
 class AMESS(nn.Module):
