@@ -165,6 +165,7 @@ def test_damage_is_named(fitted: IntentClassifier, tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "format": 9}))
     with pytest.raises(ValueError, match="has format 9, this moiety reads up to 1; update moiety"):
         IntentClassifier.load(folder)
+    (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match="is damaged"):
         IntentClassifier.load(folder)

@@ -163,9 +163,10 @@ def test_frames_of_another_extractor_are_refused_and_both_are_shown(fitted: Inte
     )
     with pytest.raises(SampleError, match=message):
         fitted.predict(read_clips(rows).samples)
+    slow = fitted.read_clips(rows[1:], video={"extractor": "motion", "fps": 5}).samples
+    good = fitted.read_clips(rows[:1]).samples
     with pytest.raises(SampleError, match=r"video of b was made by motion \(fps 5.0\), expected motion \(fps 10.0\)"):
-        slow = fitted.read_clips(rows[1:], video={"extractor": "motion", "fps": 5}).samples
-        fitted.predict([*fitted.read_clips(rows[:1]).samples, *slow])
+        fitted.predict([*good, *slow])
     own = {"key": "mine", "audio": np.zeros((4, 56), np.float32)}
     with pytest.raises(SampleError, match=r"audio of mine was made by no extractor .*, expected prosody \(hop_s 0.05"):
         fitted.predict([own])

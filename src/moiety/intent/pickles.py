@@ -112,7 +112,10 @@ def _matrix(value: Any) -> tuple[str, np.ndarray | None]:
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().float().numpy()
     if isinstance(value, list | tuple):
-        parts = [np.asarray(part) for part in value]
+        try:
+            parts = [np.asarray(part) for part in value]
+        except ValueError:
+            parts = []
         if not parts or any(part.dtype == object or part.shape != parts[0].shape for part in parts):
             return "a list of unequal parts", None
         value = np.stack(parts)
@@ -123,6 +126,6 @@ def _matrix(value: Any) -> tuple[str, np.ndarray | None]:
         return f"numbers expected, got {value.dtype}", None
     if value.ndim != 2:
         return f"shape {value.shape}, expected (frames, dim)", None
-    if not np.isfinite(value).all():
-        return "not finite", None
-    return "", value.astype(np.float32)
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    return ("", value) if np.isfinite(value).all() else ("not finite", None)

@@ -86,14 +86,18 @@ class IntentSample:
         value = self.text_features if modality == "text" else getattr(self, modality)
         if value is None:
             return None
-        array = np.asarray(value)
-        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise SampleError(f"{self.key}: {modality} is no array ({error}); expected (frames, dim)") from error
+        if array.dtype.kind not in "biuf":
             raise SampleError(f"{self.key}: {modality} holds {array.dtype}, expected numbers of shape (frames, dim)")
         if array.ndim != 2:
             raise SampleError(f"{self.key}: {modality} has shape {array.shape}, expected (frames, dim)")
         if not len(array):
             return None
-        array = array.astype(np.float32)
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
         if not np.isfinite(array).all():
             rows = np.flatnonzero(~np.isfinite(array).all(1))
             raise SampleError(

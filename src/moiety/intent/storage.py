@@ -103,26 +103,32 @@ def load_classifier(cls: Any, folder: str | Path) -> Any:
         raise FileNotFoundError(f"no intent classifier at {folder}; give a folder that `save` wrote")
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-        tensors = load_file(folder / "model.safetensors")
-        table = json.loads((folder / "label_descriptions.json").read_text("utf-8"))["labels"]
-        history = json.loads((folder / "metrics.json").read_text("utf-8"))["history"]
-    except (OSError, json.JSONDecodeError, SafetensorError, KeyError) as error:
-        raise ValueError(f"{folder} is damaged ({type(error).__name__}: {error}); write it again with save") from error
-    if config["format"] > FORMAT:
+        known = config["format"] <= FORMAT
+        classifier = _restored(cls, folder, config) if known else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise ValueError(f"{folder} is damaged ({reason}); write it again with save") from error
+    if not known:
         raise ValueError(f"{folder} has format {config['format']}, this moiety reads up to {FORMAT}; update moiety")
+    return classifier
+
+
+def _restored(cls: Any, folder: Path, config: dict[str, Any]) -> Any:
+    tensors = load_file(folder / "model.safetensors")
+    table = json.loads((folder / "label_descriptions.json").read_text("utf-8"))["labels"]
     parameters = config["parameters"]
     classifier = cls(**{**parameters, "modalities": tuple(parameters["modalities"] or ()) or None})
     settings = IntentSettings.model_validate(classifier.get_params())
     classifier.classes_, classifier.dims_ = np.array(config["classes"]), config["dims"]
+    classifier.extractors_ = config.get("extractors", {})
     classifier.preparation_ = Preparation(
         config["dims"],
         {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("mean.")},
         {name[10:]: value.numpy() for name, value in tensors.items() if name.startswith("deviation.")},
         settings.max_frames or {},
         settings.text_encoder,
-        {name: fingerprint_of(known) for name, known in config.get("extractors", {}).items()},
+        {name: fingerprint_of(known) for name, known in classifier.extractors_.items()},
     )
-    classifier.extractors_ = config.get("extractors", {})
     state = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
     body = METHODS[settings.method](config["dims"], settings)
     described = state.get("label_embeddings")
@@ -134,8 +140,9 @@ def load_classifier(cls: Any, folder: str | Path) -> Any:
         for entry in table
     } or None
     classifier.oos_rule_, classifier.best_epoch_ = config["oos_rule"], config["best_epoch"]
-    classifier.thresholds_ = tensors.get("thresholds", config["threshold"])
-    classifier.history_ = history
+    threshold = config["threshold"]
+    classifier.thresholds_ = tensors.get("thresholds", threshold)
+    classifier.history_ = json.loads((folder / "metrics.json").read_text("utf-8"))["history"]
     return classifier
 
 
