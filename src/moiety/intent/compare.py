@@ -20,7 +20,7 @@ from moiety.intent.grading import Model, grade
 from moiety.intent.outcome import IntentComparison, Pair
 from moiety.intent.pictures import draw_model
 from moiety.intent.recipe import FLOORS, IntentRecipe, hidden_names, parse_intent_recipe
-from moiety.intent.report import write_outcome
+from moiety.intent.report import write_outcome, write_tables
 from moiety.intent.run_record import IntentRun, load_run, run_folder, save_run
 from moiety.intent.sources import Parts, fingerprint, has_input, parts_of, read_source, rows_of
 from moiety.provenance import provenance
@@ -44,6 +44,7 @@ class Job:
         on_progress: Called with (clips read, clips in all).
         read: How rows are read, as JSON -> what was read.
         prints: The same -> fingerprints of its splits.
+        made_by: Command, commit, versions and machine of this process.
     """
 
     recipe: IntentRecipe
@@ -52,6 +53,7 @@ class Job:
     on_progress: Callable[[int, int], None] | None = None
     read: dict[str, IntentDataset] = field(default_factory=dict)
     prints: dict[str, dict[str, str]] = field(default_factory=dict)
+    made_by: dict[str, Any] = field(default_factory=provenance)
 
     def folder(self, pair: Pair) -> Path:
         """Folder of one run."""
@@ -92,7 +94,7 @@ class Job:
         runs = [run for pair in self.planned if (run := self.run(pair)) is not None]
         parts = parts_of(self.dataset(self.names[0]), self.recipe.data, 0)
         rows = {"train": len(parts.all_train), "score": len(parts.score)}
-        context = {"rows": rows, "recipe": self.recipe.model_dump(mode="json"), "provenance": provenance()}
+        context = {"rows": rows, "recipe": self.recipe.model_dump(mode="json"), "provenance": self.made_by}
         return IntentComparison(self.recipe, self.names, runs, self.planned, Path(self.recipe.output), context)
 
 
@@ -112,7 +114,7 @@ def run_intent_compare(
     Floors (majority, logistic regression) run once: no seed enters them.
 
     Below ``recipe.output``: ``runs/<name>-seed<k>/result.json``, ``table.md``, ``table.csv``, ``results.json``,
-    pictures and ``report.html``, written anew after each run.
+    and, at the end, pictures and ``report.html``. Tables are written anew after each run.
 
     Args:
         recipe: The recipe.
@@ -138,7 +140,7 @@ def run_intent_compare(
         if on_run is not None:
             on_run(sum(job.run(known) is not None for known in job.planned), len(job.planned))
         if _take(job, pair):
-            write_outcome(job.summary())
+            write_tables(job.summary())
     comparison = job.summary()
     write_outcome(comparison)
     return comparison
@@ -238,7 +240,7 @@ def _made(job: Job, pair: Pair, folder: Path) -> IntentRun:
         raise ValueError(f"{name}: no row of {recipe.data.score!r} has a modality that it reads")
     hidden = {hide: grade(model, parts.score, hidden_names(hide), oos_label) for hide in recipe.compare.hide}
     left = {hide: found for hide, found in hidden.items() if found is not None}
-    if isinstance(model, IntentClassifier) and seed == recipe.seeds[0]:
+    if isinstance(model, IntentClassifier) and _is_pictured(recipe, pair):
         draw_model(model, parts.score, full, folder)
     if isinstance(model, IntentClassifier) and _keeps(recipe, seed):
         model.save(folder / MODEL)
@@ -253,8 +255,15 @@ def _made(job: Job, pair: Pair, folder: Path) -> IntentRun:
         confusion=full.confusion(),
         training=training,
         notes=notes,
-        provenance=provenance(),
+        provenance=job.made_by,
     )
+
+
+def _is_pictured(recipe: IntentRecipe, pair: Pair) -> bool:
+    """Whether the report may show this run: the first seed of the recipe's own method; `evaluate` draws the others."""
+    name, seed = pair
+    own = recipe.model.method
+    return seed == recipe.seeds[0] and (name == own or own not in recipe.compare.methods)
 
 
 def _keeps(recipe: IntentRecipe, seed: int) -> bool:

@@ -25,12 +25,17 @@ from moiety.reporting import document, html_figure, html_table
 from moiety.saving import write_atomically
 
 
+def write_tables(comparison: IntentComparison) -> None:
+    """Write the tables into the comparison's folder; each file is whole at any time."""
+    write_atomically(comparison.folder / "table.md", markdown(comparison))
+    write_atomically(comparison.folder / "table.csv", csv_text(comparison))
+    write_atomically(comparison.folder / "results.json", json_text(comparison))
+
+
 def write_outcome(comparison: IntentComparison) -> None:
-    """Write tables, pictures and the page into the comparison's folder; each file is whole at any time."""
+    """Write tables, pictures and the page, which shows them, into the comparison's folder."""
+    write_tables(comparison)
     folder = comparison.folder
-    write_atomically(folder / "table.md", markdown(comparison))
-    write_atomically(folder / "table.csv", csv_text(comparison))
-    write_atomically(folder / "results.json", json_text(comparison))
     if comparison.runs:
         draw_scores(comparison, folder / SCORES)
     first = first_method(comparison)

@@ -157,7 +157,8 @@ def set_aside(split: Split, seed: int, fraction: float) -> set[int]:
     for place in order:
         members = rows[names[place]]
         counts = Counter(split.labels[i] for i in members)
-        if len(taken) + len(members) > 1.5 * fraction * len(split) or any(left[x] <= n for x, n in counts.items()):
+        most = 1.5 * fraction if taken else 0.5  # of few persons, one is more than the share that is asked for
+        if len(taken) + len(members) > most * len(split) or any(left[x] <= n for x, n in counts.items()):
             continue
         taken.update(members)
         left.subtract(counts)
