@@ -6,18 +6,25 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from moiety.evaluate.benchmarks.entries import entry_with, list_in, pictures_below, write_document
+from moiety.evaluate.benchmarks.entries import entry_with, list_in, object_in, pictures_below, texts_in, write_document
 
 
 def test_an_entry_that_lacks_something() -> None:
     with pytest.raises(
         ValueError, match=r"val.json: question 3 lacks 'answer'; it has 'question': is this the official"
     ):
-        entry_with({"question": "?"}, ["question", "answer"], "val.json: question 3")
+        entry_with({"question": "?"}, {"question": str, "answer": str}, "val.json: question 3")
     with pytest.raises(
         ValueError, match=r"val.json: question 3: expected an object, got \['a'\]; is this the official"
     ):
-        entry_with(["a"], [], "val.json: question 3")
+        entry_with(["a"], {}, "val.json: question 3")
+
+    with pytest.raises(
+        ValueError, match=r"q: 'id' must be a whole number or null, got 'x'; is this the official file\?"
+    ):
+        entry_with({"id": "x"}, {"id": (int, type(None))}, "q")
+    with pytest.raises(ValueError, match=r"q: 'answers' must be a list of texts, got \['a', 3\]; is this the official"):
+        texts_in({"answers": ["a", 3]}, "answers", "q")
 
 
 def test_a_file_that_is_no_list() -> None:
@@ -26,6 +33,8 @@ def test_a_file_that_is_no_list() -> None:
         list_in({}, Path("a.json"))
     with pytest.raises(ValueError, match=r"a.json: expected a list under 'data', got NoneType"):
         list_in({"rows": []}, Path("a.json"), "data")
+    with pytest.raises(ValueError, match=r"a.json: expected an object of entries, got list; is this the official"):
+        object_in([], Path("a.json"))
 
 
 def test_pictures_lie_in_the_folder_or_in_one_below(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """GQA against the numbers of the released scorers and the official question file."""
 
+import gzip
 import json
 import tarfile
 from pathlib import Path
@@ -56,13 +57,17 @@ def test_blanks_are_never_taken_away() -> None:
     assert unpunctuated(" no!") == " no"
 
 
-def test_the_official_file(shared: Path, tmp_path: Path) -> None:
-    with tarfile.open(shared / "data/benchmark_formats/gqa/testdev_balanced_questions.tar.gz") as archive:
+def test_the_official_file_and_the_released_prompts(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data/benchmark_formats/gqa"
+    with tarfile.open(folder / "testdev_balanced_questions.tar.gz") as archive:
         archive.extract(QUESTIONS, tmp_path, filter="data")
     rows = GQA.read(tmp_path)
     assert len(rows) == 12_578
-    assert rows[0].turns[0].text == "<image>\nIs it overcast?\nAnswer the question using a single word or phrase."
-    assert rows[0].images == ("n161313.jpg",)
+    released = gzip.decompress((folder / "bunny_gqa_testdev_balanced.jsonl.gz").read_bytes()).decode().split("\n")
+    asked_there = {line["question_id"]: line for line in map(json.loads, filter(None, released))}
+    for row in rows:
+        line = asked_there[row.id]
+        assert (row.turns[0].text, row.images) == (f"<image>\n{line['text']}", (line["image"],))
     perfect = {row.id: row.answers[0].capitalize() + "." for row in rows}
     official = checked_score(GQA, rows, perfect, "official")
     assert (official.headline[1], official.numbers["distribution"]) == (100, 0)

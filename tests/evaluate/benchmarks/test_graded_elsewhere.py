@@ -72,7 +72,7 @@ def test_mathvista_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"problem '7': answer_type 'proof'; expected text, integer, float or list"):
         MATHVISTA.read(tmp_path)
     (tmp_path / QUESTIONS).write_text(json.dumps([problem()]))
-    with pytest.raises(ValueError, match="expected an object of problems by pid, got list"):
+    with pytest.raises(ValueError, match="expected an object of entries, got list; is this the official"):
         MATHVISTA.read(tmp_path)
 
 

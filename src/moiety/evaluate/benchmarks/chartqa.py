@@ -26,8 +26,8 @@ def read(folder: Path) -> list[Row]:
     for split in SPLITS:
         path = published(folder, f"test_{split}.json", f"test/test_{split}.json")
         for number, entry in enumerate(list_in(read_json(path), path)):
-            entry = entry_with(entry, ("imgname", "query", "label"), f"{path}: question {number}")
-            prompt, answers = asked_shortly(entry["query"]), [str(entry["label"])]
+            entry = entry_with(entry, {"imgname": str, "query": str, "label": str}, f"{path}: question {number}")
+            prompt, answers = asked_shortly(entry["query"]), [entry["label"]]
             name = f"{split}/{number}"
             rows.append(asked(name, prompt, [entry["imgname"]], answers=answers, type=split, file=str(path)))
     return rows

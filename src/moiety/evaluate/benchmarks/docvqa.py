@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from moiety.evaluate.benchmarks.anls import anls, anls_stvqa
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
-from moiety.evaluate.benchmarks.entries import asked_shortly, entry_with, list_in, pictures_below, write_document
+from moiety.evaluate.benchmarks.entries import (
+    asked_shortly,
+    entry_with,
+    list_in,
+    pictures_below,
+    texts_in,
+    write_document,
+)
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.vlm.rows import Row
 
@@ -29,27 +36,28 @@ RULES: Mapping[str, Callable[[str, Sequence[str]], float | None]] = {
 
 def read_val(folder: Path) -> list[Row]:
     """The validation questions."""
-    return _read(published(folder, *VAL), ("questionId", "question", "image", "answers"))
+    return _read(published(folder, *VAL), with_answers=True)
 
 
 def read_test(folder: Path) -> list[Row]:
     """The test questions, without answers."""
-    return _read(published(folder, *TEST), ("questionId", "question", "image"))
+    return _read(published(folder, *TEST), with_answers=False)
 
 
-def _read(path: Path, keys: Sequence[str]) -> list[Row]:
+def _read(path: Path, with_answers: bool) -> list[Row]:
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path, "data")):
         place = f"{path}: question {number}"
-        entry = entry_with(entry, keys, place)
-        if "answers" in keys and not entry["answers"]:
+        entry = entry_with(entry, {"questionId": int, "question": str, "image": str}, place)
+        labels = texts_in(entry_with(entry, {"answers": list}, place), "answers", place) if with_answers else []
+        if with_answers and not labels:
             raise ValueError(f"{place} has no answers; fetch the file anew")
         rows.append(
             asked(
                 str(entry["questionId"]),
                 asked_shortly(entry["question"]),
                 [entry["image"]],
-                answers=entry["answers"] if "answers" in keys else (),
+                answers=labels,
                 extra={"questionId": entry["questionId"]},
                 file=str(path),
             )

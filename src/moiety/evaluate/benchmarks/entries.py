@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,45 @@ from moiety.evaluate.benchmarks.yes_no import SHORT_ANSWER
 from moiety.saving import write_atomically
 from moiety.vlm.images import Images
 
+Kinds = type | tuple[type, ...]
+NOTHING = type(None)
+_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object", NOTHING: "null"}
+_OFFICIAL = "is this the official file?"
 
-def entry_with(entry: Any, keys: Iterable[str], place: str) -> dict[str, Any]:
-    """`entry` itself, once it is an object that has `keys`.
+
+def entry_with(entry: Any, kinds: Mapping[str, Kinds], place: str) -> dict[str, Any]:
+    """`entry` itself, once it is an object that has the keys of `kinds` with values of those kinds.
 
     Raises:
         ValueError: it is not.
 
     Example:
-        >>> entry_with({"question": "Why?"}, ["question"], "questions.json:1")
-        {'question': 'Why?'}
+        >>> entry_with({"question": "Why?", "id": 3}, {"question": str}, "questions.json: question 0")
+        {'question': 'Why?', 'id': 3}
     """
     if not isinstance(entry, dict):
-        raise ValueError(f"{place}: expected an object, got {entry!r:.60}; is this the official file?")
-    missing = [key for key in keys if key not in entry]
+        raise ValueError(f"{place}: expected an object, got {entry!r:.60}; {_OFFICIAL}")
+    missing = [key for key in kinds if key not in entry]
     if missing:
-        raise ValueError(
-            f"{place} lacks {', '.join(map(repr, missing))}; it has {', '.join(map(repr, entry))}: "
-            "is this the official file?"
-        )
+        found = ", ".join(map(repr, entry)) or "nothing"
+        raise ValueError(f"{place} lacks {', '.join(map(repr, missing))}; it has {found}: {_OFFICIAL}")
+    for key, kind in kinds.items():
+        if not isinstance(entry[key], kind):
+            wanted = " or ".join(_KINDS[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
+            raise ValueError(f"{place}: {key!r} must be {wanted}, got {entry[key]!r:.60}; {_OFFICIAL}")
     return entry
+
+
+def texts_in(entry: Mapping[str, Any], key: str, place: str) -> list[str]:
+    """A list of texts, or one text as a list of one.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    values = [entry[key]] if isinstance(entry[key], str) else entry[key]
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{place}: {key!r} must be a list of texts, got {entry[key]!r:.60}; {_OFFICIAL}")
+    return values
 
 
 def list_in(document: Any, path: Path, key: str | None = None) -> list[Any]:
@@ -42,8 +61,19 @@ def list_in(document: Any, path: Path, key: str | None = None) -> list[Any]:
     entries = document.get(key) if key is not None and isinstance(document, dict) else document
     if not isinstance(entries, list):
         what = "a list" if key is None else f"a list under {key!r}"
-        raise ValueError(f"{path}: expected {what}, got {type(entries).__name__}; is this the official file?")
+        raise ValueError(f"{path}: expected {what}, got {type(entries).__name__}; {_OFFICIAL}")
     return entries
+
+
+def object_in(document: Any, path: Path) -> dict[str, Any]:
+    """The object of entries by name of a whole file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: expected an object of entries, got {type(document).__name__}; {_OFFICIAL}")
+    return document
 
 
 def asked_shortly(question: str) -> str:

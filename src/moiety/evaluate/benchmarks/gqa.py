@@ -16,12 +16,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score, percent_by
-from moiety.evaluate.benchmarks.entries import asked_shortly, entry_with, pictures_below, write_document
+from moiety.evaluate.benchmarks.entries import (
+    NOTHING,
+    Kinds,
+    asked_shortly,
+    entry_with,
+    object_in,
+    pictures_below,
+    write_document,
+)
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.vlm.rows import Row
 
 QUESTIONS = "testdev_balanced_questions.json"
 _KEPT = ("semantic", "types", "groups")
+_ENTRY: Mapping[str, Kinds] = {
+    **{"question": str, "imageId": str, "answer": str},
+    **{"semantic": list, "types": dict, "groups": dict},
+}
 _NOT_A_STEP = ("exist", "query: name", "choose name")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -30,9 +42,13 @@ def read(folder: Path) -> list[Row]:
     """The questions of the balanced test-dev split."""
     path = published(folder, QUESTIONS)
     rows = []
-    for name, entry in read_json(path).items():
+    for name, entry in object_in(read_json(path), path).items():
         place = f"{path}: question {name!r}"
-        entry = entry_with(entry, ("question", "imageId", "answer", *_KEPT), place)
+        entry = entry_with(entry, _ENTRY, place)
+        entry_with(entry["types"], {"structural": str, "semantic": str}, f"{place}: types")
+        entry_with(entry["groups"], {"global": (str, NOTHING)}, f"{place}: groups")
+        for step in entry["semantic"]:
+            entry_with(step, {"operation": str, "argument": str}, f"{place}: semantic")
         rows.append(
             asked(
                 name,

@@ -27,7 +27,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
-from moiety.evaluate.benchmarks.entries import asked_shortly, entry_with, list_in, pictures_below, write_document
+from moiety.evaluate.benchmarks.entries import (
+    NOTHING,
+    Kinds,
+    asked_shortly,
+    entry_with,
+    list_in,
+    pictures_below,
+    write_document,
+)
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.evaluate.benchmarks.hallusion_metrics import RIGHT, UNCLEAR, WRONG, Judged, all_right, judged_numbers
 from moiety.evaluate.scorers import first_word_verdict
@@ -35,7 +43,10 @@ from moiety.vlm.rows import Row
 
 QUESTIONS = "HallusionBench.json"
 _PLACE = ("category", "subcategory", "set_id", "figure_id", "question_id")
-_KEYS = (*_PLACE, "visual_input", "question", "gt_answer", "filename")
+_ENTRY: Mapping[str, Kinds] = {
+    **dict.fromkeys((*_PLACE, "visual_input", "gt_answer"), (str, int)),
+    **{"question": str, "filename": (str, NOTHING)},
+}
 
 
 def read(folder: Path) -> list[Row]:
@@ -44,7 +55,7 @@ def read(folder: Path) -> list[Row]:
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path)):
         place = f"{path}: question {number}"
-        entry = entry_with(entry, _KEYS, place)
+        entry = entry_with(entry, _ENTRY, place)
         if str(entry["gt_answer"]) not in ("0", "1"):
             raise ValueError(f"{place}: gt_answer must be 0 (no) or 1 (yes), got {entry['gt_answer']!r}")
         shown = [] if entry["filename"] is None else [entry["filename"].removeprefix("./")]
@@ -54,7 +65,7 @@ def read(folder: Path) -> list[Row]:
                 asked_shortly(entry["question"]),
                 shown,
                 answers=["yes" if str(entry["gt_answer"]) == "1" else "no"],
-                type=entry["category"],
+                type=str(entry["category"]),
                 extra=entry,
                 file=str(path),
             )

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score, percent_by
-from moiety.evaluate.benchmarks.entries import entry_with, pictures_below, write_document
+from moiety.evaluate.benchmarks.entries import (
+    NOTHING,
+    Kinds,
+    entry_with,
+    object_in,
+    pictures_below,
+    texts_in,
+    write_document,
+)
 from moiety.evaluate.benchmarks.extracted_answers import Wanted, lmms_verdict, released_verdict, sound_verdict
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.evaluate.scorers import LETTERS
@@ -30,7 +38,10 @@ RULES: Mapping[str, Callable[[str, Wanted], bool]] = {
     "official": released_verdict,
     "lmms_eval": lmms_verdict,
 }
-_KEYS = ("question", "image", "choices", "unit", "precision", "answer", "question_type", "answer_type")
+_ENTRY: Mapping[str, Kinds] = {
+    **{"question": str, "image": str, "answer": str, "question_type": str, "answer_type": str},
+    **{"choices": (list, NOTHING), "unit": (str, NOTHING), "precision": (float, int, NOTHING)},
+}
 _LETTER = "Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end."
 _VALUE = "Please answer the question requiring {kind} and provide the final {what}, e.g., {examples}, at the end."
 _HINTS = {
@@ -44,13 +55,10 @@ _HINTS = {
 def read(folder: Path) -> list[Row]:
     """The problems of testmini by their ``pid``."""
     path = published(folder, QUESTIONS, f"data/{QUESTIONS}")
-    problems = read_json(path)
-    if not isinstance(problems, dict):
-        raise ValueError(f"{path}: expected an object of problems by pid, got {type(problems).__name__}")
     rows = []
-    for pid, entry in problems.items():
+    for pid, entry in object_in(read_json(path), path).items():
         place = f"{path}: problem {pid!r}"
-        entry = entry_with(entry, _KEYS, place)
+        entry = entry_with(entry, _ENTRY, place)
         if entry["answer_type"] not in ("text", "integer", "float", "list"):
             raise ValueError(f"{place}: answer_type {entry['answer_type']!r}; expected text, integer, float or list")
         rows.append(
@@ -58,8 +66,8 @@ def read(folder: Path) -> list[Row]:
                 pid,
                 prompt_of(entry),
                 [entry["image"]],
-                answers=[str(entry["answer"])],
-                choices=entry["choices"] or (),
+                answers=[entry["answer"]],
+                choices=texts_in(entry, "choices", place) if entry["choices"] else (),
                 type=entry["question_type"],
                 extra=entry,
                 file=str(path),

@@ -10,29 +10,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, asked
-from moiety.evaluate.benchmarks.entries import entry_with, pictures_below, write_document
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with, object_in, pictures_below, write_document
 from moiety.evaluate.benchmarks.files import published, read_json, read_lines
 from moiety.vlm.rows import Row
 
 QUESTIONS = "mm-vet.json"
 LLAVA_QUESTIONS = ("bunny-mm-vet.jsonl", "llava-mm-vet.jsonl")
+_ENTRY: Mapping[str, Kinds] = {"imagename": str, "question": str, "answer": str, "capability": list}
+_LLAVA_ENTRY: Mapping[str, Kinds] = {"question_id": int, "image": str, "text": str}
 
 
 def read(folder: Path) -> list[Row]:
     """The questions, ids ``v1_0``, ``v1_1``, ...: of the official file, or of the LLaVA line's list of the same."""
     path = published(folder, QUESTIONS, *LLAVA_QUESTIONS)
     if ".jsonl" in path.suffixes:
-        lines = (
-            (line, entry_with(entry, ("question_id", "image", "text"), f"{path}:{line}"))
-            for line, entry in read_lines(path)
-        )
+        lines = ((line, entry_with(entry, _LLAVA_ENTRY, f"{path}:{line}")) for line, entry in read_lines(path))
         return [
             asked(f"v1_{entry['question_id']}", entry["text"], [entry["image"]], file=str(path), line=line)
             for line, entry in lines
         ]
     rows = []
-    for name, entry in read_json(path).items():
-        entry = entry_with(entry, ("imagename", "question", "answer", "capability"), f"{path}: question {name!r}")
+    for name, entry in object_in(read_json(path), path).items():
+        entry = entry_with(entry, _ENTRY, f"{path}: question {name!r}")
         extra = {"answer": entry["answer"], "capability": entry["capability"]}
         rows.append(asked(name, entry["question"], [entry["imagename"]], extra=extra, file=str(path)))
     return rows

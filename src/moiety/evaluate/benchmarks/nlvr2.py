@@ -57,7 +57,7 @@ def read(folder: Path) -> list[Row]:
     path = published(folder, QUESTIONS)
     rows = []
     for line, entry in read_lines(path):
-        entry = entry_with(entry, ("identifier", "sentence", "label"), f"{path}:{line}")
+        entry = entry_with(entry, dict.fromkeys(("identifier", "sentence", "label"), str), f"{path}:{line}")
         name, label = entry["identifier"], entry["label"]
         if label not in ("True", "False") or name.count("-") != 3:
             raise ValueError(

@@ -17,12 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
-from moiety.evaluate.benchmarks.entries import entry_with, list_in, pictures_below
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with, list_in, pictures_below, texts_in
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.vlm.rows import Row
 
 QUESTIONS = ("OCRBench.json", "FullTest.json")
 FORMULAS = "HME100k"
+_ENTRY: Mapping[str, Kinds] = {
+    **{"dataset_name": str, "type": str, "question": str, "image_path": str},
+    **{"answers": (str, list)},
+}
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 
@@ -31,9 +35,8 @@ def read(folder: Path) -> list[Row]:
     path = published(folder, *QUESTIONS)
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path)):
-        keys = ("dataset_name", "type", "question", "answers", "image_path")
-        entry = entry_with(entry, keys, f"{path}: question {number}")
-        labels = [entry["answers"]] if isinstance(entry["answers"], str) else entry["answers"]
+        place = f"{path}: question {number}"
+        labels = texts_in(entry_with(entry, _ENTRY, place), "answers", place)
         rows.append(
             asked(
                 str(number),

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
-from moiety.evaluate.benchmarks.entries import asked_shortly, entry_with, list_in, pictures_below
+from moiety.evaluate.benchmarks.entries import asked_shortly, entry_with, list_in, pictures_below, texts_in
 from moiety.evaluate.benchmarks.files import published, read_json, read_lines
 from moiety.evaluate.benchmarks.people import PeopleRule, any_of_people, long_score, people_score
 from moiety.vlm.rows import Row
@@ -31,7 +31,7 @@ def read(folder: Path) -> list[Row]:
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path, "data")):
         place = f"{path}: question {number}"
-        entry = entry_with(entry, ("question_id", "image_id", "question", "answers"), place)
+        entry = entry_with(entry, {"question_id": int, "image_id": str, "question": str, "answers": list}, place)
         key = entry["image_id"], entry["question"].lower()
         if prompts is not None and key not in prompts:
             raise ValueError(
@@ -39,7 +39,7 @@ def read(folder: Path) -> list[Row]:
                 "file beside it; fetch both anew, or take that file away to ask without recognised text"
             )
         prompt = asked_shortly(entry["question"]) if prompts is None else prompts[key]
-        extra = {"people": entry["answers"], "recognised_text": prompts is not None}
+        extra = {"people": texts_in(entry, "answers", place), "recognised_text": prompts is not None}
         picture = f"{entry['image_id']}.jpg"
         rows.append(asked(str(entry["question_id"]), prompt, [picture], extra=extra, file=str(path)))
     return rows
@@ -51,7 +51,9 @@ def _prompts(folder: Path) -> dict[tuple[str, str], str] | None:
         path = published(folder, *PROMPTS)
     except FileNotFoundError:
         return None
-    entries = (entry_with(entry, ("question_id", "text"), f"{path}:{line}") for line, entry in read_lines(path))
+    entries = (
+        entry_with(entry, {"question_id": str, "text": str}, f"{path}:{line}") for line, entry in read_lines(path)
+    )
     return {(entry["question_id"], entry["text"].split("\n")[0].lower()): entry["text"] for entry in entries}
 
 

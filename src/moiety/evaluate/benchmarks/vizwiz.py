@@ -22,21 +22,22 @@ RULES: Mapping[str, PeopleRule] = {"lmms_eval": long_score}
 
 def read_val(folder: Path) -> list[Row]:
     """The validation questions with their people's answers."""
-    return _read(published(folder, "val.json"), ("image", "question", "answers"))
+    return _read(published(folder, "val.json"), with_answers=True)
 
 
 def read_test(folder: Path) -> list[Row]:
     """The test questions, without answers."""
-    return _read(published(folder, "test.json"), ("image", "question"))
+    return _read(published(folder, "test.json"), with_answers=False)
 
 
-def _read(path: Path, keys: Sequence[str]) -> list[Row]:
+def _read(path: Path, with_answers: bool) -> list[Row]:
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path)):
-        entry = entry_with(entry, keys, f"{path}: question {number}")
+        place = f"{path}: question {number}"
+        entry = entry_with(entry, {"image": str, "question": str, **({"answers": list} if with_answers else {})}, place)
         extra = {"image": entry["image"]}
-        if "answers" in keys:
-            extra |= {"people": [given["answer"] for given in entry["answers"]]}
+        if with_answers:
+            extra["people"] = [entry_with(given, {"answer": str}, place)["answer"] for given in entry["answers"]]
         extra |= {key: entry[key] for key in ("answer_type", "answerable") if key in entry}
         prompt = asked_shortly(f"{entry['question']}\n{UNANSWERABLE}")
         rows.append(asked(entry["image"], prompt, [entry["image"]], extra=extra, file=str(path)))

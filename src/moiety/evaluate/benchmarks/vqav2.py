@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
-from moiety.evaluate.benchmarks.entries import asked_shortly, entry_with, list_in, pictures_below, write_document
+from moiety.evaluate.benchmarks.entries import Kinds, asked_shortly, entry_with, list_in, pictures_below, write_document
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.evaluate.benchmarks.people import PeopleRule, long_score, people_score, short_score, vqa_score
 from moiety.evaluate.benchmarks.vqa_text import long_form
@@ -21,17 +22,21 @@ from moiety.vlm.rows import Row
 
 QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_val2014_annotations.json"
+_QUESTION: Mapping[str, Kinds] = {"question_id": int, "image_id": int, "question": str}
+_ANNOTATION: Mapping[str, Kinds] = {"question_id": int, "question_type": str, "answer_type": str, "answers": list}
 RULES: Mapping[str, PeopleRule] = {"official": vqa_score, "lmms_eval": short_score, "m4c": long_score}
 
 
 def read_val(folder: Path) -> list[Row]:
     """The validation questions with their people's answers, joined by question id."""
     path = published(folder, ANNOTATIONS)
-    annotations = {}
+    annotations: dict[int, dict[str, Any]] = {}
     for number, entry in enumerate(list_in(read_json(path), path, "annotations")):
         place = f"{path}: annotation {number}"
-        entry = entry_with(entry, ("question_id", "question_type", "answer_type", "answers"), place)
-        annotations[entry["question_id"]] = entry
+        entry = entry_with(entry, _ANNOTATION, place)
+        people = [entry_with(given, {"answer": str}, place)["answer"] for given in entry["answers"]]
+        kinds = {key: entry[key] for key in ("question_type", "answer_type")}
+        annotations[entry["question_id"]] = {**kinds, "people": people}
     rows = _read(folder, "val2014", "val2014", annotations)
     if len(rows) != len(annotations):
         raise ValueError(f"{path} has {len(annotations)} annotations for {len(rows)} questions; fetch both files anew")
@@ -43,19 +48,17 @@ def read_testdev(folder: Path) -> list[Row]:
     return _read(folder, "test-dev2015", "test2015", None)
 
 
-def _read(folder: Path, split: str, pictures: str, annotations: Mapping[int, dict] | None) -> list[Row]:
+def _read(folder: Path, split: str, pictures: str, annotations: Mapping[int, dict[str, Any]] | None) -> list[Row]:
     path = published(folder, QUESTIONS.format(split=split))
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path, "questions")):
-        entry = entry_with(entry, ("question_id", "image_id", "question"), f"{path}: question {number}")
+        entry = entry_with(entry, _QUESTION, f"{path}: question {number}")
         name = entry["question_id"]
-        extra = {"question_id": name}
+        extra: dict[str, Any] = {"question_id": name}
         if annotations is not None:
             if name not in annotations:
                 raise ValueError(f"{path}: question {name} has no annotation in {ANNOTATIONS}; fetch both files anew")
-            found = annotations[name]
-            people = [given["answer"] for given in found["answers"]]
-            extra |= {"question_type": found["question_type"], "answer_type": found["answer_type"], "people": people}
+            extra |= annotations[name]
         picture = f"COCO_{pictures}_{entry['image_id']:012d}.jpg"
         rows.append(asked(str(name), asked_shortly(entry["question"]), [picture], extra=extra, file=str(path)))
     return rows
