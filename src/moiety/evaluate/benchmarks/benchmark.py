@@ -181,9 +181,9 @@ class Benchmark:
             ValueError: no rows, answers are missing or superfluous, the rule is unknown, or the benchmark is graded
                 elsewhere.
         """
-        rule = self.rule_named(rule)
         if self.scorer is None:
             raise ValueError(f"{self.name} is graded elsewhere; write its answers file and hand that in")
+        rule = self.rule_named(rule)
         self.check_ids(rows, answers)
         score = self.scorer(rows, answers, rule)
         if score.statistic is None:
