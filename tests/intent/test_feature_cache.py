@@ -163,6 +163,18 @@ def test_frames_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path, row
     assert huge[0].max() == 65504, "the largest that float16 holds"
 
 
+def test_a_disk_that_fails_is_named(tmp_path: Path, row: ClipRow, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("moiety.intent.feature_cache.hashlib.file_digest", broken)
+    with pytest.raises(MediaError, match=r"a.wav: it cannot be read \(\[Errno 5\] Input/output error\)"):
+        features_of(Counted(), row, FeatureCache(tmp_path / "cache"))
+    monkeypatch.undo()
+    with pytest.raises(MediaError, match=r"none.wav: there is no such file in"):
+        features_of(Counted(), replace(row, audio=tmp_path / "none.wav"), FeatureCache(tmp_path / "cache"))
+
+
 def test_a_file_in_place_of_the_cache(tmp_path: Path) -> None:
     (tmp_path / "cache").touch()
     with pytest.raises(NotADirectoryError, match=r"the feature cache .*cache is a file; give a folder"):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -199,6 +202,46 @@ def test_files_cut_short_are_refused_before_any_picture(clip: Path, tmp_path: Pa
         (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
         reason = {"wav": "it is cut short", "flac": "it cannot be decoded"}[suffix]
         assert reason in refused_sound(tmp_path / f"cut.{suffix}")
+
+
+def index_beyond(data: bytes) -> bytes:
+    """The first chunk of samples is said to lie beyond the file."""
+    at = data.find(b"stco") + 12
+    return data[:at] + b"\x7f\0\0\0" + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data.replace(b"avc1", b"zzzz"), "its video is in a form that is not known here, or damaged"),
+        (lambda data: data.replace(b"trak", b"free"), "it holds no stream"),
+        (index_beyond, r"it is cut short: \d+ bytes of at least 21307\d+"),
+    ],
+    ids=["codec", "no stream", "index"],
+)
+def test_damaged_indices(tmp_path: Path, change: Callable[[bytes], bytes], message: str) -> None:
+    path = write_clip(tmp_path / "a.mp4", options={"movflags": "+faststart"})
+    path.write_bytes(change(path.read_bytes()))
+    assert re.search(f"^a.mp4: {message} [|] a.mp4: {message}$", refused(path))
+
+
+def test_a_container_with_an_absurd_rate(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mov"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=500, layout="mono")
+        part = av.AudioFrame.from_ndarray(np.zeros((1, 400), np.int16), format="s16", layout="mono")
+        part.sample_rate, part.pts = 500, 0
+        container.mux(stream.encode(part))
+        container.mux(stream.encode())
+    assert "a.mov: a sample rate of 500 Hz cannot be right" in refused_sound(tmp_path / "a.mov")
+
+
+def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    path = write_wav(tmp_path / "a.wav", tone(0.1))
+    monkeypatch.setattr("moiety.intent.media.soundfile.SoundFile", broken)
+    assert refused_sound(path) == "a.wav: it cannot be read (OSError: [Errno 5] Input/output error)"
 
 
 def test_a_stream_of_wav_says_no_length(tmp_path: Path) -> None:

@@ -53,6 +53,25 @@ class Extractor(Protocol):
         """
 
 
+class BuiltIn:
+    """What extractors without a model share: their numbers follow from a name, a version and options."""
+
+    name: str
+    modality: str
+
+    def __init__(self, options: Section) -> None:
+        self.options = options
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`Extractor`."""
+        return {"extractor": self.name, "version": VERSION, **self.options.model_dump()}
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Extractor`."""
+        return fingerprint_of(self.settings())
+
+
 class ProsodySettings(Section):
     """Options of :class:`Prosody`."""
 
@@ -63,22 +82,11 @@ class ProsodySettings(Section):
     max_frames: int = Field(480, ge=1, description="longer sound is cut at the end")
 
 
-class Prosody:
+class Prosody(BuiltIn):
     """Loudness, pitch, voicing and timbre of short windows; see :func:`moiety.intent.signal_audio.prosody`."""
 
-    modality = "audio"
-
-    def __init__(self, options: ProsodySettings) -> None:
-        self.options = options
-
-    def settings(self) -> dict[str, Any]:
-        """See :class:`Extractor`."""
-        return {"extractor": "prosody", "version": VERSION, **self.options.model_dump()}
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`Extractor`."""
-        return fingerprint_of(self.settings())
+    name, modality = "prosody", "audio"
+    options: ProsodySettings
 
     def source(self, row: ClipRow) -> Path | None:
         """See :class:`Extractor`."""
@@ -107,22 +115,11 @@ class MotionSettings(Section):
     max_side: int = Field(320, ge=16, description="pictures shrink to this longest side before anything is measured")
 
 
-class Motion:
+class Motion(BuiltIn):
     """Grey thumbnails and their changes; see :func:`moiety.intent.signal_video.motion`."""
 
-    modality = "video"
-
-    def __init__(self, options: MotionSettings) -> None:
-        self.options = options
-
-    def settings(self) -> dict[str, Any]:
-        """See :class:`Extractor`."""
-        return {"extractor": "motion", "version": VERSION, **self.options.model_dump()}
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`Extractor`."""
-        return fingerprint_of(self.settings())
+    name, modality = "motion", "video"
+    options: MotionSettings
 
     def source(self, row: ClipRow) -> Path | None:
         """See :class:`Extractor`."""
@@ -141,9 +138,8 @@ class Motion:
         return features, frames.times.astype(np.float32)
 
 
-BUILT_IN: Mapping[str, tuple[type[Section], type]] = {
-    "prosody": (ProsodySettings, Prosody),
-    "motion": (MotionSettings, Motion),
+BUILT_IN: Mapping[str, tuple[type[Section], type[Any]]] = {
+    kind.name: (options, kind) for options, kind in ((ProsodySettings, Prosody), (MotionSettings, Motion))
 }
 """Name -> options and class of the extractors that need no model."""
 
@@ -177,10 +173,10 @@ def extractor_for(modality: str, spec: str | Mapping[str, Any], *, device: str =
 
         return pretrained_extractor(modality, name, given, device=device)
     options, kind = BUILT_IN[name]
-    if kind.modality != modality:  # type: ignore[attr-defined]
-        fitting = [other for other, (_, one) in BUILT_IN.items() if one.modality == modality]  # type: ignore[attr-defined]
+    if kind.modality != modality:
+        fitting = [other for other, (_, one) in BUILT_IN.items() if one.modality == modality]
         raise ValueError(
-            f"extractor {name!r} is for {kind.modality}, not for {modality}; "  # type: ignore[attr-defined]
+            f"extractor {name!r} is for {kind.modality}, not for {modality}; "
             f"give {', '.join([*fitting, 'a Hugging Face id or folder'])}"
         )
     return kind(checked(options, name, given))

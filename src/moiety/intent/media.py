@@ -32,7 +32,7 @@ SLACK_S = 1.0
 
 _OPTIONS = {
     # formats that name other files (playlists, concatenations) could read what the clip does not hold
-    "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,mp3,aac,wav,flac,aiff,amr,3gp,ivf,gif",
+    "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,mp3,aac,wav,w64,flac,aiff,amr,3gp,ivf,gif",
     "protocol_whitelist": "file",
 }
 
@@ -334,7 +334,5 @@ def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, 
             end = file.frames if until is None else min(file.frames, round(until * file.samplerate))
             file.seek(begin)
             samples = file.read(end - begin, dtype="float32", always_2d=True)
-            if len(samples) < end - begin:
-                raise MediaError(f"it is cut short: {begin + len(samples)} samples of {file.frames}")
             mono = samples.mean(1)
             return Sound(soxr.resample(mono, file.samplerate, rate).astype(np.float32), rate, start_s)
