@@ -8,7 +8,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def _read(path: Path, with_answers: bool) -> list[Row]:
             asked(
                 str(entry["questionId"]),
                 asked_shortly(entry["question"]),
-                [entry["image"]],
+                [PurePosixPath(entry["image"]).name],
                 answers=labels,
                 extra={"questionId": entry["questionId"]},
                 file=str(path),
@@ -90,22 +90,22 @@ def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -
 DOCVQA = Benchmark(
     name="docvqa",
     title="DocVQA val",
-    files=f"{' or '.join(VAL)}, pictures in documents/",
+    files=f"{' or '.join(VAL)}, pictures in documents/, val/documents/ or spdocvqa_images/",
     reader=read_val,
     scorer=score,
     rules=tuple(RULES),
     max_new_tokens=32,
-    pictures=pictures_below("spdocvqa_images"),
+    pictures=pictures_below("documents", "val/documents", "spdocvqa_images"),
     writer=write_answers,
 )
 DOCVQA_TEST = Benchmark(
     name="docvqa_test",
     title="DocVQA test",
-    files=f"{TEST[0]}, pictures in documents/",
+    files=f"{TEST[0]}, pictures in documents/, test/documents/ or spdocvqa_images/",
     reader=read_test,
     scorer=None,
     rules=("official",),
     max_new_tokens=32,
-    pictures=pictures_below("spdocvqa_images"),
+    pictures=pictures_below("documents", "test/documents", "spdocvqa_images"),
     writer=write_answers,
 )
