@@ -14,6 +14,7 @@ from moiety.evaluate.benchmarks.anls import edit_distance
 from moiety.evaluate.scorers import LETTERS, normalise, option_letter
 
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")
+_LAST_LETTER = re.compile(r"(?<![\w'])([A-Z])\.?$")
 _NUMBERS = re.compile(r"(?:(?<!\d)[+-])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?", re.ASCII)
 _LIST = re.compile(r"\[([^\[\]]*)\]")
@@ -89,8 +90,9 @@ def lmms_verdict(extraction: str, wanted: Wanted) -> bool:
 def sound_verdict(text: str, wanted: Wanted) -> bool:
     """Our rule: the option that is named, the last number, the last list; what cannot be read is wrong.
 
-    Nothing is guessed, so no answer scores nothing. A number must be the right one: 7.7 is not 7, 5.05 is not 5.0 where
-    one decimal is wanted unless it rounds to it.
+    An option is named by :func:`moiety.evaluate.scorers.option_letter`, else by the last letter in brackets, else by a
+    capital letter at the very end. Nothing is guessed, so no answer scores nothing. A number must be the right one: 7.7
+    is not 7; where one decimal is wanted 5.04 is 5.0 and 5.06 is not.
 
     Example:
         >>> sound_verdict("There are 12, so the answer is 1,024 cm.", Wanted("1024", "integer"))
@@ -99,8 +101,7 @@ def sound_verdict(text: str, wanted: Wanted) -> bool:
         False
     """
     if wanted.choices:
-        letter = option_letter(text, wanted.choices)
-        return letter is not None and wanted.choices[LETTERS.index(letter)] == wanted.answer
+        return _named_option(text, wanted.choices) == wanted.answer
     if wanted.answer_type == "list":
         found = _LIST.findall(text)
         return bool(found) and _entries(found[-1]) == _entries(wanted.answer.strip("[]"))
@@ -110,6 +111,16 @@ def sound_verdict(text: str, wanted: Wanted) -> bool:
         digits = wanted.precision if wanted.answer_type == "float" else 6
         return bool(found and right) and round(found[-1], digits) == round(right[-1], digits)
     return normalise(text).rstrip(".") == normalise(wanted.answer).rstrip(".")
+
+
+def _named_option(text: str, choices: Sequence[str]) -> str | None:
+    """The option that the text names, by our rule for all choices or where the prompt wants the letter: at the end."""
+    letter = option_letter(text, choices)
+    if letter is None:
+        found = _BRACKETED.findall(text) or _LAST_LETTER.findall(text.rstrip())
+        letter = found[-1].upper() if found else ""
+    place = LETTERS[: len(choices)].find(letter) if letter else -1
+    return choices[place] if place >= 0 else None
 
 
 def _entries(listed: str) -> list[float | str]:
