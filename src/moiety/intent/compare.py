@@ -122,7 +122,7 @@ def run_intent_compare(
         seeds: Run these only, likewise.
         dry_run: Plan only: no run, no file.
         on_progress: Called with (clips read, clips in all) where clips are read.
-        on_run: Called with (runs finished, runs in all) before each run.
+        on_run: Called with (runs finished, runs in all) before each run and at the end.
 
     Raises:
         RecipeError: a name is unknown.
@@ -143,6 +143,8 @@ def run_intent_compare(
             write_tables(job.summary())
     comparison = job.summary()
     write_outcome(comparison)
+    if on_run is not None:
+        on_run(len(comparison.runs), len(job.planned))
     return comparison
 
 

@@ -87,11 +87,13 @@ def run_demo(
     counts = {"num_train": num_train, "num_dev": num_dev, "num_test": num_test}
     world = write_intent_world(folder / "world", **counts, on_progress=_told(on_progress, "writing clips"))
     recipe = _placed(recipe, folder, world, seeds)
+    reading, training = (_told(on_progress, what) for what in ("reading clips", "training"))
     with _one_thread():
-        read_source(recipe.data, _told(on_progress, "reading clips"))  # fills the cache: every run finds it full
+        read_source(recipe.data, reading)  # fills the cache: whoever reads after this finds it full
         with _second_process(recipe) if processes > 1 else contextlib.nullcontext():
-            run_intent_compare(recipe, on_run=_told(on_progress, "training"))
-        comparison = run_intent_compare(recipe)  # what the second process left, if anything
+            comparison = run_intent_compare(recipe, on_run=training)
+        if comparison.missing:  # the second process was still at them when the first had no more to do
+            comparison = run_intent_compare(recipe, on_run=training)
         asked = ask(model_folder(recipe, recipe.model.method, recipe.seeds[0]), world)
     write_atomically(folder / "answer.json", json.dumps(asked.tree(), indent=1, ensure_ascii=False) + "\n")
     write_atomically(folder / "subsets.json", json.dumps(subset_rows(comparison, world), indent=1) + "\n")
