@@ -27,7 +27,7 @@ WING = {
         "openset",
         "metrics",
         "samples",
-        *("makers", "rows"),
+        *("makers", "rows", "containers"),
         "media",
         "signal_audio",
         "signal_video",

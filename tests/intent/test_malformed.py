@@ -121,7 +121,7 @@ NO_MEDIA: list[tuple[str, Callable[[Path], Any], str]] = [
     ("concat", lambda path: path.write_text("ffconcat version 1.0\nfile other.mp4\n"), "it cannot be decoded"),
     ("sdp", lambda path: path.write_text("v=0\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n"), "it cannot be decoded"),
     ("head alone", lambda path: path.write_bytes(struct.pack(">I4s", 8, b"ftyp")), "it cannot be decoded"),
-    ("absurd box", absurd_box, "it is cut short or damaged: a part at byte 24 does not fit"),
+    ("absurd box", absurd_box, "it is cut short: 40 bytes of at least 9223372036854775832"),
 ]
 
 
@@ -175,7 +175,7 @@ def test_what_is_no_sound(tmp_path: Path, make: Callable[[Path], Any], reason: s
     outcome(tmp_path, ClipRow("broken", audio=tmp_path / "broken.wav"), reason)
 
 
-@pytest.mark.parametrize("keep", [1, 8, 11, 12, 20, 36, 43, 44, 45, 1000, 3243])
+@pytest.mark.parametrize("keep", [1, 8, 11, 12, 20, 36, 43, 44, 45, 1000, 3230])
 def test_wav_cut_short(tmp_path: Path, media: dict[str, bytes], keep: int) -> None:
     (tmp_path / "broken.wav").write_bytes(media["wav"][:keep])
     outcome(tmp_path, ClipRow("broken", audio=tmp_path / "broken.wav"), "it ")
@@ -296,8 +296,8 @@ def call(module: str, name: str, argument: bytes) -> bytes:
 HOSTILE = [
     ("posix", "system"), ("os", "popen"), ("nt", "system"), ("subprocess", "check_output"), ("builtins", "eval"),
     ("builtins", "exec"), ("builtins", "__import__"), ("builtins", "getattr"), ("builtins", "open"),
-    ("shutil", "rmtree"), ("runpy", "run_path"), ("operator", "attrgetter"), ("functools", "partial"), ("importlib", "import_module"),
-    ("numpy", "load"), ("numpy", "fromfile"), ("numpy.f2py.crackfortran", "getlincoef"), ("torch", "load"),
+    ("shutil", "rmtree"), ("runpy", "run_path"), ("operator", "attrgetter"), ("functools", "partial"),
+    ("importlib", "import_module"), ("numpy", "load"), ("numpy", "fromfile"), ("numpy.f2py.crackfortran", "getlincoef"), ("torch", "load"),
     ("torch.hub", "load"), ("torch._utils", "_rebuild_parameter"), ("_codecs", "decode"), ("codecs", "open"),
     ("pickle", "loads"), ("numpy._core.multiarray", "fromfile"), ("collections", "OrderedDict.clear"),
     ("__main__", "x"), ("moiety.intent.pickles", "ArrayUnpickler"),

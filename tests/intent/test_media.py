@@ -194,9 +194,14 @@ def test_files_cut_short_are_refused_before_any_picture(clip: Path, tmp_path: Pa
     """Also where the index stands in front and everything up to the cut could be shown."""
     for flags in ("", "+faststart", "frag_keyframe+empty_moov"):
         whole = write_clip(tmp_path / "whole.mp4", options={"movflags": flags} if flags else None).read_bytes()
-        for share in (0.3, 0.6, 0.9):
+        for share in (0.01, 0.3, 0.6, 0.9):
             (tmp_path / "cut.mp4").write_bytes(whole[: int(len(whole) * share)])
             assert "it is cut short" in refused(tmp_path / "cut.mp4")
+    for suffix in ("mkv", "avi", "mov"):
+        whole = write_clip(tmp_path / f"whole.{suffix}").read_bytes()
+        for share in (0.4, 0.7, 0.95):
+            (tmp_path / f"cut.{suffix}").write_bytes(whole[: int(len(whole) * share)])
+            assert "it is cut short" in refused(tmp_path / f"cut.{suffix}")
     for suffix in ("wav", "flac"):
         whole = write_wav(tmp_path / f"w.{suffix}", np.random.default_rng(0).normal(size=8000) * 0.1).read_bytes()
         (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
@@ -242,6 +247,20 @@ def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path = write_wav(tmp_path / "a.wav", tone(0.1))
     monkeypatch.setattr("moiety.intent.media.soundfile.SoundFile", broken)
     assert refused_sound(path) == "a.wav: it cannot be read (OSError: [Errno 5] Input/output error)"
+
+
+def test_headers_that_do_not_know_the_length(tmp_path: Path) -> None:
+    """Recorders that stop early, or write into a pipe: what is there is the file."""
+    data = write_clip(tmp_path / "a.mkv").read_bytes()
+    at = data.find(b"\x18\x53\x80\x67") + 4
+    (tmp_path / "open.mkv").write_bytes(data[:at] + b"\x01" + b"\xff" * 7 + data[at + 8 : len(data) * 3 // 4])
+    assert 5 < len(seen(tmp_path / "open.mkv").images) < 15
+    data = write_clip(tmp_path / "a.mp4", options={"movflags": "+faststart"}).read_bytes()
+    at = data.find(b"mdat") - 4
+    (tmp_path / "open.mp4").write_bytes(data[:at] + bytes(4) + data[at + 4 :])
+    assert len(seen(tmp_path / "open.mp4").images) == 15
+    (tmp_path / "torn.mp4").write_bytes(data + b"end")
+    assert "it is cut short or damaged: there is no whole part at byte" in refused(tmp_path / "torn.mp4")
 
 
 def test_a_stream_of_wav_says_no_length(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
+from moiety.intent.containers import MediaError, check_whole
+
 logger = logging.getLogger(__name__)
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
@@ -35,10 +37,6 @@ _OPTIONS = {
     "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,mp3,aac,wav,w64,flac,aiff,amr,3gp,ivf,gif",
     "protocol_whitelist": "file",
 }
-
-
-class MediaError(ValueError):
-    """A media file cannot be used; the text names the file and why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,31 +208,11 @@ def _opened(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[A
     """A container, and the second that its time stamps call the start."""
     with _named(path):
         check_file(path)
-        size = path.stat().st_size
-        _check_boxes(path, size)
+        check_whole(path)
         with av.open(str(path), options=dict(_OPTIONS)) as container:
-            _check_streams(container, size)
+            _check_streams(container, path.stat().st_size)
             _check_cut(container.duration / av.time_base if container.duration else None, start_s, end_s)
             yield container, (container.start_time or 0) / av.time_base
-
-
-def _check_boxes(path: Path, size: int) -> None:
-    """The boxes of an mp4 or mov say how long the file should be; nothing of one that is shorter is used."""
-    with path.open("rb") as file:
-        at, first = 0, True
-        while at < size:
-            file.seek(at)
-            head = file.read(16)
-            if first and head[4:8] not in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-                return
-            length = int.from_bytes(head[:4], "big")
-            if length == 1:
-                length = int.from_bytes(head[8:16], "big")
-            if not first and length == 0:
-                return
-            if len(head) < 8 or length < 8 or at + length > size:
-                raise MediaError(f"it is cut short or damaged: a part at byte {at} does not fit into {size} bytes")
-            at, first = at + length, False
 
 
 def _check_streams(container: Any, size: int) -> None:
@@ -320,10 +298,7 @@ def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, 
             head = file.read(12)
         if not (head[:4] == b"fLaC" or (head[:4] in (b"RIFF", b"RF64") and head[8:] == b"WAVE")):
             return None
-        # writers of streams put 0 or all ones there
-        declared = int.from_bytes(head[4:8], "little") + 8 if head[:4] == b"RIFF" else 0
-        if declared not in (8, 2**32 + 7) and declared > path.stat().st_size:
-            raise MediaError(f"it is cut short: {path.stat().st_size} bytes of {declared}")
+        check_whole(path)
         with soundfile.SoundFile(path) as file:
             if not MIN_RATE <= file.samplerate <= MAX_RATE:
                 raise MediaError(f"a sample rate of {file.samplerate} Hz cannot be right")
