@@ -7,6 +7,7 @@ answers at once. How errors and Ctrl-C leave the program is decided in one place
 from __future__ import annotations
 
 from moiety.cli import data, intent, recipes
+from moiety.cli.benchmarks import score
 from moiety.cli.door import new_app
 from moiety.cli.environment import env
 from moiety.cli.look import chat, ground, inspect
@@ -17,7 +18,7 @@ app = new_app()
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(intent.app, name="intent")
-for verb in (env, upcycle, params, train, compare, evaluate, inspect, ground, chat, demo):
+for verb in (env, upcycle, params, train, compare, evaluate, score, inspect, ground, chat, demo):
     app.command(verb.__name__)(verb)
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moiety.cli.benchmarks import Limit, Rule, ask_benchmarks
 from moiety.cli.door import progress_line, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
+    from moiety.evaluate.benchmarks.run import Asking
     from moiety.evaluation import DecodingSettings
     from moiety.train import Progress
 
@@ -83,14 +85,22 @@ def compare(
 
 def evaluate(
     model: ModelFolder,
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Conversation files with answers.")],
+    data: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DATA]...", help="Conversation files with answers.")
+    ] = None,
     images: Annotated[
         list[str] | None, typer.Option("--images", help="Image folder or .tar; several are searched.")
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="Where answers go; a stopped run goes on from it.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask the first N rows only.")] = None,
+    benchmarks: Annotated[str | None, typer.Option(help="Instead of DATA: benchmarks with commas.")] = None,
+    benchmark_data: Annotated[Path | None, typer.Option("--data", help="Folder with a folder a benchmark.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Answers and scores of benchmarks.")] = Path("answers"),
+    scorer: Rule = None,
+    limit: Limit = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions asked at once.")] = 32,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer; default 16, of benchmarks their own.")
+    ] = None,
     blank_image: Annotated[bool, typer.Option("--blank-image", help="Ask with blank pictures: the control.")] = False,
     decoding: Decoding = "greedy",
     settings: DecodingOption = None,
@@ -98,23 +108,48 @@ def evaluate(
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a model answer questions and score it, by type of question."""
+    """Let a model answer questions, of conversation files or of benchmarks, and score it."""
+    from moiety.evaluate.benchmarks.run import Asking
+
+    method = decoding_settings(decoding, settings)
+    asking = Asking(scorer, limit, batch_size, max_new_tokens, blank_image, method, clamp_alpha)
+    if benchmarks is None and data and benchmark_data is None and scorer is None:
+        answer_files(model, device, data, images, predictions, asking, as_json)
+    elif benchmarks is not None and benchmark_data is not None and not (data or images or predictions):
+        ask_benchmarks(model, device, split(benchmarks) or [], benchmark_data, output, asking, as_json)
+    else:
+        raise ValueError(
+            "give either conversation files (with --images and --predictions), or --benchmarks with --data (and "
+            "--output, --scorer): their files and answers are found by name"
+        )
+
+
+def answer_files(
+    model: str,
+    device: str | None,
+    data: Sequence[Path],
+    images: Sequence[str] | None,
+    predictions: Path | None,
+    asking: Asking,
+    as_json: bool,
+) -> None:
+    """Let a model answer conversation files and print its scores by type of question."""
     from moiety.evaluate import evaluate_model, percent
+    from moiety.evaluation import DecodingSettings
     from moiety.vlm.images import Images
     from moiety.vlm.rows import load_rows
 
-    method = decoding_settings(decoding, settings)
-    rows = load_rows(data)[:limit]
-    found = Images(images or dict.fromkeys(path.parent for path in data))
+    rows = load_rows(data)[: asking.limit]
+    longest = asking.max_new_tokens or 16
     result = evaluate_model(
         *load_both(model, device),
         rows,
-        found,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        blank_image=blank_image,
-        decoding=method,
-        clamp_alpha=clamp_alpha,
+        Images(images or dict.fromkeys(path.parent for path in data)),
+        batch_size=asking.batch_size,
+        max_new_tokens=longest,
+        blank_image=asking.blank_image,
+        decoding=asking.decoding,
+        clamp_alpha=asking.clamp_alpha,
         predictions=predictions,
         progress=progress_line("answers"),
     )
@@ -122,9 +157,9 @@ def evaluate(
         show_json(result.to_dict())
         return
     lines = [list(line.values()) for line in result.table()]
-    how = f"{how_decoded(method, clamp_alpha)}, at most {max_new_tokens} new tokens"
+    how = f"{how_decoded(asking.decoding or DecodingSettings(), asking.clamp_alpha)}, at most {longest} new tokens"
     note = f"all {len(rows)} questions: {percent(result.overall)} % · {how}"
-    show(table(f"{model}{' with blank pictures' * blank_image}", EVALUATED, lines, note))
+    show(table(f"{model}{' with blank pictures' * asking.blank_image}", EVALUATED, lines, note))
     if predictions is not None:
         say(f"answers stand in {predictions}")
 

@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from moiety.evaluate.contrast import context_aware, contrast_layers, diffusion_noise, early_layers, visual_contrastive
 from moiety.evaluation import DecodingSettings
 from moiety.vlm.data import Collator, Encoder
-from moiety.vlm.images import Images
+from moiety.vlm.images import Pictures
 from moiety.vlm.model import settings_of
 from moiety.vlm.placeholders import PICTURES
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
@@ -34,7 +33,7 @@ CONTEXT = "context"
 def decoding_batch(
     rows: Sequence[Row],
     processor: Any,
-    images: Images | Mapping[str, Image.Image],
+    images: Pictures,
     settings: DecodingSettings,
     blank_image: bool = False,
 ) -> dict[str, Tensor]:

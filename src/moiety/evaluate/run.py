@@ -18,7 +18,7 @@ from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
 from moiety.evaluation import DecodingSettings
 from moiety.moe.experts.evidence import EvidenceExperts, clamped_alpha
-from moiety.vlm.images import Images
+from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
 from moiety.vlm.rows import Row
 
@@ -61,20 +61,60 @@ def evaluate_model(
         ValueError: no rows, two rows of one id, `predictions` was made with another model or other settings, or
             `clamp_alpha` is given for a model without evidence experts.
     """
+    started = time.perf_counter()
+    answers = answer_rows(
+        model,
+        processor,
+        rows,
+        images,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        blank_image=blank_image,
+        decoding=decoding,
+        clamp_alpha=clamp_alpha,
+        predictions=predictions,
+        progress=progress,
+    )
+    return score_predictions(rows, answers, time.perf_counter() - started)
+
+
+def answer_rows(
+    model: nn.Module,
+    processor: Any,
+    rows: Sequence[Row],
+    images: Pictures,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+    blank_image: bool = False,
+    decoding: DecodingSettings | None = None,
+    clamp_alpha: float | None = None,
+    predictions: str | Path | None = None,
+    made_for: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """What `model` says to each of `rows`, row id -> text; the first half of :func:`evaluate_model`.
+
+    Args:
+        made_for: Names of what was asked; kept with `predictions`, so that a file made for other questions is refused.
+
+    The other arguments and errors are those of :func:`evaluate_model`.
+    """
     _check_ids(rows)
     decoding = decoding or DecodingSettings()
-    changes = _changes(model, decoding, clamp_alpha)
+    changes = {**_changes(model, decoding, clamp_alpha), **(made_for or {})}
     written, add = _store(model, predictions, max_new_tokens, blank_image, changes)
-    started = time.perf_counter()
+    num_there = sum(row.id in written for row in rows)
+    num_made = 0
     with evaluating(model), clamped_alpha(clamp_alpha):
         for batch in _batches([row for row in rows if row.id not in written], images, batch_size, blank_image):
             prompts = decoding_batch([same[0] for same in batch], processor, images, decoding, blank_image)
             texts = answer_batch(model, processor, prompts, max_new_tokens, decoding)
             add({row.id: text for same, text in zip(batch, texts, strict=True) for row in same})
+            num_made += sum(map(len, batch))
             if progress is not None:
-                progress(len(written), len(rows))
-    answers = {row.id: written[row.id] for row in rows}
-    return score_predictions(rows, answers, time.perf_counter() - started)
+                progress(num_there + num_made, len(rows))
+    return {row.id: written[row.id] for row in rows}
 
 
 @contextmanager
@@ -180,7 +220,7 @@ def _check_ids(rows: Sequence[Row]) -> None:
         seen[row.id] = row
 
 
-def _batches(rows: Sequence[Row], images: Images, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
+def _batches(rows: Sequence[Row], images: Pictures, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
     """Batches of groups of rows that get the same answer; alike lengths together, so that little is padded."""
     sizes: dict[str, tuple[int, int]] = {}
 

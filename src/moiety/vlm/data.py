@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from moiety.groups import Modality
 from moiety.moe.modality import ids_from_placeholders
-from moiety.vlm.images import Images
+from moiety.vlm.images import Pictures
 from moiety.vlm.placeholders import PLACEHOLDERS, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.spans import evidence_mask, image_key, span_ids, span_order
@@ -51,7 +51,7 @@ class Encoder:
     def __init__(
         self,
         processor: Any,
-        images: Images | Mapping[str, Image.Image],
+        images: Pictures,
         max_length: int,
         labels: Literal["assistant", "prefix"] = "assistant",
         token_ids: Mapping[int, int] | None = None,
@@ -280,7 +280,7 @@ class Collator:
 def prompt_batch(
     rows: Sequence[Row],
     processor: Any,
-    images: Images | Mapping[str, Image.Image],
+    images: Pictures,
     blank_image: bool = False,
     control: Collection[int] | None = None,
 ) -> dict[str, Tensor]:

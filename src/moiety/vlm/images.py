@@ -6,8 +6,16 @@ import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from PIL import Image, ImageOps
+
+
+class Pictures(Protocol):
+    """Pictures by the names that rows use: :class:`Images`, a dict, or whatever decodes them."""
+
+    def __getitem__(self, name: str, /) -> Image.Image:
+        """The picture called `name`."""
 
 
 class Images:

@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from moiety.evaluate.benchmarks.resampling import Statistic, resampled
 from moiety.groups import nearest_name
 from moiety.intervals import Estimate
-from moiety.vlm.images import Images
+from moiety.vlm.images import Images, Pictures
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 SOUND = "sound"
 _SHOWN = 5
-
-
-class Pictures(Protocol):
-    """Pictures by the names that rows use: :class:`moiety.vlm.images.Images` or whatever decodes them."""
-
-    def __getitem__(self, name: str, /) -> Image.Image:
-        """The picture called `name`."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +129,7 @@ class Benchmark:
             bootstrap and a limit never cuts them apart.
         pictures: Folder -> pictures by the names the rows use.
         writer: (rows, answers, path) -> None writes the file that the benchmark's own grader or server takes.
+        suffix: End of that file's name.
     """
 
     name: str
@@ -150,6 +143,7 @@ class Benchmark:
     together: Callable[[Row], Hashable] = _each_alone
     pictures: Callable[[Path], Pictures] = _of_folder
     writer: Callable[[Sequence[Row], Mapping[str, str], Path], None] | None = None
+    suffix: str = ".json"
 
     def read(self, folder: Path) -> list[Row]:
         """The questions in `folder`, in their official order: unique ids, the official prompt as turn of the user.

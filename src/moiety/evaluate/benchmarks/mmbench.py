@@ -152,8 +152,8 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     hidden = [row.id for row in rows if not row.extra["answer"]]
     if hidden:
         raise ValueError(
-            f"mmbench: {len(hidden)} questions have no answer in the table, first {hidden[0]!r}; write the answers file "
-            "and hand it in"
+            f"mmbench: {len(hidden)} questions have no answer in the table, first {hidden[0]!r}; write the answers "
+            "file and hand it in"
         )
     read_as = RULES[rule]
     correct = {row.id: float(read_as(answers[row.id], row.choices) == row.extra["answer"]) for row in rows}
@@ -207,11 +207,12 @@ def _benchmark(name: str, title: str, names: Sequence[str], scored: bool) -> Ben
         FILES.format(" or ".join(names)),
         lambda folder: read(folder, names),
         score if scored else None,
-        tuple(RULES) if scored else (),
+        tuple(RULES) if scored else ("official",),
         max_new_tokens=128,
         together=_question,
         pictures=lambda folder: TablePictures(published(folder, *names)),
         writer=write_answers,
+        suffix=".xlsx",
     )
 
 

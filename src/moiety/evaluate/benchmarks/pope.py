@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, Pictures, asked
+from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
 from moiety.evaluate.benchmarks.files import published, read_lines
 from moiety.evaluate.benchmarks.yes_no import POPE_RULES, SHORT_ANSWER, Confusion, confusion
-from moiety.vlm.images import Images
+from moiety.vlm.images import Images, Pictures
 from moiety.vlm.rows import Row
 
 CATEGORIES = ("random", "popular", "adversarial")

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from moiety.evaluate.benchmarks.ai2d import AI2D
 from moiety.evaluate.benchmarks.benchmark import Benchmark
 from moiety.evaluate.benchmarks.chartqa import CHARTQA
+from moiety.evaluate.benchmarks.cmmmu import CMMMU
 from moiety.evaluate.benchmarks.docvqa import DOCVQA, DOCVQA_TEST
 from moiety.evaluate.benchmarks.gqa import GQA
 from moiety.evaluate.benchmarks.hallusionbench import HALLUSIONBENCH
 from moiety.evaluate.benchmarks.mathvista import MATHVISTA
+from moiety.evaluate.benchmarks.mmbench import MMBENCH, MMBENCH_TEST
 from moiety.evaluate.benchmarks.mme import MME
+from moiety.evaluate.benchmarks.mmmu import MMMU
 from moiety.evaluate.benchmarks.mmvet import MMVET
 from moiety.evaluate.benchmarks.nlvr2 import NLVR2
 from moiety.evaluate.benchmarks.ocrbench import OCRBENCH
@@ -24,6 +27,8 @@ from moiety.evaluate.benchmarks.vqav2 import VQAV2, VQAV2_TESTDEV
 from moiety.groups import nearest_name
 
 _ALL = (
+    MMBENCH,
+    MMBENCH_TEST,
     POPE,
     MME,
     GQA,
@@ -37,12 +42,14 @@ _ALL = (
     DOCVQA_TEST,
     CHARTQA,
     AI2D,
+    MMMU,
     MATHVISTA,
     VIZWIZ,
     VIZWIZ_TEST,
     OCRBENCH,
     NLVR2,
     SCIENCEQA,
+    CMMMU,
 )
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
 

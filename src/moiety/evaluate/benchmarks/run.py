@@ -1,0 +1,224 @@
+"""Benchmarks from questions to a table: all files are read before the first answer is made, every answer is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from moiety.evaluate.benchmarks.answers import read_answers
+from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
+from moiety.evaluate.benchmarks.registry import benchmarks_named
+from moiety.evaluate.run import answer_rows
+from moiety.evaluation import DecodingSettings
+from moiety.saving import write_atomically
+from moiety.vlm.rows import Row
+
+RESULTS = "benchmarks.json"
+HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %")
+
+
+@dataclass(frozen=True)
+class BenchmarkRun:
+    """What became of one benchmark.
+
+    Args:
+        benchmark: Its name.
+        num_questions: Questions asked.
+        num_all: Questions there are.
+        predictions: The file of answers, one line an answer.
+        score: Its score; None where it is graded elsewhere.
+        answers_file: What to hand in; None where it is scored here, or where only some questions were asked.
+    """
+
+    benchmark: str
+    num_questions: int
+    num_all: int
+    predictions: Path
+    score: BenchmarkScore | None
+    answers_file: Path | None
+
+    @property
+    def line(self) -> list[str]:
+        """One line of a table under :data:`HEADS`."""
+        asked = f"{self.num_questions:,}" + (f" of {self.num_all:,}" if self.num_questions < self.num_all else "")
+        if self.score is None:
+            where = "graded elsewhere" if self.answers_file else "graded elsewhere; ask all questions for its file"
+            return [self.benchmark, "–", asked, where, "–", "–"]
+        return [self.benchmark, self.score.rule, asked, *shown(self.score)]
+
+
+def shown(score: BenchmarkScore) -> list[str]:
+    """Name, value and interval of a headline, two decimals."""
+    name, value = score.headline
+    found = score.interval
+    interval = f"{found.low:.2f} to {found.high:.2f}" if found is not None and found.has_interval else "–"
+    return [name, f"{value:.2f}", interval]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How benchmarks are asked and scored.
+
+    Args:
+        rule: Rule set, see :meth:`moiety.evaluate.benchmarks.benchmark.Benchmark.rule_named`.
+        limit: Ask the first so many questions; questions that belong together are not torn apart.
+        batch_size: Questions asked at once; answers do not depend on it.
+        max_new_tokens: Longest answer; None: the benchmark's own.
+        blank_image: Replace each picture by an even one: the question-only control.
+        decoding: How scores become an answer; None: greedily.
+        clamp_alpha: Force alpha of every evidence expert.
+    """
+
+    rule: str | None = None
+    limit: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int | None = None
+    blank_image: bool = False
+    decoding: DecodingSettings | None = None
+    clamp_alpha: float | None = None
+
+
+def evaluate_benchmarks(
+    model: nn.Module,
+    processor: Any,
+    names: Sequence[str],
+    data: Path,
+    output: Path,
+    asking: Asking | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[BenchmarkRun]:
+    """Ask `model` the questions of benchmarks and score its answers; nothing is ever fetched from a network.
+
+    Answers go to ``OUTPUT/NAME.jsonl`` as they are made; a stopped run goes on from there, and a file that was made by
+    another model, with other settings or for other questions is refused. Scores of all benchmarks that `output` has
+    seen stand in ``OUTPUT/benchmarks.json``, files to hand in are ``OUTPUT/NAME.answers.json``.
+
+    Args:
+        model: A vision-language model.
+        processor: Its processor.
+        names: Keys of :data:`moiety.evaluate.benchmarks.registry.BENCHMARKS`.
+        data: Folder with one folder a benchmark, of its name, with the official files.
+        output: Folder for answers and scores.
+        asking: See :class:`Asking`.
+        progress: Called with (benchmark, answers made, answers asked for) after each batch.
+
+    Raises:
+        FileNotFoundError: files of a benchmark are missing; all benchmarks are read before the first question is asked.
+        ValueError: an unknown benchmark or rule, files that contradict each other, or answers made with other settings.
+    """
+    asking = asking or Asking()
+    runs = []
+    for benchmark, rows in read_all(names, data, asking.rule):
+        asked = benchmark.first(rows, asking.limit)
+        predictions = output / f"{benchmark.name}.jsonl"
+        told = None if progress is None else partial(progress, benchmark.name)
+        answers = _answers(model, processor, benchmark, rows, asked, data, predictions, asking, told)
+        runs.append(_finished(benchmark, rows, asked, answers, asking.rule, predictions))
+        _record(output / RESULTS, runs[-1])
+    return runs
+
+
+def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[tuple[Benchmark, list[Row]]]:
+    """Benchmarks and their questions; what is wrong with any of them is known before the first question is asked.
+
+    Raises:
+        FileNotFoundError: files are missing.
+        ValueError: an unknown benchmark or rule, or files that contradict each other.
+    """
+    chosen = benchmarks_named(names)
+    for benchmark in chosen:
+        if benchmark.scorer is not None:
+            benchmark.rule_named(rule)
+    return [(benchmark, benchmark.read(data / benchmark.name)) for benchmark in chosen]
+
+
+def score_answers(
+    name: str, data: Path, answers: Path, rule: str | None = None, limit: int | None = None
+) -> tuple[BenchmarkScore, int]:
+    """Score a file of answers that was made here or elsewhere; gives the score and the number of all questions.
+
+    Args:
+        name: Key of the benchmark.
+        data: Folder with its official files.
+        answers: See :func:`moiety.evaluate.benchmarks.answers.read_answers`.
+        rule: Rule set.
+        limit: The answers are those to the first so many questions.
+
+    Raises:
+        FileNotFoundError: files are missing.
+        ValueError: answers and questions do not fit each other by id, see
+            :meth:`moiety.evaluate.benchmarks.benchmark.Benchmark.check_ids`.
+    """
+    benchmark = benchmarks_named([name])[0]
+    rows = benchmark.read(data)
+    return benchmark.score(benchmark.first(rows, limit), read_answers(answers), rule), len(rows)
+
+
+def questions_digest(rows: Sequence[Row]) -> str:
+    """Short fingerprint of questions: ids, prompts and names of pictures, in order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.id, [turn.text for turn in row.turns], row.images]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _answers(
+    model: nn.Module,
+    processor: Any,
+    benchmark: Benchmark,
+    rows: Sequence[Row],
+    asked: Sequence[Row],
+    data: Path,
+    predictions: Path,
+    asking: Asking,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, str]:
+    return answer_rows(
+        model,
+        processor,
+        asked,
+        benchmark.pictures(data / benchmark.name),
+        batch_size=asking.batch_size,
+        max_new_tokens=asking.max_new_tokens or benchmark.max_new_tokens,
+        blank_image=asking.blank_image,
+        decoding=asking.decoding,
+        clamp_alpha=asking.clamp_alpha,
+        predictions=predictions,
+        made_for={"benchmark": benchmark.name, "questions": questions_digest(rows)},
+        progress=progress,
+    )
+
+
+def _finished(
+    benchmark: Benchmark,
+    rows: Sequence[Row],
+    asked: Sequence[Row],
+    answers: Mapping[str, str],
+    rule: str | None,
+    predictions: Path,
+) -> BenchmarkRun:
+    """Score the answers, and write the file to hand in where there is one and all questions were asked."""
+    score = benchmark.score(asked, answers, rule) if benchmark.scorer is not None else None
+    answers_file = None
+    if benchmark.writer is not None and len(asked) == len(rows):
+        answers_file = predictions.with_name(f"{benchmark.name}.answers{benchmark.suffix}")
+        benchmark.write_answers(asked, answers, answers_file)
+    return BenchmarkRun(benchmark.name, len(asked), len(rows), predictions, score, answers_file)
+
+
+def _record(path: Path, run: BenchmarkRun) -> None:
+    """Put one benchmark into the file of results, in the place of an earlier result under the same rule."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    entry = {"num_questions": run.num_questions, "num_all": run.num_all, "answers": run.predictions.name}
+    if run.score is None:
+        kept[run.benchmark] = entry
+    else:
+        kept[f"{run.benchmark}/{run.score.rule}"] = entry | run.score.to_dict()
+    write_atomically(path, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
