@@ -20,8 +20,7 @@ SHORT = "Answer the question using a single word or phrase."
 
 
 def row_of(line: dict[str, Any]) -> Row:
-    extra = {"people": line["answers"], "recognised_text": False, **line}
-    return asked(str(line["question_id"]), "?", extra=extra)
+    return asked(str(line["question_id"]), "?", answers=line["answers"], extra={"recognised_text": False, **line})
 
 
 @pytest.mark.parametrize(
@@ -175,4 +174,4 @@ def test_a_question_without_ten_people() -> None:
     with pytest.raises(
         ValueError, match=r"vizwiz: row '1' has 3 people's answers, expected 10; answers of test splits"
     ):
-        people_of("vizwiz", asked("1", "?", extra={"people": ["a", "b", "c"]}))
+        people_of("vizwiz", asked("1", "?", answers=["a", "b", "c"]))

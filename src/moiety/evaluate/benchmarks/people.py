@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
 from moiety.evaluate.benchmarks.benchmark import BenchmarkScore, mean_score, percent_by
-from moiety.evaluate.benchmarks.vqa_text import agreement, long_form, on_one_line, short_form
+from moiety.evaluate.benchmarks.vqa_text import NUM_PEOPLE, agreement, long_form, on_one_line, short_form
 from moiety.vlm.rows import Row
 
 PeopleRule = Callable[[str, Sequence[str]], float]
@@ -100,10 +100,9 @@ def people_of(benchmark: str, row: Row) -> tuple[str, ...]:
     Raises:
         ValueError: there are none, or not ten.
     """
-    answers: tuple[str, ...] = tuple(row.extra.get("people", ()))
-    if len(answers) != 10:
+    if len(row.answers) != NUM_PEOPLE:
         raise ValueError(
-            f"{benchmark}: {row.place} has {len(answers)} people's answers, expected 10; "
+            f"{benchmark}: {row.place} has {len(row.answers)} people's answers, expected {NUM_PEOPLE}; "
             "answers of test splits are kept by their servers: write the answers file and hand it in"
         )
-    return answers
+    return row.answers

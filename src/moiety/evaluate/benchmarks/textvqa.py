@@ -39,9 +39,9 @@ def read(folder: Path) -> list[Row]:
                 "file beside it; fetch both anew, or take that file away to ask without recognised text"
             )
         prompt = asked_shortly(entry["question"]) if prompts is None else prompts[key]
-        extra = {"people": texts_in(entry, "answers", place), "recognised_text": prompts is not None}
+        people, extra = texts_in(entry, "answers", place), {"recognised_text": prompts is not None}
         picture = f"{entry['image_id']}.jpg"
-        rows.append(asked(str(entry["question_id"]), prompt, [picture], extra=extra, file=str(path)))
+        rows.append(asked(str(entry["question_id"]), prompt, [picture], answers=people, extra=extra, file=str(path)))
     return rows
 
 

@@ -36,11 +36,11 @@ def _read(path: Path, with_answers: bool) -> list[Row]:
         place = f"{path}: question {number}"
         entry = entry_with(entry, {"image": str, "question": str, **({"answers": list} if with_answers else {})}, place)
         extra = {"image": entry["image"]}
-        if with_answers:
-            extra["people"] = [entry_with(given, {"answer": str}, place)["answer"] for given in entry["answers"]]
+        given = (entry_with(one, {"answer": str}, place) for one in (entry["answers"] if with_answers else ()))
+        people = [one["answer"] for one in given]
         extra |= {key: entry[key] for key in ("answer_type", "answerable") if key in entry}
         prompt = asked_shortly(f"{entry['question']}\n{UNANSWERABLE}")
-        rows.append(asked(entry["image"], prompt, [entry["image"]], extra=extra, file=str(path)))
+        rows.append(asked(entry["image"], prompt, [entry["image"]], answers=people, extra=extra, file=str(path)))
     return rows
 
 

@@ -24,19 +24,20 @@ QUESTIONS = "v2_OpenEnded_mscoco_{split}_questions.json"
 ANNOTATIONS = "v2_mscoco_val2014_annotations.json"
 _QUESTION: Mapping[str, Kinds] = {"question_id": int, "image_id": int, "question": str}
 _ANNOTATION: Mapping[str, Kinds] = {"question_id": int, "question_type": str, "answer_type": str, "answers": list}
+Annotations = dict[int, tuple[dict[str, Any], list[str]]]
+"""Question id -> its annotation, and what ten people answered."""
 RULES: Mapping[str, PeopleRule] = {"official": vqa_score, "lmms_eval": short_score, "m4c": long_score}
 
 
 def read_val(folder: Path) -> list[Row]:
     """The validation questions with their people's answers, joined by question id."""
     path = published(folder, ANNOTATIONS)
-    annotations: dict[int, dict[str, Any]] = {}
+    annotations: Annotations = {}
     for number, entry in enumerate(list_in(read_json(path), path, "annotations")):
         place = f"{path}: annotation {number}"
         entry = entry_with(entry, _ANNOTATION, place)
         people = [entry_with(given, {"answer": str}, place)["answer"] for given in entry["answers"]]
-        kinds = {key: entry[key] for key in ("question_type", "answer_type")}
-        annotations[entry["question_id"]] = {**kinds, "people": people}
+        annotations[entry["question_id"]] = entry, people
     rows = _read(folder, "val2014", "val2014", annotations)
     if len(rows) != len(annotations):
         raise ValueError(f"{path} has {len(annotations)} annotations for {len(rows)} questions; fetch both files anew")
@@ -48,19 +49,22 @@ def read_testdev(folder: Path) -> list[Row]:
     return _read(folder, "test-dev2015", "test2015", None)
 
 
-def _read(folder: Path, split: str, pictures: str, annotations: Mapping[int, dict[str, Any]] | None) -> list[Row]:
+def _read(folder: Path, split: str, pictures: str, annotations: Annotations | None) -> list[Row]:
     path = published(folder, QUESTIONS.format(split=split))
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path, "questions")):
         entry = entry_with(entry, _QUESTION, f"{path}: question {number}")
         name = entry["question_id"]
-        extra: dict[str, Any] = {"question_id": name}
+        people: list[str] = []
+        extra = {"question_id": name}
         if annotations is not None:
             if name not in annotations:
                 raise ValueError(f"{path}: question {name} has no annotation in {ANNOTATIONS}; fetch both files anew")
-            extra |= annotations[name]
+            annotation, people = annotations[name]
+            extra |= {key: annotation[key] for key in ("question_type", "answer_type")}
         picture = f"COCO_{pictures}_{entry['image_id']:012d}.jpg"
-        rows.append(asked(str(name), asked_shortly(entry["question"]), [picture], extra=extra, file=str(path)))
+        prompt = asked_shortly(entry["question"])
+        rows.append(asked(str(name), prompt, [picture], answers=people, extra=extra, file=str(path)))
     return rows
 
 
