@@ -297,10 +297,11 @@ HOSTILE = [
     ("posix", "system"), ("os", "popen"), ("nt", "system"), ("subprocess", "check_output"), ("builtins", "eval"),
     ("builtins", "exec"), ("builtins", "__import__"), ("builtins", "getattr"), ("builtins", "open"),
     ("shutil", "rmtree"), ("runpy", "run_path"), ("operator", "attrgetter"), ("functools", "partial"),
-    ("importlib", "import_module"), ("numpy", "load"), ("numpy", "fromfile"), ("numpy.f2py.crackfortran", "getlincoef"), ("torch", "load"),
-    ("torch.hub", "load"), ("torch._utils", "_rebuild_parameter"), ("_codecs", "decode"), ("codecs", "open"),
-    ("pickle", "loads"), ("numpy._core.multiarray", "fromfile"), ("collections", "OrderedDict.clear"),
-    ("__main__", "x"), ("moiety.intent.pickles", "ArrayUnpickler"),
+    ("importlib", "import_module"), ("numpy", "load"), ("numpy", "fromfile"),
+    ("numpy.f2py.crackfortran", "getlincoef"), ("torch", "load"), ("torch.hub", "load"),
+    ("torch._utils", "_rebuild_parameter"), ("_codecs", "decode"), ("codecs", "open"), ("pickle", "loads"),
+    ("numpy._core.multiarray", "fromfile"), ("collections", "OrderedDict.clear"), ("__main__", "x"),
+    ("moiety.intent.pickles", "ArrayUnpickler"),
 ]  # fmt: skip
 
 

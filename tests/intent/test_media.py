@@ -249,6 +249,12 @@ def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert refused_sound(path) == "a.wav: it cannot be read (OSError: [Errno 5] Input/output error)"
 
 
+def test_pictures_of_absurd_size_are_not_even_decoded(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety.intent.media.MAX_PIXELS", SIZE[0] * SIZE[1] - 1)
+    with pytest.raises(MediaError, match=r"clip.mp4: it (cannot be decoded|holds no picture)"):
+        seen(clip)
+
+
 def test_headers_that_do_not_know_the_length(tmp_path: Path) -> None:
     """Recorders that stop early, or write into a pipe: what is there is the file."""
     data = write_clip(tmp_path / "a.mkv").read_bytes()
