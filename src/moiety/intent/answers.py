@@ -12,7 +12,7 @@ import numpy as np
 from moiety.intent.classifier import IntentClassifier
 from moiety.intent.data import Split
 from moiety.intent.explain import explain
-from moiety.intent.rows import ClipRow
+from moiety.intent.rows import ClipRow, read_clip_rows
 from moiety.intent.samples import IntentSample, SampleError
 from moiety.intent.sources import ROWS_FILES, has_input, read_source, source_at
 from moiety.saving import write_atomically
@@ -107,14 +107,13 @@ def samples_at(
         raise ValueError(
             f"settings {', '.join(settings)} belong to a data folder; {path} is read as the clips that taught the model"
         )
-    rows = path if is_rows else [ClipRow(path.stem, clip=path, text=text)]
-    reading = model.read_clips(rows, **options)
-    pairs = zip(reading.rows, reading.samples, strict=True)
-    kept = [(row, sample) for row, sample in pairs if split is None or row.split == split]
+    rows = read_clip_rows(path) if is_rows else [ClipRow(path.stem, clip=path, text=text)]
+    kept = [row for row in rows if split in (None, row.split)]
     if not kept:
-        known = ", ".join(sorted({str(row.split) for row in reading.rows})) or "none"
-        raise ValueError(f"{path} holds no row {f'of split {split!r}; its splits: {known}' if split else 'to answer'}")
-    return Split([sample for _, sample in kept], [row.label or "" for row, _ in kept])
+        known = ", ".join(sorted({row.split for row in rows if row.split})) or "none"
+        raise ValueError(f"{path} holds no row of split {split!r}; its splits: {known}")
+    reading = model.read_clips(kept, **options)
+    return Split(reading.samples, [row.label or "" for row in reading.rows])
 
 
 def write_answers(rows: Sequence[dict[str, Any]], path: str | Path) -> None:

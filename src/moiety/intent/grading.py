@@ -55,8 +55,11 @@ def grade(model: Model, split: Split, hide: Sequence[str] = (), oos_label: str |
         None where no row has anything left to read.
 
     Raises:
-        ValueError: a label was never seen in training.
+        ValueError: rows have no label, or one that was never seen in training.
     """
+    bare = [sample.key for sample, label in zip(split.samples, split.labels, strict=True) if not label]
+    if bare:
+        raise ValueError(f"{len(bare)} of {len(split)} rows have no label: {', '.join(bare[:5])}; grades need one")
     taken = model.dims_ if isinstance(model, IntentClassifier) else MODALITIES
     kept = [name for name in taken if name not in hide]
     readable = [i for i, sample in enumerate(split.samples) if has_input(sample, kept)]
