@@ -13,7 +13,7 @@ FPS, SIZE, RATE = 25, (64, 48), 16_000
 
 
 def picture(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """``(height, width, 3)``; the square moves one pixel a picture."""
+    """``(height, width, 3)``; the square moves one pixel to the right a number."""
     width, height = size
     image = np.zeros((height, width, 3), np.uint8)
     image[:12, :16] = (255, 0, 0)
@@ -36,9 +36,11 @@ def write_clip(
     sound: bool = True,
     sound_s: float | None = None,
     rotation: int = 0,
+    step: int = 1,
     options: dict[str, Any] | None = None,
 ) -> Path:
-    """A clip with the streams that are asked for; the suffix names the container; sound may be shorter."""
+    """A clip with the streams that are asked for; the suffix names the container; sound may be shorter; the square
+    walks `step` pixels a picture."""
     with av.open(str(path), "w", options=options) as container:
         seen = container.add_stream("libx264", rate=FPS) if pictures else None
         if seen is not None:
@@ -48,7 +50,7 @@ def write_clip(
         heard = container.add_stream("aac", rate=RATE, layout="mono") if sound else None
         if seen is not None:
             for number in range(round(seconds * FPS)):
-                frame = av.VideoFrame.from_ndarray(picture(number, size), format="rgb24")
+                frame = av.VideoFrame.from_ndarray(picture(step * number, size), format="rgb24")
                 frame.pts = number
                 container.mux(seen.encode(frame))
             container.mux(seen.encode())

@@ -14,7 +14,7 @@ import soundfile
 
 from moiety.intent.media import Frames, MediaError, Sound, decode_audio, decode_video
 
-from .clip_files import FPS, RATE, SIZE, tone, write_clip, write_wav
+from .clip_files import FPS, RATE, SIZE, picture, tone, write_clip, write_wav
 
 
 def seen(path: Path, fps: float = 100.0, **options: object) -> Frames:
@@ -87,6 +87,24 @@ def test_streams_that_are_absent(tmp_path: Path) -> None:
     assert seen(silent).images
     assert len(heard(blind).samples)
     assert decode_video(write_wav(tmp_path / "w.wav", tone(0.1)), fps=10, max_frames=9) is None
+
+
+def test_cover_art_is_no_video(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        heard_stream = container.add_stream("aac", rate=RATE, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = *SIZE, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(picture(0), format="rgb24").reformat(format="yuvj420p")
+        frame.pts = 0
+        container.mux(cover.encode(frame))
+        container.mux(cover.encode())
+        part = av.AudioFrame.from_ndarray(tone(0.064)[None], format="fltp", layout="mono")
+        part.sample_rate, part.pts = RATE, 0
+        container.mux(heard_stream.encode(part))
+        container.mux(heard_stream.encode())
+    assert decode_video(tmp_path / "song.mp4", fps=10, max_frames=9) is None
+    assert len(heard(tmp_path / "song.mp4").samples)
 
 
 def test_large_pictures_shrink_and_late_ones_are_left_out(clip: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -94,6 +94,7 @@ def decode_video(
     """
     images: list[np.ndarray] = []
     times: list[float] = []
+    filled = -1
     with _opened(Path(path), start_s, end_s) as (container, zero):
         streams = [one for one in container.streams.video if not one.disposition & av.stream.Disposition.attached_pic]
         if not streams:
@@ -101,7 +102,7 @@ def decode_video(
         for frame, time in _decoded(container, streams[0], zero, start_s):
             # a rounding error of a time stamp must not put a picture into the slot before
             slot = int((time - start_s) * fps + 1e-6)
-            if time < start_s - 1e-6 or (times and slot <= int((times[-1] - start_s) * fps + 1e-6)):
+            if time < start_s - 1e-6 or slot <= filled:
                 continue
             if end_s is not None and time >= end_s - 1e-6:
                 break
@@ -110,6 +111,7 @@ def decode_video(
                 break
             images.append(_picture(frame, max_side))
             times.append(time)
+            filled = slot
         if not images:
             raise MediaError(f"it holds no picture {_between(start_s, end_s)}")
     return Frames(images, np.array(times))
