@@ -37,11 +37,13 @@ def write_clip(
     sound_s: float | None = None,
     rotation: int = 0,
     step: int = 1,
+    title: str = "",
     options: dict[str, Any] | None = None,
 ) -> Path:
     """A clip with the streams that are asked for; the suffix names the container; sound may be shorter; the square
     walks `step` pixels a picture."""
     with av.open(str(path), "w", options=options) as container:
+        container.metadata["title"] = title
         seen = container.add_stream("libx264", rate=FPS) if pictures else None
         if seen is not None:
             seen.width, seen.height, seen.pix_fmt = *size, "yuv420p"

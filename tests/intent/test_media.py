@@ -89,6 +89,14 @@ def test_streams_that_are_absent(tmp_path: Path) -> None:
     assert decode_video(write_wav(tmp_path / "w.wav", tone(0.1)), fps=10, max_frames=9) is None
 
 
+def test_titles_in_any_letters(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mkv", title="TITLEOFTHECLIP")
+    data = path.read_bytes()
+    assert b"TITLEOFTHECLIP" in data
+    path.write_bytes(data.replace(b"TITLEOFTHECLIP", b"\xe9t\xe9 \xe0 la mer!!"))
+    assert len(seen(path).images) == 15
+
+
 def test_cover_art_is_no_video(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "song.mp4"), "w") as container:
         heard_stream = container.add_stream("aac", rate=RATE, layout="mono")
@@ -220,10 +228,10 @@ def test_files_cut_short_are_refused_before_any_picture(clip: Path, tmp_path: Pa
         for share in (0.4, 0.7, 0.95):
             (tmp_path / f"cut.{suffix}").write_bytes(whole[: int(len(whole) * share)])
             assert "it is cut short" in refused(tmp_path / f"cut.{suffix}")
-    for suffix in ("wav", "flac"):
+    for suffix in ("wav", "flac", "aiff"):
         whole = write_wav(tmp_path / f"w.{suffix}", np.random.default_rng(0).normal(size=8000) * 0.1).read_bytes()
         (tmp_path / f"cut.{suffix}").write_bytes(whole[: len(whole) // 2])
-        reason = {"wav": "it is cut short", "flac": "it cannot be decoded"}[suffix]
+        reason = "it cannot be decoded" if suffix == "flac" else "it is cut short"
         assert reason in refused_sound(tmp_path / f"cut.{suffix}")
 
 

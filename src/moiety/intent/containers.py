@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SLOPPY = 8
-"""Bytes that may be missing: writers count the first words of a RIFF file or leave them out."""
+"""Bytes that may be missing: writers count the first words of such a file or leave them out."""
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
@@ -16,13 +16,13 @@ class MediaError(ValueError):
 
 
 def check_whole(path: Path) -> None:
-    """Refuse an mp4, mov, wav, avi, mkv or webm that is shorter than its header says; others say nothing.
+    """Refuse an mp4, mov, wav, aiff, avi, mkv or webm that is shorter than its header says; others say nothing.
 
     Raises:
         MediaError: it is cut short, or its parts do not follow each other.
 
     Source:
-        ISO/IEC 14496-12 (boxes), Microsoft RIFF, RFC 8794 (EBML), each as far as sizes go.
+        ISO/IEC 14496-12 (boxes), RIFF and its elder AIFF, RFC 8794 (EBML), each as far as sizes go.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -30,8 +30,8 @@ def check_whole(path: Path) -> None:
         file.seek(0)
         if head[4:8] in _BOXES:
             declared = _end_of_boxes(file, size)
-        elif head[:4] == b"RIFF":
-            length = int.from_bytes(head[4:8], "little")
+        elif head[:4] in (b"RIFF", b"FORM"):
+            length = int.from_bytes(head[4:8], "little" if head[:4] == b"RIFF" else "big")
             # writers of streams put 0 or all ones there
             declared = 0 if length in (0, 2**32 - 1) else length + 8 - SLOPPY
         else:

@@ -211,7 +211,8 @@ def _opened(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[A
     with _named(path):
         check_file(path)
         check_whole(path)
-        with av.open(str(path), options=dict(_OPTIONS)) as container:
+        # titles and comments are no concern here, in whatever letters they are written
+        with av.open(str(path), options=dict(_OPTIONS), metadata_errors="replace") as container:
             _check_streams(container, path.stat().st_size)
             _check_cut(container.duration / av.time_base if container.duration else None, start_s, end_s)
             yield container, (container.start_time or 0) / av.time_base
