@@ -174,6 +174,19 @@ def test_a_server_that_takes_too_long_is_left(server: Server, silent: Answer) ->
     assert time.monotonic() - start < 0.9  # the dripping server takes 1 s in all
 
 
+def test_a_failure_whose_text_never_comes_is_told_by_its_status(server: Server) -> None:
+    def cut(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(400)
+        handler.send_header("Content-Length", "50")
+        handler.end_headers()
+        handler.wfile.flush()
+        time.sleep(0.4)
+
+    server.answers = [cut]
+    with pytest.raises(EndpointError, match=r"refuses the request for model 'm': 400$"):
+        quick(server, timeout=0.15, retries=0).reply(QUESTION)
+
+
 def test_a_server_that_is_not_there_is_named() -> None:
     with pytest.raises(EndpointError, match=r"no connection to http://127.0.0.1:9/v1 \("):
         EndpointWriter("m", "http://127.0.0.1:9/v1", retries=0).reply(QUESTION)

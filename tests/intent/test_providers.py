@@ -165,6 +165,7 @@ def test_a_damaged_cache_file_is_asked_for_again(
         (["go"], {"provider": "hf"}, "provider 'hf' needs model: an id or folder"),
         (["go"], {"provider": "openai"}, "provider 'openai' needs model: its name at the server"),
         (["go"], {"provider": "openai", "model": "m"}, "provider 'openai' needs base_url"),
+        (["go"], {"provider": Echo(), "model": "m"}, "model: a writer of your own was made with its settings"),
         (["go"], {"provider": "hf", "model": "m", "key_variable": "K"}, "provider 'hf' runs on this machine"),
     ],
 )

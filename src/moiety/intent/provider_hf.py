@@ -13,6 +13,7 @@ import torch
 from moiety.intent.label_prompt import Message
 
 DECODING: Mapping[str, Any] = {"max_new_tokens": 400}
+_FILES = (".json", ".safetensors", ".jinja", ".txt", ".model")
 
 
 class LocalWriter:
@@ -51,7 +52,7 @@ class LocalWriter:
             except (OSError, ValueError) as error:
                 raise self._no_model(error) from error
         found = hashlib.sha256()
-        for path in sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".jinja")):
+        for path in sorted(path for path in folder.iterdir() if path.suffix in _FILES):
             found.update(path.name.encode())
             with path.open("rb") as file:
                 found.update(hashlib.file_digest(file, "sha256").digest())

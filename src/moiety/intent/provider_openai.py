@@ -118,7 +118,7 @@ class EndpointWriter:
                 raise self._refusal(error) from None
         except TimeoutError:
             raise _PassingError(f"{self.base_url} did not answer within {self.timeout:g} s") from None
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
+        except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, TimeoutError):
                 raise _PassingError(f"{self.base_url} did not answer within {self.timeout:g} s") from None
@@ -127,7 +127,10 @@ class EndpointWriter:
 
     def _refusal(self, error: urllib.error.HTTPError) -> EndpointError:
         """What an HTTP status means for the person who runs this."""
-        said = self._struck(error.read(2000).decode("utf-8", "replace"))
+        try:
+            said = self._struck(error.fp.read1(2000).decode("utf-8", "replace"))  # type: ignore[attr-defined]
+        except (OSError, http.client.HTTPException):
+            said = ""  # the status says enough
         said = f" ({' '.join(said.split())[:300]})" if said.strip() else ""
         if 300 <= error.code < 400:
             address = self._struck(str(error.headers.get("Location")))

@@ -87,7 +87,7 @@ def describe_labels(
     given = {"model": model, "base_url": base_url, "key_variable": key_variable, "decoding": decoding}
     if provider == "file":
         return _from_file(list(names), source, field, given)
-    writer = _writer(provider, given) if isinstance(provider, str) else provider
+    writer = _writer(provider, given)
     entries = _all_described(writer, names, domain, num, cache, on_progress)
     settings = {"domain": domain, "num": num, "decoding": writer.settings()}
     return {"provider": writer.name, "model": writer.model, "created": _today(), **settings, "labels": entries}
@@ -174,7 +174,16 @@ def _checked_names(labels: Sequence[str] | Mapping[str, str], num: int) -> dict[
     return dict(pairs)
 
 
-def _writer(provider: str, given: Mapping[str, Any]) -> Writer:
+def _writer(provider: str | Writer, given: Mapping[str, Any]) -> Writer:
+    """The writer of that name, or the one that was given.
+
+    Raises:
+        ValueError: there is none, or its arguments are missing or another provider's.
+    """
+    if not isinstance(provider, str):
+        if foreign := [name for name, value in given.items() if value]:
+            raise ValueError(f"{', '.join(foreign)}: a writer of your own was made with its settings; leave these out")
+        return provider
     if provider not in PROVIDERS:
         raise ValueError(f"unknown provider {provider!r}; {nearest_name(provider, PROVIDERS)}")
     model, base_url, key_variable = given["model"], given["base_url"], given["key_variable"]
