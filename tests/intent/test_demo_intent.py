@@ -155,7 +155,12 @@ def test_the_page_needs_nothing_else_and_names_every_intent_and_number(demo: Pat
     for row in json.loads((demo / "subsets.json").read_text("utf-8")):
         assert f"{100 * row['attainable']:.1f}" in text
         assert f"{100 * row['measured']['amess']['mean']:.2f}" in text
-    assert re.search(r"moiety intent predict MODEL test-\d+\.mp4 --text", text)
+    model, clip = re.search(r"moiety intent predict (\S+) (\S+) --text", text).groups()
+    assert (demo / model / "config.json").is_file()
+    assert (demo / clip).is_file()
+    said = json.loads((demo / "answer.json").read_text("utf-8"))["said"]["text+video+audio"]
+    first = next(one for one in said["anchors"] if one["seconds"] is not None)
+    assert f"strongest anchors: {first['modality']} at {first['seconds']:.2f} s" in text
 
 
 def test_the_film_strips_show_one_clear_clip_of_each_intent_that_shares_its_words(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def ask(model: Path, world: IntentWorldFiles) -> Asked:
         )[0]
         for hide in hides
     }
-    return Asked(clip, chosen, given)
+    return Asked(model, clip, chosen, given)
 
 
 def _placed(recipe: IntentRecipe, folder: Path, world: IntentWorldFiles, seeds: Sequence[int] | None) -> IntentRecipe:

@@ -27,18 +27,20 @@ class Asked:
     """What a saved model said about one raw clip.
 
     Args:
-        clip: The file.
+        model: Folder of the model, and
+        clip: the file, both below the folder of the demo.
         drawn: What was drawn of it, a line of ``signs.jsonl``.
         said: Modalities that it was given, joined with ``+`` -> a row of :func:`moiety.intent.answers.answers`.
     """
 
+    model: Path
     clip: Path
     drawn: Mapping[str, Any]
     said: Mapping[str, Mapping[str, Any]]
 
     def tree(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {"clip": str(self.clip), "drawn": dict(self.drawn), "said": dict(self.said)}
+        return {"model": str(self.model), "clip": str(self.clip), "drawn": dict(self.drawn), "said": dict(self.said)}
 
 
 def subset_rows(comparison: IntentComparison, world: IntentWorldFiles) -> list[dict[str, Any]]:
@@ -84,8 +86,9 @@ def write_page(folder: Path, comparison: IntentComparison, world: IntentWorldFil
     draw_clips(world, folder / CLIPS)
     draw_subsets(rows, trained, folder / SUBSETS)
     path = folder / "report.html"
-    write_atomically(path, document("intent demo", [*_world_parts(folder), *_result_parts(folder, comparison, rows),
-                                                    *_asked_parts(asked), *_rest_parts(comparison)]))  # fmt: skip
+    parts = [*_world_parts(folder), *_result_parts(folder, comparison, rows)]
+    parts += [*_asked_parts(folder, asked), *_rest_parts(comparison)]
+    write_atomically(path, document("intent demo", parts))
     return path
 
 
@@ -133,24 +136,33 @@ def _result_parts(folder: Path, comparison: IntentComparison, rows: Sequence[Map
     ]
 
 
-def _asked_parts(asked: Asked) -> list[str]:
+def _asked_parts(folder: Path, asked: Asked) -> list[str]:
     """The saved model and one clip."""
-    drawn = asked.drawn
+    drawn, whole = asked.drawn, next(iter(asked.said.values()))
     lines = [["given", "answer", "probability", "next best"]]
     for kept, row in asked.said.items():
         others = ", ".join(f"{one['label']} {one['probability']:.2f}" for one in row["top"][1:])
         lines.append([kept, row["label"], f"{row['probability']:.2f}", others])
-    command = f'moiety intent predict MODEL {asked.clip.name} --text "{drawn["text"]}"'
-    truth = (
-        f"{asked.clip.name}: “{drawn['text']}”, {drawn['tone']} voice, {drawn['gesture']}; the speaker meant "
-        f"{drawn['label']}."
-    )
+    model, clip = (path.relative_to(folder).as_posix() for path in (asked.model, asked.clip))
+    command = f'moiety intent predict {model} {clip} --text "{drawn["text"]}"'
+    truth = f"The speaker meant {drawn['label']}, with a {drawn['tone']} voice and this gesture: {drawn['gesture']}."
     return [
         "<h2>One clip, asked as you would</h2>",
+        '<p class="note">In the folder of this page:</p>',
         f"<pre>{html.escape(command)}</pre>",
-        f'<p class="note">{html.escape(truth)}</p>',
+        f'<p class="note">{html.escape(truth)} {html.escape(_grounds(whole))}</p>',
         html_table(lines),
     ]
+
+
+def _grounds(row: Mapping[str, Any], most: int = 3) -> str:
+    """What the answer with all modalities rests on; nothing for methods that choose no frames."""
+    if "shares" not in row:
+        return ""
+    shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["shares"].items())
+    timed = [one for one in row["anchors"] if one["seconds"] is not None][:most]
+    frames = ", ".join(f"{one['modality']} at {one['seconds']:.2f} s" for one in timed)
+    return f"Given everything, the answer rests on {shares} of the pooled vector; strongest anchors: {frames}."
 
 
 def _rest_parts(comparison: IntentComparison) -> list[str]:
