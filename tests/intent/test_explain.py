@@ -81,6 +81,7 @@ def test_hidden_modalities_have_no_share(fitted: IntentClassifier) -> None:
 
 def test_a_sentence_for_people(fitted: IntentClassifier) -> None:
     told = explain(fitted, [utterance(5)])[0]
+    assert told == fitted.explain([utterance(5)])[0]
     assert told.sentence().startswith(f"s5: {told.label} ({told.probability:.2f}) · ")
     assert told.sentence().count(" %") == len(told.shares)
     first = told.anchors[0]

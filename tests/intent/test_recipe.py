@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,11 @@ def test_hidden_names_refuse_what_they_do_not_know() -> None:
         hidden_names("sound")
     with pytest.raises(ValueError, match="hides every modality"):
         hidden_names("text+video+audio")
+
+
+def test_the_recipe_of_the_page_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "intent.md").read_text("utf-8")
+    blocks = [block for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "compare:" in block]
+    assert len(blocks) == 1
+    recipe = parse_intent_recipe(yaml.safe_load(blocks[0]), "docs/intent.md")
+    assert recipe.model_of("no_sync").triplet_weight == 0

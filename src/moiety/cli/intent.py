@@ -191,7 +191,7 @@ def show_tables(result: Any) -> None:
     drawn = {"plan": plan_table(result)}
     if result.runs:
         drawn = {
-            "scores, %": score_table(result),
+            "scores, %": score_table(result, narrow=True),
             "modalities taken away when scored, %": hidden_table(result),
             "contrasts": contrast_table(result),
             "cost": cost_table(result),

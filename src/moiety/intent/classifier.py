@@ -197,6 +197,12 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         hits = self.predict(X) == labels
         return float(np.average(hits, weights=sample_weight))
 
+    def explain(self, X: Sequence[Any], hide: Sequence[str] = ()) -> list[Any]:
+        """Which frames each answer rests on, and when they were; see :func:`moiety.intent.explain.explain`."""
+        from moiety.intent.explain import explain
+
+        return explain(self, X, hide)
+
     def evaluate(self, X: Sequence[Any], y: Sequence[str] | np.ndarray, hide: Sequence[str] = ()) -> dict[str, Any]:
         """All grades of :mod:`moiety.intent.metrics` on in-scope rows, and out-of-scope grades where there are such."""
         labels = _labels(y, len(X))

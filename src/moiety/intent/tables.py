@@ -82,7 +82,7 @@ def notes(comparison: IntentComparison) -> list[str]:
     """What each variant is there for, how epochs were chosen, and what the seeds cannot show."""
     variants = comparison.recipe.compare.variants
     found = [comparison.limit] if comparison.limit else []
-    found += list(dict.fromkeys(note.capitalize() + "." for run in comparison.runs for note in run.notes))
+    found += list(dict.fromkeys(f"{note[0].upper()}{note[1:]}." for run in comparison.runs for note in run.notes))
     found += [f"{name}: {variants[name].note}" for name in comparison.names if name in variants and variants[name].note]
     left_out = {hide: max(run.without_input.get(hide, 0) for run in comparison.runs) for hide in _hides(comparison)}
     found += [
@@ -97,11 +97,12 @@ def _hides(comparison: IntentComparison) -> list[str]:
     return ["", *comparison.recipe.compare.hide] if comparison.runs else []
 
 
-def score_table(comparison: IntentComparison) -> list[list[str]]:
-    """Header and lines: one name a line, every measure a column."""
+def score_table(comparison: IntentComparison, narrow: bool = False) -> list[list[str]]:
+    """Header and lines: one name a line, every measure a column; narrow: the measures of the recipe alone."""
     shown = [*comparison.recipe.compare.measures]
-    shown += [measure for measure in MEASURES if measure not in shown]
-    shown += sorted({measure for run in comparison.runs for measure in run.grades} - set(shown))
+    if not narrow:
+        shown += [measure for measure in MEASURES if measure not in shown]
+        shown += sorted({measure for run in comparison.runs for measure in run.grades} - set(shown))
     lines = [["method", "seeds", *(SHOWN.get(measure, measure) for measure in shown)]]
     for name in comparison.names:
         seeds = sum(run.name == name for run in comparison.runs)
