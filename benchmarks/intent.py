@@ -150,16 +150,18 @@ def resident(name: str) -> int:
 
 
 def batch_that_fits(lengths: tuple[int, int, int], arguments: argparse.Namespace) -> int:
-    """The batch size that was asked for, halved until attention weights of the dearest method fit into memory.
+    """The batch size that was asked for, halved until a step of the dearest method fits into memory.
 
-    With dropout torch writes weights out: 9 bytes each (weight, dropped weight, mask) for each layer of MulT.
+    With dropout torch writes attention weights out, 9 bytes each (weight, dropped weight, mask); a block keeps about 20
+    numbers of 4 bytes for each frame and unit of width; and the heap grows to 2.5 times of what autograd keeps.
     """
     depth = max(VARIANTS[name].get("fusion_layers", 2) for name in arguments.variant)
-    pairs = sum(a * b for a in lengths for b in lengths)
-    own = sum(n * n for n in lengths)
-    each = 9 * arguments.heads * (depth * (pairs - own) + max(3, depth) * own) / 2**30
+    own, frames = sum(n * n for n in lengths), sum(lengths)
+    entries = depth * (frames**2 - own) + max(3, depth) * own
+    blocks = (2 * depth + max(3, depth)) * frames
+    each = 2.5 * (9 * arguments.heads * entries * (arguments.dropout > 0) + 80 * arguments.hidden * blocks) / 2**30
     batch = arguments.batch
-    while arguments.dropout and batch > 1 and batch * each > arguments.memory_gib:
+    while arguments.device == "cpu" and batch > 1 and batch * each > arguments.memory_gib:
         batch //= 2
     return batch
 
