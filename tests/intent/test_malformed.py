@@ -198,7 +198,7 @@ def test_sound_with_flipped_bytes(tmp_path: Path, media: dict[str, bytes], kind:
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("row", "message"), BAD_LINES)
+@pytest.mark.parametrize(("row", "message"), BAD_LINES, ids=[message for _, message in BAD_LINES])
 def test_a_bad_line_stops_before_anything_is_read(tmp_path: Path, clip: Path, row: Any, message: str) -> None:
     good = json.dumps({"key": "good", "clip": str(clip)})
     (tmp_path / "rows.jsonl").write_text(f"{good}\n{row if isinstance(row, str) else json.dumps(row)}\n")

@@ -69,7 +69,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("row", "message"), BAD)
+@pytest.mark.parametrize(("row", "message"), BAD, ids=[message for _, message in BAD])
 def test_bad_lines_are_named_by_number(tmp_path: Path, row: Any, message: str) -> None:
     with pytest.raises(RowsError, match=rf"rows.jsonl: 1 problem: line 2: {message}"):
         read_clip_rows(jsonl(tmp_path, {"key": "good", "text": "hi"}, row))
@@ -116,7 +116,7 @@ def test_bad_files(tmp_path: Path) -> None:
         read_clip_rows(tmp_path / "latin.csv")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=25, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(st.text(max_size=30) | st.recursive(st.none() | st.floats() | st.text(max_size=5), st.lists), max_size=4)
 )

@@ -42,7 +42,7 @@ class ClipError(ValueError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
         super().__init__(
-            f"{listed(self.problems)}. Mend them, or pass on_error='skip' to leave these rows out, or 'mask' to go on "
+            f"{listed(self.problems)}; mend them, or pass on_error='skip' to leave these rows out, or 'mask' to go on "
             "without that modality"
         )
 
