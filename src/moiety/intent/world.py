@@ -116,7 +116,8 @@ def write_intent_world(
         seed: Seed of everything that is drawn.
         unclear: Probability that words, tone or gesture say nothing, each by itself, within 0..1.
         missing: Probability that a clip lacks one modality, each equally often, within 0..1.
-        outside: Probability that a clip belongs to no intent, within 0..1; 0 leaves the label out of the world.
+        outside: Probability that a clip belongs to no intent, within 0..1; 0 leaves the label out of the world. What is
+            attainable counts the other clips alone.
         noise: Factor on the noise of sound and pictures, 0 or more.
         on_progress: Called after each clip.
 
@@ -180,9 +181,13 @@ def _write_clips(folder: Path, drawn: list[Utterance], seed: int, noise: float, 
         return write_clip(folder / _clip_name(utterance), pictures, sound, fps=FPS, rate=RATE)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # coding video lets go of the interpreter
-        for done, _ in enumerate(threads.map(write, drawn), 1):
-            if on_progress is not None:
-                on_progress(done, len(drawn))
+        try:
+            for done, _ in enumerate(threads.map(write, drawn), 1):
+                if on_progress is not None:
+                    on_progress(done, len(drawn))
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)  # who stops it does not wait for the other clips
+            raise
 
 
 def _clip_name(utterance: Utterance) -> str:
