@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
+from moiety.evaluate.benchmarks.entries import entry_with, list_in
 from moiety.evaluate.benchmarks.files import published, read_json, read_lines
 from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter
 from moiety.evaluate.scorers import LETTERS
@@ -31,9 +32,10 @@ def read(folder: Path) -> list[Row]:
     """
     path = published(folder, "ai2d_test.jsonl", "ai2d_test.json")
     whole = path.name.startswith("ai2d_test.json") and "jsonl" not in path.name
-    entries = enumerate(read_json(path), start=1) if whole else read_lines(path)
+    entries = enumerate(list_in(read_json(path), path), start=1) if whole else read_lines(path)
     rows = []
     for number, entry in entries:
+        entry_with(entry, {"question": str, "options": list, "answer": (str, int), "image": str}, f"{path}:{number}")
         options = [str(option) for option in entry["options"]]
         answer = str(entry["answer"])
         if not answer.isdecimal() or int(answer) >= len(options):

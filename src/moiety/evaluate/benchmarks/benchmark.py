@@ -107,6 +107,10 @@ def _each_alone(row: Row) -> Hashable:
     return row.id
 
 
+def _one_part(row: Row) -> Hashable:
+    return None
+
+
 def _of_folder(folder: Path) -> Pictures:
     return Images([folder])
 
@@ -127,6 +131,7 @@ class Benchmark:
         floor: (rows, rule) -> headline of empty answers to all of them; 0 where nothing else is said.
         together: Rows with one key belong together: one picture, one circle of options. They are drawn together in the
             bootstrap and a limit never cuts them apart.
+        part: Rows with one key are a part that every resample has as many of: a task whose points are added.
         pictures: Folder -> pictures by the names the rows use.
         writer: (rows, answers, path) -> None writes the file that the benchmark's own grader or server takes.
         suffix: End of that file's name.
@@ -141,6 +146,7 @@ class Benchmark:
     max_new_tokens: int
     floor: Callable[[Sequence[Row], str], float] = _nothing
     together: Callable[[Row], Hashable] = _each_alone
+    part: Callable[[Row], Hashable] = _one_part
     pictures: Callable[[Path], Pictures] = _of_folder
     writer: Callable[[Sequence[Row], Mapping[str, str], Path], None] | None = None
     suffix: str = ".json"
@@ -182,7 +188,8 @@ class Benchmark:
         score = self.scorer(rows, answers, rule)
         if score.statistic is None:
             return score
-        return replace(score, interval=resampled(score.statistic, [self.together(row) for row in rows]))
+        clusters, strata = [self.together(row) for row in rows], [self.part(row) for row in rows]
+        return replace(score, interval=resampled(score.statistic, clusters, strata))
 
     def write_answers(self, rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
         """Write the file that the benchmark's own grader or server takes.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, mean_score, percent_by
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with
 from moiety.evaluate.benchmarks.files import published, read_lines
 from moiety.evaluate.benchmarks.letters import stated_letter
 from moiety.evaluate.benchmarks.open_answers import as_number, kept_tails, numbers_in
@@ -50,6 +51,14 @@ _REQUESTS = {
         "如果信息不足以确切回答，那么请依据现有的数据和你的推理能力来填写最合理的答案。"
     ),
 }
+_KINDS: Mapping[str, Kinds] = {
+    "id": (int, str),
+    "type": str,
+    "category": str,
+    "question": str,
+    "answer": (str, int, float),
+}
+_OPTIONS = tuple(f"option{number}" for number in range(1, 5))
 _MARK = re.compile(r'<img="([^"]*)">')
 _BLANK_MARKERS = ("是", "为", "所以", "等于", "方案", "选择", "正确答案", "因此", "最后", "答案", "结果")
 _JUDGE_MARKERS = ("是", "为", "所以", "判断", "陈述", "说法", "表达", "答案", "结果")
@@ -75,13 +84,16 @@ def read(folder: Path) -> list[Row]:
 
 
 def _row(entry: Mapping[str, Any], path: Path, line: int) -> Row:
+    entry_with(entry, _KINDS, f"{path}:{line}")
     kind, category = entry["type"], entry["category"]
     if kind not in _REQUESTS or category not in CATEGORIES:
         raise ValueError(
             f"{path}:{line}: type {kind!r} and category {category!r}; expected one of {', '.join(_REQUESTS)} and one "
             f"of {', '.join(CATEGORIES)}"
         )
-    choices = [str(entry[f"option{number}"]) for number in range(1, 5)] if kind == CHOICE else []
+    if kind == CHOICE:
+        entry_with(entry, dict.fromkeys(_OPTIONS, (str, int, float)), f"{path}:{line}")
+    choices = [str(entry[name]) for name in _OPTIONS] if kind == CHOICE else []
     shown = "".join(f"({letter}) {choice}\n" for letter, choice in zip(LETTERS, choices, strict=False))
     options = f"选项：\n{shown}\n" if kind == CHOICE else ""
     prompt = f"{_REQUESTS[kind]}\n\n问题：{entry['question']}\n{options}正确答案：\n"

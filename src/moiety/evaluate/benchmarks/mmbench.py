@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, percent_by
+from moiety.evaluate.benchmarks.entries import entry_with
 from moiety.evaluate.benchmarks.files import published, read_table
 from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, weighed_letter
 from moiety.evaluate.benchmarks.spreadsheet import write_xlsx
@@ -42,6 +43,7 @@ def read(folder: Path, names: Sequence[str] = DEV_FILES) -> list[Row]:
 
 
 def _row(cells: Mapping[str, str], path: Path, line: int) -> Row:
+    entry_with(cells, dict.fromkeys(("index", "question", *OPTIONS, "image"), str), f"{path}:{line}")
     index = cells["index"]
     if not index.isdecimal():
         raise ValueError(f"{path}:{line}: index must be a whole number, got {index!r:.40}")

@@ -119,13 +119,13 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     """
     read_as = RULES[rule]
     right = np.array([read_as(answers[row.id]) == row.extra["label"] for row in rows], dtype=np.float64)
-    tasks = np.array([row.type for row in rows])
+    of = {task: np.array([row.type == task for row in rows], dtype=np.float64) for task in (*PERCEPTION, *COGNITION)}
     numbers_of: dict[str, int] = {}
     picture = np.array([numbers_of.setdefault(row.extra["picture"], len(numbers_of)) for row in rows])
     both = (np.bincount(picture) == np.bincount(picture, weights=right))[picture]
 
     def points(task: str, weights: NDArray[np.float64]) -> float:
-        drawn = weights * (tasks == task)
+        drawn = weights * of[task]
         # every picture has two questions: a mean over questions of "both right" is the mean over pictures
         return 100 * float(drawn @ (right + both) / drawn.sum()) if drawn.any() else 0.0
 
@@ -133,7 +133,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
         return sum(points(task, weights) for task in PERCEPTION)
 
     ones = np.ones(len(rows))
-    each = {task: points(task, ones) for task in (*PERCEPTION, *COGNITION) if task in tasks}
+    each = {task: points(task, ones) for task in (*PERCEPTION, *COGNITION) if of[task].any()}
     headline = ("perception", perception(ones))
     numbers = dict([headline]) | {"cognition": sum(each.get(task, 0.0) for task in COGNITION)} | each
     absent = [task for task in (*PERCEPTION, *COGNITION) if task not in each]
@@ -163,5 +163,6 @@ MME = Benchmark(
     ("official", "sound", "lmms_eval"),
     max_new_tokens=128,
     together=lambda row: row.extra["picture"],
+    part=lambda row: row.type,
     pictures=_Pictures,
 )

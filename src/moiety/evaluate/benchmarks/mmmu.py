@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, mean_score, percent_by
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with
 from moiety.evaluate.benchmarks.files import published
 from moiety.evaluate.benchmarks.letters import LETTER_REQUEST, stated_letter
 from moiety.evaluate.benchmarks.open_answers import as_number, kept_tails, numbers_in
@@ -40,6 +41,7 @@ FILES = (
 )
 PICTURES = tuple(f"image_{number}" for number in range(1, 8))
 CHOICE = "multiple-choice"
+_KINDS: Mapping[str, Kinds] = {"id": str, "question": str, "options": (str, list), "answer": str, "question_type": str}
 _SHARD = "validation-00000-of-00001.parquet"
 _MARK = re.compile(r"<image (\d)>")
 _MARKERS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
@@ -62,9 +64,11 @@ def read(folder: Path) -> list[Row]:
 
 
 def _row(entry: Mapping[str, Any], subject: str, place: int, path: Path) -> Row:
-    options = _listed(entry["options"])
+    where = f"{path}: question {place}"
+    entry_with(entry, _KINDS, where)
+    options = _listed(entry["options"], where)
     if entry["question_type"] == CHOICE and len(options) < 2:
-        raise ValueError(f"{path}: question {entry['id']!r} has {len(options)} options; fetch the file anew")
+        raise ValueError(f"{where}, {entry['id']!r}, has {len(options)} options; fetch the file anew")
     if entry["question_type"] == CHOICE:
         shown = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
         prompt = f"{entry['question']}\n\n{shown}\n\n{LETTER_REQUEST}"
@@ -72,7 +76,7 @@ def _row(entry: Mapping[str, Any], subject: str, place: int, path: Path) -> Row:
         prompt = f"{entry['question']}\n\n{SHORT_ANSWER}"
     here = [name for name in PICTURES if (entry.get(name) or {}).get("bytes")]
     text, names = in_place(prompt, here)
-    gold = _listed(entry["answer"]) if str(entry["answer"]).startswith("[") else [str(entry["answer"])]
+    gold = _listed(entry["answer"], where) if str(entry["answer"]).startswith("[") else [str(entry["answer"])]
     return Row(
         entry["id"],
         (Turn("user", text),),
@@ -111,9 +115,19 @@ def in_place(prompt: str, pictures: Sequence[str]) -> tuple[str, list[str]]:
     return f"{IMAGE_MARK}\n" * len(loose) + text, loose + named
 
 
-def _listed(value: Any) -> list[str]:
-    """A list, or the text of one as Python writes it."""
-    return [str(part) for part in (ast.literal_eval(value) if isinstance(value, str) else value or [])]
+def _listed(value: Any, place: str) -> list[str]:
+    """A list, or the text of one as Python writes it.
+
+    Raises:
+        ValueError: the text is no list.
+    """
+    try:
+        parts = ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        parts = None
+    if not isinstance(parts, list):
+        raise ValueError(f"{place}: expected a list, got {value!r:.60}; fetch the file anew")
+    return [str(part) for part in parts]
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,9 @@ import re
 from collections.abc import Sequence
 
 _TRIVIAL = frozenset(":,.!?;'")
+# No match begins or ends inside a run of digits: without (?<!\d) and ++ a hundred thousand digits take minutes.
+_SCIENTIFIC = r"-?(?<!\d)\d++(?:\.\d++)?[eE][+-]?\d+"
+_PLAIN_BOUNDED = r"-?(?:(?<!\d)\d++\.\d++|\.\d++|(?<!\d)\d++)(?![eE][+-]?\d)(?![,\d])"
 
 
 def kept_tails(pieces: Sequence[str], markers: Sequence[str], last_markers: Sequence[str] = ()) -> list[str]:
@@ -63,10 +66,8 @@ def numbers_in(text: str, comma: str, bounded: bool) -> list[str]:
     """
     edge = r"\b" if bounded else ""
     grouped = rf"-?{edge}\d{{1,3}}(?:{comma}\d{{3}})+{edge}"
-    scientific = r"-?\d+(?:\.\d+)?[eE][+-]?\d+"
-    stop = rf"(?![{comma}\d])" if bounded else rf"(?!{comma}\d)"
-    plain = rf"-?(?:\d+\.\d+|\.\d+|\d+)(?![eE][+-]?\d+){stop}"
-    return [number for pattern in (grouped, scientific, plain) for number in re.findall(pattern, text)]
+    plain = _PLAIN_BOUNDED if bounded else rf"-?(?:\d+\.\d+|\.\d+|\d+)(?![eE][+-]?\d+)(?!{comma}\d)"
+    return [number for pattern in (grouped, _SCIENTIFIC, plain) for number in re.findall(pattern, text)]
 
 
 def as_number(text: str) -> float | None:

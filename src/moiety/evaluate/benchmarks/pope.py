@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with
 from moiety.evaluate.benchmarks.files import published, read_lines
-from moiety.evaluate.benchmarks.yes_no import POPE_RULES, SHORT_ANSWER, Confusion, confusion
+from moiety.evaluate.benchmarks.yes_no import POPE_RULES, SHORT_ANSWER, Verdicts
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.rows import Row
 
@@ -23,6 +24,8 @@ FILES = (
     "coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json (or aokvqa_..., gqa_...), here or in "
     "coco/; pictures here or in val2014/; if llava_pope_test.jsonl lies there, too, its questions are asked and joined"
 )
+_LABELLED: Mapping[str, Kinds] = {"question_id": (int, str), "image": str, "text": str, "label": str}
+_QUESTION: Mapping[str, Kinds] = {"question_id": (int, str), "image": str, "text": str, "category": str}
 
 
 def read(folder: Path) -> list[Row]:
@@ -43,6 +46,7 @@ def read(folder: Path) -> list[Row]:
     by_question = {(row.type, row.images, _bare(row.turns[0].text)): row for row in labelled}
     rows, alone = [], []
     for line, entry in read_lines(path):
+        entry_with(entry, _QUESTION, f"{path}:{line}")
         key = (entry["category"], (entry["image"],), _bare(entry["text"]))
         row = by_question.pop(key, None)
         if row is None:
@@ -65,6 +69,7 @@ def _labelled(folder: Path, category: str) -> list[Row]:
 
 
 def _row(entry: Mapping[str, Any], category: str, path: Path, line: int) -> Row:
+    entry_with(entry, _LABELLED, f"{path}:{line}")
     if entry["label"] not in ("yes", "no"):
         raise ValueError(f"{path}:{line}: label must be yes or no, got {entry['label']!r}")
     return asked(
@@ -100,21 +105,19 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     """
     labels = [str(row.extra["label"]) for row in rows]
     verdicts = [POPE_RULES[rule](answers[row.id], label) for row, label in zip(rows, labels, strict=True)]
-    kinds = np.array([row.type for row in rows])
-    present = [category for category in CATEGORIES if category in kinds]
+    said = Verdicts(labels, verdicts, unreadable_misses=rule != "lmms_eval")
+    of = {name: np.array([row.type == name for row in rows], dtype=np.float64) for name in CATEGORIES}
+    present = [category for category in CATEGORIES if of[category].any()]
     ones = np.ones(len(rows))
 
-    def counts(category: str, weights: NDArray[np.float64]) -> Confusion:
-        return confusion(labels, verdicts, weights * (kinds == category), unreadable_misses=rule != "lmms_eval")
-
     def mean_f1(weights: NDArray[np.float64]) -> float:
-        return 100 * float(np.mean([counts(category, weights).f1 for category in present]))
+        return 100 * sum(said.counted(weights * of[category]).f1 for category in present) / len(present)
 
     numbers = {"average F1": mean_f1(ones)}
     for category in present:
-        found = counts(category, ones)
+        found = said.counted(of[category])
         numbers |= {f"{category} {name}": 100 * getattr(found, name) for name in ("accuracy", "precision", "recall")}
-        ratio = _label_ratio(labels, kinds == category) if rule == "lmms_eval" else found.yes_ratio
+        ratio = _label_ratio(labels, of[category]) if rule == "lmms_eval" else found.yes_ratio
         numbers |= {f"{category} F1": 100 * found.f1, f"{category} yes ratio": 100 * ratio}
     correct = {row.id: float(label == verdict) for row, label, verdict in zip(rows, labels, verdicts, strict=True)}
     unread = sum(POPE_RULES["sound"](answers[row.id], "") is None for row in rows)
@@ -123,7 +126,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     return BenchmarkScore("pope", rule, headline, numbers, len(rows), correct, notes, statistic=mean_f1)
 
 
-def _label_ratio(labels: Sequence[str], chosen: NDArray[np.bool_]) -> float:
+def _label_ratio(labels: Sequence[str], chosen: NDArray[np.float64]) -> float:
     return float(np.mean([label == "yes" for label, kept in zip(labels, chosen, strict=True) if kept]))
 
 

@@ -16,15 +16,20 @@ NUM_DRAWS = 1000
 
 
 def resampled(
-    statistic: Statistic, clusters: Sequence[Hashable], *, num_draws: int = NUM_DRAWS, seed: int = 0
+    statistic: Statistic,
+    clusters: Sequence[Hashable],
+    strata: Sequence[Hashable] | None = None,
+    *,
+    num_draws: int = NUM_DRAWS,
+    seed: int = 0,
 ) -> Estimate:
     """95 % percentile bootstrap of a statistic, drawing whole clusters of questions with replacement.
-
-    A draw in which the statistic is undefined (NaN, for instance a part without any question) is left out.
 
     Args:
         statistic: The number, from weights.
         clusters: Key of each question; questions of one key are drawn together.
+        strata: Part of each question; each part keeps its number of clusters, so that none is ever empty. A cluster
+            belongs to the part of its first question. None: one part.
         num_draws: Resamples.
         seed: Of the draws; same seed, same interval.
 
@@ -45,10 +50,14 @@ def resampled(
         raise ValueError("an interval needs at least one question, got none")
     numbers: dict[Hashable, int] = {}
     place = np.array([numbers.setdefault(key, len(numbers)) for key in clusters])
+    parts: dict[Hashable, list[int]] = {}
+    for number, first in enumerate(np.unique(place, return_index=True)[1]):
+        parts.setdefault(None if strata is None else strata[first], []).append(number)
+    members = [np.array(part) for part in parts.values()]
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(num_draws):
-        drawn = np.bincount(generator.integers(len(numbers), size=len(numbers)), minlength=len(numbers))
-        values.append(statistic(drawn[place].astype(np.float64)))
-    low, high = np.nanpercentile(values, [2.5, 97.5])
+        drawn = np.concatenate([part[generator.integers(len(part), size=len(part))] for part in members])
+        values.append(statistic(np.bincount(drawn, minlength=len(numbers))[place].astype(np.float64)))
+    low, high = np.percentile(values, [2.5, 97.5])
     return Estimate(statistic(np.ones(len(place))), float(low), float(high), len(numbers))

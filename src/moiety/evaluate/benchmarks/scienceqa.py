@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
+from moiety.evaluate.benchmarks.entries import NOTHING, entry_with, list_in, object_in, texts_in
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.evaluate.benchmarks.letters import LETTER_REQUEST, stated_letter
 from moiety.evaluate.scorers import LETTERS
@@ -28,12 +30,16 @@ def read(folder: Path) -> list[Row]:
     """The questions of the test split, in the order of the questions file, with choices and answers by id.
 
     Raises:
-        ValueError: the questions are not those of the test split, or one has no problem.
+        ValueError: the questions are not those of the test split, one has no problem, or an answer is the index
+            of no choice.
     """
     path = published(folder, *QUESTION_FILES)
-    problems = read_json(published(folder, "problems.json"))
-    split = set(map(str, read_json(published(folder, "pid_splits.json"))["test"]))
-    entries = read_json(path)
+    problems_path, split_path = published(folder, "problems.json"), published(folder, "pid_splits.json")
+    problems = object_in(read_json(problems_path), problems_path)
+    split = set(map(str, list_in(read_json(split_path), split_path, "test")))
+    entries = list_in(read_json(path), path)
+    for number, entry in enumerate(entries, start=1):
+        entry_with(entry, {"id": (int, str), "conversations": list}, f"{path}: question {number}")
     ids = {str(entry["id"]) for entry in entries}
     apart = sorted(ids ^ split) + sorted(ids - problems.keys())
     if apart:
@@ -41,25 +47,30 @@ def read(folder: Path) -> list[Row]:
             f"scienceqa: {path.name}, the test split of pid_splits.json and problems.json in {folder} do not hold the "
             f"same questions, first difference {apart[0]!r}; fetch them from one place"
         )
-    rows = []
-    for number, entry in enumerate(entries, start=1):
-        problem = problems[str(entry["id"])]
-        answer = LETTERS[problem["answer"]]
-        picture = entry.get("image")
-        rows.append(
-            asked(
-                str(entry["id"]),
-                f"{entry['conversations'][0]['value'].replace('<image>', '').strip()}\n{LETTER_REQUEST}",
-                [picture] if picture else [],
-                answers=[answer],
-                choices=problem["choices"],
-                type="with picture" if picture else "text only",
-                extra={"answer": answer, "has_image": bool(picture)},
-                file=str(path),
-                line=number,
-            )
-        )
-    return rows
+    return [_row(entry, problems, path, number) for number, entry in enumerate(entries, start=1)]
+
+
+def _row(entry: Mapping[str, Any], problems: Mapping[str, Any], path: Path, number: int) -> Row:
+    place = f"{path}: question {number}"
+    first = (entry["conversations"] or [None])[0]
+    question = entry_with(first, {"value": str}, place)["value"].replace("<image>", "").strip()
+    problem = entry_with(problems[str(entry["id"])], {"choices": list, "answer": int}, f"{path}: its problem")
+    choices = texts_in(problem, "choices", place)
+    if not 0 <= problem["answer"] < len(choices):
+        raise ValueError(f"{place}: answer {problem['answer']} is no index of its {len(choices)} choices, from 0")
+    answer = LETTERS[problem["answer"]]
+    picture = entry_with({"image": None, **entry}, {"image": (str, NOTHING)}, place)["image"]
+    return asked(
+        str(entry["id"]),
+        f"{question}\n{LETTER_REQUEST}",
+        [picture] if picture else [],
+        answers=[answer],
+        choices=choices,
+        type="with picture" if picture else "text only",
+        extra={"answer": answer, "has_image": bool(picture)},
+        file=str(path),
+        line=number,
+    )
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------

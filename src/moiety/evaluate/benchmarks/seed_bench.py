@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, percent_by
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with, list_in
 from moiety.evaluate.benchmarks.files import published, read_json
 from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter
 from moiety.evaluate.scorers import LETTERS
@@ -18,15 +19,21 @@ from moiety.vlm.rows import Row
 FILES = "SEED-Bench.json; pictures in SEED-Bench-image/"
 PICTURE_FOLDER = "SEED-Bench-image"
 IMAGE = "image"
+_KINDS: Mapping[str, Kinds] = {
+    **{"question_id": (int, str), "question_type_id": int, "data_type": str, "question": str, "answer": str},
+    **{f"choice_{letter.lower()}": (str, int, float) for letter in LETTERS[:4]},
+}
 
 
 def read(folder: Path) -> list[Row]:
     """The questions on pictures, in the order of the file; those on videos are passed over."""
     path = published(folder, "SEED-Bench.json")
     rows = []
-    for number, entry in enumerate(read_json(path)["questions"], start=1):
+    for number, entry in enumerate(list_in(read_json(path), path, "questions"), start=1):
+        entry_with(entry, _KINDS, f"{path}: question {number}")
         if entry["data_type"] != IMAGE:
             continue
+        entry_with(entry, {"data_id": (str, int)}, f"{path}: question {number}")
         choices = [str(entry[f"choice_{letter.lower()}"]) for letter in LETTERS[:4]]
         extra = {key: entry[key] for key in ("answer", "data_type", "question_type_id")}
         rows.append(

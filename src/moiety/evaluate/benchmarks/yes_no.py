@@ -86,41 +86,30 @@ class Confusion:
         return _ratio(self.said, self.total)
 
 
-def confusion(
-    labels: Sequence[str],
-    verdicts: Sequence[str | None],
-    weights: NDArray[np.float64] | None = None,
-    unreadable_misses: bool = True,
-) -> Confusion:
-    """Count verdicts.
+class Verdicts:
+    """What was said to each question, ready to be counted under many weights.
 
     Args:
         labels: ``yes`` or ``no``, one a question.
         verdicts: What was said; None: neither, which is wrong.
-        weights: How often each question counts, ``(questions,)``; None: once.
         unreadable_misses: Whether a true yes without verdict counts as missed; lmms-eval leaves it out.
 
     Example:
-        >>> confusion(["yes", "yes", "no"], ["yes", None, "yes"]).f1
+        >>> Verdicts(["yes", "yes", "no"], ["yes", None, "yes"]).counted(np.ones(3)).f1
         0.5
     """
-    is_yes = np.array([label == "yes" for label in labels], dtype=bool)
-    said = np.array([verdict == "yes" for verdict in verdicts], dtype=bool)
-    denied = np.array([verdict == "no" for verdict in verdicts], dtype=bool)
-    counted = np.ones(len(is_yes)) if weights is None else weights
 
-    def count(chosen: NDArray[np.bool_]) -> float:
-        return float(counted[chosen].sum())
+    def __init__(self, labels: Sequence[str], verdicts: Sequence[str | None], unreadable_misses: bool = True) -> None:
+        is_yes = np.array([label == "yes" for label in labels], dtype=bool)
+        said = np.array([verdict == "yes" for verdict in verdicts], dtype=bool)
+        denied = np.array([verdict == "no" for verdict in verdicts], dtype=bool)
+        missed = is_yes & ~said if unreadable_misses else is_yes & denied
+        kinds = (is_yes & said, ~is_yes & said, ~is_yes & denied, missed, np.ones_like(said), said)
+        self._kinds = np.stack(kinds).astype(np.float64)  # (kinds, questions)
 
-    missed = is_yes & ~said if unreadable_misses else is_yes & denied
-    return Confusion(
-        count(is_yes & said),
-        count(~is_yes & said),
-        count(~is_yes & denied),
-        count(missed),
-        float(counted.sum()),
-        count(said),
-    )
+    def counted(self, weights: NDArray[np.float64]) -> Confusion:
+        """Counts when each question counts as often as its weight, ``(questions,)``, says."""
+        return Confusion(*(self._kinds @ weights).tolist())
 
 
 def _ratio(part: float, whole: float) -> float:
