@@ -16,7 +16,10 @@ from moiety.cli.door import new_app
 
 # pydantic is not ours to avoid: typer reads options with it
 HEAVY = {"torch", "transformers", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "accelerate"}
-VERBS = ("env", "recipes", "upcycle", "params", "data", "train", "compare", "evaluate", "inspect", "chat", "demo")
+VERBS = (
+    *("env", "recipes", "upcycle", "params", "data", "train", "compare", "evaluate", "score", "inspect", "chat"),
+    "demo",
+)
 
 
 def test_help_of_every_verb_imports_nothing_heavy() -> None:
