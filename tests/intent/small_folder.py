@@ -52,7 +52,7 @@ def tree_of(folder: Path, output: Path, **compare: object) -> dict:
             "methods": ["majority", "logistic", "concat", "amess", "no_sync", "history"],
             "variants": {
                 "no_sync": {"model": {"triplet_weight": 0}, "note": "without synchronisation"},
-                "history": {"data": {"view": "history", "history": 2}, "model": {"num_anchors": 1}},
+                "history": {"method": "concat", "data": {"view": "history", "history": 2}},
             },
             "contrasts": {"synchronisation": ["amess", "no_sync"], "floor": ["amess", "majority"]},
             "hide": ["audio", "text+video"],

@@ -116,14 +116,14 @@ def validate(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, applied to each.")] = None,
 ) -> None:
     """Check recipes: keys, values, names of schemes, and that the scheme can be built. Exit code 1 when one fails."""
-    from moiety.compare.variants import check_names
-
     failed = 0
     for name in recipes:
         try:
             if is_intent(find_recipe(name)):
                 show(intent_line(name, overrides))
                 continue
+            from moiety.compare.variants import check_names
+
             recipe = load(name, overrides)
             check_names(recipe, recipe.compare.schemes)
         except (ValueError, FileNotFoundError) as error:
