@@ -39,10 +39,7 @@ def evaluate_model(
     predictions: str | Path | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """Let `model` answer `rows` and score the answers per type of question.
-
-    Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
-    asked once; under `blank_image` that is every repetition of a question.
+    """Let `model` answer `rows`, see :func:`answer_rows`, and score the answers per type of question.
 
     Args:
         model: A vision-language model, dense or sparse; it is left in the mode it came in.
@@ -56,17 +53,10 @@ def evaluate_model(
         clamp_alpha: Force alpha of every evidence expert to this: 0 is evidence alone, 1 memory alone.
         predictions: JSON-lines file that answers are added to, and that a stopped run goes on from.
         progress: Called with (answers made, answers asked for) after each batch.
-
-    Raises:
-        ValueError: no rows, two rows of one id, `predictions` was made with another model or other settings, or
-            `clamp_alpha` is given for a model without evidence experts.
     """
     started = time.perf_counter()
     answers = answer_rows(
-        model,
-        processor,
-        rows,
-        images,
+        *(model, processor, rows, images),
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         blank_image=blank_image,
@@ -95,10 +85,16 @@ def answer_rows(
 ) -> dict[str, str]:
     """What `model` says to each of `rows`, row id -> text; the first half of :func:`evaluate_model`.
 
+    Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
+    asked once; under `blank_image` that is every repetition of a question.
+
     Args:
         made_for: Names of what was asked; kept with `predictions`, so that a file made for other questions is refused.
+            The other arguments are those of :func:`evaluate_model`.
 
-    The other arguments and errors are those of :func:`evaluate_model`.
+    Raises:
+        ValueError: no rows, two rows of one id, `predictions` was made with another model or other settings, or
+            `clamp_alpha` is given for a model without evidence experts.
     """
     _check_ids(rows)
     decoding = decoding or DecodingSettings()
