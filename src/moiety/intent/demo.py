@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "intent" / "demo.yaml"
 NUM_TRAIN, NUM_DEV, NUM_TEST = 600, 120, 360
+STEPS = ("writing clips", "reading clips", "training")
 OnStep = Callable[[str, int, int], None]
-"""Called with what is done (``writing clips``, ``reading clips``, ``training``), how much, and of how much."""
+"""Called with one of :data:`STEPS`, how much of it is done, and of how much."""
 
 
 def run_demo(
@@ -53,10 +54,8 @@ def run_demo(
     """Write a world, compare methods on its clips, predict one clip with the saved model, and write a page.
 
     A stopped demo goes on where it was: a written world, features that were read and finished runs are kept.
-
-    Below `output`: ``world`` (clips, rows, what is attainable), ``features`` (cache), ``compare`` (tables, pictures,
-    every run, the model of the first seed), ``subsets.json`` (measured beside attainable), ``answer.json`` (the one
-    clip) and ``report.html``, which needs none of the others.
+    Below `output`: ``world`` (clips, rows), ``features`` (cache), ``compare`` (tables, runs, the model of the first
+    seed), ``subsets.json`` (measured beside attainable), ``answer.json`` (the one clip), ``report.html``.
 
     Args:
         output: Folder for all of it.
@@ -64,8 +63,7 @@ def run_demo(
         num_dev: Clips that choose the epoch.
         num_test: Clips that grade.
         seeds: Over those of the recipe.
-        recipe: Another one over the same world; its output, data path, cache, label descriptions and what is
-            hidden are set here.
+        recipe: Another one over the same world; its paths, and what is hidden, are set here.
         processes: 2: a second process takes runs, too. 1: this one does all.
         on_progress: Called as work goes on.
 
@@ -73,21 +71,15 @@ def run_demo(
         The page.
 
     Raises:
-        ValueError: a split is too small, the recipe does not train its own method, or an earlier demo in `output` was
-            made with other settings.
+        ValueError: a split is too small, the recipe leaves its own method out, or earlier runs had other settings.
         FileExistsError: an earlier demo in `output` has other clips.
     """
     folder = Path(output)
-    recipe = load_intent_recipe(RECIPE) if recipe is None else recipe
-    if recipe.model.method not in recipe.compare.methods:
-        raise ValueError(
-            f"recipe {recipe.name}: compare.methods lacks {recipe.model.method!r}, whose model answers the one clip; "
-            "add it"
-        )
+    recipe = _checked(load_intent_recipe(RECIPE) if recipe is None else recipe)
+    writing, reading, training = (_told(on_progress, what) for what in STEPS)
     counts = {"num_train": num_train, "num_dev": num_dev, "num_test": num_test}
-    world = write_intent_world(folder / "world", **counts, on_progress=_told(on_progress, "writing clips"))
+    world = write_intent_world(folder / "world", **counts, on_progress=writing)
     recipe = _placed(recipe, folder, world, seeds)
-    reading, training = (_told(on_progress, what) for what in ("reading clips", "training"))
     with _one_thread():
         read_source(recipe.data, reading)  # fills the cache: whoever reads after this finds it full
         with _second_process(recipe) if processes > 1 else contextlib.nullcontext():
@@ -131,6 +123,16 @@ def ask(model: Path, world: IntentWorldFiles) -> Asked:
         for hide in hides
     }
     return Asked(model, clip, chosen, given)
+
+
+def _checked(recipe: IntentRecipe) -> IntentRecipe:
+    """The recipe, if it trains the model that is asked about one clip; known before anything is made."""
+    if recipe.model.method not in recipe.compare.methods:
+        raise ValueError(
+            f"recipe {recipe.name}: compare.methods lacks {recipe.model.method!r}, whose model answers the one clip; "
+            "add it"
+        )
+    return recipe
 
 
 def _placed(recipe: IntentRecipe, folder: Path, world: IntentWorldFiles, seeds: Sequence[int] | None) -> IntentRecipe:
