@@ -17,6 +17,9 @@ class Pictures(Protocol):
     def __getitem__(self, name: str, /) -> Image.Image:
         """The picture called `name`."""
 
+    def __contains__(self, name: object, /) -> bool:
+        """Whether there is a picture called `name`."""
+
 
 class Images:
     """Look-up of pictures by the names that rows use.

@@ -122,5 +122,6 @@ def test_same_seed_same_interval_and_no_question_is_refused() -> None:
         return float(weights @ marks / weights.sum())
 
     assert resampled(mean, "abc") == resampled(mean, "abc")
+    assert not resampled(lambda weights: float("nan"), "abc", num_draws=5).has_interval
     with pytest.raises(ValueError, match=r"an interval needs at least one question, got none"):
         resampled(mean, [])

@@ -63,6 +63,7 @@ def test_reads_the_table(tmp_path: Path) -> None:
     assert rows[1].images == rows[0].images == ("3",)
     pictures = MMBENCH.pictures(tmp_path)
     assert [int(np.asarray(pictures[row.images[0]])[0, 0, 0]) for row in rows] == [9, 9, 7]
+    assert ["3" in pictures, "1000003" in pictures] == [True, False]
     perfect = {"3": "B", "1000003": "A", "4": "D"}
     for rule in MMBENCH.rules:
         assert checked_score(MMBENCH, rows, perfect, rule).headline[1] == 100

@@ -89,3 +89,4 @@ def test_pictures_lie_in_the_folder_of_a_task_or_in_its_images(tmp_path: Path) -
         Image.new("L", (2, 2), shade).save(tmp_path / name)
     pictures = MME.pictures(tmp_path)
     assert [int(np.asarray(pictures[name])[0, 0, 0]) for name in ("count/a.png", "scene/a.png")] == [10, 20]
+    assert ["count/a.png" in pictures, "count/b.png" in pictures] == [True, False]

@@ -107,6 +107,8 @@ def test_mmmu_reads_the_published_files(mmmu_folder: Path) -> None:
     assert rows[1].answers == ("two", "2")
     pictures = MMMU.pictures(mmmu_folder)
     assert int(np.asarray(pictures["Design#1#image_1"])[0, 0, 0]) == SUBJECTS.index("Design")
+    shown = ("Art#0#image_2", "Art#1#image_2", "Art#9#image_1", "Law#0#image_1")
+    assert [name in pictures for name in shown] == [True, False, False, False]
     with pytest.raises(FileNotFoundError, match=r"row 1 of .*Art.* has none in column 'image_2'"):
         pictures["Art#1#image_2"]
     with pytest.raises(FileNotFoundError, match=r"picture 'Law#0#image_1' is in none of 30 parquet files"):

@@ -90,6 +90,9 @@ class TablePictures:
             cells["index"]: cells["image"] for _, cells in read_table(path) if len(cells["image"]) > _SHORT_REFERENCE
         }
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._cells
+
     def __getitem__(self, name: str) -> Image.Image:
         """The picture of the row with index `name`.
 

@@ -148,10 +148,16 @@ class _Pictures:
     def __init__(self, folder: Path) -> None:
         self.images = Images([folder])
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._place(name) in self.images
+
     def __getitem__(self, name: str) -> Image.Image:
+        return self.images[self._place(name)]
+
+    def _place(self, name: str) -> str:
         task, _, picture = name.partition("/")
         inner = f"{task}/images/{picture}"
-        return self.images[inner if inner in self.images else name]
+        return inner if inner in self.images else name
 
 
 MME = Benchmark(

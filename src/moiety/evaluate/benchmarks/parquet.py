@@ -49,6 +49,9 @@ class ParquetPictures:
         self.paths, self.columns = paths, tuple(columns)
         self._held: tuple[str, list[dict[str, Any]]] = ("", [])
 
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.split("#")[0] in self.paths and bool(self._content(name))
+
     def __getitem__(self, name: str) -> Image.Image:
         """The picture called `name`.
 
@@ -58,9 +61,15 @@ class ParquetPictures:
         file, row, column = name.rsplit("#", 2)
         if file not in self.paths:
             raise FileNotFoundError(f"picture {name!r} is in none of {len(self.paths)} parquet files")
-        if self._held[0] != file:
-            self._held = (file, list(read_parquet(self.paths[file], self.columns)))
-        content = (self._held[1][int(row)].get(column) or {}).get("bytes")
+        content = self._content(name)
         if not content:
             raise FileNotFoundError(f"picture {name!r}: row {row} of {self.paths[file]} has none in column {column!r}")
         return decode(content, f"{name!r} of {self.paths[file]}")
+
+    def _content(self, name: str) -> bytes | None:
+        file, row, column = name.rsplit("#", 2)
+        if self._held[0] != file:
+            self._held = (file, list(read_parquet(self.paths[file], self.columns)))
+        entries = self._held[1]
+        picture = entries[int(row)].get(column) if int(row) < len(entries) else None
+        return picture["bytes"] if picture else None

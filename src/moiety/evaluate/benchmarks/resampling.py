@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
@@ -24,6 +25,9 @@ def resampled(
     seed: int = 0,
 ) -> Estimate:
     """95 % percentile bootstrap of a statistic, drawing whole clusters of questions with replacement.
+
+    A draw in which the statistic is undefined (NaN: every question drawn is one that the rule leaves out) is left out;
+    if all are, there is no interval.
 
     Args:
         statistic: The number, from weights.
@@ -59,5 +63,6 @@ def resampled(
     for _ in range(num_draws):
         drawn = np.concatenate([part[generator.integers(len(part), size=len(part))] for part in members])
         values.append(statistic(np.bincount(drawn, minlength=len(numbers))[place].astype(np.float64)))
-    low, high = np.percentile(values, [2.5, 97.5])
+    defined = [value for value in values if not math.isnan(value)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if defined else (math.nan, math.nan)
     return Estimate(statistic(np.ones(len(place))), float(low), float(high), len(numbers))
