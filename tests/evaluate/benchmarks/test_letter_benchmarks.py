@@ -9,11 +9,14 @@ import pytest
 
 from moiety.evaluate.benchmarks.ai2d import AI2D, lmms_filtered, official_character
 from moiety.evaluate.benchmarks.benchmark import asked
+from moiety.evaluate.benchmarks.registry import BENCHMARKS
 from moiety.evaluate.benchmarks.scienceqa import SCIENCEQA, internvl_letter, official_letter
 from moiety.evaluate.benchmarks.seed_bench import SEED
 from moiety.evaluate.scorers import LETTERS
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
+from tests.evaluate.benchmarks.made_options import MADE_OPTIONS, scienceqa
+from tests.evaluate.benchmarks.test_made import damaged
 
 
 # -- SEED-Bench --------------------------------------------------------------------------------------------------------
@@ -113,6 +116,49 @@ def test_scienceqa_refuses_files_of_different_splits(shared: Path, tmp_path: Pat
         ValueError, match=r"do not hold the same questions, first difference '10001'; fetch them from one"
     ):
         SCIENCEQA.read(tmp_path)
+
+
+def test_scienceqa_refuses_an_answer_beyond_the_choices(tmp_path: Path) -> None:
+    scienceqa(tmp_path)
+    problems = {"4": {"choices": ["red", "blue"], "answer": 2}, "5": {"choices": ["I", "you"], "answer": 0}}
+    (tmp_path / "problems.json").write_text(json.dumps(problems))
+    with pytest.raises(ValueError, match=r"question 1: answer 2 is no index of its 2 choices, from 0"):
+        SCIENCEQA.read(tmp_path)
+
+
+# -- damaged files -----------------------------------------------------------------------------------------------------
+DAMAGED = {
+    "pope": ["coco/coco_pope_random.json"],
+    "seed": ["SEED-Bench.json"],
+    "scienceqa": ["llava_test_CQM-A.json", "problems.json", "pid_splits.json"],
+    "ai2d": ["ai2d_test.jsonl"],
+    "cmmmu": ["cmmmu-data-val-answer.jsonl"],
+}
+
+
+def written(document: Any, as_lines: bool) -> str:
+    return "\n".join(map(json.dumps, document)) if as_lines and isinstance(document, list) else json.dumps(document)
+
+
+@pytest.mark.parametrize(("name", "file"), [(name, file) for name, files in DAMAGED.items() for file in files])
+def test_damaged_files_are_refused_by_name_or_harmless(tmp_path: Path, name: str, file: str) -> None:
+    """Whatever one value is replaced by: reading says which folder is wrong, or its rows can be scored."""
+    MADE_OPTIONS[name](tmp_path)
+    benchmark, text, refused = BENCHMARKS[name], (tmp_path / file).read_text(), 0
+    assert benchmark.scorer is not None
+    as_lines = "\n" in text.strip()
+    document = [json.loads(line) for line in text.strip().split("\n")] if as_lines else json.loads(text)
+    for damage in (None, 3, -1, True, "x", [], {}):
+        for broken in damaged(document, damage):
+            (tmp_path / file).write_text(written(broken, as_lines))
+            try:
+                rows = benchmark.read(tmp_path)
+            except ValueError as error:
+                assert str(tmp_path) in str(error)
+                refused += 1
+            else:
+                benchmark.scorer(rows, {row.id: "A" for row in rows}, benchmark.rules[0])
+    assert refused > 3
 
 
 # -- AI2D --------------------------------------------------------------------------------------------------------------
