@@ -4,14 +4,17 @@ VENV   ?= .venv
 TORCH  ?= torch>=2.10,<2.14
 BIN     = $(VENV)/bin
 
-.PHONY: demo test check format doctest clean
+.PHONY: demo demo-intent test check format doctest clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 demo: $(VENV)/.ready       ## build, train and compare sparse models on handwriting scenes; opens in minutes, CPU only
 	$(BIN)/moiety demo
+
+demo-intent: $(VENV)/.ready   ## make spoken clips, learn their intents from the raw files; minutes, CPU only
+	$(BIN)/moiety intent demo
 
 test: $(VENV)/.ready       ## the test suite, about 6 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
