@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from typer.testing import Result
 
+from moiety.vlm.card import write_card
+from moiety.vlm.model import load
 from tests import model_folders
 
 Run = Callable[..., Result]
@@ -94,6 +98,24 @@ def test_evaluate_scores_by_type_and_resumes(moiety: Run, sparse: Path, rows: Pa
     other = moiety(*words[:4], 3, *words[5:])
     assert other.exit_code == 2
     assert "max_new_tokens" in other.stderr
+
+
+def test_evaluate_adds_its_scores_to_the_card(moiety: Run, sparse: Path, rows: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(sparse, model)
+    words = ["evaluate", model, rows, "--max-new-tokens", 1, "--card"]
+    (model / "README.md").unlink(missing_ok=True)
+    result = moiety(*words)
+    assert result.exit_code == 2
+    assert f"--card adds scores to {model / 'README.md'}, which is not there" in result.stderr
+    write_card(model, load(model))
+    for _ in range(2):
+        result = moiety(*words, "--limit", 2)
+        assert result.exit_code == 0, result.stderr
+    card = (model / "README.md").read_text()
+    assert card.count(f"### {rows.name} (") == 1
+    assert "first 2" in card
+    assert re.search(r"\| (exist|place) \| \w+ \| \d+ \| [\d.]+", card)
 
 
 def test_evaluate_limit_and_blank_pictures(moiety: Run, sparse: Path, rows: Path) -> None:

@@ -34,12 +34,12 @@ def test_a_card_says_what_the_model_is(tmp_path: Path) -> None:
 
 def test_a_folder_of_this_machine_names_no_base_to_others(tmp_path: Path) -> None:
     model = upcycle(LLAVA.build(), MoESettings(scheme="dense"))
-    model.config.provenance["upcycled"]["source"] = "/home/me/my-llava"
+    model.config.provenance["upcycled"]["source"] = "/models/my-llava"
     write_card(tmp_path, model, Training({"name": "r|s"}, {"a.jsonl": "0f"}, 12, 3, 0.5, ["expert 1 starves"] * 2))
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model is None
     assert card.data.tags == ["moiety", "dense"]
-    assert "/home/me" not in card.content
+    assert "/models" not in card.content
     assert "| base | my-llava |" in card.text
     assert "learned from 12 rows, 3 left out" in card.text
     assert card.text.count("expert 1 starves") == 1

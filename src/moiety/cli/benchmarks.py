@@ -21,12 +21,14 @@ Rule = Annotated[
     str | None,
     typer.Option("--scorer", help="Rule set: sound (the default), official, lmms_eval, or one a benchmark names."),
 ]
+Lines = tuple[Sequence[str], list[list[str]]]
+"""Heads and lines of a table that was shown."""
 Limit = Annotated[int | None, typer.Option(min=1, help="The first N questions only.")]
 
 
 def ask_benchmarks(
     model: str, device: str | None, names: Sequence[str], data: Path, output: Path, asking: Asking, as_json: bool
-) -> None:
+) -> Lines:
     """Ask a model the questions of benchmarks and print their scores; files are read before the model."""
     from moiety.evaluate.benchmarks.run import HEADS, RESULTS, evaluate_benchmarks, read_all
 
@@ -34,7 +36,7 @@ def ask_benchmarks(
     runs = evaluate_benchmarks(*load_both(model, device), names, data, output, asking, _Lines())
     if as_json:
         show_json([vars(run) | {"score": None if run.score is None else run.score.to_dict()} for run in runs])
-        return
+        return HEADS, [run.line for run in runs]
     notes = [f"{run.benchmark}: {note}" for run in runs if run.score is not None for note in run.score.notes]
     title = f"{model}{' with blank pictures' * asking.blank_image}"
     show(table(title, HEADS, [run.line for run in runs], "\n".join([NOTE, *notes])))
@@ -42,6 +44,7 @@ def ask_benchmarks(
         if run.answers_file is not None:
             say(f"{run.benchmark}: hand in {run.answers_file}")
     say(f"answers and all numbers stand in {output}, {RESULTS}")
+    return HEADS, [run.line for run in runs]
 
 
 def score(

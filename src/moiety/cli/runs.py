@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moiety.cli.benchmarks import Limit, Rule, ask_benchmarks
+from moiety.cli.benchmarks import Limit, Lines, Rule, ask_benchmarks
 from moiety.cli.door import progress_line, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
 from moiety.cli.recipes import load
@@ -105,23 +105,51 @@ def evaluate(
     decoding: Decoding = "greedy",
     settings: DecodingOption = None,
     clamp_alpha: ClampAlpha = None,
+    card: Annotated[bool, typer.Option("--card", help="Add the scores to the model's README.md.")] = False,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Let a model answer questions, of conversation files or of benchmarks, and score it."""
     from moiety.evaluate.benchmarks.run import Asking
 
+    if card:
+        check_card(model)
     method = decoding_settings(decoding, settings)
     asking = Asking(scorer, limit, batch_size, max_new_tokens, blank_image, method, clamp_alpha)
     if benchmarks is None and data and benchmark_data is None and scorer is None:
-        answer_files(model, device, data, images, predictions, asking, as_json)
+        title = ", ".join(path.name for path in data)
+        shown = answer_files(model, device, data, images, predictions, asking, as_json)
     elif benchmarks is not None and benchmark_data is not None and not (data or images or predictions):
-        ask_benchmarks(model, device, split(benchmarks) or [], benchmark_data, output, asking, as_json)
+        title = benchmarks
+        shown = ask_benchmarks(model, device, split(benchmarks) or [], benchmark_data, output, asking, as_json)
     else:
         raise ValueError(
             "give either conversation files (with --images and --predictions), or --benchmarks with --data (and "
             "--output, --scorer): their files and answers are found by name"
         )
+    if card:
+        how = [how_decoded(method, clamp_alpha), *["blank pictures"] * blank_image, *[f"first {limit}"] * bool(limit)]
+        add_to_card(model, f"{title} ({', '.join(how)})", shown)
+
+
+def add_to_card(model: str, title: str, shown: Lines) -> None:
+    """Put a table that was shown into the card of a model folder."""
+    from moiety.vlm.card import add_results
+
+    heads, lines = shown
+    say(f"scores stand in {add_results(model, title, [head.removeprefix('#') for head in heads], lines)}")
+
+
+def check_card(model: str) -> None:
+    """Refuse a model whose card cannot take scores before anything is asked.
+
+    Raises:
+        ValueError: it has none.
+    """
+    from moiety.vlm.card import CARD
+
+    if not (Path(model) / CARD).is_file():
+        raise ValueError(f"--card adds scores to {Path(model) / CARD}, which is not there; leave it out")
 
 
 def answer_files(
@@ -132,7 +160,7 @@ def answer_files(
     predictions: Path | None,
     asking: Asking,
     as_json: bool,
-) -> None:
+) -> Lines:
     """Let a model answer conversation files and print its scores by type of question."""
     from moiety.evaluate import evaluate_model, percent
     from moiety.evaluation import DecodingSettings
@@ -153,15 +181,16 @@ def answer_files(
         predictions=predictions,
         progress=progress_line("answers"),
     )
+    lines = [list(line.values()) for line in result.table()]
     if as_json:
         show_json(result.to_dict())
-        return
-    lines = [list(line.values()) for line in result.table()]
+        return EVALUATED, lines
     how = f"{how_decoded(asking.decoding or DecodingSettings(), asking.clamp_alpha)}, at most {longest} new tokens"
     note = f"all {len(rows)} questions: {percent(result.overall)} % · {how}"
     show(table(f"{model}{' with blank pictures' * asking.blank_image}", EVALUATED, lines, note))
     if predictions is not None:
         say(f"answers stand in {predictions}")
+    return EVALUATED, lines
 
 
 def decoding_settings(method: str, overrides: list[str] | None) -> DecodingSettings:
