@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from layer import busy, machine, sample
+from layer import busy, machine, sample, saved_mib
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -93,21 +93,6 @@ def draw(shape: Shape, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     images = int(arguments.vision_share * seq) // IMAGE_TOKENS * IMAGE_TOKENS
     position = torch.arange(seq).expand(batch, seq)
     return (position < images).long(), position < (seq + images) // 2
-
-
-def saved_mib(call: Callable[[], Tensor], known: set[int]) -> float:
-    """MiB that autograd keeps, without inputs and parameters."""
-    found: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        call()
-    return sum(found.values()) / 2**20
 
 
 def layer_calls(name: str, shape: Shape, arguments: argparse.Namespace) -> Runner:

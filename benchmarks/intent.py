@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from layer import busy, machine, sample
+from layer import busy, machine, sample, saved_mib
 from torch import Tensor
 
 from moiety.intent.baselines import METHODS
@@ -108,22 +108,6 @@ def build(name: str, batch: IntentBatch, arguments: argparse.Namespace) -> Runne
 def settle(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-
-
-def saved_mib(call: Callable[[], Tensor], known: set[int]) -> float:
-    """MiB that autograd keeps between forward and backward, without inputs and parameters."""
-    found: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        kept = call()
-    del kept
-    return sum(found.values()) / 2**20
 
 
 def peak_mib(call: Callable[[], None], device: str) -> float:

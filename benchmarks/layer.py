@@ -78,6 +78,22 @@ def prepare(name: str, case: Case, truth: list[Tensor]) -> Runner:
     return Runner(name, built, case, error, sum(saved.values()) / 2**20)
 
 
+def saved_mib(call: Callable[[], Tensor], known: set[int]) -> float:
+    """MiB that autograd keeps between forward and backward, without inputs and parameters."""
+    found: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        kept = call()
+    del kept
+    return sum(found.values()) / 2**20
+
+
 def sample(call: Callable[[], None], clock: Callable[[], float]) -> float:
     """Seconds of one call, repeated until the sample is long enough."""
     calls, start = 0, clock()

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import torch
 
 from moiety.compare import Comparison, run_compare
 from moiety.compare.outcome import write_outcome
@@ -20,6 +14,7 @@ from moiety.compare.run import RUNS, OnProgress
 from moiety.config import Recipe, load_recipe
 from moiety.lens import tinted_picture
 from moiety.scenes import SceneFiles, write_scenes
+from moiety.second_process import one_thread, second_process, stop_if_alone
 from moiety.train import Progress
 from moiety.vlm.images import Images
 from moiety.vlm.model import load
@@ -63,44 +58,16 @@ def run_demo(
     _write_reading_rows(scenes)
     data = chosen.data.model_copy(update={"root": str(scenes.folder)})
     chosen = chosen.model_copy(update={"output": str(folder), "data": data})
-    with _one_thread(), _second_process(chosen):
+    with (
+        one_thread(),
+        second_process("moiety.demo", chosen.model_dump_json(), Path(chosen.output) / "second-process.log"),
+    ):
         run_compare(chosen, on_progress=on_progress, quiet=quiet)
     comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)  # what the other process left, if anything
     pictures = _draw_experts(comparison, chosen, load_rows([scenes.test]), Images(scenes.images))
     write_outcome(comparison, pictures)
     logger.info("report in %s", comparison.report)
     return comparison.report
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Matrices of this size gain nothing from a second thread, and lose much when another program wants the core."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _second_process(recipe: Recipe) -> Iterator[None]:
-    """Let another process take runs of the same comparison while the block runs; wait for it at the end."""
-    command = [
-        sys.executable,
-        "-c",
-        "import sys, moiety.demo as demo; demo.work(sys.argv[1])",
-        recipe.model_dump_json(),
-    ]
-    log = Path(recipe.output) / "second-process.log"
-    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, stderr=file) as worker:
-        try:
-            yield
-        except BaseException:
-            worker.terminate()  # whatever it had begun is taken up by the next call
-            raise
-    if worker.returncode:
-        logger.warning("the second process stopped early, see %s; its runs are done here instead", log)
 
 
 def work(recipe: str) -> None:
@@ -111,12 +78,11 @@ def work(recipe: str) -> None:
     """
     first = os.getppid()
 
-    def stop_if_alone(run: str, progress: Progress) -> None:
-        if os.getppid() != first:
-            sys.exit(f"the demo that started this process is gone; {run} stops at step {progress.step}")
+    def watch(run: str, progress: Progress) -> None:
+        stop_if_alone(first, f"{run} stops at step {progress.step}")
 
-    with _one_thread():
-        run_compare(Recipe.model_validate_json(recipe), on_progress=stop_if_alone)
+    with one_thread():
+        run_compare(Recipe.model_validate_json(recipe), on_progress=watch)
 
 
 def _write_reading_rows(scenes: SceneFiles) -> None:

@@ -11,14 +11,10 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from moiety.intent.answers import answers, samples_at
 from moiety.intent.classifier import IntentClassifier
@@ -30,6 +26,7 @@ from moiety.intent.samples import MODALITIES
 from moiety.intent.sources import read_source
 from moiety.intent.world import IntentWorldFiles, write_intent_world
 from moiety.saving import write_atomically
+from moiety.second_process import one_thread, second_process, stop_if_alone
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +77,7 @@ def run_demo(
     counts = {"num_train": num_train, "num_dev": num_dev, "num_test": num_test}
     world = write_intent_world(folder / "world", **counts, on_progress=writing)
     recipe = _placed(recipe, folder, world, seeds)
-    with _one_thread():
+    with one_thread():
         read_source(recipe.data, reading)  # fills the cache: whoever reads after this finds it full
         with _second_process(recipe) if processes > 1 else contextlib.nullcontext():
             comparison = run_intent_compare(recipe, on_run=training)
@@ -151,33 +148,10 @@ def _told(on_progress: OnStep | None, what: str) -> Callable[[int, int], None] |
     return None if on_progress is None else partial(on_progress, what)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Matrices of this size gain nothing from a second thread; a second process does."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _second_process(recipe: IntentRecipe) -> Iterator[None]:
-    """Let another process take runs of the same comparison while the block runs; wait for it at the end."""
-    code = "import sys, moiety.intent.demo as demo; demo.work(sys.argv[1])"
+def _second_process(recipe: IntentRecipe) -> contextlib.AbstractContextManager[None]:
+    """Let another process take runs of the same comparison."""
     tree = recipe.model_dump(mode="json") | {"data": recipe.data.given()}
-    command = [sys.executable, "-c", code, json.dumps(tree)]
-    log = Path(recipe.output) / "second-process.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as file, subprocess.Popen(command, stdout=file, stderr=file) as worker:
-        try:
-            yield
-        except BaseException:
-            worker.terminate()  # the run it had begun is taken up by the next call
-            raise
-    if worker.returncode:
-        logger.warning("the second process stopped early, see %s; its runs are done here instead", log)
+    return second_process("moiety.intent.demo", json.dumps(tree), Path(recipe.output) / "second-process.log")
 
 
 def work(recipe: str) -> None:
@@ -188,9 +162,8 @@ def work(recipe: str) -> None:
     """
     first = os.getppid()
 
-    def stop_if_alone(done: int, planned: int) -> None:
-        if os.getppid() != first:
-            sys.exit(f"the demo that started this process is gone; it stops at run {done + 1} of {planned}")
+    def watch(done: int, planned: int) -> None:
+        stop_if_alone(first, f"it stops at run {done + 1} of {planned}")
 
-    with _one_thread():
-        run_intent_compare(parse_intent_recipe(json.loads(recipe)), on_run=stop_if_alone)
+    with one_thread():
+        run_intent_compare(parse_intent_recipe(json.loads(recipe)), on_run=watch)
