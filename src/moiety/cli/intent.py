@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from moiety.intent.recipe import IntentRecipe
 
 app = typer.Typer(
-    no_args_is_help=True, help="Intents from text, audio and video: fit, predict, evaluate, compare, describe-labels, demo."
+    no_args_is_help=True,
+    help="Intents from text, audio and video: fit, predict, evaluate, compare, describe-labels, demo.",
 )
 app.command("describe-labels")(intent_labels.describe_labels)
 
