@@ -148,6 +148,7 @@ def test_what_cannot_be_used_is_refused(
     assert "belong to a data folder" in refused("predict", model, rows, "--set", "target=da")
     assert "--hide and --masks exclude each other" in refused("evaluate", model, folder, "--hide", "text", "--masks")
     assert "cannot hide 'smell'" in refused("evaluate", model, folder, "--hide", "smell")
+    assert "cannot hide 'smell'" in refused("evaluate", "no-model", "no-rows", "--hide", "smell"), "before any reading"
     assert "no row of" in refused("evaluate", model, folder, "--hide", "text,audio,video", "-o", tmp_path / "o")
     assert "labels that fit never saw: high, low, middle" in refused(
         "evaluate", model, folder, "--set", "target=ui_ternary"

@@ -125,13 +125,14 @@ def evaluate(
 ) -> None:
     """Grade a model: every measure, confusion matrix and embedding as pictures."""
     from moiety.intent.answers import samples_at
-    from moiety.intent.classifier import IntentClassifier
+    from moiety.intent.classifier import IntentClassifier, check_hidden
     from moiety.intent.grading import grade, subsets
     from moiety.intent.pictures import draw_model
 
     hidden = tuple(split(hide) or ())
     if masks and hidden:
         raise ValueError("--hide and --masks exclude each other: --masks takes every set of modalities away in turn")
+    check_hidden(hidden)
     classifier = IntentClassifier.load(model)
     where = part or default_split(data)
     rows = samples_at(classifier, data, split=where, settings=settings or (), **of_clips(data, cache, on_error))

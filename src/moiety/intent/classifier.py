@@ -276,9 +276,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
 
     def _asked(self, X: Sequence[Any], hide: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         preparation = self._fitted()
-        for name in hide:
-            if name not in MODALITIES:
-                raise ValueError(f"cannot hide {name!r}; {nearest_name(name, MODALITIES)}")
+        check_hidden(hide)
         return self._predict(preparation.transform(_samples(X)), self._settings(), hide)
 
     def _predict(self, samples: Sequence[IntentSample], settings: IntentSettings, hide: Sequence[str] = ()) -> tuple:
@@ -305,6 +303,17 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"{where} holds labels that fit never saw: {', '.join(unknown[:5])}; known: {len(self.classes_)}"
             )
+
+
+def check_hidden(hide: Sequence[str]) -> None:
+    """Refuse what is no modality, before anything is read for it.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    for name in hide:
+        if name not in MODALITIES:
+            raise ValueError(f"cannot hide {name!r}; {nearest_name(name, MODALITIES)}")
 
 
 def _samples(X: Any) -> list[IntentSample]:
