@@ -125,9 +125,10 @@ def evaluate(
 ) -> None:
     """Grade a model: every measure, confusion matrix and embedding as pictures."""
     from moiety.intent.answers import samples_at
-    from moiety.intent.classifier import IntentClassifier, check_hidden
+    from moiety.intent.classifier import IntentClassifier
     from moiety.intent.grading import grade, subsets
     from moiety.intent.pictures import draw_model
+    from moiety.intent.samples import check_hidden
 
     hidden = tuple(split(hide) or ())
     if masks and hidden:

@@ -30,7 +30,7 @@ from moiety.intent.openset import (
     score_threshold,
 )
 from moiety.intent.prepare import Preparation
-from moiety.intent.samples import MODALITIES, IntentSample
+from moiety.intent.samples import MODALITIES, IntentSample, check_hidden
 from moiety.intent.settings import IntentSettings
 from moiety.intent.storage import load_classifier, save_classifier
 from moiety.intent.training import Rows, predict_logits, train
@@ -303,17 +303,6 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"{where} holds labels that fit never saw: {', '.join(unknown[:5])}; known: {len(self.classes_)}"
             )
-
-
-def check_hidden(hide: Sequence[str]) -> None:
-    """Refuse what is no modality, before anything is read for it.
-
-    Raises:
-        ValueError: a name is unknown.
-    """
-    for name in hide:
-        if name not in MODALITIES:
-            raise ValueError(f"cannot hide {name!r}; {nearest_name(name, MODALITIES)}")
 
 
 def _samples(X: Any) -> list[IntentSample]:

@@ -13,7 +13,7 @@ from moiety.config import describe_errors
 from moiety.groups import nearest_name
 from moiety.intent.baselines import METHODS
 from moiety.intent.data import HAZUMI_TARGETS
-from moiety.intent.samples import MODALITIES
+from moiety.intent.samples import MODALITIES, check_hidden
 from moiety.intent.settings import IntentSettings
 from moiety.section import Section
 from moiety.yaml_reader import RecipeError, read_tree
@@ -266,9 +266,7 @@ def hidden_names(joined: str) -> tuple[str, ...]:
         ('audio', 'video')
     """
     names = tuple(part.strip() for part in joined.split("+"))
-    for name in names:
-        if name not in MODALITIES:
-            raise ValueError(f"cannot hide {name!r}; {nearest_name(name, MODALITIES)}")
+    check_hidden(names)
     if len(set(names)) == len(MODALITIES):
         raise ValueError(f"{joined!r} hides every modality; leave one")
     return names

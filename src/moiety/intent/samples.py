@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from moiety.groups import nearest_name
+
 MODALITIES: tuple[str, ...] = ("text", "video", "audio")
 """Modalities of the intent wing, in the order of every concatenation."""
 
@@ -28,6 +30,17 @@ def fingerprint_of(settings: Mapping[str, Any]) -> str:
         '{"extractor":"prosody","rate":16000}'
     """
     return json.dumps(dict(settings), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def check_hidden(hide: Sequence[str]) -> None:
+    """Refuse what is no modality, before anything is read for it.
+
+    Raises:
+        ValueError: a name is unknown.
+    """
+    for name in hide:
+        if name not in MODALITIES:
+            raise ValueError(f"cannot hide {name!r}; {nearest_name(name, MODALITIES)}")
 
 
 class SampleError(ValueError):
