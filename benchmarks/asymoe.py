@@ -20,11 +20,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from layer import busy, machine, sample, saved_mib
+from layer import busy, interleaved, machine, saved_mib
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
@@ -70,7 +70,6 @@ class Runner:
     calls: dict[str, Callable[[], None]]
     activated: dict[str, int]
     saved_mib: float
-    times: dict[str, list[float]] = field(default_factory=dict)
 
 
 def settings_of(name: str, shape: Shape) -> MoESettings:
@@ -163,24 +162,13 @@ def step_call(name: str, shape: Shape, arguments: argparse.Namespace) -> Callabl
     return step
 
 
-def measure(runners: list[Runner], mode: str, rounds: int, clock: Callable[[], float]) -> None:
-    """Seconds per call, one entry a round, all rounds interleaved."""
-    for runner in runners:
-        runner.calls[mode]()
-        runner.times[mode] = []
-    for _ in range(rounds):
-        for runner in random.sample(runners, len(runners)):
-            runner.times[mode].append(sample(runner.calls[mode], clock))
-
-
-def rows_of(runners: list[Runner], mode: str) -> list[dict[str, Any]]:
+def rows_of(runners: list[Runner], times: dict[str, list[float]], mode: str) -> list[dict[str, Any]]:
     """One record for each variant."""
-    base = next(runner for runner in runners if runner.name == BASE).times[mode]
     rows = []
     for runner in runners:
-        ratio = [a / b for a, b in zip(runner.times[mode], base, strict=True)]
+        ratio = [a / b for a, b in zip(times[runner.name], times[BASE], strict=True)]
         q25, middle, q75 = statistics.quantiles(ratio, n=4)
-        row = {"impl": runner.name, "mode": mode, "ms": round(statistics.median(runner.times[mode]) * 1e3, 2)}
+        row = {"impl": runner.name, "mode": mode, "ms": round(statistics.median(times[runner.name]) * 1e3, 2)}
         row |= {"x_moiie": round(middle, 3), "q25": round(q25, 3), "q75": round(q75, 3)}
         rows.append(row | {"saved_mib": round(runner.saved_mib, 2), "activated": runner.activated})
     return rows
@@ -213,8 +201,8 @@ def run(arguments: argparse.Namespace) -> None:
             for runner in runners:
                 runner.calls["training step"] = step_call(runner.name, shape, arguments)
         for mode in runners[0].calls:
-            measure(runners, mode, arguments.rounds, clock)
-            rows = rows_of(runners, mode)
+            times = interleaved({runner.name: runner.calls[mode] for runner in runners}, arguments.rounds, clock)
+            rows = rows_of(runners, times, mode)
             control = abs(next(row["x_moiie"] for row in rows if row["impl"] == AGAIN) - 1)
             limit = 0.03 if arguments.threads == 1 else 0.08
             stamp = f"the two moiie rows differ by {control:.0%}" if control > limit else busy(load, arguments.threads)

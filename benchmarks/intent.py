@@ -26,12 +26,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from layer import busy, machine, sample, saved_mib
+from layer import busy, interleaved, machine, saved_mib
 from torch import Tensor
 
 from moiety.intent.baselines import METHODS
@@ -63,7 +63,6 @@ class Runner:
     calls: dict[str, Callable[[], None]]
     parameters: int
     memory: dict[str, float]
-    times: dict[str, list[float]] = field(default_factory=dict)
 
 
 def draw(lengths: tuple[int, int, int], batch: int, device: str) -> IntentBatch:
@@ -150,24 +149,15 @@ def batch_that_fits(lengths: tuple[int, int, int], arguments: argparse.Namespace
     return batch
 
 
-def measure(runners: list[Runner], mode: str, rounds: int, clock: Callable[[], float]) -> None:
-    """Seconds per call, one entry a round, all rounds interleaved."""
-    for runner in runners:
-        runner.calls[mode]()
-        runner.times[mode] = []
-    for _ in range(rounds):
-        for runner in random.sample(runners, len(runners)):
-            runner.times[mode].append(sample(runner.calls[mode], clock))
-
-
-def rows_of(runners: list[Runner], mode: str, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of(
+    runners: list[Runner], times: dict[str, list[float]], mode: str, facts: dict[str, Any]
+) -> list[dict[str, Any]]:
     """One record for each method."""
-    base = next(runner for runner in runners if runner.name == BASE).times[mode]
     rows = []
     for runner in runners:
-        ratio = [a / b for a, b in zip(runner.times[mode], base, strict=True)]
+        ratio = [a / b for a, b in zip(times[runner.name], times[BASE], strict=True)]
         q25, middle, q75 = statistics.quantiles(ratio, n=4)
-        row = {"impl": runner.name, "mode": mode, "ms": round(statistics.median(runner.times[mode]) * 1e3, 2)}
+        row = {"impl": runner.name, "mode": mode, "ms": round(statistics.median(times[runner.name]) * 1e3, 2)}
         row |= {"x_amess": round(middle, 3), "q25": round(q25, 3), "q75": round(q75, 3)}
         row |= {f"{kind}_mib": round(value, 1) for kind, value in runner.memory.items()}
         rows.append(facts | row | {"parameters": runner.parameters})
@@ -203,9 +193,9 @@ def run(arguments: argparse.Namespace) -> None:
         batch = draw(LENGTHS[name], size, arguments.device)
         runners = [build(variant, batch, arguments) for variant in arguments.variant]
         for mode in arguments.mode:
-            measure(runners, mode, arguments.rounds, clock)
+            times = interleaved({runner.name: runner.calls[mode] for runner in runners}, arguments.rounds, clock)
             facts = known | asked | {"length": name, "lengths": LENGTHS[name], "batch": size}
-            rows = rows_of(runners, mode, facts)
+            rows = rows_of(runners, times, mode, facts)
             control = abs(next(row["x_amess"] for row in rows if row["impl"] == AGAIN) - 1)
             stamp = f"the two amess rows differ by {control:.0%}" if control > limit else busy(load, arguments.threads)
             show(rows, stamp)

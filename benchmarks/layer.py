@@ -59,23 +59,14 @@ def prepare(name: str, case: Case, truth: list[Tensor]) -> Runner:
     """Build an implementation, measure its error and what it saves for backward."""
     built = IMPLEMENTATIONS[name](case)
     call, leaves, to_truth = built
-    known = {leaf.untyped_storage().data_ptr() for leaf in leaves}
-    saved: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        y = call()
+    saved = saved_mib(call, {leaf.untyped_storage().data_ptr() for leaf in leaves})
+    y = call()
     grads = to_truth(list(torch.autograd.grad(y, leaves, case.dout)))
     error = None
     if not name.startswith("dense"):
         pairs = zip([y.detach(), *grads], truth, strict=True)
         error = max(float((a.double() - b).norm() / b.norm()) for a, b in pairs)
-    return Runner(name, built, case, error, sum(saved.values()) / 2**20)
+    return Runner(name, built, case, error, saved)
 
 
 def saved_mib(call: Callable[[], Tensor], known: set[int]) -> float:
@@ -105,9 +96,10 @@ def sample(call: Callable[[], None], clock: Callable[[], float]) -> float:
             return passed / calls
 
 
-def measure(runners: list[Runner], mode: str, rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds per call of each implementation, one entry a round, all rounds interleaved."""
-    calls = {runner.name: runner.forward if mode == "forward" else runner.step for runner in runners}
+def interleaved(
+    calls: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds per call of each, one entry a round, all rounds interleaved in random order."""
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -204,7 +196,8 @@ def tables(name: str, arguments: argparse.Namespace, load: float) -> Iterator[tu
     for mode, passes in (("forward", 1), ("forward+backward", 3)):
         facts = {key: getattr(arguments, key) for key in ("tokens", "dtype", "vision_share")}
         flops = passes * 6.0 * arguments.tokens * shape.top_k * shape.hidden * shape.ffn
-        times = measure(runners, mode, arguments.rounds, clock)
+        calls = {runner.name: runner.forward if mode == "forward" else runner.step for runner in runners}
+        times = interleaved(calls, arguments.rounds, clock)
         rows = rows_of(times, runners, {"shape": name, "mode": mode} | facts, flops)
         control = abs(float(str(rows[1]["x_dense"])) - 1)
         stamp = f"the two dense rows differ by {control:.0%}" if control > limit else busy(load, arguments.threads)

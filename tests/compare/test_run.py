@@ -120,7 +120,7 @@ def test_another_recipe_is_refused(world: Path, finished: Path) -> None:
     changed = recipe(world, finished).model_dump()
     changed["evaluate"]["max_new_tokens"] = 3
     with pytest.raises(
-        ValueError, match=r"result.json was made with another recipe: evaluate.max_new_tokens was 2, is 3"
+        ValueError, match=r"result.json was made with other settings: evaluate.max_new_tokens was 2, is 3"
     ):
         run_compare(parse_recipe(changed))
 
@@ -187,7 +187,7 @@ def test_variants_run_beside_schemes_and_one_training_answers_twice(
     assert len(again.records) == 4
     tree = asked.model_dump()
     tree["compare"]["variants"]["asymoe-memory"]["clamp_alpha"] = 0.5
-    with pytest.raises(ValueError, match=r"made with another recipe: evaluate.clamp_alpha was 0.98, is 0.5"):
+    with pytest.raises(ValueError, match=r"made with other settings: evaluate.clamp_alpha was 0.98, is 0.5"):
         run_compare(parse_recipe(tree))
 
 

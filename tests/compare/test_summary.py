@@ -15,7 +15,7 @@ from PIL import Image
 from moiety.compare.pace import place_of, seconds_left
 from moiety.compare.page import report_page
 from moiety.compare.plot import draw
-from moiety.compare.records import RunRecord, differences, load_record, save_record
+from moiety.compare.records import RunRecord, load_record, save_record
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
 from moiety.compare.table import csv_text, json_text, markdown
 from moiety.comparison import CompareSettings
@@ -23,6 +23,7 @@ from moiety.config import EvaluateSettings, MoESettings
 from moiety.evaluate.report import Conflict
 from moiety.intervals import Estimate, wilson_interval
 from moiety.permutation import sign_flip_test
+from moiety.section import differences
 
 SIGNS = sign_flip_test([0.1, 0.2, 0.3])
 
@@ -141,7 +142,7 @@ def test_record_is_whole_and_refused_under_other_settings(tmp_path: Path) -> Non
     save_record(record("moiie", 0, 80, 60), tmp_path)
     assert load_record(tmp_path, {"a": 1}) == record("moiie", 0, 80, 60)
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-    with pytest.raises(ValueError, match=r"result.json was made with another recipe: a was 1, is 2. Choose another"):
+    with pytest.raises(ValueError, match=r"result.json was made with other settings: a was 1, is 2. Choose another"):
         load_record(tmp_path, {"a": 2})
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(ValueError, match=r"result.json is not the result of a run"):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moiety.evaluation import EvaluateSettings
-from moiety.saving import write_atomically
-from moiety.section import differences, with_defaults
+from moiety.run_files import load_run_file, save_run_file
+from moiety.section import with_defaults
 from moiety.train.ledger import whole_identity
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def run_name(scheme: str, seed: int) -> str:
 
 def save_record(record: RunRecord, folder: Path) -> None:
     """Write the record as ``result.json`` into `folder`."""
-    write_atomically(folder / RESULT, json.dumps(asdict(record), indent=1, sort_keys=True))
+    save_run_file(record, folder)
 
 
 def load_record(folder: Path, settings: Mapping[str, Any] | None = None) -> RunRecord | None:
@@ -75,22 +73,7 @@ def load_record(folder: Path, settings: Mapping[str, Any] | None = None) -> RunR
     Raises:
         ValueError: the record was made with other settings, or the file is not a record.
     """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    try:
-        record = RunRecord(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is not the result of a run ({error}); delete it to repeat the run") from error
-    if settings is not None:
-        changes = differences(whole(record.settings), whole(settings))
-        if changes:
-            raise ValueError(
-                f"{path} was made with another recipe: {'; '.join(changes[:5])}"
-                f"{f'; and {len(changes) - 5} more' if len(changes) > 5 else ''}. "
-                "Choose another `output`, or delete that folder to repeat the run"
-            )
-    return record
+    return load_run_file(folder, RunRecord, whole, settings)
 
 
 def whole(settings: Mapping[str, Any]) -> dict[str, Any]:

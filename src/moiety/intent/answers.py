@@ -117,5 +117,10 @@ def samples_at(
 
 
 def write_answers(rows: Sequence[dict[str, Any]], path: str | Path) -> None:
-    """JSON lines, whole or not at all."""
+    """Write answers as JSON lines, whole or not at all.
+
+    Args:
+        rows: What :func:`answers` gave.
+        path: File; an earlier one is replaced, missing folders are made.
+    """
     write_atomically(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from moiety.groups import nearest_name
 from moiety.intent.labels import HASHING
-from moiety.intent.media import decode_audio, decode_video
+from moiety.intent.media import Frames, decode_audio, decode_video
 from moiety.intent.rows import ClipRow
 from moiety.intent.samples import MODALITIES, fingerprint_of
 from moiety.intent.signal_audio import prosody
@@ -31,7 +31,11 @@ Features = tuple[np.ndarray, np.ndarray]
 
 
 class Extractor(Protocol):
-    """What makes the frames of one modality."""
+    """What makes the frames of one modality, ``(frames, dim)`` float32, and the second of each, ``(frames,)``.
+
+    Attributes:
+        modality: ``text``, ``video`` or ``audio``.
+    """
 
     modality: str
 
@@ -73,7 +77,10 @@ class BuiltIn:
 
 
 class ProsodySettings(Section):
-    """Options of :class:`Prosody`."""
+    """Options of :class:`Prosody`; widths of its windows in seconds, ``rate`` in samples a second.
+
+    Frames are ``(frames, 2 * (num_bands + 4))``: the bands and four more numbers, then their changes.
+    """
 
     rate: int = Field(16_000, ge=2_000, le=192_000, description="samples a second")
     window_s: float = Field(0.05, ge=0.01, le=0.5)
@@ -106,7 +113,10 @@ class Prosody(BuiltIn):
 
 
 class MotionSettings(Section):
-    """Options of :class:`Motion`."""
+    """Options of :class:`Motion`; sizes in pixels, ``fps`` in pictures a second.
+
+    Frames are ``(frames, 2 * rows * columns + 7)``: thumbnail, its change, and seven numbers of the whole picture.
+    """
 
     fps: float = Field(10.0, gt=0, le=240, description="most pictures a second")
     max_frames: int = Field(230, ge=1, description="later pictures are left out")
@@ -128,11 +138,8 @@ class Motion(BuiltIn):
     def extract(self, row: ClipRow) -> Features | None:
         """See :class:`Extractor`."""
         known = self.options
-        frames = row.clip and decode_video(
-            row.clip, fps=known.fps, max_frames=known.max_frames, start_s=row.start_s, end_s=row.end_s,
-            max_side=known.max_side,
-        )  # fmt: skip
-        if not frames:
+        frames = pictures_of(row, known)
+        if frames is None:
             return None
         features = motion(frames.images, frames.times, rows=known.rows, columns=known.columns)
         return features, frames.times.astype(np.float32)
@@ -180,6 +187,28 @@ def extractor_for(modality: str, spec: str | Mapping[str, Any], *, device: str =
             f"give {', '.join([*fitting, 'a Hugging Face id or folder'])}"
         )
     return kind(checked(options, name, given))
+
+
+def pictures_of(row: ClipRow, options: Any) -> Frames | None:
+    """Pictures of a row's clip; None where it has none.
+
+    Args:
+        row: The row.
+        options: With ``fps``, ``max_frames`` and ``max_side``.
+
+    Raises:
+        MediaError: the file cannot be used.
+    """
+    if row.clip is None:
+        return None
+    return decode_video(
+        row.clip,
+        fps=options.fps,
+        max_frames=options.max_frames,
+        start_s=row.start_s,
+        end_s=row.end_s,
+        max_side=options.max_side,
+    )
 
 
 def checked(options: type[Section], name: str, given: Mapping[str, Any]) -> Any:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from moiety.intent.extractors import VERSION, Extractor, Features, checked
+from moiety.intent.extractors import VERSION, Extractor, Features, checked, pictures_of
 from moiety.intent.features import LOADING_ERRORS, TextEncoder, frozen_model
-from moiety.intent.media import decode_audio, decode_video
+from moiety.intent.media import decode_audio
 from moiety.intent.rows import ClipRow
 from moiety.intent.samples import fingerprint_of
 from moiety.section import Section
@@ -30,14 +30,14 @@ _MADE = ("revision", "weights_sha256", "preprocessing")
 
 
 class SoundSettings(Section):
-    """Options of :class:`PretrainedSound`."""
+    """Options of :class:`PretrainedSound`, whose frames are ``(frames, hidden)``, some 50 a second."""
 
     layer: int | None = Field(None, ge=0, description="hidden state taken, 0 before the first block; null: the output")
     max_frames: int = Field(480, ge=1, description="longer sound is cut at the end")
 
 
 class PictureSettings(Section):
-    """Options of :class:`PretrainedPictures`."""
+    """Options of :class:`PretrainedPictures`, whose frames are ``(frames, hidden)``, one a picture."""
 
     fps: float = Field(10.0, gt=0, le=240, description="most pictures a second")
     max_frames: int = Field(230, ge=1, description="later pictures are left out")
@@ -48,7 +48,7 @@ class PictureSettings(Section):
 
 
 class WordSettings(Section):
-    """Options of :class:`PretrainedWords`."""
+    """Options of :class:`PretrainedWords`, whose frames are ``(pieces, hidden)``, marks included."""
 
     max_pieces: int = Field(64, ge=2, description="longer texts are cut here")
 
@@ -148,12 +148,8 @@ class PretrainedPictures(_Pretrained):
     @torch.no_grad()
     def extract(self, row: ClipRow) -> Features | None:
         """See :class:`Extractor`."""
-        known = self.options
-        frames = row.clip and decode_video(
-            row.clip, fps=known.fps, max_frames=known.max_frames, start_s=row.start_s, end_s=row.end_s,
-            max_side=known.max_side,
-        )  # fmt: skip
-        if not frames:
+        frames = pictures_of(row, self.options)
+        if frames is None:
             return None
         vectors = []
         for start in range(0, len(frames.images), self.batch_size):

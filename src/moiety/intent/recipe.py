@@ -179,7 +179,11 @@ class IntentCompareSettings(Section):
 
 
 class IntentRecipe(Section):
-    """Everything of one experiment."""
+    """Everything of one experiment: data, model, seeds, and what stands beside it in the table.
+
+    Raises:
+        ValidationError: a value or a name is wrong, also inside a variant; all problems are named at once.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     output: str = Field(description="folder that all results are written below")

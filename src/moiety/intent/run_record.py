@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from moiety.intent.settings import IntentSettings
-from moiety.saving import write_atomically
-from moiety.section import differences, with_defaults
+from moiety.run_files import load_run_file, save_run_file
+from moiety.section import with_defaults
 
 RUNS = "runs"
-RESULT = "result.json"
 
 
 def run_folder(output: str | Path, name: str, seed: int | None) -> Path:
@@ -59,7 +58,7 @@ class IntentRun:
 
 def save_run(run: IntentRun, folder: Path) -> None:
     """Write the record into `folder`."""
-    write_atomically(folder / RESULT, json.dumps(asdict(run), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    save_run_file(run, folder)
 
 
 def load_run(folder: Path, settings: Mapping[str, Any] | None = None) -> IntentRun | None:
@@ -72,21 +71,7 @@ def load_run(folder: Path, settings: Mapping[str, Any] | None = None) -> IntentR
     Raises:
         ValueError: the record was made with other settings, or the file is not a record.
     """
-    path = folder / RESULT
-    if not path.exists():
-        return None
-    try:
-        run = IntentRun(**json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is not the result of a run ({error}); delete it to repeat the run") from error
-    changes = [] if settings is None else differences(_whole(run.settings), _whole(settings))
-    if changes:
-        more = f"; and {len(changes) - 5} more" if len(changes) > 5 else ""
-        raise ValueError(
-            f"{path} was made with other settings: {'; '.join(changes[:5])}{more}. "
-            "Choose another `output`, or delete that folder to repeat the run"
-        )
-    return run
+    return load_run_file(folder, IntentRun, _whole, settings)
 
 
 def _whole(settings: Mapping[str, Any]) -> dict[str, Any]:
