@@ -4,7 +4,7 @@ VENV   ?= .venv
 TORCH  ?= torch>=2.10,<2.14
 BIN     = $(VENV)/bin
 
-.PHONY: demo demo-intent test check format doctest clean
+.PHONY: demo demo-intent test test-browser check format doctest clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -18,6 +18,11 @@ demo-intent: $(VENV)/.ready   ## make spoken clips, learn their intents from the
 
 test: $(VENV)/.ready       ## the test suite, about 6 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-browser: $(VENV)/.ready  ## what a person sees: app and pages in headless Chromium; brings gradio and selenium
+	@command -v chromedriver >/dev/null || { echo "no chromedriver on PATH; on Debian: apt-get install chromium chromium-driver"; exit 1; }
+	$(BIN)/python -m pip install --quiet --editable ".[app,browser]"
+	$(BIN)/python -m pytest -q -m browser tests/browser
 
 check: $(VENV)/.ready      ## format, lint, types, floors
 	$(BIN)/ruff format --check .
