@@ -61,7 +61,7 @@ def contrast_weights(members: Members) -> dict[str, float]:
 class VariantSettings(Section):
     """One more line of a comparison: the recipe's section ``moe`` with a few settings changed."""
 
-    scheme: str | None = Field(None, description="routing scheme; null: that of the recipe")
+    scheme: str | None = Field(None, description="routing scheme, or dense; null: that of the recipe")
     moe: dict[str, Any] = Field(default_factory=dict, description="settings that replace those of section moe")
     budget: Literal["equal", "own"] = Field(
         "equal", description="equal: as many activated parameters as the reference; own: as many as its settings give"

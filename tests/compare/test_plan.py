@@ -188,8 +188,11 @@ def test_messages_of_variants(small: LlavaConfig) -> None:
         plan({"variants": {"moiie-twin": {}}}, "moiie-twinn")
     with pytest.raises(ValueError, match=r"contrast 'gain' names 'moie'; known: .*did you mean 'moiie'"):
         plan({"contrasts": {"gain": ["moie", "vanilla"]}}, "moiie")
-    with pytest.raises(ValueError, match=r"compare.variants.a.scheme is 'dense', no routing scheme; known: "):
-        plan({"variants": {"a": {"scheme": "dense"}}}, "a")
+    with pytest.raises(ValueError, match=r"compare.variants.a.scheme is 'dens', no routing .*did you mean 'dense'"):
+        plan({"variants": {"a": {"scheme": "dens"}}}, "a")
+    for change in ({"moe": {"top_k": 1}}, {"clamp_alpha": 0.5}):
+        with pytest.raises(ValueError, match=r"compare.variants.a is dense: it has no experts; leave `moe` and"):
+            plan({"variants": {"a": {"scheme": "dense"} | change}}, "a")
     strict = {"variants": {"a": {"scheme": "vanilla"}}, "tolerance": 0.0}
     with pytest.raises(
         ValueError, match=r"'a' activates .* be equal, give the variant `budget: own`, or raise the tol"

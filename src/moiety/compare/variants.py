@@ -55,7 +55,7 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
         config: Config of the dense base.
 
     Returns:
-        None for ``dense``.
+        None for ``dense``, and for a variant of it.
 
     Raises:
         ValueError: the scheme cannot be built with the reference's `top_k`, or cannot be brought to its budget.
@@ -63,6 +63,9 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
     reference = recipe.moe
     if name in recipe.compare.variants:
         variant = recipe.compare.variants[name]
+        if variant.scheme == "dense":
+            _check_dense(name, variant)
+            return None
         settings = variant_settings(name, variant, reference)
         as_it_is = variant.budget == "own" or settings == reference
         return settings if as_it_is else equalised(settings, recipe, config)
@@ -75,6 +78,12 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
     return settings if name in UNWIDENED else equalised(settings, recipe, config)
 
 
+def _check_dense(name: str, variant: VariantSettings) -> None:
+    """A variant of the dense model answers in another way; it has no experts to vary."""
+    if variant.moe or variant.clamp_alpha is not None:
+        raise ValueError(f"compare.variants.{name} is dense: it has no experts; leave `moe` and `clamp_alpha` out")
+
+
 def variant_settings(name: str, variant: VariantSettings, reference: MoESettings) -> MoESettings:
     """The reference's settings with those of a variant over them, before any width is chosen.
 
@@ -84,7 +93,8 @@ def variant_settings(name: str, variant: VariantSettings, reference: MoESettings
     scheme = variant.scheme or reference.scheme
     if scheme not in ROUTERS:
         raise ValueError(
-            f"compare.variants.{name}.scheme is {scheme!r}, no routing scheme; {nearest_name(scheme, ROUTERS)}"
+            f"compare.variants.{name}.scheme is {scheme!r}, no routing scheme; "
+            f"{nearest_name(scheme, ['dense', *ROUTERS])}"
         )
     start = reference if scheme == reference.scheme else carried_over(scheme, reference)
     return MoESettings.model_validate(variant.over(start.model_dump()))
