@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +19,16 @@ from moiety.vlm.images import open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 HELP = "/image PATH adds a picture to your next question · /reset starts anew · /quit leaves"
+STOPPED = "\nstopped; the question is forgotten, its pictures go with the next one\n"
+LEAVING = "\n/quit or Ctrl-D leaves; Ctrl-C stops an answer\n"
+# What a question can meet that is no mistake of ours: a picture or text that does not fit, a device that is full.
+UNANSWERED = (ValueError, torch.OutOfMemoryError)
 
 
 class Conversation:
     """Turns and pictures so far, and the model that answers.
+
+    The last prompt stays in ``batch``, with the answer behind it in ``ids``, for those who look at how it was read.
 
     Args:
         model: A vision-language model, sparse or dense.
@@ -38,15 +47,17 @@ class Conversation:
         self.turns: list[Turn] = []
         self.images: dict[str, Image.Image] = {}
         self._waiting: list[str] = []
+        self.batch: dict[str, torch.Tensor] = {}
+        self.ids: list[int] = []
 
-    def add_image(self, path: str | Path) -> None:
-        """Show a picture with the next question.
+    def add_image(self, picture: Image.Image | str | Path) -> None:
+        """Show a picture, or the one in a file, with the next question.
 
         Raises:
-            FileNotFoundError: there is no such file.
+            OSError: there is no such file, or it cannot be read.
             ValueError: it is not a picture.
         """
-        picture = open_picture(path)
+        picture = picture.convert("RGB") if isinstance(picture, Image.Image) else open_picture(picture)
         name = f"picture-{len(self.images)}"
         self.images[name] = picture
         self._waiting.append(name)
@@ -54,27 +65,68 @@ class Conversation:
     def ask(self, question: str, on_text: Callable[[str], object] | None = None) -> str:
         """Answer one question in the light of all turns before.
 
+        A question that is not answered, for whatever reason, leaves the conversation as it was.
+
         Args:
             question: What the person says.
-            on_text: Called with every piece of the answer as it is made.
+            on_text: Called with every piece of the answer as it is made; what it raises ends the answer.
+
+        Raises:
+            ValueError: the question is empty or holds an image mark, or the conversation is too long for the model.
         """
-        marks = f"{IMAGE_MARK}\n" * len(self._waiting)
-        turns = [*self.turns, Turn("user", marks + question)]
+        if not question.strip():
+            raise ValueError("the question is empty; ask something")
+        if IMAGE_MARK in question:
+            raise ValueError(
+                f"the question holds {IMAGE_MARK}, the mark of a picture; leave it out and add the picture"
+            )
+        turns = [*self.turns, Turn("user", f"{IMAGE_MARK}\n" * len(self._waiting) + question)]
         row = Row(id="chat", turns=tuple(turns), images=tuple(self.images))
         batch = prompt_batch([row], self.processor, self.images)
+        ids = self._generate(batch, on_text)
+        made = ids[batch["input_ids"].shape[1] :]
+        answer: str = self.processor.tokenizer.decode(made, skip_special_tokens=True).strip()
+        self.batch, self.ids = batch, ids
+        self.turns = [*turns, Turn("assistant", answer)]
+        self._waiting = []
+        return answer
+
+    def forget_waiting(self) -> int:
+        """Take back the pictures that wait for the next question; the result is how many there were."""
+        for name in self._waiting:
+            del self.images[name]
+        count, self._waiting = len(self._waiting), []
+        return count
+
+    def _generate(self, batch: Mapping[str, torch.Tensor], on_text: Callable[[str], object] | None) -> list[int]:
+        """Greedy continuation of a prompt: prompt and answer token ids."""
+        room = self.room_for_answer(batch["input_ids"].shape[1])
         with torch.no_grad():
             made = self.model.generate(
                 **{name: value.to(self.model.device) for name, value in batch.items() if name != "modality_ids"},
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=min(self.max_new_tokens, room),
                 do_sample=False,
                 num_beams=1,
                 streamer=PieceStreamer(self.processor.tokenizer, on_text) if on_text else None,
             )
-        ids = made[0, batch["input_ids"].shape[1] :]
-        answer = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        self.turns = [*turns, Turn("assistant", answer)]
-        self._waiting = []
-        return answer
+        ids: list[int] = made[0].tolist()
+        return ids
+
+    def room_for_answer(self, prompt_length: int) -> int:
+        """How many tokens the model can still read behind a prompt.
+
+        Raises:
+            ValueError: none.
+        """
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if context is None:
+            return self.max_new_tokens
+        if prompt_length >= context:
+            raise ValueError(
+                f"the conversation has {prompt_length:,} tokens, pictures included, and the model reads at most "
+                f"{context:,}; start anew or ask something shorter"
+            )
+        return int(context - prompt_length)
 
 
 class PieceStreamer(TextStreamer):
@@ -102,25 +154,49 @@ def run_chat(
         conversation: Where turns are kept.
         source: Lines of the person; default: stdin, a terminal or a pipe.
         write: Receives everything that is to be shown; default: stdout.
-        prompt: Shown before each line is read, for terminals.
+        prompt: Shown before each line is read. With one, a person sits there: Ctrl-C stops an answer and no more.
 
     Returns:
         Number of questions answered.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C where there is no prompt.
     """
-    source = sys.stdin if source is None else source
     write = _to_stdout if write is None else write
+    read = _typed if source is None and prompt and sys.stdin.isatty() else _reader(source or sys.stdin, write)
     answered = 0
     while True:
-        write(prompt)
-        line = source.readline()
+        try:
+            line = read(prompt)
+        except KeyboardInterrupt:
+            if not prompt:
+                raise
+            write(LEAVING)
+            continue
         if not line or line.strip() == "/quit":
+            write("\n" if prompt and not line else "")
             return answered
         if line.strip().startswith("/"):
             write(command(conversation, line.strip()) + "\n")
         elif line.strip():
-            conversation.ask(line.strip(), write)
-            write("\n")
-            answered += 1
+            answered += _answer(conversation, line.strip(), write, may_stop=bool(prompt))
+
+
+def _answer(conversation: Conversation, question: str, write: Callable[[str], object], may_stop: bool) -> bool:
+    """Answer one line; False, with the reason shown, where that cannot be done."""
+    try:
+        said = conversation.ask(question, write)
+    except UNANSWERED as error:
+        dropped = " (its pictures are forgotten)" if conversation.forget_waiting() else ""
+        write(f"error: {error}{dropped}\n")
+        return False
+    except KeyboardInterrupt:
+        if not may_stop:
+            raise
+        write(STOPPED)
+        return False
+    write("\n" if said else "(no answer)\n")
+    return True
 
 
 def command(conversation: Conversation, line: str) -> str:
@@ -131,13 +207,50 @@ def command(conversation: Conversation, line: str) -> str:
         return "starting anew"
     if word == "/image" and rest.strip():
         try:
-            conversation.add_image(rest.strip())
-        except (FileNotFoundError, ValueError) as error:
+            path = as_path(rest.strip())
+            conversation.add_image(path)
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a home folder of nobody, ~gone/a.png
             return f"error: {error}"
-        return f"{rest.strip()} goes with your next question"
+        return f"{path} goes with your next question"
     if word == "/image":
         return "error: /image needs a path, for instance /image photo.jpg"
     return HELP if word == "/help" else f"error: unknown command {word}; {HELP}"
+
+
+def as_path(text: str) -> str:
+    """A path as typed, or without the quotes and backslashes that a terminal adds to a file dropped on it.
+
+    Example:
+        >>> as_path("my photo.jpg"), as_path("'my photo.jpg'"), as_path("my\\\\ photo.jpg")
+        ('my photo.jpg', 'my photo.jpg', 'my photo.jpg')
+    """
+    if Path(text).exists():
+        return text
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # a quote without its other half
+        return text
+    return parts[0] if len(parts) == 1 else text
+
+
+def _reader(source: IO[str], write: Callable[[str], object]) -> Callable[[str], str]:
+    """Reads lines of a file or a pipe."""
+
+    def read(prompt: str) -> str:
+        write(prompt)
+        return source.readline()
+
+    return read
+
+
+def _typed(prompt: str) -> str:
+    """A line from a terminal, with arrow keys and history where Python has them; empty at Ctrl-D."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("readline")
+    try:
+        return input(prompt) + "\n"
+    except EOFError:
+        return ""
 
 
 def _to_stdout(text: str) -> None:

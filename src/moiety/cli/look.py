@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,9 +96,13 @@ def chat(
 ) -> None:
     """Talk with a model about pictures; works in a terminal and through a pipe."""
     from moiety.chat import HELP, Conversation, run_chat
+    from moiety.vlm.images import open_picture
 
+    first = None if image is None else open_picture(image)  # before the model: a wrong path should not cost its loading
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a stray byte in a pipe costs one letter, not the conversation
     conversation = Conversation(*load_both(model, device), max_new_tokens=max_new_tokens)
-    if image is not None:
-        conversation.add_image(image)
+    if first is not None:
+        conversation.add_image(first)
     say(HELP)
     run_chat(conversation, prompt="> " if sys.stdin.isatty() else "")

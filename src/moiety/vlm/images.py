@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 class Pictures(Protocol):
@@ -83,7 +83,7 @@ def open_picture(path: str | Path) -> Image.Image:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no picture at {path}")
+        raise FileNotFoundError(f"no picture at {path}{': that is a folder' * path.is_dir()}")
     return decode(path.read_bytes(), str(path))
 
 
@@ -99,7 +99,8 @@ def decode(content: bytes, where: str) -> Image.Image:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises all four
-        raise ValueError(f"picture {where} cannot be decoded ({len(content)} bytes): {error}") from error
+        why = "no format of pictures that is known" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"picture {where} cannot be decoded ({len(content)} bytes): {why}") from error
 
 
 def _is_folder(path: Path) -> bool:
