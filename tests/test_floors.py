@@ -16,7 +16,7 @@ FLOORS = {
     ),
     1: ("moe",),
     2: ("vlm", "scenes", "worlds"),
-    3: ("train", "compare", "evaluate", "lens", "chat", "demo"),
+    3: ("train", "compare", "evaluate", "lens", "chat", "serve", "lmms", "demo"),
     4: ("cli", "__init__", "__main__"),
 }
 WING = {
@@ -47,7 +47,21 @@ WING = {
     ),
 }
 """The intent wing has all floors under one roof; it and the mixture wing never import each other."""
-MIXTURE = {"moe", "vlm", "train", "compare", "evaluate", "lens", "chat", "demo", "scenes", "worlds", "asymmetric"}
+MIXTURE = {
+    "moe",
+    "vlm",
+    "train",
+    "compare",
+    "evaluate",
+    "lens",
+    "chat",
+    "serve",
+    "lmms",
+    "demo",
+    "scenes",
+    "worlds",
+    "asymmetric",
+}
 MAX_FILE, MAX_FUNCTION = 350, 50
 
 

@@ -18,7 +18,7 @@ from moiety.cli.door import new_app
 HEAVY = {"torch", "transformers", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "accelerate"}
 VERBS = (
     *("env", "recipes", "upcycle", "params", "data", "train", "compare", "evaluate", "score", "inspect", "chat"),
-    "demo",
+    *("serve", "demo"),
 )
 
 

@@ -13,12 +13,13 @@ from moiety.cli.environment import env
 from moiety.cli.look import chat, ground, inspect
 from moiety.cli.models import params, upcycle
 from moiety.cli.runs import compare, demo, evaluate, train
+from moiety.cli.serve import serve
 
 app = new_app()
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(intent.app, name="intent")
-for verb in (env, upcycle, params, train, compare, evaluate, score, inspect, ground, chat, demo):
+for verb in (env, upcycle, params, train, compare, evaluate, score, inspect, ground, chat, serve, demo):
     app.command(verb.__name__)(verb)
 
 

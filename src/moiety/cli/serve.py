@@ -1,0 +1,68 @@
+"""``moiety serve``: a model behind OpenAI's chat protocol."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moiety.cli.door import say
+from moiety.cli.look import DeviceOption, ModelFolder, load_both
+
+
+def serve(
+    model: ModelFolder,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="Name of the model in the protocol; default: of its folder.")] = None,
+    device: DeviceOption = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Longest answer; also where a request names no length.")
+    ] = 512,
+    max_images: Annotated[int, typer.Option(min=0, help="Pictures of one request.")] = 16,
+    max_body_mb: Annotated[int, typer.Option(min=1, help="MiB of one request, pictures included.")] = 32,
+    key_variable: Annotated[
+        str | None, typer.Option(help="Environment variable with the key that clients must show.")
+    ] = None,
+) -> None:
+    """Let programs talk with a model: OpenAI's chat protocol, one model, nothing read but the request."""
+    from moiety.serve import Limits, require_packages
+
+    require_packages()
+    from moiety.serve.server import Server, address_of, is_open_to_others, open_port
+
+    key = _key(key_variable)
+    with open_port(host, port) as bound:
+        from moiety.serve.answering import ChatHandler
+
+        limits = Limits(max_new_tokens=max_new_tokens, max_images=max_images, max_body_bytes=max_body_mb * 2**20)
+        handler = ChatHandler(*load_both(model, device), name or Path(model).resolve().name, limits)
+
+        def ready() -> None:
+            say(f"{handler.name} answers at {address_of(bound)}/v1 (OpenAI's chat protocol); stop with Ctrl-C")
+            say(f"try: curl {address_of(bound)}/v1/models")
+            if is_open_to_others(bound):
+                say(f"warning: other machines can reach {host}; {_danger(key)}")
+
+        Server(handler, bound, key, ready).run()
+
+
+def _key(variable: str | None) -> str | None:
+    """The key in an environment variable, never one on the command line, where every user of a machine can read it.
+
+    Raises:
+        ValueError: the variable is empty or not set.
+    """
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ValueError(f"--key-variable {variable}: the environment holds no such variable, or an empty one")
+    return key
+
+
+def _danger(key: str | None) -> str:
+    ask = "who shows the key may ask" if key else "anybody there may ask, for want of --key-variable"
+    return f"{ask}, and nothing is encrypted"

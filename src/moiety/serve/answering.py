@@ -1,0 +1,278 @@
+"""From a checked request to an answer: our prompt, transformers' chat handler, one thread for all answers.
+
+The handler of ``transformers serve`` keeps the protocol: pieces, ends, counts, a client that leaves. The prompt is made
+by the same code as for ``moiety chat`` and ``evaluate``, so that a model says the same to all three; why the handler's
+own prompt will not do stands in docs/decisions/0011.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jinja2
+import torch
+from openai.types.completion_usage import CompletionUsage
+from PIL import Image
+from starlette.responses import JSONResponse, Response
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
+from transformers.cli.serving.utils import BaseGenerateManager, InferenceThread, _StreamError
+
+from moiety.evaluate.decoding import keywords_of_generate
+from moiety.serve.request import ChatRequest, ImagePart, Limits, Refusal
+from moiety.vlm.data import prompt_batch
+from moiety.vlm.rows import IMAGE_MARK, Row, Turn
+from moiety.vlm.templates import control_ids
+
+logger = logging.getLogger(__name__)
+
+FAILED = "the model failed on this request; the log of the server says why"
+
+
+def row_of(request: ChatRequest) -> Row:
+    """The conversation as a row of data: parts of one message are joined by line breaks, pictures named by order."""
+    turns, num_images = [], 0
+    for message in request.messages:
+        texts = [IMAGE_MARK if isinstance(part, ImagePart) else part.text for part in message.content]
+        num_images += sum(isinstance(part, ImagePart) for part in message.content)
+        turns.append(Turn(message.role, "\n".join(texts)))
+    return Row(id="request", turns=tuple(turns), images=tuple(map(str, range(num_images))))
+
+
+def settled(text: str, stops: Sequence[str], *, last: bool) -> str:
+    """The part of an answer that will not change any more, without outer blanks and up to the first of `stops`.
+
+    Example:
+        >>> settled(" two dogs ", [], last=False), settled("two END", [" END"], last=True)
+        ('two dogs', 'two')
+        >>> settled("two E", ["END"], last=False), settled("two E", ["END"], last=True)
+        ('two', 'two E')
+    """
+    places = [text.find(stop) for stop in stops if stop in text]
+    if places:
+        return text[: min(places)].strip()
+    if not last:  # half a character, the beginning of a stop
+        text = text.rstrip("\ufffd")
+        begun = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+        text = text[: len(text) - max(begun, default=0)]
+    return text.strip()
+
+
+class Answer(StoppingCriteria):
+    """An answer in the making: reads the tokens after each step, tells what is settled, says when to stop.
+
+    Args:
+        tokenizer: Decodes the answer.
+        prompt_length: Tokens before the answer.
+        stops: Texts that end it and do not belong to it.
+        send: Called with each further piece; None: nobody is waiting for pieces.
+    """
+
+    def __init__(
+        self, tokenizer: Any, prompt_length: int, stops: Sequence[str], send: Callable[[str], object] | None = None
+    ) -> None:
+        self.tokenizer, self.prompt_length, self.stops, self.send = tokenizer, prompt_length, stops, send
+        self.ids: list[int] = []
+        self.sent = ""
+        self._cancelled = threading.Event()
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        """Tokens so far ``(1, seq)`` -> whether to stop ``(1,)``."""
+        self.ids = input_ids[0, self.prompt_length :].tolist()
+        stop = self._cancelled.is_set()
+        if self.stops or self.send:
+            text = self._decoded()
+            stop = stop or any(word in text for word in self.stops)
+            self._tell(settled(text, self.stops, last=False))
+        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
+
+    @property
+    def text(self) -> str:
+        """The whole answer, when no token follows any more."""
+        return settled(self._decoded(), self.stops, last=True)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens made so far, the end of the turn among them."""
+        return len(self.ids)
+
+    def finish(self) -> None:
+        """Tell the rest."""
+        self._tell(self.text)
+
+    def cancel(self) -> None:
+        """Stop after the next token; nobody is listening."""
+        self._cancelled.set()
+
+    def _decoded(self) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=True)
+
+    def _tell(self, text: str) -> None:
+        if self.send is not None and len(text) > len(self.sent) and text.startswith(self.sent):
+            self.send(text[len(self.sent) :])
+            self.sent = text
+
+
+class Generation(BaseGenerateManager):
+    """How one request is answered: on the thread of all answers, one after the other.
+
+    Args:
+        thread: Where models run.
+        running: Every answer in the making, for a server that stops.
+        request: Seed and stops.
+    """
+
+    def __init__(self, thread: InferenceThread, running: weakref.WeakSet[Answer], request: ChatRequest) -> None:
+        self.thread, self.running = thread, running
+        self.seed, self.stops = request.seed, tuple(request.stop or ())
+        self.answer: Answer | None = None
+
+    def generate_streaming(
+        self, model: Any, processor: Any, inputs: Any, gen_config: Any, request_id: str, response_parser: Any = None
+    ) -> tuple[asyncio.Queue[Any], Any]:
+        """Pieces as they settle, then None; and the answer, which counts tokens and can be cancelled."""
+        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
+
+        def send(piece: Any) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, piece)
+
+        answer = self._new(processor, inputs, send)
+
+        def run() -> None:
+            try:
+                self._generate(model, inputs, gen_config, answer)
+                answer.finish()
+                send(None)
+            except Exception:
+                logger.exception("an answer failed")
+                send(_StreamError(FAILED))
+
+        self.thread.submit(run)
+        return queue, answer
+
+    async def generate_non_streaming(
+        self, model: Any, processor: Any, inputs: Any, gen_config: Any, request_id: str
+    ) -> tuple[str, int, Any]:
+        """Text, number of prompt tokens, ids of the answer."""
+        answer = self._new(processor, inputs)
+        try:
+            await asyncio.wrap_future(self.thread.submit(self._generate, model, inputs, gen_config, answer))
+        finally:
+            answer.cancel()  # whoever stops waiting stops the model
+        return answer.text, answer.prompt_length, answer.ids
+
+    def stop(self) -> None:
+        """Stop after the next token."""
+        if self.answer is not None:
+            self.answer.cancel()
+
+    def _new(self, processor: Any, inputs: Any, send: Callable[[str], object] | None = None) -> Answer:
+        self.answer = Answer(processor.tokenizer, inputs["input_ids"].shape[1], self.stops, send)
+        self.running.add(self.answer)
+        return self.answer
+
+    def _generate(self, model: Any, inputs: Any, gen_config: Any, answer: Answer) -> None:
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+        model.generate(**inputs, generation_config=gen_config, stopping_criteria=StoppingCriteriaList([answer]))
+
+
+class ChatHandler(ChatCompletionHandler):
+    """transformers' handler with one model, which it cannot load, unload or exchange.
+
+    Args:
+        model: A vision-language model, sparse or dense; put into eval mode.
+        processor: Its processor, with a chat template.
+        name: Name of the model in answers.
+        limits: What is too much.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str, limits: Limits) -> None:
+        super().__init__(model_manager=None, generation_state=None)  # type: ignore[arg-type]  # both load by name
+        self.model, self.processor, self.name, self.limits = model.eval(), processor, name, limits
+        known = control_ids(processor)
+        tokens = processor.tokenizer.convert_ids_to_tokens(sorted(known))
+        self.control = tuple(dict.fromkeys([IMAGE_MARK, *filter(None, tokens)]))
+        self.thread = InferenceThread()
+        self.running: weakref.WeakSet[Answer] = weakref.WeakSet()
+
+    async def answer(self, request: ChatRequest, pictures: Sequence[Image.Image], request_id: str) -> Response:
+        """The response to a request that passed every check that needs no model.
+
+        Raises:
+            Refusal: the prompt cannot be made, or is longer than the model reads.
+        """
+        inputs = await asyncio.wrap_future(self.thread.submit(self.prepare, request, pictures))
+        config = self.generation_config(request, inputs["input_ids"].shape[1])
+        generation = Generation(self.thread, self.running, request)
+        about = (request_id, self.model, self.processor, self.name, inputs, config, generation)
+        return self._streaming(*about) if request.stream else await self._non_streaming(*about)
+
+    def prepare(self, request: ChatRequest, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """Keywords of ``generate``, each ``(1, seq)`` or per picture, made as for every other verb.
+
+        Raises:
+            Refusal: the chat template or the processor does not take these turns or pictures.
+        """
+        named = {str(number): picture for number, picture in enumerate(pictures)}
+        try:
+            batch = prompt_batch([row_of(request)], self.processor, named)
+        except (ValueError, jinja2.TemplateError) as error:
+            raise Refusal(400, f"no prompt can be made of these messages: {error}", "messages") from error
+        return keywords_of_generate(self.model, batch)
+
+    def generation_config(self, request: ChatRequest, prompt_length: int) -> Any:
+        """The model's own settings with those of the request; likeliest tokens unless a temperature is given.
+
+        Raises:
+            Refusal: prompt and answer are longer than the model reads.
+        """
+        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        wanted = request.max_new_tokens(self.limits)
+        if room is not None and prompt_length + wanted > room:
+            if prompt_length >= room or request.max_tokens or request.max_completion_tokens:
+                raise Refusal(
+                    400,
+                    f"a prompt of {prompt_length:,} tokens and an answer of {wanted:,}; this model reads {room:,}",
+                    "messages",
+                    "context_length_exceeded",
+                )
+            wanted = room - prompt_length
+        config = copy.deepcopy(self.model.generation_config)
+        sample = bool(request.temperature)
+        config.do_sample, config.num_beams, config.max_new_tokens = sample, 1, wanted
+        config.temperature, config.top_p, config.top_k = (
+            (request.temperature, request.top_p, 0) if sample else (None,) * 3
+        )
+        return config
+
+    def stop(self) -> None:
+        """End every answer after its next token."""
+        for answer in list(self.running):
+            answer.cancel()
+
+    async def _non_streaming(
+        self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any,
+        gen_manager: Any, tools: Any = None,
+    ) -> JSONResponse:  # fmt: skip
+        """As in transformers, but what the model said is not read again by a template for tools."""
+        started = time.perf_counter()
+        text, num_prompt, ids = await gen_manager.generate_non_streaming(
+            model, processor, inputs, gen_config, request_id
+        )
+        usage = CompletionUsage(
+            prompt_tokens=num_prompt, completion_tokens=len(ids), total_tokens=num_prompt + len(ids)
+        )
+        cut = len(ids) >= gen_config.max_new_tokens
+        logger.info("%d + %d tokens in %.1f s", num_prompt, len(ids), time.perf_counter() - started)
+        return JSONResponse(
+            self._build_completion(request_id, text, model_id, finish_reason="length" if cut else "stop", usage=usage)
+        )

@@ -1,0 +1,197 @@
+"""The routes of the server: three addresses, everything else is refused in OpenAI's form."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from moiety.serve.answering import FAILED, ChatHandler
+from moiety.serve.pictures import decode_pictures
+from moiety.serve.request import Limits, Refusal, read_request
+
+logger = logging.getLogger(__name__)
+
+HEARD_OUT = 8
+"""Times the limit up to which a body that is too long is read and thrown away, so that its sender hears the answer."""
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Counter:
+    """The counter where requests are taken: one model, known by one name.
+
+    Args:
+        handler: Answers what passed.
+        key: What clients must show, or None.
+    """
+
+    def __init__(self, handler: ChatHandler, key: str | None = None) -> None:
+        self.handler, self.key = handler, key
+        self.limits: Limits = handler.limits
+        self.created = int(time.time())
+        self.num_waiting = 0
+
+    async def chat(self, request: Request) -> Response:
+        """``POST /v1/chat/completions``."""
+        if self.num_waiting >= self.limits.max_waiting:
+            raise Refusal(
+                429, f"{self.num_waiting} requests wait already; try again later", code="busy", kind="rate_limit_error"
+            )
+        self.num_waiting += 1
+        try:
+            response = await self._answered(request)
+        except BaseException:
+            self.num_waiting -= 1
+            raise
+        if not isinstance(response, StreamingResponse):
+            self.num_waiting -= 1
+            return response
+        response.body_iterator = self._to_the_end(response.body_iterator)
+        return response
+
+    async def models(self, request: Request) -> Response:
+        """``GET /v1/models``: a list of one."""
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def model(self, request: Request) -> Response:
+        """``GET /v1/models/NAME``."""
+        if request.path_params["name"] != self.handler.name:
+            raise Refusal(404, f"no such model here; known: {self.handler.name}", "model", "model_not_found")
+        return JSONResponse(self._card())
+
+    async def health(self, request: Request) -> Response:
+        """``GET /health``: alive, and how many requests are in work; needs no key."""
+        return JSONResponse({"status": "ok", "waiting": self.num_waiting})
+
+    def check_key(self, request: Request) -> None:
+        """Compare the key of a request with ours, in a time that tells nothing.
+
+        Raises:
+            Refusal: it is missing or another one.
+        """
+        shown = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key is not None and not hmac.compare_digest(shown.encode(), self.key.encode()):
+            raise Refusal(401, "this server wants its key as `Authorization: Bearer KEY`", code="invalid_api_key")
+
+    def _card(self) -> dict[str, Any]:
+        return {"id": self.handler.name, "object": "model", "created": self.created, "owned_by": "moiety"}
+
+    async def _answered(self, request: Request) -> Response:
+        content = await read_body(request, self.limits)
+        asked = await run_in_threadpool(read_request, content, self.handler.name, self.limits, self.handler.control)
+        pictures = await run_in_threadpool(decode_pictures, asked, self.limits)
+        working = asyncio.ensure_future(self.handler.answer(asked, pictures, f"chatcmpl-{uuid.uuid4().hex}"))
+        try:
+            while not (await asyncio.wait({working}, timeout=1.0))[0]:
+                if await request.is_disconnected():
+                    raise ClientDisconnect
+            return working.result()
+        finally:
+            working.cancel()  # of a finished one this does nothing
+
+    async def _to_the_end(self, pieces: Any) -> AsyncIterator[Any]:
+        """A stream with the last line that OpenAI's streams have, counted until it is told or nobody listens."""
+        try:
+            async for piece in pieces:
+                yield piece
+            yield "data: [DONE]\n\n"
+        finally:
+            self.num_waiting -= 1
+            await pieces.aclose()
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body of a JSON request, never more than the limit of it in memory.
+
+    Raises:
+        Refusal: it is not JSON by its own account, too long, or too slow.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Refusal(415, f"content-type must be application/json, got {kind[:80]!r}")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refusal(415, "packed bodies are not read; leave out content-encoding")
+    declared = request.headers.get("content-length", "0")
+    size = int(declared) if declared.isdecimal() else 0
+    if size > HEARD_OUT * limits.max_body_bytes:
+        raise _too_long(size, limits)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > HEARD_OUT * limits.max_body_bytes:
+                    break
+                if size <= limits.max_body_bytes:
+                    chunks.append(chunk)
+    except TimeoutError as error:
+        raise Refusal(408, f"{size:,} bytes came in {limits.body_seconds:g} s; send the request faster") from error
+    if size > limits.max_body_bytes:
+        raise _too_long(size, limits)
+    return b"".join(chunks)
+
+
+def _too_long(size: int, limits: Limits) -> Refusal:
+    given, most = size / 2**20, limits.max_body_bytes / 2**20
+    return Refusal(
+        413,
+        f"a body of {given:,.1f} MiB; at most {most:,.1f} MiB are read: send fewer or smaller pictures",
+        code="too_long",
+    )
+
+
+def build_app(handler: ChatHandler, key: str | None = None) -> Starlette:
+    """The web application around one handler.
+
+    Args:
+        handler: Model, processor, name and limits.
+        key: What clients must show as bearer token; None: nothing.
+    """
+    counter = Counter(handler, key)
+    routes = [
+        Route("/v1/chat/completions", _guarded(counter.chat, counter), methods=["POST"]),
+        Route("/v1/models", _guarded(counter.models, counter), methods=["GET"]),
+        Route("/v1/models/{name:path}", _guarded(counter.model, counter), methods=["GET"]),
+        Route("/health", counter.health, methods=["GET"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _no_such_place})
+
+
+def _guarded(endpoint: _Endpoint, counter: Counter) -> _Endpoint:
+    """Key first, then the endpoint; whatever it raises becomes an answer in OpenAI's form."""
+
+    async def guarded(request: Request) -> Response:
+        try:
+            counter.check_key(request)
+            return await endpoint(request)
+        except Refusal as refusal:
+            logger.info("refused (%d): %s", refusal.status, refusal.message)
+            return JSONResponse(refusal.body(), refusal.status)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody hears it
+        except Exception:
+            logger.exception("a request failed")
+            return JSONResponse(Refusal(500, FAILED, kind="server_error").body(), 500)
+
+    return guarded
+
+
+async def _no_such_place(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    message = (
+        f"{request.method} {request.url.path[:80]} is not served; this server has POST /v1/chat/completions, "
+        "GET /v1/models and GET /health, and one model that requests neither load nor unload"
+    )
+    return JSONResponse(Refusal(status, message, code="unknown_url").body(), status)

@@ -1,0 +1,273 @@
+"""What a chat request may say: its fields, their ranges, and one refusal in OpenAI's form for everything else.
+
+Pure functions of bytes: nothing here opens a file, asks the network or knows the model.
+"""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from moiety.groups import nearest_name
+from moiety.section import Section
+
+ANY_MODEL = (None, "default")
+"""Names besides its own by which the one model is asked."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one request may ask of the machine.
+
+    Args:
+        max_new_tokens: Longest answer in tokens; also the length where a request names none.
+        max_body_bytes: Bytes of one request.
+        max_images: Pictures of one request.
+        max_pixels: Pixels of all pictures of one request.
+        max_waiting: Requests that are read, waiting or answered at the same time.
+        body_seconds: Time in which a request must have arrived.
+    """
+
+    max_new_tokens: int = 512
+    max_body_bytes: int = 32 * 2**20
+    max_images: int = 16
+    max_pixels: int = 50_000_000
+    max_waiting: int = 32
+    body_seconds: float = 60.0
+
+
+class Refusal(Exception):
+    """A request that is not answered, and why; `status` is 4xx.
+
+    Args:
+        status: HTTP status.
+        message: What was given, what is accepted.
+        param: Field the message is about, for instance ``messages[0].role``.
+        code: Short name of the reason.
+        kind: Group of reasons, OpenAI's ``type``.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.kind = status, message, param, code, kind
+
+    def body(self) -> dict[str, Any]:
+        """The answer to send, in OpenAI's form."""
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def _as_parts(content: Any) -> Any:
+    """A plain text is one part."""
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _as_list(stop: Any) -> Any:
+    return [stop] if isinstance(stop, str) else stop
+
+
+class TextPart(Section):
+    """Something said."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(Section):
+    """A picture as data URL; `detail` changes nothing, the model has one way to see."""
+
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Section):
+    """A picture where it stands in a message."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class Message(Section):
+    """One turn; what OpenAI's client adds to an answer it sends back may be there as null."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Annotated[list[Part], BeforeValidator(_as_parts)]
+    refusal: None = None
+    tool_calls: None = None
+    function_call: None = None
+    audio: None = None
+
+
+class StreamOptions(Section):
+    """The last piece of a stream always tells the usage."""
+
+    include_usage: bool | None = None
+
+
+class TextFormat(Section):
+    """Answers are plain text."""
+
+    type: Literal["text"]
+
+
+class ChatRequest(Section):
+    """Body of ``POST /v1/chat/completions``. Fields that a server could only ignore must hold what changes nothing."""
+
+    model: str | None = None
+    messages: list[Message] = Field(min_length=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: Annotated[list[Annotated[str, Field(min_length=1)]] | None, BeforeValidator(_as_list)] = Field(
+        None, max_length=4
+    )
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    n: int | None = Field(None, ge=1, le=1)
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    presence_penalty: float | None = Field(None, ge=0, le=0)
+    logprobs: Literal[False] | None = None
+    response_format: TextFormat | None = None
+
+    def max_new_tokens(self, limits: Limits) -> int:
+        """Longest answer in tokens."""
+        return self.max_completion_tokens or self.max_tokens or limits.max_new_tokens
+
+
+def read_request(content: bytes, model: str, limits: Limits, control: Collection[str] = ()) -> ChatRequest:
+    """The request in `content`, if it can be answered.
+
+    Args:
+        content: Body as it came.
+        model: Name of the one model.
+        limits: What is too much.
+        control: Texts that stand for something else in a prompt (pictures, roles, ends); nobody may write them.
+
+    Raises:
+        Refusal: with the first reason why not.
+    """
+    entry = _parsed(content)
+    try:
+        request = ChatRequest.model_validate(entry)
+    except ValidationError as error:
+        raise _refusal_of(error) from error
+    if request.model not in (*ANY_MODEL, model):
+        raise Refusal(
+            404, f"model {_short(request.model)} is not served here; known: {model}", "model", "model_not_found"
+        )
+    for field in ("max_tokens", "max_completion_tokens"):
+        asked = getattr(request, field)
+        if asked is not None and asked > limits.max_new_tokens:
+            raise Refusal(
+                400, f"{field} is {asked}; this server answers with at most {limits.max_new_tokens} tokens", field
+            )
+    _check_turns(request, limits, control)
+    return request
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    """JSON without the liberties of Python's reader: no NaN, no endless nesting."""
+    try:
+        entry = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise Refusal(400, f"the body is not UTF-8: byte {error.start} is {content[error.start]:#04x}") from error
+    except RecursionError as error:
+        raise Refusal(400, "the body is nested too deeply; a chat request needs five levels") from error
+    except ValueError as error:
+        raise Refusal(400, f"the body is not JSON: {error}") from error
+    if not isinstance(entry, dict):
+        raise Refusal(400, f"the body must be a JSON object with 'messages', got {_short(entry)}")
+    return entry
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _check_turns(request: ChatRequest, limits: Limits, control: Collection[str]) -> None:
+    """What can be said about the conversation as a whole without decoding a picture."""
+    messages = request.messages
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if message.role == "system" and number:
+            raise Refusal(400, f"{where}: role system may only be the first message", f"{where}.role")
+        if not any(isinstance(part, ImagePart) or part.text.strip() for part in message.content):
+            raise Refusal(400, f"{where}: the content is empty; give a text or a picture", f"{where}.content")
+        for place, part in enumerate(message.content):
+            param = f"{where}.content[{place}]"
+            if isinstance(part, TextPart):
+                _check_text(part.text, param, control)
+            elif message.role != "user":
+                raise Refusal(400, f"{param}: a message of role {message.role} holds a picture; only user may", param)
+    if messages[-1].role != "user":
+        raise Refusal(400, f"the last message is of role {messages[-1].role}; it must be of role user", "messages")
+    num_images = sum(isinstance(part, ImagePart) for message in messages for part in message.content)
+    if num_images > limits.max_images:
+        raise Refusal(400, f"{num_images} pictures; one request may bring at most {limits.max_images}", "messages")
+
+
+def _check_text(text: str, param: str, control: Collection[str]) -> None:
+    if "\0" in text:
+        raise Refusal(400, f"{param}: the text holds a NUL character", param)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Refusal(400, f"{param}: the text holds half a character ({text[error.start]!a})", param) from error
+    for token in control:
+        if token in text:
+            raise Refusal(
+                400,
+                f"{param}: the text holds {token!r}, which steers this model instead of saying something; leave it out"
+                " (pictures are parts of type image_url)",
+                param,
+            )
+
+
+def _refusal_of(error: ValidationError) -> Refusal:
+    """The first problem that pydantic found, in words of the protocol."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    param, kind, given = _path(first["loc"]), first["type"], first["input"]
+    if kind == "missing":
+        return Refusal(400, f"{param} is missing", param, "missing_required_parameter")
+    if kind == "extra_forbidden":
+        known = f"; {nearest_name(str(param), ChatRequest.model_fields)}" if len(first["loc"]) == 1 else ""
+        return Refusal(400, f"unknown field {_short(param)}{known}", param, "unknown_parameter")
+    return Refusal(400, f"{param}: {first['msg']}, got {_short(given)}", param, "invalid_value")
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """``messages[0].content[1].image_url.url`` from pydantic's path, which names the kind of each part, too."""
+    path, kinds = "", ("text", "image_url")
+    for number, step in enumerate(loc):
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not (step in kinds and number > 1 and isinstance(loc[number - 1], int) and loc[number - 2] == "content"):
+            path += f".{step}" if path else step
+    return path
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_REPR.maxlevel = 2
+
+
+def _short(value: Any) -> str:
+    """At most a line of whatever was given."""
+    return _REPR.repr(value)
