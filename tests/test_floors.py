@@ -16,7 +16,7 @@ FLOORS = {
     ),
     1: ("moe",),
     2: ("vlm", "scenes", "worlds"),
-    3: ("train", "compare", "evaluate", "lens", "chat", "serve", "lmms", "demo"),
+    3: ("train", "compare", "evaluate", "lens", "chat", "app", "serve", "lmms", "demo"),
     4: ("cli", "__init__", "__main__"),
 }
 WING = {
@@ -55,6 +55,7 @@ MIXTURE = {
     "evaluate",
     "lens",
     "chat",
+    "app",
     "serve",
     "lmms",
     "demo",

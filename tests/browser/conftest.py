@@ -21,7 +21,7 @@ QUIET = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 SIZE = (1280, 900)
-WITHOUT_A_WIRE = ("file:", "data:", "blob:", "chrome:", "about:")
+WITHOUT_A_WIRE = ("file:", "data:", "blob:", "chrome:", "chrome-untrusted:", "about:")
 
 
 def new_browser(folder: Path) -> Any:

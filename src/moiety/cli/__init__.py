@@ -7,10 +7,12 @@ answers at once. How errors and Ctrl-C leave the program is decided in one place
 from __future__ import annotations
 
 from moiety.cli import data, intent, recipes
+from moiety.cli.app import demo_app
 from moiety.cli.benchmarks import score
 from moiety.cli.door import new_app
 from moiety.cli.environment import env
-from moiety.cli.look import chat, ground, inspect
+from moiety.cli.inspect import inspect
+from moiety.cli.look import chat, ground
 from moiety.cli.models import params, upcycle
 from moiety.cli.runs import compare, demo, evaluate, train
 from moiety.cli.serve import serve
@@ -19,8 +21,8 @@ app = new_app()
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(intent.app, name="intent")
-for verb in (env, upcycle, params, train, compare, evaluate, score, inspect, ground, chat, serve, demo):
-    app.command(verb.__name__)(verb)
+for verb in (env, upcycle, params, train, compare, evaluate, score, inspect, ground, chat, serve, demo, demo_app):
+    app.command(verb.__name__.replace("_", "-"))(verb)
 
 
 def main() -> None:

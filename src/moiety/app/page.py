@@ -1,0 +1,196 @@
+"""The page, with gradio: wires between what a person does and :mod:`moiety.app.session` and ``views``.
+
+gradio is imported where a page is made, not here: this file can be read, and its laws checked, without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from moiety.app.session import Session
+from moiety.app.views import STYLE, nearest_layer, note_html, routing_html, step_of, waiting_html
+from moiety.lens.draw import most_varied_layer
+from moiety.vlm.model import groups_of, moe_layers, settings_of
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+LONGEST_ANSWER = 1024
+CSS = (
+    STYLE
+    + """
+.gradio-container { max-width: 1320px !important; width: 100%; margin: 0 auto }
+#title h2 { margin: 0 } #title p { margin: 2px 0 0; opacity: .75 }
+#picture img { width: 100%; height: 100%; object-fit: contain }
+#note { min-height: 22px } #note .error { color: #b3261e; font-weight: 600 } .dark #note .error { color: #ffb4ab }
+#examples img { width: 52px; height: 52px; min-width: 0; object-fit: cover }
+#examples .container { width: 52px; height: 52px; margin: 0 auto }
+#examples td { text-align: left } #examples td, #examples th { padding: 3px 10px }
+#routing { padding: 2px 6px }
+"""
+)
+
+
+class Page:
+    """The page of one model.
+
+    Args:
+        model: Sparse or dense.
+        processor: Its processor.
+        name: What the model is called on the page.
+        examples: Picture files and questions; the first one is filled in.
+        max_new_tokens: Longest answer to begin with.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, name: str, examples: Sequence[tuple[str, str]], max_new_tokens: int
+    ) -> None:
+        import gradio as gr
+
+        self.model, self.processor, self.name = model, processor, name
+        self.examples, self.max_new_tokens = list(examples), max_new_tokens
+        self.layers = [layer.layer_index for layer in moe_layers(model)]
+        self.keep: Any = gr.skip()  # an output that stays as it is
+
+    def blocks(self) -> gr.Blocks:
+        """The components and what they do."""
+        import gradio as gr
+
+        with gr.Blocks(title=f"{self.name} · moiety", analytics_enabled=False, fill_width=True) as blocks:
+            gr.Markdown(f"## {self.name}\n{self._kind()}", elem_id="title")
+            session = gr.State(None, time_to_live=3600)
+            with gr.Row():
+                with gr.Column(scale=5, min_width=340):
+                    picture, talk, question, note, buttons, longest = self._left()
+                with gr.Column(scale=6, min_width=340):
+                    layer, routing = self._right()
+            ask, stop, clear = buttons
+            shown = [session, talk, question, note, layer, routing]
+            asking = gr.on(
+                [ask.click, question.submit],
+                self.ask,
+                [session, picture, question, longest, layer],
+                shown,
+                concurrency_limit=1,  # one model: questions of several people wait for each other
+                show_progress="hidden",
+                api_visibility="private",
+            )
+            quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+            stop.click(self.stop, [session], [talk, note], cancels=[asking], **quick)
+            gr.on([clear.click, talk.clear], self.clear, [session], [*shown, picture], cancels=[asking], **quick)
+            layer.input(self.redraw, [session, layer], [routing], trigger_mode="always_last", **quick)
+        return blocks
+
+    def _kind(self) -> str:
+        settings, groups = settings_of(self.model), groups_of(self.model)
+        if settings is None or groups is None:
+            return "A dense model: it answers, and no router decides who reads what."
+        return f"Scheme {settings.scheme} · experts: {groups.describe()} · sparse layers: {len(self.layers)}"
+
+    def _left(self) -> tuple[Any, ...]:
+        import gradio as gr
+
+        file, words = self.examples[0] if self.examples else (None, "")
+        picture = gr.Image(
+            file, type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=230,
+            elem_id="picture", buttons=[],
+        )  # fmt: skip
+        # gradio would open the file first and fail in its own words; the session reads it and says what is wrong
+        picture.preprocess = lambda payload: None if payload is None else payload.path
+        talk = gr.Chatbot(
+            label="Talk", height=230, render_markdown=False, buttons=[], elem_id="talk", feedback_options=None,
+            placeholder="Ask something about the picture; the talk goes on until the picture changes.",
+        )  # fmt: skip
+        with gr.Row(equal_height=True):
+            question = gr.Textbox(
+                words, label="Question", show_label=False, placeholder="Your question", scale=5, elem_id="question",
+                max_lines=3,
+            )  # fmt: skip
+            ask = gr.Button("Ask", variant="primary", scale=1, min_width=70, elem_id="ask")
+        note = gr.HTML(note_html("", is_error=False), elem_id="note")
+        with gr.Row():
+            stop = gr.Button("Stop", size="sm", elem_id="stop")
+            clear = gr.Button("Clear", size="sm", elem_id="clear")
+        if self.examples:
+            gr.Examples(
+                [list(pair) for pair in self.examples], [picture, question], cache_examples=False, elem_id="examples"
+            )
+        longest = gr.Slider(
+            1, max(LONGEST_ANSWER, self.max_new_tokens), self.max_new_tokens, step=1, label="Longest answer, tokens"
+        )
+        return picture, talk, question, note, (ask, stop, clear), longest
+
+    def _right(self) -> tuple[Any, Any]:
+        import gradio as gr
+
+        first, last = (self.layers[0], self.layers[-1]) if self.layers else (0, 1)
+        layer = gr.Slider(
+            first, max(last, first + 1), first, step=step_of(self.layers), label="Sparse layer", elem_id="layer",
+            visible=len(self.layers) > 1,
+        )  # fmt: skip
+        return layer, gr.HTML(waiting_html(groups_of(self.model)), elem_id="routing")
+
+    def ask(
+        self, session: Session | None, file: str | None, question: str, longest: float, layer: float
+    ) -> Iterator[tuple[Any, ...]]:
+        """Answer, piece by piece; at the end who read what."""
+        session = session or Session(self.model, self.processor)
+        keep, first = self.keep, session.reading is None
+        for said in session.ask(file, question, int(longest)):
+            box = keep if said.is_error else ""
+            yield session, said.history, box, note_html(said.note, is_error=said.is_error), keep, keep
+        if said.is_error or session.reading is None:
+            return
+        chosen = most_varied_layer(session.reading.observation) if first else nearest_layer(self.layers, layer)
+        yield session, keep, keep, keep, chosen, routing_html(session.reading, chosen)
+
+    def redraw(self, session: Session | None, layer: float) -> Any:
+        """Another layer of the same answer."""
+        if session is None or session.reading is None:
+            return self.keep
+        return routing_html(session.reading, nearest_layer(self.layers, layer))
+
+    def stop(self, session: Session | None) -> tuple[Any, ...]:
+        """The talk as it was before the question that was stopped."""
+        return (session.history() if session else []), note_html("Stopped.", is_error=False)
+
+    def clear(self, session: Session | None) -> tuple[Any, ...]:
+        """A new page."""
+        if session:
+            session.clear()
+        return session, [], "", note_html("", is_error=False), self.keep, waiting_html(groups_of(self.model)), None
+
+
+def launch(page: Page, *, host: str, port: int, share: bool, largest_file: str) -> tuple[gr.Blocks, str, str | None]:
+    """Start to serve a page, without waiting.
+
+    Fonts are those of the machine it is looked at on: a page that asks elsewhere for fonts tells who looks at it.
+
+    Returns:
+        What to close in the end, the address and, with `share`, the public address.
+    """
+    import gradio as gr
+
+    plain = gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
+    blocks = page.blocks()
+    _, address, public = blocks.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        theme=plain,
+        css=CSS,
+        max_file_size=largest_file,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=True,
+        footer_links=[],
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        run_history=False,
+    )
+    return blocks, address, public

@@ -1,0 +1,92 @@
+"""Starts the page on this machine and keeps it there until somebody stops it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from moiety.app.examples import write_examples
+
+LARGEST_FILE = "64mb"
+
+
+def check_app(host: str, port: int) -> int:
+    """Refuse what would fail only after the model is loaded: no gradio, or a port that is taken.
+
+    Args:
+        host: Address to listen at.
+        port: 0: any that is free.
+
+    Returns:
+        The port.
+
+    Raises:
+        ImportError: gradio is not installed.
+        ValueError: the address is not of this machine, or the port is taken.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError('the app needs gradio, which is not installed: pip install "moiety[app]"')
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port {port}: expected 1 to 65535, or 0 for any that is free")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise ValueError(
+                f"cannot listen at {host}, port {port} ({error.strerror or error}); choose another --port, or --host "
+                "127.0.0.1 for this machine alone and 0.0.0.0 for its network"
+            ) from error
+        chosen: int = trial.getsockname()[1]
+    return chosen
+
+
+def run_app(
+    model: Any,
+    processor: Any,
+    name: str,
+    *,
+    host: str,
+    port: int,
+    share: bool,
+    max_new_tokens: int,
+    on_start: Callable[[str, str | None], object],
+) -> None:
+    """Show the page until the process is told to stop; pictures that people gave it are deleted then.
+
+    Nothing is asked for outside this machine, unless `share` asks for a public address.
+
+    Args:
+        model: Sparse or dense.
+        processor: Its processor.
+        name: What the model is called on the page.
+        host: Address to listen at.
+        port: See :func:`check_app`.
+        share: Whether gradio opens a tunnel through its own server, which makes the page public.
+        max_new_tokens: Longest answer to begin with.
+        on_start: Called with the address, and with the public one where there is one, when the page can be opened.
+
+    Raises:
+        KeyboardInterrupt: somebody stopped it, with Ctrl-C or a termination signal.
+    """
+    with tempfile.TemporaryDirectory(prefix="moiety-app-") as folder:
+        os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder)  # read when gradio is imported
+        from moiety.app.page import Page, launch
+
+        page = Page(model, processor, name, write_examples(Path(folder)), max_new_tokens)
+        blocks, address, public = launch(page, host=host, port=port, share=share, largest_file=LARGEST_FILE)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated app tidies up, too
+        try:
+            on_start(address, public)
+            threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)

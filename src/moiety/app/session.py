@@ -1,0 +1,217 @@
+"""One person's talk about one picture: what was said, and how the last answer was read and made."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from moiety.chat import UNANSWERED, Conversation
+from moiety.groups import Modality
+from moiety.lens.numbers import RoutingNumbers, numbers_of
+from moiety.lens.observe import Observation, as_seen, grid_of, pieces, split
+from moiety.moe.trace import RoutingTrace, recording
+from moiety.vlm.images import decode
+from moiety.vlm.model import groups_of, settings_of
+from moiety.vlm.rows import IMAGE_MARK
+
+MOST_PIXELS = 64_000_000
+"""Pixels of the largest picture that is read: what the largest cameras make; beyond that decoding costs gigabytes."""
+NO_PICTURE = "There is no picture yet: choose one, or take an example."
+NO_QUESTION = "There is no question yet: type one."
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the last answer was read and made: every decision, and its statistics."""
+
+    observation: Observation
+    numbers: RoutingNumbers
+
+
+@dataclass(frozen=True)
+class Said:
+    """What to show while an answer is made, and when it is there.
+
+    Args:
+        history: Turns so far, ``role`` and ``content`` each; the last one may still grow.
+        note: A line about the answer, or why there is none.
+        is_error: Whether `note` says why there is no answer.
+    """
+
+    history: list[dict[str, str]]
+    note: str = ""
+    is_error: bool = False
+
+
+class Session:
+    """A conversation about one picture. Another picture begins another conversation.
+
+    Args:
+        model: Sparse or dense; a dense one answers and has no reading.
+        processor: Its processor.
+    """
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.conversation = Conversation(model, processor)
+        self.file: str | None = None
+        self.reading: Reading | None = None
+
+    def clear(self) -> None:
+        """Forget picture, turns and reading."""
+        self.conversation.reset()
+        self.file, self.reading = None, None
+
+    def ask(self, file: str | None, question: str | None, max_new_tokens: int) -> Iterator[Said]:
+        """Answer a question about the picture in a file, piece by piece; whatever cannot be answered is one note.
+
+        Args:
+            file: Picture; None: none was chosen.
+            question: What to ask.
+            max_new_tokens: Longest answer.
+        """
+        if not file:
+            yield Said(self.history(), NO_PICTURE, is_error=True)
+            return
+        if not question or not question.strip():
+            yield Said(self.history(), NO_QUESTION, is_error=True)
+            return
+        try:
+            self._show(file)
+            yield from self._answer(question.strip(), max_new_tokens)
+        except UNANSWERED as error:
+            text = str(error)
+            yield Said(self.history(), f"{text[:1].upper()}{text[1:]}.", is_error=True)
+
+    def history(self) -> list[dict[str, str]]:
+        """Turns so far, without the marks of pictures."""
+        return [
+            {"role": turn.role, "content": turn.text.replace(IMAGE_MARK, "").strip()}
+            for turn in self.conversation.turns
+        ]
+
+    def _show(self, file: str) -> None:
+        """Begin a conversation about the picture in `file`, unless this is it."""
+        if file != self.file:
+            picture = picture_in(file)
+            self.clear()
+            self.conversation.add_image(picture)
+            self.file = file
+
+    def _answer(self, question: str, max_new_tokens: int) -> Iterator[Said]:
+        talk, trace = self.conversation, RoutingTrace()
+        talk.max_new_tokens = max_new_tokens
+        before = [*self.history(), {"role": "user", "content": question}]
+        started, text = time.perf_counter(), ""
+
+        def work(on_text: Callable[[str], object]) -> None:
+            with recording(trace):
+                talk.ask(question, on_text)
+
+        yield Said([*before, {"role": "assistant", "content": "…"}], "Reading …")
+        for piece in as_they_come(work):
+            text += piece
+            yield Said([*before, {"role": "assistant", "content": text or "…"}], "Answering …")
+        self.reading = reading_of(talk, trace, question)
+        seconds = time.perf_counter() - started
+        history = self.history()
+        history[-1]["content"] = history[-1]["content"] or "(no answer)"
+        num_prompt = talk.batch["input_ids"].shape[1]
+        made = len(talk.ids) - num_prompt
+        yield Said(history, f"{num_prompt} tokens read, {made} made in {seconds:.1f} s")
+
+
+class _Left(Exception):
+    """Nobody waits for the rest."""
+
+
+def as_they_come(work: Callable[[Callable[[str], object]], None]) -> Iterator[str]:
+    """The pieces of text that `work` hands to its argument, while it is at work in a thread of its own.
+
+    What it raises is raised here. When the reader goes away, the work ends at its next piece.
+    """
+    made: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
+    left = threading.Event()
+
+    def hand_over(piece: str) -> None:
+        if left.is_set():
+            raise _Left
+        made.put(piece)
+
+    def run() -> None:
+        try:
+            work(hand_over)
+            made.put(None)
+        except Exception as error:
+            made.put(error)
+
+    worker = threading.Thread(target=run, daemon=True)
+    worker.start()
+    try:
+        while (piece := made.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+    finally:
+        left.set()
+        worker.join()
+
+
+def picture_in(file: str | Path) -> Image.Image:
+    """The picture in a file that somebody handed over.
+
+    Raises:
+        ValueError: it is none, or a huge one.
+    """
+    file = Path(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
+            with Image.open(file) as opened:
+                width, height = opened.size
+    except Image.DecompressionBombError:
+        width, height = MOST_PIXELS, 2
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"the file {file.name} is no picture that can be read; PNG, JPEG, WebP, GIF and BMP can"
+        ) from error
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"the picture {file.name} has more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller"
+        )
+    return decode(file.read_bytes(), file.name)
+
+
+def reading_of(talk: Conversation, trace: RoutingTrace, question: str) -> Reading | None:
+    """What a trace says about the last answer of a conversation with one picture; None for a dense model."""
+    settings, groups = settings_of(talk.model), groups_of(talk.model)
+    if settings is None or groups is None:
+        return None
+    tokenizer, seq = talk.processor.tokenizer, talk.batch["input_ids"].shape[1]
+    is_image = (talk.batch["modality_ids"][0] == Modality.IMAGE).numpy()
+    phases = split(trace, seq)
+    read_again = next(iter(phases["decode"].values())).index.shape[0] if phases["decode"] else 0
+    seen = as_seen(talk.processor, talk.batch)
+    grid, note = grid_of(int(is_image.sum()), seen is not None)
+    words = pieces(tokenizer, talk.ids[:seq])
+    observation = Observation(
+        scheme=settings.scheme,
+        groups=groups,
+        question=question,
+        answer=talk.turns[-1].text,
+        words=["" if patch else word for patch, word in zip(is_image, words, strict=True)],
+        is_image=is_image,
+        generated=pieces(tokenizer, talk.ids[seq : seq + read_again]),
+        phases=phases,
+        picture=seen or next(iter(talk.images.values())),
+        grid=grid,
+        note=note,
+    )
+    return Reading(observation, numbers_of(observation))
