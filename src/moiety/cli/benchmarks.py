@@ -21,6 +21,12 @@ Rule = Annotated[
     str | None,
     typer.Option("--scorer", help="Rule set: sound (the default), official, lmms_eval, or one a benchmark names."),
 ]
+TraceFile = Annotated[
+    Path | None, typer.Option("--trace", help="Write the routing of the run, for `moiety inspect --trace FILE`.")
+]
+TraceLimit = Annotated[
+    int, typer.Option("--trace-limit", min=1, help="Keep every decision of the first N questions, sums of all.")
+]
 Lines = tuple[Sequence[str], list[list[str]]]
 """Heads and lines of a table that was shown."""
 Limit = Annotated[int | None, typer.Option(min=1, help="The first N questions only.")]
@@ -43,6 +49,9 @@ def ask_benchmarks(
     for run in runs:
         if run.answers_file is not None:
             say(f"{run.benchmark}: hand in {run.answers_file}")
+    for run in runs:
+        if asking.trace is not None:
+            say(f"{run.benchmark}: routing stands in {asking.trace_of(run.benchmark)}")
     say(f"answers and all numbers stand in {output}, {RESULTS}")
     return HEADS, [run.line for run in runs]
 

@@ -1,4 +1,4 @@
-"""``moiety inspect``, ``ground`` and ``chat``: look at one picture, or at many questions, with a model."""
+"""``moiety ground`` and ``chat``: look at one picture, or at many questions, with a model."""
 
 from __future__ import annotations
 
@@ -27,30 +27,6 @@ def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
     calm_libraries()
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return load(folder, device=chosen).eval(), load_processor(folder, marks=False)
-
-
-def inspect(
-    model: ModelFolder,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture.")],
-    question: Annotated[str, typer.Argument(help="What to ask about it.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page, pictures and numbers.")] = Path(
-        "inspect"
-    ),
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
-    device: DeviceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Ask one question and draw which expert read what, prefill and decode apart."""
-    from moiety.lens import inspect_image
-    from moiety.vlm.images import open_picture
-
-    picture = open_picture(image)  # before the model: a wrong path should not cost the time to load one
-    report = inspect_image(*load_both(model, device), picture, question, output, max_new_tokens=max_new_tokens)
-    if as_json:
-        show_json(dataclasses.asdict(report))
-        return
-    show(f"question: {report.question}", f"answer:   {report.answer}", report.table())
-    say(f"open {report.page}")
 
 
 def ground(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moiety.cli.benchmarks import Limit, Lines, Rule, ask_benchmarks
+from moiety.cli.benchmarks import Limit, Lines, Rule, TraceFile, TraceLimit, ask_benchmarks
 from moiety.cli.door import progress_line, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
 from moiety.cli.recipes import load
@@ -106,6 +106,8 @@ def evaluate(
     settings: DecodingOption = None,
     clamp_alpha: ClampAlpha = None,
     card: Annotated[bool, typer.Option("--card", help="Add the scores to the model's README.md.")] = False,
+    trace: TraceFile = None,
+    trace_limit: TraceLimit = 100,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,7 +117,8 @@ def evaluate(
     if card:
         check_card(model)
     method = decoding_settings(decoding, settings)
-    asking = Asking(scorer, limit, batch_size, max_new_tokens, blank_image, method, clamp_alpha)
+    asked = (scorer, limit, batch_size, max_new_tokens, blank_image, method, clamp_alpha)
+    asking = Asking(*asked, trace=trace, trace_limit=trace_limit)
     if benchmarks is None and data and benchmark_data is None and scorer is None:
         title = ", ".join(path.name for path in data)
         shown = answer_files(model, device, data, images, predictions, asking, as_json)
@@ -169,18 +172,22 @@ def answer_files(
 
     rows = load_rows(data)[: asking.limit]
     longest = asking.max_new_tokens or 16
+    both, pictures = load_both(model, device), Images(images or dict.fromkeys(path.parent for path in data))
     result = evaluate_model(
-        *load_both(model, device),
+        *both,
         rows,
-        Images(images or dict.fromkeys(path.parent for path in data)),
+        pictures,
         batch_size=asking.batch_size,
         max_new_tokens=longest,
         blank_image=asking.blank_image,
         decoding=asking.decoding,
         clamp_alpha=asking.clamp_alpha,
         predictions=predictions,
+        watch=asking.watch(*both, pictures),
         progress=progress_line("answers"),
     )
+    if asking.trace is not None:
+        say(f"routing stands in {asking.trace}; see it with `moiety inspect --trace {asking.trace}`")
     lines = [list(line.values()) for line in result.table()]
     if as_json:
         show_json(result.to_dict())

@@ -16,6 +16,7 @@ from transformers import LogitsProcessorList
 from moiety.evaluate.decoding import CONTEXT, HAS_RIVAL, decoding_batch, decoding_with, keywords_of_generate
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
+from moiety.evaluate.watch import Watch
 from moiety.evaluation import DecodingSettings
 from moiety.moe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.vlm.images import Images, Pictures
@@ -37,6 +38,7 @@ def evaluate_model(
     decoding: DecodingSettings | None = None,
     clamp_alpha: float | None = None,
     predictions: str | Path | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Let `model` answer `rows`, see :func:`answer_rows`, and score the answers per type of question.
@@ -52,6 +54,7 @@ def evaluate_model(
         decoding: How scores become an answer; None: greedily.
         clamp_alpha: Force alpha of every evidence expert to this: 0 is evidence alone, 1 memory alone.
         predictions: JSON-lines file that answers are added to, and that a stopped run goes on from.
+        watch: Sees every batch, see :mod:`moiety.lens.gather`.
         progress: Called with (answers made, answers asked for) after each batch.
     """
     started = time.perf_counter()
@@ -63,6 +66,7 @@ def evaluate_model(
         decoding=decoding,
         clamp_alpha=clamp_alpha,
         predictions=predictions,
+        watch=watch,
         progress=progress,
     )
     return score_predictions(rows, answers, time.perf_counter() - started)
@@ -81,12 +85,14 @@ def answer_rows(
     clamp_alpha: float | None = None,
     predictions: str | Path | None = None,
     made_for: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> dict[str, str]:
     """What `model` says to each of `rows`, row id -> text; the first half of :func:`evaluate_model`.
 
     Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
-    asked once; under `blank_image` that is every repetition of a question.
+    asked once; under `blank_image` that is every repetition of a question. An answer that is written stays; where
+    `watch` has not seen its question, it is asked again.
 
     Args:
         made_for: Names of what was asked; kept with `predictions`, so that a file made for other questions is refused.
@@ -97,19 +103,24 @@ def answer_rows(
             `clamp_alpha` is given for a model without evidence experts.
     """
     _check_ids(rows)
-    decoding = decoding or DecodingSettings()
-    changes = {**_changes(model, decoding, clamp_alpha), **(made_for or {})}
-    written, add = _store(model, predictions, max_new_tokens, blank_image, changes)
-    num_there = sum(row.id in written for row in rows)
-    num_made = 0
-    with evaluating(model), clamped_alpha(clamp_alpha):
-        for batch in _batches([row for row in rows if row.id not in written], images, batch_size, blank_image):
+    decoding, progress = decoding or DecodingSettings(), progress or (lambda done, of: None)
+    settings: dict[str, Any] = {**_changes(model, decoding, clamp_alpha), **(made_for or {})}
+    if predictions is not None or watch is not None:
+        settings |= {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
+    written, add = _store(predictions, settings)
+    with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
+        todo = [row for row in rows if row.id not in written or watch.lacks(row)]
+        num_done = len(rows) - len(todo)
+        for batch in _batches(todo, images, batch_size, blank_image):
             prompts = decoding_batch([same[0] for same in batch], processor, images, decoding, blank_image)
-            texts = answer_batch(model, processor, prompts, max_new_tokens, decoding)
-            add({row.id: text for same, text in zip(batch, texts, strict=True) for row in same})
-            num_made += sum(map(len, batch))
-            if progress is not None:
-                progress(num_there + num_made, len(rows))
+            with watch.recording() as trace:
+                said = answer_ids(model, prompts, max_new_tokens, decoding)
+            watch.add(batch, prompts, said, trace)
+            texts = processor.batch_decode(said, skip_special_tokens=True)
+            answers = {row.id: text.strip() for same, text in zip(batch, texts, strict=True) for row in same}
+            add({name: text for name, text in answers.items() if name not in written})
+            num_done += len(answers)
+            progress(num_done, len(rows))
     return {row.id: written[row.id] for row in rows}
 
 
@@ -125,18 +136,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def answer_batch(
+def answer_ids(
     model: Any,
-    processor: Any,
     batch: Mapping[str, torch.Tensor],
     max_new_tokens: int,
     decoding: DecodingSettings | None = None,
-) -> list[str]:
-    """Answers to one left-padded batch of prompts, without special tokens and outer blanks.
+) -> torch.Tensor:
+    """Tokens of the answers to one left-padded batch of prompts, ``(batch, new tokens)``.
 
     Args:
         model: Any model with `generate`.
-        processor: Decodes the answers.
         batch: Keywords of `generate`: ``input_ids (batch, seq)``, ``attention_mask (batch, seq)``, pixels.
         max_new_tokens: Longest answer in tokens.
         decoding: The method that `batch` was made for, see :func:`moiety.evaluate.decoding.decoding_batch`.
@@ -151,10 +160,8 @@ def answer_batch(
             max_new_tokens=max_new_tokens,
             logits_processor=LogitsProcessorList(processors),
         )
-    answers = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
-    if decoding.method in HAS_RIVAL:
-        answers = answers[: len(answers) // 2]
-    return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
+    answers: torch.Tensor = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
+    return answers[: len(answers) // 2] if decoding.method in HAS_RIVAL else answers
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -171,22 +178,18 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _store(
-    model: nn.Module, path: str | Path | None, max_new_tokens: int, blank_image: bool, changes: Mapping[str, str]
+    path: str | Path | None, settings: Mapping[str, Any]
 ) -> tuple[dict[str, str], Callable[[Mapping[str, str]], None]]:
-    """Answers there are already, row id -> text, and how to add more; without `path` they live in memory.
-
-    `changes` is what differs from plain decoding; a file from before there was such a choice stays valid.
-    """
+    """Answers there are already, row id -> text, and how to add more; without `path` they live in memory."""
     if path is None:
         written: dict[str, str] = {}
         return written, written.update
-    settings = {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
-    file = PredictionFile(path, {**settings, **changes})
+    file = PredictionFile(path, settings)
     return file.answers, file.add
 
 
 def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | None) -> dict[str, str]:
-    """What differs from plain greedy answers, in words.
+    """What differs from plain greedy answers, in words; plain files from before there was a choice stay valid.
 
     Raises:
         ValueError: a clamp is wished for and the model has no evidence experts.

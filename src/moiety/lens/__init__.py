@@ -1,27 +1,35 @@
 """The lens: ask a model about one picture and see which expert read what.
 
-:func:`inspect_image` writes a folder with pictures, the numbers and one page; :func:`tinted_picture` draws a single
-layer for a report; :mod:`moiety.lens.ground` measures over a data file what a model leans on.
+:func:`inspect_image` writes a folder with pictures, numbers, a trace and one page; :func:`inspect_traces` makes such a
+page of saved traces of whole runs; :func:`tinted_picture` draws a single layer for a report; :mod:`moiety.lens.ground`
+measures over a data file what a model leans on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moiety.evaluate.run import evaluating
+from moiety.groups import ExpertGroups
 from moiety.lens.charts import draw_depth, draw_shares
+from moiety.lens.coselection import draw_co_selection
 from moiety.lens.draw import draw_patches, draw_words, most_varied_layer
 from moiety.lens.forced import force, read
 from moiety.lens.gates import draw_gates
+from moiety.lens.gather import trace_of
 from moiety.lens.ground import TAKEN_AWAY, choices_and_gates, gathered, sample_of
 from moiety.lens.hyperbolic import draw_discs, draw_radii
-from moiety.lens.numbers import RoutingNumbers, numbers_of, summary_rows, write_numbers
+from moiety.lens.numbers import RoutingNumbers, numbers_of, rows_table, summary_rows, write_numbers
 from moiety.lens.observe import PICTURE, Observation, observe
-from moiety.lens.page import routing_table, write_page
+from moiety.lens.page import routing_table
 from moiety.lens.points import clouds_of, drawn_layers
 from moiety.lens.profiles import draw_profiles
+from moiety.lens.report import write_report
+from moiety.lens.saved import SavedTrace, write_trace
+from moiety.lens.trace_reader import read_trace
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import open_picture
 from moiety.vlm.model import settings_of
@@ -31,13 +39,25 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.table import Table
 
-__all__ = ["LensReport", "Observation", "RoutingNumbers", "inspect_image", "numbers_of", "observe", "tinted_picture"]
+__all__ = [
+    "LensReport",
+    "Observation",
+    "RoutingNumbers",
+    "SavedTrace",
+    "inspect_beside",
+    "inspect_image",
+    "inspect_traces",
+    "numbers_of",
+    "observe",
+    "read_trace",
+    "tinted_picture",
+    "write_trace",
+]
+
+TRACE = "trace.safetensors"
+BESIDE = "beside"
 
 SECTIONS = {
-    "patches": ("Who read the picture", "One panel a sparse layer: each patch in the colour of the expert it went to."),
-    "words": ("Who read the words", "One row a sparse layer; the question was read at once, the answer word by word."),
-    "shares": ("Load", "Share of all choices that each expert got, by modality and layer."),
-    "depth": ("Over depth", "How undecided the router is, and how much goes to experts open to every modality."),
     "grounding": ("What it leans on", "Attention on what was given, for this question and its own answer, over depth."),
     "gates": (
         "Evidence or memory",
@@ -82,22 +102,7 @@ class LensReport:
 
     def table(self) -> Table:
         """The records as a table for the terminal."""
-        from rich.table import Table
-
-        drawn = Table(title=self.scheme, title_justify="left", caption=self.note or None, caption_justify="left")
-        for name in ("layer", "phase", "modality", "tokens", "load of each expert %", "inter share", "entropy"):
-            drawn.add_column(name, justify="left" if name in ("phase", "modality") else "right")
-        for row in self.rows:
-            drawn.add_row(
-                str(row["layer"]),
-                row["phase"],
-                row["modality_group"],
-                str(row["tokens"]),
-                " ".join(f"{100 * share:3.0f}" for share in row["load_share"]),
-                f"{row['inter_share']:.2f}",
-                f"{row['normalised_entropy']:.2f}",
-            )
-        return drawn
+        return rows_table(self.scheme, self.rows, self.note)
 
 
 def inspect_image(
@@ -116,7 +121,7 @@ def inspect_image(
         processor: Its processor.
         image: The picture, or its file.
         question: What to ask.
-        folder: Where ``index.html``, the PNGs, ``routing.npz`` and ``routing.json`` go.
+        folder: Where ``index.html``, the PNGs, ``routing.npz``, ``routing.json`` and ``trace.safetensors`` go.
         max_new_tokens: Longest answer.
 
     Raises:
@@ -127,27 +132,83 @@ def inspect_image(
     seen = observe(model, processor, image, question, max_new_tokens=max_new_tokens)
     numbers = numbers_of(seen)
     rows = summary_rows(numbers, seen.groups)
-    pictures = {
-        "patches": draw_patches(seen, folder / "patches.png"),
-        "words": draw_words(seen, folder / "words.png"),
-        "shares": draw_shares(numbers, seen.groups, folder / "shares.png"),
-        "depth": draw_depth(numbers, seen.groups, folder / "depth.png"),
-        **evidence_pictures(model, processor, seen, image, folder),
-    }
+    drawn = [
+        draw_patches(seen, folder / "patches.png"),
+        draw_words(seen, folder / "words.png"),
+        *draw_numbers(numbers, seen.groups, folder),
+    ]
+    further = evidence_pictures(model, processor, seen, image, folder)
     header = header_of(model, seen, max_new_tokens)
-    written = write_numbers(numbers, seen.groups, header, folder)
-    page = write_page(
-        folder / "index.html",
-        title="Who read what",
-        facts={name: str(header[name]) or "(empty)" for name in ("question", "answer", "scheme", "model")},
-        groups=seen.groups,
-        pictures=[(*SECTIONS[name], path) for name, path in pictures.items()],
-        table=routing_table(rows),
-    )  # fmt: skip
-    files = [*pictures.values(), *written, page]
+    trace = trace_of(model, seen, {"max_new_tokens": max_new_tokens})
+    written = [*write_numbers(numbers, seen.groups, header, folder), write_trace(trace, folder / TRACE)]
+    sections = [(*SECTIONS[name], path) for name, path in further.items()]
+    page = write_report(folder / "index.html", [trace], pictures=sections, table=routing_table(rows))
+    files = [*drawn, *further.values(), *written, page]
     return LensReport(
         question, seen.answer, header["scheme"], seen.layers, seen.note, rows, folder, page, files
     )  # fmt: skip
+
+
+def inspect_beside(
+    report: LensReport, model: Any, processor: Any, image: Image.Image | str | Path, *, max_new_tokens: int = 32
+) -> LensReport:
+    """Ask a second model the question of `report`, and put both side by side on its page.
+
+    Args:
+        report: Of the first model.
+        model: Another sparse model.
+        processor: Its processor.
+        image: The same picture.
+        max_new_tokens: Longest answer.
+
+    Returns:
+        The report of the second model, whose files go into the folder ``beside`` of the first.
+
+    Raises:
+        ValueError: the second model is dense.
+    """
+    other = inspect_image(
+        model, processor, image, report.question, report.folder / BESIDE, max_new_tokens=max_new_tokens
+    )
+    sections = []
+    for one, whose in ((report, "left"), (other, "right")):
+        for name, (head, text) in SECTIONS.items():
+            drawn = one.folder / f"{name}.png"
+            sections += [(f"{head} ({whose})", text, drawn)] * (drawn in one.files)
+    traces = [read_trace(one.folder / TRACE) for one in (report, other)]
+    write_report(report.page, traces, pictures=sections)
+    return other
+
+
+def inspect_traces(traces: Sequence[SavedTrace], folder: str | Path, only: Collection[str] | None = None) -> list[Path]:
+    """Write the page of one saved trace, or of two side by side, and the static charts of each.
+
+    Args:
+        traces: From :func:`read_trace`.
+        folder: Where ``index.html`` and the charts go; those of the second trace into ``beside``.
+        only: Ids of the questions to show; None: as many of the first as fit a page.
+
+    Returns:
+        The page, then the charts.
+
+    Raises:
+        ValueError: see :func:`moiety.lens.page_data.page_tree`.
+    """
+    folder = Path(folder)
+    page = write_report(folder / "index.html", traces, only=only)
+    charts = []
+    for trace, place in zip(traces, (folder, folder / BESIDE), strict=False):
+        charts += draw_numbers(trace.numbers(), trace.groups, place)
+    return [page, *charts]
+
+
+def draw_numbers(numbers: RoutingNumbers, groups: ExpertGroups, folder: Path) -> list[Path]:
+    """The static charts of a trace: load shares, entropy and inter-modality share by depth, co-selection."""
+    return [
+        draw_shares(numbers, groups, folder / "shares.png"),
+        draw_depth(numbers, groups, folder / "depth.png"),
+        draw_co_selection(numbers, groups, folder / "coselection.png"),
+    ]
 
 
 def evidence_pictures(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -21,6 +25,8 @@ PANELS_A_ROW = 4
 WORDS_A_ROW = 40
 GRID_LINES_UP_TO = 16  # patches a side; in finer grids lines would cover the tints
 SHADE = 0.45  # how far the picture darkens a tint: more shows the picture, less the experts
+KINDS = ("png", "pdf", "svg")
+DPI_RANGE = (10, 1200)
 HOW_TO_READ = "{}: first choice · corner: second choice, as large as its weight"
 
 
@@ -203,8 +209,50 @@ def add_legend(figure: Figure, groups: ExpertGroups, note: str) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Export:
+    """How pictures are written.
+
+    Args:
+        kind: ``png``; or ``pdf`` or ``svg``, which stand beside the PNG that pages show.
+        dpi: Dots an inch of a PNG.
+    """
+
+    kind: str = "png"
+    dpi: int = 130
+
+
+AS_PNG = Export()
+_export: ContextVar[Export] = ContextVar("moiety_lens_export", default=AS_PNG)
+
+
+@contextmanager
+def exporting(export: Export) -> Iterator[None]:
+    """Write every picture that is drawn meanwhile as `export` says.
+
+    Raises:
+        ValueError: another kind of file, or fewer than 10 or more than 1200 dots an inch.
+    """
+    if export.kind not in KINDS:
+        raise ValueError(f"pictures can be written as {', '.join(KINDS)}, not as {export.kind!r}")
+    if not DPI_RANGE[0] <= export.dpi <= DPI_RANGE[1]:
+        raise ValueError(f"{export.dpi} dots an inch; choose {DPI_RANGE[0]} to {DPI_RANGE[1]}")
+    token = _export.set(export)
+    try:
+        yield
+    finally:
+        _export.reset(token)
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG, making its folder."""
+    """Write a PNG, making its folder, and beside it what :func:`exporting` asks for.
+
+    Text in a PDF or SVG stays text, in fonts that a paper may embed.
+    """
+    export = _export.get()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, facecolor="white")
+    figure.savefig(path, dpi=export.dpi, facecolor="white")
+    if export.kind != "png":
+        with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+            figure.savefig(path.with_suffix(f".{export.kind}"), facecolor="white")
     return path

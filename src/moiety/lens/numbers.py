@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from moiety.lens.observe import PHASES, Observation
 from moiety.moe import statistics
 from moiety.moe.statistics import Tally
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 @dataclass(frozen=True)
 class RoutingNumbers:
-    """Statistics of one observation, one array for each phase and name.
+    """Statistics of one observation, or of a whole run, one array for each phase and name.
 
     Names and axes, where `groups` are modality groups in the order of ``ExpertGroups.names``: ``load_share``,
     ``weight_share`` (layers, groups, experts); ``co_select`` (layers, groups, experts, experts); ``inter_mix`` (layers,
@@ -47,15 +51,36 @@ class RoutingNumbers:
 
 def numbers_of(observation: Observation) -> RoutingNumbers:
     """Compute every statistic for each phase that holds tokens."""
-    phases = [phase for phase in PHASES if observation.phases[phase]]
+    return numbers_of_tallies(tallies_of(observation), observation.groups)
+
+
+def tallies_of(observation: Observation) -> dict[str, dict[int, Tally]]:
+    """Sums by phase and layer, in float64; phases without tokens are absent."""
+    return {
+        phase: {
+            layer: in_float64(statistics.tally(observation.phases[phase][layer], observation.groups))
+            for layer in observation.layers
+        }
+        for phase in PHASES
+        if observation.phases[phase]
+    }
+
+
+def in_float64(count: Tally) -> Tally:
+    """The same sums on the CPU in float64, in which counts of a whole run stay exact."""
+    return Tally(*(getattr(count, part.name).double().cpu() for part in fields(Tally)))
+
+
+def numbers_of_tallies(tallies: Mapping[str, Mapping[int, Tally]], groups: ExpertGroups) -> RoutingNumbers:
+    """Every statistic of sums by phase and layer."""
+    phases = [phase for phase in PHASES if tallies.get(phase)]
+    layers = sorted(tallies[phases[0]]) if phases else []
     arrays: dict[tuple[str, str], np.ndarray] = {}
     for phase in phases:
-        by_layer = observation.phases[phase]
-        rows = [_statistics(statistics.tally(by_layer[layer], observation.groups), observation.groups)
-                for layer in observation.layers]  # fmt: skip
+        rows = [_statistics(tallies[phase][layer], groups) for layer in layers]
         for name in rows[0]:
             arrays[phase, name] = torch.stack([row[name] for row in rows]).numpy()
-    return RoutingNumbers(observation.layers, phases, arrays)
+    return RoutingNumbers(layers, phases, arrays)
 
 
 def _statistics(count: Tally, groups: ExpertGroups) -> dict[str, torch.Tensor]:
@@ -96,6 +121,26 @@ def summary_rows(numbers: RoutingNumbers, groups: ExpertGroups) -> list[dict[str
                     }
                 )
     return records
+
+
+def rows_table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> Table:
+    """Records of :func:`summary_rows` as a table for the terminal."""
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", caption=note or None, caption_justify="left")
+    for name in ("layer", "phase", "modality", "tokens", "load of each expert %", "inter share", "entropy"):
+        drawn.add_column(name, justify="left" if name in ("phase", "modality") else "right")
+    for row in rows:
+        drawn.add_row(
+            str(row["layer"]),
+            row["phase"],
+            row["modality_group"],
+            f"{row['tokens']:,}",
+            " ".join(f"{100 * share:3.0f}" for share in row["load_share"]),
+            f"{row['inter_share']:.2f}",
+            f"{row['normalised_entropy']:.2f}",
+        )
+    return drawn
 
 
 def write_numbers(numbers: RoutingNumbers, groups: ExpertGroups, header: dict[str, Any], folder: Path) -> list[Path]:

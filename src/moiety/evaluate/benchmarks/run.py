@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -18,7 +18,11 @@ from moiety.evaluate.benchmarks.registry import benchmarks_named
 from moiety.evaluate.run import answer_rows
 from moiety.evaluation import DecodingSettings
 from moiety.saving import write_atomically
+from moiety.vlm.images import Pictures
 from moiety.vlm.rows import Row
+
+if TYPE_CHECKING:
+    from moiety.lens.trace_writer import TraceWriter
 
 RESULTS = "benchmarks.json"
 HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %")
@@ -74,6 +78,8 @@ class Asking:
         blank_image: Replace each picture by an even one: the question-only control.
         decoding: How scores become an answer; None: greedily.
         clamp_alpha: Force alpha of every evidence expert.
+        trace: Where the routing of every question goes; benchmarks each have their name put before the suffix.
+        trace_limit: Keep every decision of the first so many questions, beside the sums over all.
     """
 
     rule: str | None = None
@@ -83,6 +89,25 @@ class Asking:
     blank_image: bool = False
     decoding: DecodingSettings | None = None
     clamp_alpha: float | None = None
+    trace: Path | None = None
+    trace_limit: int = 100
+
+    def trace_of(self, benchmark: str) -> Path | None:
+        """Where the routing of one benchmark goes: ``run.safetensors`` -> ``run.pope.safetensors``."""
+        return None if self.trace is None else self.trace.with_name(f"{self.trace.stem}.{benchmark}{self.trace.suffix}")
+
+    def watch(self, model: nn.Module, processor: Any, images: Pictures, path: Path | None = None) -> TraceWriter | None:
+        """What writes the routing to `path`, or to :attr:`trace`; None when nobody asked for it.
+
+        Raises:
+            ValueError: see :class:`moiety.lens.trace_writer.TraceWriter`.
+        """
+        path = path or self.trace
+        if path is None:
+            return None
+        from moiety.lens.trace_writer import TraceWriter
+
+        return TraceWriter(path, model, processor, images, self.trace_limit)
 
 
 def evaluate_benchmarks(
@@ -180,11 +205,12 @@ def _answers(
     asking: Asking,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, str]:
+    pictures = benchmark.pictures(data / benchmark.name)
     return answer_rows(
         model,
         processor,
         asked,
-        benchmark.pictures(data / benchmark.name),
+        pictures,
         batch_size=asking.batch_size,
         max_new_tokens=asking.max_new_tokens or benchmark.max_new_tokens,
         blank_image=asking.blank_image,
@@ -192,6 +218,7 @@ def _answers(
         clamp_alpha=asking.clamp_alpha,
         predictions=predictions,
         made_for={"benchmark": benchmark.name, "questions": questions_digest(rows)},
+        watch=asking.watch(model, processor, pictures, asking.trace_of(benchmark.name)),
         progress=progress,
     )
 
