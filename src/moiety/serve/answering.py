@@ -66,6 +66,11 @@ def settled(text: str, stops: Sequence[str], *, last: bool) -> str:
     return text.strip()
 
 
+async def done(thread: InferenceThread, work: Callable[..., Any], *about: Any) -> Any:
+    """What `work` gives on `thread`; the future stays when nobody waits any more: a cancelled one ends the thread."""
+    return await asyncio.shield(asyncio.wrap_future(thread.submit(work, *about)))
+
+
 class Answer(StoppingCriteria):
     """An answer in the making: reads the tokens after each step, tells what is settled, says when to stop.
 
@@ -164,7 +169,7 @@ class Generation(BaseGenerateManager):
         """Text, number of prompt tokens, ids of the answer."""
         answer = self._new(processor, inputs)
         try:
-            await asyncio.wrap_future(self.thread.submit(self._generate, model, inputs, gen_config, answer))
+            await done(self.thread, self._generate, model, inputs, gen_config, answer)
         finally:
             answer.cancel()  # whoever stops waiting stops the model
         return answer.text, answer.prompt_length, answer.ids
@@ -210,7 +215,7 @@ class ChatHandler(ChatCompletionHandler):
         Raises:
             Refusal: the prompt cannot be made, or is longer than the model reads.
         """
-        inputs = await asyncio.wrap_future(self.thread.submit(self.prepare, request, pictures))
+        inputs = await done(self.thread, self.prepare, request, pictures)
         config = self.generation_config(request, inputs["input_ids"].shape[1])
         generation = Generation(self.thread, self.running, request)
         about = (request_id, self.model, self.processor, self.name, inputs, config, generation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import logging
 import time
 import uuid
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 HEARD_OUT = 8
 """Times the limit up to which a body that is too long is read and thrown away, so that its sender hears the answer."""
+STOCK_FAILURE = f'data: {{"error": "{FAILED}"}}\n\n'
+"""A stream that breaks, as transformers tells it; inside an answer its quotes would be escaped."""
+OUR_FAILURE = f"data: {json.dumps(Refusal(500, FAILED, kind='server_error').body())}\n\n"
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -81,7 +85,7 @@ class Counter:
             Refusal: it is missing or another one.
         """
         shown = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self.key is not None and not hmac.compare_digest(shown.encode(), self.key.encode()):
+        if self.key is not None and not hmac.compare_digest(shown.encode("latin-1"), self.key.encode()):
             raise Refusal(401, "this server wants its key as `Authorization: Bearer KEY`", code="invalid_api_key")
 
     def _card(self) -> dict[str, Any]:
@@ -104,7 +108,7 @@ class Counter:
         """A stream with the last line that OpenAI's streams have, counted until it is told or nobody listens."""
         try:
             async for piece in pieces:
-                yield piece
+                yield piece.replace(STOCK_FAILURE, OUR_FAILURE)
             yield "data: [DONE]\n\n"
         finally:
             self.num_waiting -= 1

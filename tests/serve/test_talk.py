@@ -1,0 +1,206 @@
+"""OpenAI's client talks with a live server, and hears what ``moiety chat`` and ``evaluate`` would say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("openai", reason="the extra [serve] is not installed")
+pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+
+import openai
+
+from moiety.chat import Conversation
+from moiety.evaluate.run import answer_rows
+from moiety.serve.answering import settled
+from moiety.vlm.model import load
+from moiety.vlm.rows import Row, Turn
+from moiety.vlm.templates import load_processor
+from tests import model_folders
+from tests.serve.live import SHORT, client, data_url, running, user, wait_until
+
+FOLDERS = {"moiie": model_folders.sparse_folder, "asymoe": model_folders.asymoe_folder}
+every_scheme = pytest.mark.parametrize("server", FOLDERS, indirect=True)
+QUESTION, SECOND = "Where is the red circle?", "Is there a blue square?"
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[Any]:
+    folder = FOLDERS[getattr(request, "param", "moiie")]()
+    with running(folder) as server:
+        server.folder = folder
+        yield server
+
+
+@pytest.fixture
+def chat(server: Any) -> Conversation:
+    return Conversation(load(server.folder), load_processor(server.folder), max_new_tokens=SHORT.max_new_tokens)
+
+
+def ask(server: Any, messages: list[Any], **more: Any) -> Any:
+    with client(server) as talk:
+        return talk.chat.completions.create(model="tiny", messages=messages, **more)
+
+
+def pieces_of(server: Any, messages: list[Any], **more: Any) -> list[Any]:
+    with client(server) as talk:
+        return list(talk.chat.completions.create(model="tiny", messages=messages, stream=True, **more))
+
+
+def joined(pieces: list[Any]) -> str:
+    return "".join(piece.choices[0].delta.content or "" for piece in pieces)
+
+
+@every_scheme
+def test_a_conversation_about_pictures_is_that_of_chat(server: Any, chat: Conversation) -> None:
+    messages: list[Any] = [user(QUESTION, data_url())]
+    chat.add_image(model_folders.picture())
+    first = ask(server, messages)
+    assert first.choices[0].message.content == chat.ask(QUESTION)
+    messages += [first.choices[0].message, user(SECOND, data_url())]
+    chat.add_image(model_folders.picture())
+    expected = chat.ask(SECOND)
+    assert ask(server, messages).choices[0].message.content == expected
+    assert joined(pieces_of(server, messages)) == expected
+    assert expected
+
+
+@every_scheme
+def test_a_picture_is_looked_at(server: Any) -> None:
+    upside_down = data_url(model_folders.picture().rotate(180))
+    asked = [[user(text, url) for url in (data_url(), upside_down)] for text in (QUESTION, SECOND)]
+    texts = [[ask(server, [one]).choices[0].message.content for one in both] for both in asked]
+    assert any(first != second for first, second in texts)
+
+
+@every_scheme
+def test_a_question_without_picture_is_that_of_evaluate(server: Any) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTION}]
+    row = Row("one", (Turn("system", "Be brief."), Turn("user", QUESTION)))
+    (expected,) = answer_rows(
+        load(server.folder), load_processor(server.folder), [row], {}, batch_size=1, max_new_tokens=6
+    ).values()
+    assert ask(server, messages).choices[0].message.content == expected
+    assert joined(pieces_of(server, messages)) == expected
+
+
+def test_tokens_and_ends_are_counted(server: Any) -> None:
+    whole = ask(server, [user(QUESTION, data_url())], max_tokens=3)
+    assert (whole.usage.completion_tokens, whole.choices[0].finish_reason) == (3, "length")
+    parts = [{"type": "image", "image": model_folders.picture()}, {"type": "text", "text": "\n" + QUESTION}]
+    inputs = load_processor(server.folder).apply_chat_template(
+        [{"role": "user", "content": parts}],
+        tokenize=True, return_dict=True, add_generation_prompt=True,
+    )  # fmt: skip
+    assert whole.usage.prompt_tokens == len(inputs["input_ids"][0])
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + 3
+    last = pieces_of(server, [user(QUESTION, data_url())], max_tokens=3)[-1]
+    assert (last.usage, last.choices[0].finish_reason) == (whole.usage, "length")
+
+
+def test_a_stream_ends_as_openai_s_do(server: Any) -> None:
+    body = {"messages": [user(QUESTION, data_url())], "stream": True}
+    lines = httpx.post(server.url + "/v1/chat/completions", json=body).text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+
+
+def test_a_seed_fixes_what_is_sampled(server: Any) -> None:
+    def sampled(seed: int) -> str:
+        return (
+            ask(server, [user(QUESTION)], temperature=1.5, top_p=0.9, seed=seed, max_tokens=4)
+            .choices[0]
+            .message.content
+        )
+
+    assert sampled(1) == sampled(1)
+    assert sampled(1) != sampled(2)
+    assert (
+        ask(server, [user(QUESTION)], temperature=0, seed=1).choices[0].message.content
+        == ask(server, [user(QUESTION)]).choices[0].message.content
+    )
+
+
+def test_an_answer_ends_before_its_stop(server: Any) -> None:
+    messages = [user(QUESTION, data_url())]
+    whole = ask(server, messages).choices[0].message.content
+    stop = whole[len(whole) // 2]
+    cut = ask(server, messages, stop=[stop, "never there"])
+    assert cut.choices[0].message.content == whole[: whole.index(stop)].strip()
+    assert cut.choices[0].finish_reason == "stop"
+    assert cut.usage.completion_tokens < 6
+    assert joined(pieces_of(server, messages, stop=stop)) == cut.choices[0].message.content
+
+
+def test_many_at_once_hear_what_each_would_hear_alone(server: Any) -> None:
+    asked = [[user(f"{QUESTION} {number}", data_url())] for number in range(3)]
+    alone = [ask(server, messages).choices[0].message.content for messages in asked]
+    with ThreadPoolExecutor(3) as pool:
+        whole = pool.map(lambda messages: ask(server, messages).choices[0].message.content, asked)
+        streamed = pool.map(lambda messages: joined(pieces_of(server, messages)), asked)
+        assert [list(whole), list(streamed)] == [alone, alone]
+    wait_until(lambda: httpx.get(server.url + "/health").json() == {"status": "ok", "waiting": 0})
+
+
+def test_models_are_a_list_of_one(server: Any) -> None:
+    with client(server) as talk:
+        assert [model.id for model in talk.models.list()] == ["tiny"]
+        assert talk.models.retrieve("tiny").owned_by == "moiety"
+        with pytest.raises(openai.NotFoundError, match="no such model here; known: tiny"):
+            talk.models.retrieve("other")
+
+
+def test_who_leaves_stops_the_model() -> None:
+    with running(model_folders.sparse_folder(), replace(SHORT, max_new_tokens=1500)) as server, client(server) as talk:
+        for stream in (True, False):
+            seen: list[Any] = []
+            thread = threading.Thread(target=_leave, args=(talk, stream))
+            thread.start()
+            wait_until(lambda seen=seen: seen.extend(server.handler.running) or any(a.total_tokens for a in seen))
+            thread.join()
+            wait_until(lambda: httpx.get(server.url + "/health").json()["waiting"] == 0)
+            server.handler.thread.submit(lambda: None).result(10)
+            assert 0 < seen[-1].total_tokens < 1400
+            seen.clear()
+
+
+def _leave(talk: Any, stream: bool) -> None:
+    if stream:
+        answer = talk.chat.completions.create(model="tiny", messages=[user(QUESTION)], stream=True)
+        next(piece for piece in answer if piece.choices[0].delta.content)
+        answer.close()
+        return
+    with pytest.raises(openai.APITimeoutError):
+        talk.with_options(timeout=0.5).chat.completions.create(model="tiny", messages=[user(QUESTION)])
+
+
+def test_a_server_that_stops_ends_its_answers() -> None:
+    long = replace(SHORT, max_new_tokens=1500)
+    with running(model_folders.sparse_folder(), long) as server, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask, server, [user(QUESTION)])
+        wait_until(lambda: any(made.total_tokens > 3 for made in server.handler.running))
+        server.should_exit = True
+        assert 3 < answer.result(10).usage.completion_tokens < 1400
+
+
+def test_pieces_hold_back_what_may_still_change() -> None:
+    text, shown = " caf\u00e9 now. STOP it", ""
+    for end in range(len(text) + 1):
+        piece = settled(text[:end] + "\ufffd" * (end % 2), ["STOP"], last=False)
+        assert piece.startswith(shown)
+        shown = piece
+    assert settled(text, ["STOP"], last=True) == shown == "caf\u00e9 now."
+    assert settled("a\ufffd", [], last=True) == "a\ufffd"
+
+
+def test_the_stock_server_knows_our_class() -> None:
+    from transformers.cli.serving.model_manager import ModelManager
+
+    model = load(model_folders.sparse_folder())
+    assert ModelManager.get_model_modality(model, load_processor(model_folders.sparse_folder())).name == "MULTIMODAL"
