@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ pytest.importorskip("uvicorn", reason="the extra [serve] is not installed")
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
 import openai
+from starlette.requests import ClientDisconnect
 
 from moiety.chat import Conversation
 from moiety.evaluate.run import answer_rows
@@ -178,6 +181,29 @@ def _leave(talk: Any, stream: bool) -> None:
         return
     with pytest.raises(openai.APITimeoutError):
         talk.with_options(timeout=0.5).chat.completions.create(model="tiny", messages=[user(QUESTION)])
+
+
+def test_a_stream_that_nobody_begins_to_read_ends_too() -> None:
+    body = json.dumps({"messages": [user(QUESTION)], "stream": True}).encode()
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "root_path": "",
+        "headers": [(b"content-type", b"application/json")], "asgi": {"spec_version": "2.4"},
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        raise OSError("gone")
+
+    with running(model_folders.sparse_folder(), replace(SHORT, max_new_tokens=1500)) as server:
+        app, server.handler.running = server.config.loaded_app, set()
+        with pytest.raises(ClientDisconnect):
+            asyncio.run(app(scope, receive, send))
+        assert httpx.get(server.url + "/health").json()["waiting"] == 0
+        server.handler.thread.submit(lambda: None).result(10)
+        (made,) = server.handler.running
+        assert made.total_tokens < 1400
 
 
 def test_a_server_that_stops_ends_its_answers() -> None:

@@ -209,8 +209,10 @@ class ChatHandler(ChatCompletionHandler):
         self.thread = InferenceThread()
         self.running: weakref.WeakSet[Answer] = weakref.WeakSet()
 
-    async def answer(self, request: ChatRequest, pictures: Sequence[Image.Image], request_id: str) -> Response:
-        """The response to a request that passed every check that needs no model.
+    async def answer(
+        self, request: ChatRequest, pictures: Sequence[Image.Image], request_id: str
+    ) -> tuple[Response, Generation]:
+        """The response to a request that passed every check that needs no model, and what can stop it.
 
         Raises:
             Refusal: the prompt cannot be made, or is longer than the model reads.
@@ -219,7 +221,7 @@ class ChatHandler(ChatCompletionHandler):
         config = self.generation_config(request, inputs["input_ids"].shape[1])
         generation = Generation(self.thread, self.running, request)
         about = (request_id, self.model, self.processor, self.name, inputs, config, generation)
-        return self._streaming(*about) if request.stream else await self._non_streaming(*about)
+        return self._streaming(*about) if request.stream else await self._non_streaming(*about), generation
 
     def prepare(self, request: ChatRequest, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Keywords of ``generate``, each ``(1, seq)`` or per picture, made as for every other verb.

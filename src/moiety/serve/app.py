@@ -17,8 +17,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
-from moiety.serve.answering import FAILED, ChatHandler
+from moiety.serve.answering import FAILED, ChatHandler, Generation
 from moiety.serve.pictures import decode_pictures
 from moiety.serve.request import Limits, Refusal, read_request
 
@@ -54,14 +55,13 @@ class Counter:
             )
         self.num_waiting += 1
         try:
-            response = await self._answered(request)
+            response, generation = await self._answered(request)
         except BaseException:
-            self.num_waiting -= 1
+            self._leave()
             raise
-        if not isinstance(response, StreamingResponse):
-            self.num_waiting -= 1
-            return response
-        response.body_iterator = self._to_the_end(response.body_iterator)
+        if isinstance(response, StreamingResponse):
+            return Stream(response, lambda: self._leave(generation))
+        self._leave()
         return response
 
     async def models(self, request: Request) -> Response:
@@ -91,7 +91,13 @@ class Counter:
     def _card(self) -> dict[str, Any]:
         return {"id": self.handler.name, "object": "model", "created": self.created, "owned_by": "moiety"}
 
-    async def _answered(self, request: Request) -> Response:
+    def _leave(self, generation: Generation | None = None) -> None:
+        """One request less; nobody listens to its answer any more."""
+        self.num_waiting -= 1
+        if generation is not None:
+            generation.stop()
+
+    async def _answered(self, request: Request) -> tuple[Response, Generation]:
         content = await read_body(request, self.limits)
         asked = await run_in_threadpool(read_request, content, self.handler.name, self.limits, self.handler.control)
         pictures = await run_in_threadpool(decode_pictures, asked, self.limits)
@@ -104,15 +110,31 @@ class Counter:
         finally:
             working.cancel()  # of a finished one this does nothing
 
-    async def _to_the_end(self, pieces: Any) -> AsyncIterator[Any]:
-        """A stream with the last line that OpenAI's streams have, counted until it is told or nobody listens."""
+
+class Stream(Response):
+    """A streamed answer with the last line that OpenAI's streams have.
+
+    Args:
+        told: Of transformers.
+        leave: Called once at the end, told to the end or not; a stream that nobody began to read ends, too.
+    """
+
+    def __init__(self, told: StreamingResponse, leave: Callable[[], object]) -> None:
+        super().__init__()
+        self.told, self.leave = told, leave
+        told.body_iterator = self._pieces(told.body_iterator)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As in Starlette."""
         try:
-            async for piece in pieces:
-                yield piece.replace(STOCK_FAILURE, OUR_FAILURE)
-            yield "data: [DONE]\n\n"
+            await self.told(scope, receive, send)
         finally:
-            self.num_waiting -= 1
-            await pieces.aclose()
+            self.leave()
+
+    async def _pieces(self, pieces: Any) -> AsyncIterator[Any]:
+        async for piece in pieces:
+            yield piece.replace(STOCK_FAILURE, OUR_FAILURE)
+        yield "data: [DONE]\n\n"
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
