@@ -26,8 +26,8 @@ def test_inspect_writes_page_pictures_and_numbers(moiety: Run, sparse: Path, tmp
     assert "prefill" in result.stdout
     assert result.stderr.endswith(f"open {output / 'index.html'}\n")
     assert {path.name for path in output.iterdir()} == {
-        "index.html", "patches.png", "words.png", "shares.png", "depth.png", "grounding.png", "routing.npz",
-        "routing.json",
+        "index.html", "patches.png", "words.png", "shares.png", "depth.png", "coselection.png", "grounding.png",
+        "routing.npz", "routing.json", "trace.safetensors",
     }  # fmt: skip
     again = json.loads(moiety("inspect", sparse, picture, "Where is it?", "-o", output, "--json").stdout)
     assert again["question"] == "Where is it?"

@@ -253,6 +253,7 @@ def save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=export.dpi, facecolor="white")
     if export.kind != "png":
+        figure.set_layout_engine("none")  # what the first drawing found holds for the second
         with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
             figure.savefig(path.with_suffix(f".{export.kind}"), facecolor="white")
     return path

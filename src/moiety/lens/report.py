@@ -46,7 +46,7 @@ def write_report(
         return (room / name).read_text(encoding="utf-8")
 
     page = Template(read("report.html")).substitute(
-        title=html.escape(f"Who read what: {traces[0].scheme}"),
+        title=html.escape(f"Who read what: {' | '.join(trace.scheme for trace in traces)}"),
         style=read("report.css"),
         data=json_for_page(page_tree(traces, only)),
         sections="".join(map(_section, pictures)),
