@@ -69,7 +69,7 @@ class Conversation:
 
         Args:
             question: What the person says.
-            on_text: Called with every piece of the answer as it is made; what it raises ends the answer.
+            on_text: Called after each token with what is finished of the answer, possibly nothing; what it raises ends it.
 
         Raises:
             ValueError: the question is empty or holds an image mark, or the conversation is too long for the model.
@@ -130,14 +130,17 @@ class Conversation:
 
 
 class PieceStreamer(TextStreamer):
-    """Hands every finished piece of text to a function instead of printing it."""
+    """Hands every finished piece of text to a function instead of printing it.
+
+    A token that finishes no word hands over an empty piece: whoever wants to end an answer can do so at every token.
+    """
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], object]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.on_text = on_text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers with each piece."""
+        """Called by transformers after each token, and at the end with what is left."""
         self.on_text(text)
 
 

@@ -72,6 +72,7 @@ def test_layers_differ_and_name_themselves(reading: Reading) -> None:
     assert len(set(pages.values())) == len(pages) > 1
     for layer, page in pages.items():
         assert f'data-layer="{layer}"' in page
+        assert f'<p class="what">Layer {layer} · “Where is the red circle?” → “' in page
         (inside,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
         assert Image.open(io.BytesIO(base64.b64decode(inside))).width >= views.SIDE
         assert not re.search(r"https?://|<script|<link|url\(", page)

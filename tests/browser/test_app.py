@@ -68,6 +68,12 @@ class Hand:
         box.clear()
         box.send_keys(question)
 
+    def set(self, slider: str, value: int) -> None:
+        """Type a value into the box beside a slider."""
+        number = self.part(f"{slider} input[type=number]")
+        number.clear()
+        number.send_keys(f"{value}\t")
+
     def ask(self) -> None:
         self.part("#ask").click()
 
@@ -110,10 +116,7 @@ def test_a_picture_a_question_an_answer_and_who_read_what(
     assert first_picture.startswith("data:image/png;base64,")
     assert len(hand.parts("#routing .load")) == 3
     assert len(hand.parts("#routing .word")) > 10
-    number = hand.part("#layer input[type=number]")
-    number.clear()
-    number.send_keys("3" if first_layer == "1" else "1")
-    number.send_keys("\t")
+    hand.set("#layer", 3 if first_layer == "1" else 1)
     hand.until(lambda: hand.drawn()[0] != first_layer)
     assert hand.drawn()[1] != first_picture
     snapshot("app-other-layer")
@@ -152,6 +155,22 @@ def test_whatever_is_wrong_is_said_and_the_app_goes_on(
     hand.upload(model_folders.picture_file())
     hand.ask()
     hand.answered()
+
+
+def test_a_long_answer_can_be_stopped(app: str, page: Callable[..., Any]) -> None:
+    hand = Hand(page(app))
+    hand.set("#longest", 1024)
+    hand.type("What?")
+    hand.ask()
+    hand.until(lambda: "Answering" in hand.note())
+    hand.part("#stop").click()
+    hand.until(lambda: hand.note() == "Stopped.")
+    hand.until(lambda: "What?" not in hand.part("#talk").text)
+    hand.set("#longest", 2)
+    hand.type("Where?")
+    hand.ask()
+    assert ", 2 made in " in hand.answered()
+    assert "What?" not in hand.part("#talk").text
 
 
 def test_examples_and_clear(app: str, page: Callable[..., Any]) -> None:

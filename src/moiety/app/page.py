@@ -77,8 +77,17 @@ class Page:
                 api_visibility="private",
             )
             quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-            stop.click(self.stop, [session], [talk, note], cancels=[asking], **quick)
-            gr.on([clear.click, talk.clear], self.clear, [session], [*shown, picture], cancels=[asking], **quick)
+            # not through the queue: the page stops to listen to it when the event that fills it is cancelled
+            stop.click(self.stop, [session], [talk, note], cancels=[asking], queue=False, **quick)
+            gr.on(
+                [clear.click, talk.clear],
+                self.clear,
+                [session],
+                [*shown, picture],
+                cancels=[asking],
+                queue=False,
+                **quick,
+            )
             layer.input(self.redraw, [session, layer], [routing], trigger_mode="always_last", **quick)
         return blocks
 
@@ -117,8 +126,9 @@ class Page:
                 [list(pair) for pair in self.examples], [picture, question], cache_examples=False, elem_id="examples"
             )
         longest = gr.Slider(
-            1, max(LONGEST_ANSWER, self.max_new_tokens), self.max_new_tokens, step=1, label="Longest answer, tokens"
-        )
+            1, max(LONGEST_ANSWER, self.max_new_tokens), self.max_new_tokens, step=1, label="Longest answer, tokens",
+            elem_id="longest",
+        )  # fmt: skip
         return picture, talk, question, note, (ask, stop, clear), longest
 
     def _right(self) -> tuple[Any, Any]:

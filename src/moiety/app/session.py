@@ -24,6 +24,8 @@ from moiety.vlm.rows import IMAGE_MARK
 
 MOST_PIXELS = 64_000_000
 """Pixels of the largest picture that is read: what the largest cameras make; beyond that decoding costs gigabytes."""
+SECONDS_BETWEEN = 0.1
+"""Between two looks at a growing answer: a page that is told each token does nothing else."""
 NO_PICTURE = "There is no picture yet: choose one, or take an example."
 NO_QUESTION = "There is no question yet: type one."
 
@@ -116,9 +118,12 @@ class Session:
                 talk.ask(question, on_text)
 
         yield Said([*before, {"role": "assistant", "content": "…"}], "Reading …")
+        shown = started
         for piece in as_they_come(work):
             text += piece
-            yield Said([*before, {"role": "assistant", "content": text or "…"}], "Answering …")
+            if time.perf_counter() - shown >= SECONDS_BETWEEN:
+                shown = time.perf_counter()
+                yield Said([*before, {"role": "assistant", "content": text or "…"}], "Answering …")
         self.reading = reading_of(talk, trace, question)
         seconds = time.perf_counter() - started
         history = self.history()

@@ -33,6 +33,7 @@ STYLE = """
 .lens .load { margin-bottom: 12px }
 .lens .bar { display: flex; height: 26px; border-radius: 5px; overflow: hidden; gap: 1px }
 .lens .bar span { min-width: 2px; text-align: center; font-size: 12px; line-height: 26px; overflow: hidden }
+.lens .what { font-weight: 600; margin: 0 0 8px; max-height: 3.2em; overflow: hidden; overflow-wrap: anywhere }
 .lens .quiet { opacity: .7; font-size: 12.5px }
 .lens .expert { display: inline-block; padding: 1px 9px; border-radius: 4px; margin: 0 6px 5px 0; font-size: 13px }
 .lens .words { margin: 2px 0 12px; line-height: 2 }
@@ -98,8 +99,9 @@ def routing_html(reading: Reading, layer: int) -> str:
     chosen = seen.phases["prefill"][layer].index.shape[1]
     second = " · lower right corner: its second choice, as large as its weight" if chosen > 1 else ""
     how = f"Each patch in the colour of the expert that read it{second}." if seen.grid else f"{seen.note}."
+    what = html.escape(f"Layer {layer} · “{seen.question}” → “{seen.answer}”")
     parts = [
-        f"<p>{legend_html(seen.groups)}</p>",
+        f'<p class="what">{what}</p><p>{legend_html(seen.groups)}</p>',
         f'<div class="both"><figure>{_image(tinted(seen, layer), f"patches tinted by expert, layer {layer}")}'
         f'<figcaption class="quiet">{html.escape(how)}</figcaption></figure>{loads_html(reading, layer)}</div>',
         "<h4>What was read before the answer, word by word</h4>",
