@@ -185,9 +185,12 @@ class Generation(BaseGenerateManager):
         return self.answer
 
     def _generate(self, model: Any, inputs: Any, gen_config: Any, answer: Answer) -> None:
+        started = time.perf_counter()
         if self.seed is not None:
             torch.manual_seed(self.seed)
         model.generate(**inputs, generation_config=gen_config, stopping_criteria=StoppingCriteriaList([answer]))
+        seconds = time.perf_counter() - started
+        logger.info("answered: prompt %d, answer %d tokens, %.1f s", answer.prompt_length, answer.total_tokens, seconds)
 
 
 class ChatHandler(ChatCompletionHandler):
@@ -271,7 +274,6 @@ class ChatHandler(ChatCompletionHandler):
         gen_manager: Any, tools: Any = None,
     ) -> JSONResponse:  # fmt: skip
         """As in transformers, but what the model said is not read again by a template for tools."""
-        started = time.perf_counter()
         text, num_prompt, ids = await gen_manager.generate_non_streaming(
             model, processor, inputs, gen_config, request_id
         )
@@ -279,7 +281,6 @@ class ChatHandler(ChatCompletionHandler):
             prompt_tokens=num_prompt, completion_tokens=len(ids), total_tokens=num_prompt + len(ids)
         )
         cut = len(ids) >= gen_config.max_new_tokens
-        logger.info("%d + %d tokens in %.1f s", num_prompt, len(ids), time.perf_counter() - started)
         return JSONResponse(
             self._build_completion(request_id, text, model_id, finish_reason="length" if cut else "stop", usage=usage)
         )
