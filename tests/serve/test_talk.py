@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -149,6 +151,21 @@ def test_many_at_once_hear_what_each_would_hear_alone(server: Any) -> None:
         streamed = pool.map(lambda messages: joined(pieces_of(server, messages)), asked)
         assert [list(whole), list(streamed)] == [alone, alone]
     wait_until(lambda: httpx.get(server.url + "/health").json() == {"status": "ok", "waiting": 0})
+
+
+def test_the_python_of_the_page_runs(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert "http://127.0.0.1:8000" in program
+    model_folders.picture().save(tmp_path / "scene.png")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(program.replace("http://127.0.0.1:8000", server.url), names)
+    names["client"].close()
+    answer = names["answer"].choices[0].message.content
+    assert capsys.readouterr().out == f"{answer} 6\n{answer}"
 
 
 def test_models_are_a_list_of_one(server: Any) -> None:
