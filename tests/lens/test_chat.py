@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,16 @@ def test_an_answer_without_words_is_said(conversation: Conversation, monkeypatch
 
     monkeypatch.setattr(conversation.model, "generate", silent)
     assert talk(conversation, "Hello?") == "(no answer)\n"
+
+
+def test_an_answer_begins_without_a_space(conversation: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(question: str, on_text: Callable[[str], object]) -> str:
+        for piece in ("", " ", " top ", " left"):
+            on_text(piece)
+        return "top  left"
+
+    monkeypatch.setattr(conversation, "ask", ask)
+    assert talk(conversation, "Where?") == "top  left\n"
 
 
 def test_help_and_unknown_commands(conversation: Conversation) -> None:

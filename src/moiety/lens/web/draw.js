@@ -60,7 +60,7 @@ function look(model, found, highlight) {
     const { expert, weight } = found.chosen[0];
     const even = 1 / found.topK;
     const above = found.topK === 1 ? 1 : Math.min(1, Math.max(0, (weight - even) / (1 - even)));
-    return { expert, strength: 0.45 + 0.55 * above };
+    return { expert, strength: 0.6 + 0.4 * above };
   }
   const own = found.chosen.find((one) => one.expert === highlight);
   return { expert: highlight, strength: own && own.weight > 0 ? 0.25 + 0.75 * own.weight : 0 };
