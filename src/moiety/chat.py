@@ -69,7 +69,7 @@ class Conversation:
 
         Args:
             question: What the person says.
-            on_text: Called after each token with what is finished of the answer, possibly nothing; what it raises ends it.
+            on_text: Called after each token with the text that it finished, maybe empty; what it raises ends it.
 
         Raises:
             ValueError: the question is empty or holds an image mark, or the conversation is too long for the model.
@@ -187,8 +187,16 @@ def run_chat(
 
 def _answer(conversation: Conversation, question: str, write: Callable[[str], object], may_stop: bool) -> bool:
     """Answer one line; False, with the reason shown, where that cannot be done."""
+    begun = False
+
+    def show(piece: str) -> None:
+        nonlocal begun
+        piece = piece if begun else piece.lstrip()  # many tokenizers begin every word with a space
+        begun = begun or bool(piece)
+        write(piece)
+
     try:
-        said = conversation.ask(question, write)
+        said = conversation.ask(question, show)
     except UNANSWERED as error:
         dropped = " (its pictures are forgotten)" if conversation.forget_waiting() else ""
         write(f"error: {error}{dropped}\n")
