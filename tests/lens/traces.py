@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from moiety.config import MoESettings
-from moiety.evaluate.run import evaluate_model
+from moiety.evaluate.run import answer_rows
 from moiety.lens import SavedTrace, read_trace
 from moiety.lens.trace_writer import TraceWriter
 from moiety.vlm.model import load
@@ -59,7 +59,7 @@ def answer(both: Both, path: Path, asked: list[Row], *, limit: int = 100, **opti
     images: Any = pictures()
     watch = TraceWriter(path, *both, images, limit)
     options = {"max_new_tokens": 5, "batch_size": 3, **options}
-    return dict(evaluate_model(*both, asked, images, watch=watch, **options).predictions)
+    return answer_rows(*both, asked, images, watch=watch, **options)
 
 
 def traced(both: Both, path: Path, **options: Any) -> SavedTrace:
