@@ -83,7 +83,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "half base64": (shown(data_url()[:-5]), 400, "not base64"),
     "half picture": (shown(as_url(bomb(50))), 400, "no whole picture"),
     "bomb": (shown(as_url(bomb(60_000))), 400, "exceeds limit"),
-    "deep": (b'{"messages": ' + b"[" * 200_000, 400, "nested too deeply"),
+    "deep": (b'{"messages": ' + b"[" * 90_000, 400, "nested too deeply"),
     "max_tokens": ({**HELLO, "max_tokens": 10**12}, 400, "at most 6 tokens"),
     "1000 pictures": (shown(*[data_url(Image.new("RGB", (1, 1)))] * 1000), 400, "1000 pictures; one request may bring"),
     "NUL": ({"messages": [user("a\0b")]}, 400, "NUL"),

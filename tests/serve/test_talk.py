@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect
 from moiety.chat import Conversation
 from moiety.evaluate.run import answer_rows
 from moiety.serve.answering import settled
+from moiety.serve.request import read_request
 from moiety.vlm.model import load
 from moiety.vlm.rows import Row, Turn
 from moiety.vlm.templates import load_processor
@@ -94,6 +95,19 @@ def test_a_question_without_picture_is_that_of_evaluate(server: Any) -> None:
     ).values()
     assert ask(server, messages).choices[0].message.content == expected
     assert joined(pieces_of(server, messages)) == expected
+
+
+@pytest.mark.parametrize("server", ["asymoe"], indirect=True)
+def test_earlier_answers_are_no_evidence(server: Any) -> None:
+    turns = ((QUESTION, "user"), ("top left", "assistant"), (SECOND, "user"))
+    entry = {"messages": [{"role": role, "content": text} for text, role in turns]}
+    inputs = server.handler.prepare(read_request(json.dumps(entry).encode(), "tiny", SHORT), [])
+    decode = server.handler.processor.tokenizer.decode
+    read, hidden = (decode(inputs["input_ids"][inputs["evidence_mask"].bool() == kept]) for kept in (True, False))
+    assert QUESTION in read
+    assert SECOND in read
+    assert "top left" in hidden
+    assert "top left" not in read
 
 
 def test_tokens_and_ends_are_counted(server: Any) -> None:

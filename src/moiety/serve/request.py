@@ -11,11 +11,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, FailFast, Field, ValidationError
 
 from moiety.groups import nearest_name
 from moiety.section import Section
 
+MOST_BRACKETS, MOST_KEYS, MOST_ITEMS = 100_000, 100, 2_000
+"""No chat has more of them, and a body of nothing else would cost a hundred times its size in memory."""
 ANY_MODEL = (None, "default")
 """Names besides its own by which the one model is asked."""
 
@@ -105,7 +107,7 @@ class Message(Section):
     """One turn; what OpenAI's client adds to an answer it sends back may be there as null."""
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[list[Part], BeforeValidator(_as_parts)]
+    content: Annotated[list[Part], FailFast(), Field(max_length=MOST_ITEMS), BeforeValidator(_as_parts)]
     refusal: None = None
     tool_calls: None = None
     function_call: None = None
@@ -128,7 +130,7 @@ class ChatRequest(Section):
     """Body of ``POST /v1/chat/completions``. Fields that a server could only ignore must hold what changes nothing."""
 
     model: str | None = None
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], FailFast()] = Field(min_length=1, max_length=MOST_ITEMS)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
@@ -183,9 +185,11 @@ def read_request(content: bytes, model: str, limits: Limits, control: Collection
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """JSON without the liberties of Python's reader: no NaN, no endless nesting."""
+    """JSON without the liberties of Python's reader: no NaN, no key twice, no endless nesting."""
+    if content.count(b"[") + content.count(b"{") > MOST_BRACKETS:
+        raise Refusal(400, f"the body has more than {MOST_BRACKETS:,} brackets; a chat request needs a few")
     try:
-        entry = json.loads(content.decode("utf-8"), parse_constant=_no_constant)
+        entry = json.loads(content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise Refusal(400, f"the body is not UTF-8: byte {error.start} is {content[error.start]:#04x}") from error
     except RecursionError as error:
@@ -194,6 +198,15 @@ def _parsed(content: bytes) -> dict[str, Any]:
         raise Refusal(400, f"the body is not JSON: {error}") from error
     if not isinstance(entry, dict):
         raise Refusal(400, f"the body must be a JSON object with 'messages', got {_short(entry)}")
+    return entry
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MOST_KEYS:
+        raise ValueError(f"an object with {len(pairs):,} keys")
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        raise ValueError(f"an object with a key twice, its keys are {_short([key for key, _ in pairs])}")
     return entry
 
 
@@ -247,7 +260,7 @@ def _refusal_of(error: ValidationError) -> Refusal:
     if kind == "missing":
         return Refusal(400, f"{param} is missing", param, "missing_required_parameter")
     if kind == "extra_forbidden":
-        known = f"; {nearest_name(str(param), ChatRequest.model_fields)}" if len(first["loc"]) == 1 else ""
+        known = f"; {nearest_name(str(param)[:80], ChatRequest.model_fields)}" if len(first["loc"]) == 1 else ""
         return Refusal(400, f"unknown field {_short(param)}{known}", param, "unknown_parameter")
     return Refusal(400, f"{param}: {first['msg']}, got {_short(given)}", param, "invalid_value")
 
