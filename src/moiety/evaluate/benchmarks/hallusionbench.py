@@ -12,8 +12,7 @@ an answer is right; nothing is asked here:
 - ``lmms_eval`` takes every text that contains ``yes`` for yes and any other for no: no answer scores the share of no.
   It is published for the questions with a figure; here it scores what is asked.
 
-Where verdicts of a judge are at hand, :func:`moiety.evaluate.benchmarks.hallusion_metrics.judged_numbers` makes the
-official numbers of them.
+Where verdicts of a judge are at hand, :mod:`moiety.evaluate.benchmarks.graded` makes the official numbers of them.
 
 Source:
     tianyi-lab/HallusionBench @ 744007c; AlenjandroWang/MoIIE @ c614868, ``hallusionbench_test.py``; lmms-eval @
@@ -25,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
 from moiety.evaluate.benchmarks.entries import (
@@ -42,9 +42,9 @@ from moiety.evaluate.scorers import first_word_verdict
 from moiety.vlm.rows import Row
 
 QUESTIONS = "HallusionBench.json"
-_PLACE = ("category", "subcategory", "set_id", "figure_id", "question_id")
+PLACE = ("category", "subcategory", "set_id", "figure_id", "question_id")
 _ENTRY: Mapping[str, Kinds] = {
-    **dict.fromkeys((*_PLACE, "visual_input", "gt_answer"), (str, int)),
+    **dict.fromkeys((*PLACE, "visual_input", "gt_answer"), (str, int)),
     **{"question": str, "filename": (str, NOTHING)},
 }
 
@@ -61,7 +61,7 @@ def read(folder: Path) -> list[Row]:
         shown = [] if entry["filename"] is None else [entry["filename"].removeprefix("./")]
         rows.append(
             asked(
-                "/".join(str(entry[key]) for key in _PLACE),
+                place_of(entry),
                 asked_shortly(entry["question"]),
                 shown,
                 answers=["yes" if str(entry["gt_answer"]) == "1" else "no"],
@@ -71,6 +71,11 @@ def read(folder: Path) -> list[Row]:
             )
         )
     return rows
+
+
+def place_of(entry: Mapping[str, Any]) -> str:
+    """Id of a question: where it stands."""
+    return "/".join(str(entry[key]) for key in PLACE)
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
@@ -101,7 +106,7 @@ def judged_by(rows: Sequence[Row], verdicts: Mapping[str, str | None]) -> list[J
         verdict = verdicts[row.id]
         code = UNCLEAR if verdict is None else RIGHT if verdict == row.answers[0] else WRONG
         same = verdict == originals.get(_question(row), verdict)
-        names = {key: str(row.extra[key]) for key in (*_PLACE, "visual_input")}
+        names = {key: str(row.extra[key]) for key in (*PLACE, "visual_input")}
         judged.append(Judged(**names, truth=int(row.answers[0] == "yes"), code=code, same=same))
     return judged
 

@@ -1,7 +1,7 @@
 """MM-Vet: 218 open questions, graded by a language model elsewhere; here its questions and the file for its grader.
 
 Yu et al. 2023 (2308.02490). Grades are 0, 0.1, ..., 1 an answer; there is no rule without the grader, so none is
-offered.
+offered. What the grader gives back is scored by :mod:`moiety.evaluate.benchmarks.graded`.
 """
 
 from __future__ import annotations
