@@ -56,6 +56,7 @@ class TraceWriter(Watch):
                 f"{self.path} is a folder; give --trace a file, for instance {self.path / 'trace'}.safetensors"
             )
         self.trace = empty_trace(model, {})
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told before the first question
         self._there = read_trace(self.path) if self.path.exists() else None
         self._asked: set[int] = set()
         self._kept: dict[str, TracedQuestion] = {}
