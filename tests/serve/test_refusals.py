@@ -91,6 +91,7 @@ HOSTILE: dict[str, tuple[Any, int, str]] = {
     "not JSON": (b"messages=hello", 400, "not JSON"),
     "empty": (b"", 400, "not JSON"),
     "too long to read": ({"messages": [user("long " * 3000)]}, 400, "this model reads 4,096"),
+    "endless text": ({"messages": [user("a " * 10**6)]}, 400, "2,000,000 characters of text; this model reads 4,096"),
     "half character": (b'{"messages": [{"role": "user", "content": "\\ud83d"}]}', 400, "half a character"),
     "other model": ({**HELLO, "model": "/etc"}, 404, "'/etc' is not served here; known: tiny"),
     "template": ({**HELLO, "chat_template_kwargs": {"chat_template": "{{ x }}"}}, 400, "unknown field"),

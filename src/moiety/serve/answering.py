@@ -34,6 +34,8 @@ from moiety.vlm.templates import control_ids
 
 logger = logging.getLogger(__name__)
 
+CHARACTERS_A_TOKEN = 16
+"""Far more than tokens of a language have; a text beyond that is refused before it is cut into tokens, which is slow."""
 FAILED = "the model failed on this request; the log of the server says why"
 
 
@@ -206,6 +208,7 @@ class ChatHandler(ChatCompletionHandler):
     def __init__(self, model: Any, processor: Any, name: str, limits: Limits) -> None:
         super().__init__(model_manager=None, generation_state=None)  # type: ignore[arg-type]  # both load by name
         self.model, self.processor, self.name, self.limits = model.eval(), processor, name, limits
+        self.room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         known = control_ids(processor)
         tokens = processor.tokenizer.convert_ids_to_tokens(sorted(known))
         self.control = tuple(dict.fromkeys([IMAGE_MARK, *filter(None, tokens)]))
@@ -230,11 +233,19 @@ class ChatHandler(ChatCompletionHandler):
         """Keywords of ``generate``, each ``(1, seq)`` or per picture, made as for every other verb.
 
         Raises:
-            Refusal: the chat template or the processor does not take these turns or pictures.
+            Refusal: the text is too long, or template or processor do not take these turns or pictures.
         """
-        named = {str(number): picture for number, picture in enumerate(pictures)}
+        named, row = {str(number): picture for number, picture in enumerate(pictures)}, row_of(request)
+        size = sum(len(turn.text) for turn in row.turns)
+        if self.room is not None and size > CHARACTERS_A_TOKEN * self.room:
+            raise Refusal(
+                400,
+                f"{size:,} characters of text; this model reads {self.room:,} tokens",
+                "messages",
+                "context_length_exceeded",
+            )
         try:
-            batch = prompt_batch([row_of(request)], self.processor, named)
+            batch = prompt_batch([row], self.processor, named)
         except (ValueError, jinja2.TemplateError) as error:
             raise Refusal(400, f"no prompt can be made of these messages: {error}", "messages") from error
         return keywords_of_generate(self.model, batch)
@@ -245,8 +256,7 @@ class ChatHandler(ChatCompletionHandler):
         Raises:
             Refusal: prompt and answer are longer than the model reads.
         """
-        room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        wanted = request.max_new_tokens(self.limits)
+        room, wanted = self.room, request.max_new_tokens(self.limits)
         if room is not None and prompt_length + wanted > room:
             if prompt_length >= room or request.max_tokens or request.max_completion_tokens:
                 raise Refusal(
