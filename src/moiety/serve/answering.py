@@ -35,7 +35,7 @@ from moiety.vlm.templates import control_ids
 logger = logging.getLogger(__name__)
 
 CHARACTERS_A_TOKEN = 16
-"""Far more than tokens of a language have; a text beyond that is refused before it is cut into tokens, which is slow."""
+"""Far more than a token of any language has; a longer text is refused before it is cut into tokens, which is slow."""
 FAILED = "the model failed on this request; the log of the server says why"
 
 
