@@ -17,7 +17,8 @@ from tests import model_folders
 from tests.app.conftest import Ask, new_session
 
 
-def test_an_answer_grows_and_stays(session: Session, ask: Ask) -> None:
+def test_an_answer_grows_and_stays(session: Session, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety.app.session.SECONDS_BETWEEN", 0)
     shown = ask("Where is the red circle?")
     assert shown[0].note == "Reading …"
     assert [turn["role"] for turn in shown[-1].history] == ["user", "assistant"]
@@ -156,7 +157,10 @@ def test_work_ends_when_nobody_waits() -> None:
     assert len(made) < 1000
 
 
-def test_a_question_that_was_left_leaves_the_talk_as_it_was(session: Session, ask: Ask) -> None:
+def test_a_question_that_was_left_leaves_the_talk_as_it_was(
+    session: Session, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moiety.app.session.SECONDS_BETWEEN", 0)
     ask("Where?")
     before, reading = session.history(), session.reading
     shown = session.ask(str(model_folders.picture_file()), "And now?", 100)
