@@ -20,9 +20,9 @@ TWO_FORMS = (
 
 
 def inspect(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Model folder or Hugging Face id.")] = None,
-    image: Annotated[Path | None, typer.Argument(metavar="[IMAGE]", help="A picture.")] = None,
-    question: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="What to ask about it.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")] = None,
+    image: Annotated[Path | None, typer.Argument(metavar="IMAGE", help="A picture.")] = None,
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="What to ask about it.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Instead: the saved trace of a run, see evaluate --trace.")] = None,
     beside: Annotated[str | None, typer.Option(help="A second model, or with --trace a second trace.")] = None,
     only: Annotated[str | None, typer.Option(help="With --trace: ids of the questions to show, with commas.")] = None,

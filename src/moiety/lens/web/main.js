@@ -101,6 +101,10 @@ byId("layer").max = deepest.layers.length - 1;
 byId("layer").disabled = deepest.layers.length === 1;
 byId("all").parentElement.hidden = models.every((model) => model.numQuestions <= 1);
 byId("note").textContent = TREE.note;
+for (const { name, settings } of [...models].reverse()) {
+  const said = Object.entries(settings).map(([key, value]) => `${key}: ${value}`).join(" · ");
+  byId("note").after(make("p", {}, `${name}: ${said}`));
+}
 
 byId("layer").addEventListener("input", (event) => setPlace(Number(event.target.value)));
 byId("question").addEventListener("change", (event) => setQuestion(Number(event.target.value)));
