@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moiety.app.session import MOST_PIXELS, NO_PICTURE, NO_QUESTION, Session, as_they_come, picture_in
+from moiety.app.session import MOST_PIXELS, NO_PICTURE, NO_QUESTION, STOPPED, Session, as_they_come, picture_in
 from moiety.lens.observe import observe
 from tests import model_folders
 from tests.app.conftest import Ask, new_session
@@ -155,6 +155,23 @@ def test_work_ends_when_nobody_waits() -> None:
     pieces.close()
     assert ended.wait(5)
     assert len(made) < 1000
+
+
+@pytest.mark.parametrize("how", ["stop", "clear"])
+def test_an_answer_can_be_ended(session: Session, ask: Ask, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr("moiety.app.session.SECONDS_BETWEEN", 0)
+    ask("Where?")
+    shown = session.ask(str(model_folders.picture_file()), "And now?", 100)
+    for _ in range(3):
+        next(shown)
+    getattr(session, how)()
+    (last,) = shown
+    assert (last.note, last.is_error, len(last.history)) == (STOPPED, False, 2 if how == "stop" else 0)
+    assert session.history() == last.history
+    assert (session.reading is None) == (how == "clear")
+    assert not ask("Where?")[-1].is_error
+    session.stop()
+    assert ask("Again?")[-1].note != STOPPED
 
 
 def test_a_question_that_was_left_leaves_the_talk_as_it_was(

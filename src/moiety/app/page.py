@@ -67,7 +67,7 @@ class Page:
                     layer, routing = self._right()
             ask, stop, clear = buttons
             shown = [session, talk, question, note, layer, routing]
-            asking = gr.on(
+            gr.on(
                 [ask.click, question.submit],
                 self.ask,
                 [session, picture, question, longest, layer],
@@ -77,17 +77,8 @@ class Page:
                 api_visibility="private",
             )
             quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-            # not through the queue: the page stops to listen to it when the event that fills it is cancelled
-            stop.click(self.stop, [session], [talk, note], cancels=[asking], queue=False, **quick)
-            gr.on(
-                [clear.click, talk.clear],
-                self.clear,
-                [session],
-                [*shown, picture],
-                cancels=[asking],
-                queue=False,
-                **quick,
-            )
+            stop.click(self.stop, [session], [], **quick)
+            gr.on([clear.click, talk.clear], self.clear, [session], [*shown, picture], **quick)
             layer.input(self.redraw, [session, layer], [routing], trigger_mode="always_last", **quick)
         return blocks
 
@@ -106,7 +97,7 @@ class Page:
             elem_id="picture", buttons=[],
         )  # fmt: skip
         # gradio would open the file first and fail in its own words; the session reads it and says what is wrong
-        picture.preprocess = lambda payload: None if payload is None else payload.path
+        setattr(picture, "preprocess", lambda payload: None if payload is None else payload.path)  # noqa: B010
         talk = gr.Chatbot(
             label="Talk", height=230, render_markdown=False, buttons=[], elem_id="talk", feedback_options=None,
             placeholder="Ask something about the picture; the talk goes on until the picture changes.",
@@ -161,9 +152,10 @@ class Page:
             return self.keep
         return routing_html(session.reading, nearest_layer(self.layers, layer))
 
-    def stop(self, session: Session | None) -> tuple[Any, ...]:
-        """The talk as it was before the question that was stopped."""
-        return (session.history() if session else []), note_html("Stopped.", is_error=False)
+    def stop(self, session: Session | None) -> None:
+        """End the answer that is being made; its own event shows that."""
+        if session:
+            session.stop()
 
     def clear(self, session: Session | None) -> tuple[Any, ...]:
         """A new page."""

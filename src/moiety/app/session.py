@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ MOST_PIXELS = 64_000_000
 """Pixels of the largest picture that is read: what the largest cameras make; beyond that decoding costs gigabytes."""
 SECONDS_BETWEEN = 0.1
 """Between two looks at a growing answer: a page that is told each token does nothing else."""
+STOPPED = "Stopped."
 NO_PICTURE = "There is no picture yet: choose one, or take an example."
 NO_QUESTION = "There is no question yet: type one."
 
@@ -65,9 +66,20 @@ class Session:
         self.conversation = Conversation(model, processor)
         self.file: str | None = None
         self.reading: Reading | None = None
+        self._answering = False
+        self._wanted = ""
+
+    def stop(self) -> None:
+        """End the answer that is being made, if there is one, at its next token; its question is forgotten."""
+        self._wanted = self._wanted or "stop"
 
     def clear(self) -> None:
-        """Forget picture, turns and reading."""
+        """Forget picture, turns and reading; an answer that is being made is stopped first."""
+        self._wanted = "clear"
+        if not self._answering:
+            self._forget()
+
+    def _forget(self) -> None:
         self.conversation.reset()
         self.file, self.reading = None, None
 
@@ -85,12 +97,17 @@ class Session:
         if not question or not question.strip():
             yield Said(self.history(), NO_QUESTION, is_error=True)
             return
+        self._answering, self._wanted = True, ""
         try:
             self._show(file)
             yield from self._answer(question.strip(), max_new_tokens)
         except UNANSWERED as error:
             text = str(error)
             yield Said(self.history(), f"{text[:1].upper()}{text[1:]}.", is_error=True)
+        finally:
+            self._answering = False
+            if self._wanted == "clear":
+                self._forget()
 
     def history(self) -> list[dict[str, str]]:
         """Turns so far, without the marks of pictures."""
@@ -103,7 +120,7 @@ class Session:
         """Begin a conversation about the picture in `file`, unless this is it."""
         if file != self.file:
             picture = picture_in(file)
-            self.clear()
+            self._forget()
             self.conversation.add_image(picture)
             self.file = file
 
@@ -119,7 +136,12 @@ class Session:
 
         yield Said([*before, {"role": "assistant", "content": "…"}], "Reading …")
         shown = started
-        for piece in as_they_come(work):
+        pieces_made = as_they_come(work)
+        for piece in pieces_made:
+            if self._wanted:
+                pieces_made.close()
+                yield Said([] if self._wanted == "clear" else self.history(), STOPPED)
+                return
             text += piece
             if time.perf_counter() - shown >= SECONDS_BETWEEN:
                 shown = time.perf_counter()
@@ -137,7 +159,7 @@ class _Left(Exception):
     """Nobody waits for the rest."""
 
 
-def as_they_come(work: Callable[[Callable[[str], object]], None]) -> Iterator[str]:
+def as_they_come(work: Callable[[Callable[[str], object]], None]) -> Generator[str, None, None]:
     """The pieces of text that `work` hands to its argument, while it is at work in a thread of its own.
 
     What it raises is raised here. When the reader goes away, the work ends at its next piece.
