@@ -40,11 +40,11 @@ def new_browser(folder: Path) -> Any:
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One Chromium for all tests."""
+    """A Chromium for the tests of one file: what one file does to it is not the next one's trouble."""
     driver = new_browser(tmp_path_factory.mktemp("chromium"))
-    driver.set_page_load_timeout(30)
+    driver.set_page_load_timeout(60)
     yield driver
     driver.quit()
 
