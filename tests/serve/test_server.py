@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -75,6 +76,15 @@ def test_mistakes_cost_one_line_and_no_loading(tmp_path: Path) -> None:
     assert f"{tmp_path} has no config.json" in error(tmp_path, "--port", 0)
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C as at a terminal; what runs in the background is often started with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
 def test_the_command_serves_until_ctrl_c() -> None:
     with open_port("127.0.0.1", 0) as bound:
