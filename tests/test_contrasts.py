@@ -41,6 +41,13 @@ def test_few_seeds_are_told_what_they_cannot_show() -> None:
     )
 
 
+def test_an_outlier_makes_no_verdict() -> None:
+    contrast = over({"a": 1.0, "b": -1.0}, {"a": [0.01] * 7 + [0.9], "b": [0.0] * 8})
+    assert contrast.corrected < 0.05  # every seed says the same; how much, only one does
+    assert contrast.estimate.low < 0 < contrast.estimate.mean
+    assert contrast.verdict == "a and b are not distinguishable"
+
+
 def test_an_interaction_is_what_the_parts_do_not_add_up_to() -> None:
     seeds = [0.01 * seed for seed in range(6)]
     values = {
@@ -68,7 +75,8 @@ def test_a_family_is_clear_only_where_the_correction_leaves_it(rows: list[list[f
     assert [contrast.corrected for contrast in apart] == [contrast.test.p for contrast in family]
     for contrast, row in zip(family, rows, strict=True):
         assert contrast.corrected >= contrast.test.p == sign_flip_test(row).p
-        assert ("beats" in contrast.verdict) == (contrast.corrected < 0.05)
+        apart_from_0 = contrast.estimate.low > 0 or contrast.estimate.high < 0
+        assert ("beats" in contrast.verdict) == (contrast.corrected < 0.05 and apart_from_0)
         assert bool(contrast.limit) == (len(rows) / 128 >= 0.05)
 
 

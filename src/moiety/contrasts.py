@@ -46,12 +46,12 @@ class Contrast:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the corrected test excludes chance."""
-        return self.corrected < LEVEL
+        """Whether the corrected test excludes chance and the interval excludes 0; an outlier parts the two."""
+        return self.corrected < LEVEL and (self.estimate.low > 0 or self.estimate.high < 0)
 
     @property
     def verdict(self) -> str:
-        """In words, never more than the corrected test shows."""
+        """In words, never more than the corrected test and the interval show."""
         pair, mean = self._pair(), self.estimate.mean
         if not self.estimate.has_interval:
             return "one seed: no verdict"
