@@ -53,7 +53,11 @@ def first_method(comparison: IntentComparison) -> str | None:
 
 
 def pictures_of(comparison: IntentComparison) -> dict[str, Path]:
-    """Caption -> PNG, those that exist."""
+    """Caption -> PNG, in the order of the report.
+
+    Args:
+        comparison: A comparison, finished or not; pictures that are not drawn yet are left out.
+    """
     first, folder = first_method(comparison), comparison.folder
     found = {"Mean over seeds with Student's 95 % intervals; grey lines are floors.": folder / SCORES}
     if first is not None:
@@ -67,7 +71,14 @@ def pictures_of(comparison: IntentComparison) -> dict[str, Path]:
 
 
 def report_page(comparison: IntentComparison) -> str:
-    """HTML of the whole report."""
+    """The whole report as one HTML page that needs nothing beside it; scores in percent, pictures inside.
+
+    Args:
+        comparison: A comparison, finished or not.
+
+    Raises:
+        OSError: a picture that is there cannot be read.
+    """
     name = html.escape(comparison.recipe.name)
     limits = [f'<p class="note">{html.escape(note)}</p>' for note in notes(comparison)]
     parts = [

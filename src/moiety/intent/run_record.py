@@ -57,7 +57,15 @@ class IntentRun:
 
 
 def save_run(run: IntentRun, folder: Path) -> None:
-    """Write the record into `folder`."""
+    """Write the record as ``result.json``, whole or not at all.
+
+    Args:
+        run: What :func:`load_run` gives back.
+        folder: Folder of the run; an earlier record is replaced.
+
+    Raises:
+        OSError: the folder cannot be written; an earlier record then stays.
+    """
     save_run_file(run, folder)
 
 

@@ -66,7 +66,11 @@ _active: ContextVar[RoutingTrace | None] = ContextVar("moiety_routing_trace", de
 
 
 def active_trace() -> RoutingTrace | None:
-    """The innermost open trace, or None."""
+    """The innermost trace that :func:`recording` opened here, whose ``entries`` sparse layers add to.
+
+    Returns:
+        None where no trace is open; layers then record nothing.
+    """
     return _active.get()
 
 
