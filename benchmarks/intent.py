@@ -132,21 +132,33 @@ def resident(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def batch_that_fits(lengths: tuple[int, int, int], arguments: argparse.Namespace) -> int:
-    """The batch size that was asked for, halved until a step of the dearest method fits into memory.
+def gib_of(name: str, lengths: tuple[int, int, int], arguments: argparse.Namespace) -> float:
+    """Memory of a step of one method with one sample, estimated.
 
     With dropout torch writes attention weights out, 9 bytes each (weight, dropped weight, mask); a block keeps about 20
     numbers of 4 bytes for each frame and unit of width; and the heap grows to 2.5 times of what autograd keeps.
     """
-    depth = max(VARIANTS[name].get("fusion_layers", 2) for name in arguments.variant)
-    own, frames = sum(n * n for n in lengths), sum(lengths)
-    entries = depth * (frames**2 - own) + max(3, depth) * own
-    blocks = (2 * depth + max(3, depth)) * frames
-    each = 2.5 * (9 * arguments.heads * entries * (arguments.dropout > 0) + 80 * arguments.hidden * blocks) / 2**30
+    own, frames, settings = sum(n * n for n in lengths), sum(lengths), VARIANTS[name]
+    depth = settings.get("fusion_layers", 2)
+    if settings.get("method") == "mult":
+        entries, blocks = depth * (frames**2 - own) + max(3, depth) * own, 2 * depth + max(3, depth)
+    else:  # anchors attend to every frame, then to each other
+        anchors = frames if settings.get("anchor_score") == "all" else 27
+        entries, blocks = own + depth * (anchors * frames + anchors**2), 1 + 2 * depth
+    weights = 9 * arguments.heads * entries * (arguments.dropout > 0)
+    return 2.5 * (weights + 80 * arguments.hidden * blocks * frames) / 2**30
+
+
+def that_fit(lengths: tuple[int, int, int], arguments: argparse.Namespace) -> tuple[list[str], int]:
+    """The methods that fit into memory with one sample, and the batch, halved until all of them fit."""
+    if arguments.device != "cpu":
+        return arguments.variant, arguments.batch
+    needs = {name: gib_of(name, lengths, arguments) for name in arguments.variant}
+    names = [name for name, need in needs.items() if need <= arguments.memory_gib]
     batch = arguments.batch
-    while arguments.device == "cpu" and batch > 1 and batch * each > arguments.memory_gib:
+    while batch > 1 and batch * max(needs[name] for name in names) > arguments.memory_gib:
         batch //= 2
-    return batch
+    return names, batch
 
 
 def rows_of(
@@ -189,9 +201,13 @@ def run(arguments: argparse.Namespace) -> None:
     alone = arguments.threads == 1 and arguments.device == "cpu"
     clock, limit = (time.process_time, 0.03) if alone else (time.perf_counter, 0.08)
     for name in arguments.length:
-        size = batch_that_fits(LENGTHS[name], arguments)
+        names, size = that_fit(LENGTHS[name], arguments)
+        for variant in sorted({*arguments.variant} - {*names}):
+            print(f"\n{name}: {variant} is left out, a step needs more than {arguments.memory_gib:g} GiB", flush=True)
+        if BASE not in names:
+            continue
         batch = draw(LENGTHS[name], size, arguments.device)
-        runners = [build(variant, batch, arguments) for variant in arguments.variant]
+        runners = [build(variant, batch, arguments) for variant in names]
         for mode in arguments.mode:
             times = interleaved({runner.name: runner.calls[mode] for runner in runners}, arguments.rounds, clock)
             facts = known | asked | {"length": name, "lengths": LENGTHS[name], "batch": size}
@@ -209,11 +225,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     parser.add_argument("--length", nargs="+", choices=list(LENGTHS), default=list(LENGTHS))
-    parser.add_argument("--batch", type=int, default=16, help="halved where MulT would not fit into --memory-gib")
+    parser.add_argument("--batch", type=int, default=16, help="halved until every method fits into --memory-gib")
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--dropout", type=float, default=0.1, help="0: torch keeps no attention weights")
-    parser.add_argument("--memory-gib", type=float, default=6.0)
+    parser.add_argument("--memory-gib", type=float, default=6.0, help="methods that need more are left out")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=[n for n in VARIANTS if n != "mult 8"])

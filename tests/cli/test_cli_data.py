@@ -93,3 +93,27 @@ def test_a_missing_file_is_an_error_not_a_finding(moiety: Run, tmp_path: Path) -
     result = moiety("data", "check", tmp_path / "gone.jsonl")
     assert result.exit_code == 2
     assert "no conversation file at" in result.stderr
+
+
+def test_open_writes_words_for_letters(moiety: Run, tmp_path: Path) -> None:
+    source, target = tmp_path / "letters.jsonl", tmp_path / "words.jsonl"
+    row = model_folders.row("one", "Which?\nA. red\nB. blue\nAnswer with the letter.", "B") | {
+        "choices": ["red", "blue"]
+    }
+    source.write_text(json.dumps(row) + "\n")
+    result = moiety("data", "open", source, target, "--instruction", "One word.")
+    assert result.exit_code == 0
+    assert "1 questions without their options, 0 rows as they were" in result.stderr
+    made = json.loads(target.read_text())
+    assert made["conversations"][0]["value"].endswith("Which?\nOne word.")
+    assert made["conversations"][1]["value"] == "blue"
+
+
+def test_open_names_a_row_that_has_no_such_option(moiety: Run, tmp_path: Path) -> None:
+    source = tmp_path / "letters.jsonl"
+    row = model_folders.row("one", "Which?\nA. red\nB. blue", "C") | {"choices": ["red", "blue"]}
+    source.write_text(json.dumps(row) + "\n")
+    result = moiety("data", "open", source, tmp_path / "words.jsonl")
+    assert result.exit_code == 2
+    assert "row 'one': answer 'C' names none of its choices red, blue" in result.stderr
+    assert not (tmp_path / "words.jsonl").exists()

@@ -73,6 +73,8 @@ def test_validate_shows_scheme_and_stages(moiety: Run, recipe: Path) -> None:
         ("moe.experts={vision: 0, inter: 0, text: 1}", "moe: tokens of modality group 'vision' see no expert in "),
         ("compare.schemes=[moie]", "cannot compare scheme 'moie'; known: "),
         ("compare.contrasts.gain=[moiie, vanila]", "contrast 'gain' names 'vanila'; known: "),
+        ("compare.variants.odd={scheme: moie}", "compare.variants.odd.scheme is 'moie', no routing scheme; known: "),
+        ("compare.variants.odd={scheme: dense, moe: {top_k: 1}}", "compare.variants.odd is dense: it has no experts"),
         ("nonsense", "override 'nonsense' is not of the form key=value"),
     ],
 )

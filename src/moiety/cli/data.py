@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moiety.vlm.check import DataReport
     from moiety.vlm.data import Encoder
 
-app = typer.Typer(no_args_is_help=True, help="Conversation files: check, stats; made worlds: make.")
+app = typer.Typer(no_args_is_help=True, help="Conversation files: check, stats, open; made worlds: make.")
 app.add_typer(worlds.app, name="make")
 BARS = 12
 CONVERSATIONS = (".json", ".jsonl")
@@ -118,6 +118,21 @@ def stats(
         show("", table(f"{reading.name}: kinds", ("type", "#rows"), sorted(report.types.items())))
         if report.lengths:
             show("", *histogram(f"{reading.name}: tokens of a row", report.lengths))
+
+
+@app.command("open")
+def open_questions(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Conversation file (.json, .jsonl).")],
+    target: Annotated[Path, typer.Argument(metavar="NEW", help="Where the open questions go (.jsonl).")],
+    instruction: Annotated[
+        str, typer.Option(help="Last line of each question.")
+    ] = "Answer with one word or a short phrase.",
+) -> None:
+    """Ask multiple-choice questions without their options: answers become words. FILE stays as it is."""
+    from moiety.evaluate.opening import open_choices
+
+    made = open_choices(source, target, instruction)
+    say(f"wrote {target}: {made.num_opened} questions without their options, {made.num_kept} rows as they were")
 
 
 def overview(reports: Sequence[tuple[Reading, DataReport]]) -> Any:

@@ -23,15 +23,19 @@ def compared_names() -> list[str]:
 
 
 def check_names(recipe: Recipe, names: Sequence[str]) -> None:
-    """Refuse names that are neither scheme nor variant, in `names` and in the recipe's contrasts.
+    """Refuse names that are neither scheme nor variant, in `names` and in the recipe's contrasts, and bad variants.
 
     Raises:
-        ValueError: an unknown name, or a variant that is called like a scheme.
+        ValueError: an unknown name, a variant that is called like a scheme or whose scheme cannot be varied so.
     """
     variants = recipe.compare.variants
-    for name in variants:
+    for name, variant in variants.items():
         if name in compared_names():
             raise ValueError(f"compare.variants names {name!r}, which is a scheme already; call the variant otherwise")
+        if variant.scheme == "dense":
+            _check_dense(name, variant)
+        else:
+            variant_settings(name, variant, recipe.moe)
     known = [*compared_names(), *variants]
     for name in names:
         if name not in known:

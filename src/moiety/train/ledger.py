@@ -229,7 +229,7 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _digest(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"no conversation file at {path}; data files are relative to data.root")
+        raise FileNotFoundError(f"no conversation file at {path}; a recipe's files are relative to data.root")
     return _hash(path.read_bytes())
 
 
