@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from moiety.evaluate.opening import open_choices
-from moiety.vlm.rows import load_rows, parse_row, row_entry
+from moiety.evaluate.opening import open_choices, row_entry
+from moiety.vlm.rows import load_rows, parse_row
 
 QUESTION = "<image>\nWhat color is it?\nA. red\nB. blue\nAnswer with the letter of the right option."
 

@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from moiety.evaluate.scorers import LETTERS, option_letter
 from moiety.saving import whole_file
 from moiety.vlm.floors import accepted_answers
-from moiety.vlm.rows import Row, load_rows, row_entry
+from moiety.vlm.rows import ROLES, Row, load_rows
 
 SHORT_ANSWER = "Answer with one word or a short phrase."
 """Last line of an opened question: what LLaVA's data ask short answers with."""
@@ -76,6 +77,30 @@ def open_row(row: Row, instruction: str = SHORT_ANSWER) -> Row:
     prior = row.extra.get("prior_answer")
     extra = row.extra if prior is None else {**row.extra, "prior_answer": _words(row, prior)}
     return replace(row, turns=tuple(turns), answers=answers, choices=(), extra=extra)
+
+
+def row_entry(row: Row) -> dict[str, Any]:
+    """A row as the JSON object that :func:`~moiety.vlm.rows.parse_row` reads back, in the LLaVA form.
+
+    Example:
+        >>> from moiety.vlm.rows import parse_row
+        >>> entry = {"id": "1", "image": ["a.png"], "conversations": [{"from": "human", "value": "<image>"}]}
+        >>> row_entry(parse_row(entry)) == entry
+        True
+    """
+    names = {role: name for name, role in reversed(ROLES.items())}
+    turns = [
+        {"from": names[turn.role], "value": turn.text} | ({} if turn.order is None else {"order": int(turn.order)})
+        for turn in row.turns
+    ]
+    listed = {"answers": list(row.answers), "choices": list(row.choices), "type": row.type}
+    return {
+        "id": row.id,
+        **({"image": list(row.images)} if row.images else {}),
+        "conversations": turns,
+        **{key: value for key, value in listed.items() if value},
+        **row.extra,
+    }
 
 
 def _without_options(row: Row, question: str, instruction: str) -> str:

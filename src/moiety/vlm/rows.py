@@ -192,29 +192,6 @@ def parse_row(entry: Any, file: str = "", line: int = 0) -> Row:
     )
 
 
-def row_entry(row: Row) -> dict[str, Any]:
-    """A row as the JSON object that :func:`parse_row` reads back, in the LLaVA form.
-
-    Example:
-        >>> entry = {"id": "1", "image": ["a.png"], "conversations": [{"from": "human", "value": "<image>"}]}
-        >>> row_entry(parse_row(entry)) == entry
-        True
-    """
-    names = {role: name for name, role in reversed(ROLES.items())}
-    turns = [
-        {"from": names[turn.role], "value": turn.text} | ({} if turn.order is None else {"order": int(turn.order)})
-        for turn in row.turns
-    ]
-    listed = {"answers": list(row.answers), "choices": list(row.choices), "type": row.type}
-    return {
-        "id": row.id,
-        **({"image": list(row.images)} if row.images else {}),
-        "conversations": turns,
-        **{key: value for key, value in listed.items() if value},
-        **row.extra,
-    }
-
-
 def merge_rows(rows: Sequence[Row], seed: int | None = None) -> list[Row]:
     """Join the rows of one picture into one conversation, so that the picture is read once for all its questions.
 
