@@ -1,7 +1,8 @@
 """Settings of scheme ``asymoe``: which kinds of experts, how wide, and what teaches them beside the task.
 
-Every number that the paper leaves open is a field with one default. Two presets fill what is not given:
-``recommended``, the defaults written here, and ``faithful``, the paper's text read literally wherever it can run.
+Every number that the paper leaves open is a field with one default. Three presets fill what is not given:
+``recommended``, the defaults written here, with every part of the paper in a form that runs well; ``faithful``, the
+paper's text read literally wherever it can run; ``measured``, the parts that held in our own experiments, no others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pydantic import Field, model_validator
 
 from moiety.section import Section, Switch
 
-Preset = Literal["recommended", "faithful"]
+Preset = Literal["recommended", "faithful", "measured"]
 InterKind = Literal["lorentz", "euclidean", "product", "ffn"]
 TextKind = Literal["evidence", "parallel", "ffn"]
 SizePlan = Literal["dense_budget", "moiie_budget", "full"]
@@ -36,6 +37,11 @@ FAITHFUL: dict[str, Any] = {
     "gate_weight": 0.0,
 }
 """What preset ``faithful`` puts in place of the defaults; ``moe.layers`` becomes ``odd`` as well."""
+
+MEASURED: dict[str, Any] = {"inter_kind": "ffn", "score": "off", "order_weight": 0.0, "gate_weight": 0.0}
+"""What preset ``measured`` puts in place of the defaults: evidence experts beside plain ones, nothing else."""
+
+PRESETS: dict[str, dict[str, Any]] = {"recommended": {}, "faithful": FAITHFUL, "measured": MEASURED}
 
 
 class AsyMoESettings(Section):
@@ -134,7 +140,7 @@ class AsyMoESettings(Section):
     @classmethod
     def _preset(cls, tree: Any) -> Any:
         """Fill what is not given from the preset."""
-        return {**FAITHFUL, **tree} if isinstance(tree, dict) and tree.get("preset") == "faithful" else tree
+        return {**PRESETS.get(str(tree.get("preset")), {}), **tree} if isinstance(tree, dict) else tree
 
     @model_validator(mode="after")
     def _alpha(self) -> AsyMoESettings:

@@ -20,7 +20,9 @@ def asymmetric(**own: Any) -> ModalityMoE:
     return layer_of("asymoe", asymoe={"size_plan": "full", **own})
 
 
-@pytest.mark.parametrize("own", [{}, {"inter_kind": "ffn", "text_kind": "parallel"}, {"preset": "faithful"}])
+@pytest.mark.parametrize(
+    "own", [{}, {"inter_kind": "ffn", "text_kind": "parallel"}, {"preset": "faithful"}, {"preset": "measured"}]
+)
 def test_the_mixture_is_the_weighted_sum_of_its_experts(own: dict[str, Any]) -> None:
     """Eq. 1: each chosen expert alone, with weight 1, then the sum."""
     layer, x, evidence = asymmetric(**own), states(), Evidence(REAL)
@@ -74,6 +76,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"inter_kind": "ffn", "text_kind": "parallel"},
     {"inter_kind": "product", "product_factors": 2, "text_kind": "ffn"},
     {"preset": "faithful"},
+    {"preset": "measured"},
     {"plain_text": 1, "inter_text_input": "cascade_residual"},
 ]
 
