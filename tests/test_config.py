@@ -137,11 +137,11 @@ def test_a_preset_fills_what_is_not_given(recipe: Path) -> None:
     assert again == moe, "what is stored with a model rebuilds its settings"
 
 
-def test_preset_measured_is_evidence_experts_beside_plain_ones(recipe: Path) -> None:
-    moe = load_recipe(recipe, [*ASYMOE, "moe.asymoe.preset=measured", "moe.asymoe.gate_weight=0.5"]).moe
+def test_preset_lean_is_evidence_experts_beside_plain_ones(recipe: Path) -> None:
+    moe = load_recipe(recipe, [*ASYMOE, "moe.asymoe.preset=lean", "moe.asymoe.gate_weight=0.5"]).moe
     assert moe.asymoe is not None
     expected = AsyMoESettings(inter_kind="ffn", score="off", order_weight=0, gate_weight=0.5)
-    assert moe.asymoe == expected.model_copy(update={"preset": "measured"})
+    assert moe.asymoe == expected.model_copy(update={"preset": "lean"})
     assert moe.layers == "all"
     assert set(PRESETS) == set(get_args(Preset))
 
@@ -163,7 +163,7 @@ def test_what_follows_from_other_settings() -> None:
     [
         ([*ASYMOE, "moe.asymoe.hypdim=8"], r"moe\.asymoe\.hypdim: unknown key; did you mean 'hyp_dim'\?"),
         ([*ASYMOE, "moe.asymoe.hyp_dim=0"], r"moe\.asymoe\.hyp_dim: Input should be greater than or equal to 1"),
-        ([*ASYMOE, "moe.asymoe.preset=literal"], "Input should be 'recommended', 'faithful' or 'measured'"),
+        ([*ASYMOE, "moe.asymoe.preset=literal"], "Input should be 'recommended', 'faithful' or 'lean'"),
         ([*ASYMOE, "moe.asymoe.alpha_range=[0.5, 0.2]"], r"\[lowest, highest\] within 0\.\.1, got \[0\.5, 0\.2\]"),
         ([*ASYMOE, "moe.asymoe.alpha_range=[0, 2]"], r"\[lowest, highest\] within 0\.\.1, got \[0\.0, 2\.0\]"),
         ([*ASYMOE, "moe.asymoe.null_key=2"], r"moe\.asymoe\.null_key: Input should be a valid boolean"),

@@ -2,7 +2,7 @@
 
 Every number that the paper leaves open is a field with one default. Three presets fill what is not given:
 ``recommended``, the defaults written here, with every part of the paper in a form that runs well; ``faithful``, the
-paper's text read literally wherever it can run; ``measured``, the parts that held in our own experiments, no others.
+paper's text read literally wherever it can run; ``lean``, evidence experts beside plain ones, taught by the task alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from moiety.section import Section, Switch
 
-Preset = Literal["recommended", "faithful", "measured"]
+Preset = Literal["recommended", "faithful", "lean"]
 InterKind = Literal["lorentz", "euclidean", "product", "ffn"]
 TextKind = Literal["evidence", "parallel", "ffn"]
 SizePlan = Literal["dense_budget", "moiie_budget", "full"]
@@ -38,10 +38,10 @@ FAITHFUL: dict[str, Any] = {
 }
 """What preset ``faithful`` puts in place of the defaults; ``moe.layers`` becomes ``odd`` as well."""
 
-MEASURED: dict[str, Any] = {"inter_kind": "ffn", "score": "off", "order_weight": 0.0, "gate_weight": 0.0}
-"""What preset ``measured`` puts in place of the defaults: evidence experts beside plain ones, nothing else."""
+LEAN: dict[str, Any] = {"inter_kind": "ffn", "score": "off", "order_weight": 0.0, "gate_weight": 0.0}
+"""What preset ``lean`` puts in place of the defaults: evidence experts beside plain ones, nothing else."""
 
-PRESETS: dict[str, dict[str, Any]] = {"recommended": {}, "faithful": FAITHFUL, "measured": MEASURED}
+PRESETS: dict[str, dict[str, Any]] = {"recommended": {}, "faithful": FAITHFUL, "lean": LEAN}
 
 
 class AsyMoESettings(Section):

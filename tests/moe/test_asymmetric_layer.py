@@ -21,7 +21,7 @@ def asymmetric(**own: Any) -> ModalityMoE:
 
 
 @pytest.mark.parametrize(
-    "own", [{}, {"inter_kind": "ffn", "text_kind": "parallel"}, {"preset": "faithful"}, {"preset": "measured"}]
+    "own", [{}, {"inter_kind": "ffn", "text_kind": "parallel"}, {"preset": "faithful"}, {"preset": "lean"}]
 )
 def test_the_mixture_is_the_weighted_sum_of_its_experts(own: dict[str, Any]) -> None:
     """Eq. 1: each chosen expert alone, with weight 1, then the sum."""
@@ -76,7 +76,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"inter_kind": "ffn", "text_kind": "parallel"},
     {"inter_kind": "product", "product_factors": 2, "text_kind": "ffn"},
     {"preset": "faithful"},
-    {"preset": "measured"},
+    {"preset": "lean"},
     {"plain_text": 1, "inter_text_input": "cascade_residual"},
 ]
 

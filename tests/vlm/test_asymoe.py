@@ -281,7 +281,7 @@ def test_every_other_family_looks_up_saves_and_loads(name: str, tmp_path: Path) 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "faithful": {"preset": "faithful", "context_dim": 32},
-    "measured": {"preset": "measured"},
+    "lean": {"preset": "lean"},
     "parallel control": {"text_kind": "parallel"},
     "no context": {"text_kind": "ffn", "inter_kind": "euclidean"},
     "deepest half": {"evidence_layers": "deepest_half", "plain_text": 1, "inter_kind": "product"},
