@@ -38,7 +38,7 @@ WING = {
         *("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
         *("extractors", "pretrained", "feature_cache", "clips"),
         *("providers", "provider_hf", "provider_openai"),
-        *("world",),
+        *("world", "reader"),
     ),
     3: (
         *("classifier", "storage", "training", "__init__"),

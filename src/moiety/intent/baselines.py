@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from moiety.intent.anchors import Attention, feed_forward
-from moiety.intent.model import AMESS, Fused, ModalityEncoder, masked_mean, sinusoid, text_vector
+from moiety.intent.model import AMESS, Fused, IntentNetwork, ModalityEncoder, masked_mean, sinusoid, text_vector
+from moiety.intent.reader import TextReader
 from moiety.intent.samples import MODALITIES, IntentBatch
 from moiety.intent.settings import IntentSettings
 
@@ -217,3 +218,16 @@ def _need_text(dims: Mapping[str, int], method: str) -> None:
 
 METHODS: dict[str, type[nn.Module]] = {"amess": AMESS, "text": TextOnly, "concat": Concat, "mult": MulT, "mag": MAG}
 """Method -> network; a new one is a class with ``width`` and ``forward(batch) -> Fused``, and a line here."""
+
+
+def network_for(
+    dims: Mapping[str, int],
+    num_classes: int,
+    settings: IntentSettings,
+    label_embeddings: Tensor | None = None,
+    reader: TextReader | None = None,
+) -> IntentNetwork:
+    """The method of `settings` with its head; with a reader, the method takes the states of text that it gives."""
+    wide = dims if reader is None else {**dims, "text": reader.dim}
+    body = METHODS[settings.method](wide, settings)
+    return IntentNetwork(body, num_classes, settings, label_embeddings, reader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from sklearn.model_selection import train_test_split
 
 from moiety.config import describe_errors
 from moiety.groups import nearest_name
-from moiety.intent.baselines import METHODS
-from moiety.intent.labels import descriptions_for, encode_descriptions
+from moiety.intent.baselines import network_for
+from moiety.intent.labels import SHARED, descriptions_for, encode_descriptions
 from moiety.intent.metrics import closed_set_metrics
-from moiety.intent.model import IntentNetwork
 from moiety.intent.openset import (
     doc_decision,
     doc_thresholds,
@@ -30,6 +30,7 @@ from moiety.intent.openset import (
     score_threshold,
 )
 from moiety.intent.prepare import Preparation
+from moiety.intent.reader import TextReader
 from moiety.intent.samples import MODALITIES, IntentSample, check_hidden
 from moiety.intent.settings import IntentSettings
 from moiety.intent.storage import load_classifier, save_classifier
@@ -92,17 +93,20 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"fit needs rows of at least 2 labels, got {self.classes_.tolist()}")
         samples, labels, dev, dev_labels = self._dev_rows(samples, labels, X_dev, y_dev, settings)
+        reader = TextReader.pretrained(settings.text_encoder) if settings.reads_words else None
         torch.manual_seed(settings.random_state)
-        self.preparation_ = Preparation.fit(samples, settings)
+        self.preparation_ = Preparation.fit(samples, settings, None if reader is None else reader.tokenizer)
         prepared, dev = self.preparation_.transform(samples), self.preparation_.transform(dev)
         self.dims_ = self.preparation_.dims
         self.extractors_ = {name: json.loads(known) for name, known in self.preparation_.extractors.items()}
-        described = self._describe(settings)
-        body = METHODS[settings.method](self.dims_, settings)
-        self.model_ = IntentNetwork(body, len(self.classes_), settings, described)
+        described = self._describe(settings, reader)
+        self.model_ = network_for(self.dims_, len(self.classes_), settings, described, reader)
+        again = None
+        if described is not None and settings.label_encoder == SHARED:
+            again = partial(self._describe, settings, reader)
         rows, dev_rows = Rows(prepared, self._positions(labels)), Rows(dev, self._positions(dev_labels))
         self.history_, self.best_epoch_ = train(
-            self.model_, rows, dev_rows, self._batch, settings, self.preparation_.transform(outside)
+            self.model_, rows, dev_rows, self._batch, settings, self.preparation_.transform(outside), again
         )
         self._fit_thresholds(settings, rows, dev_rows, bool(outside))
         return self
@@ -131,12 +135,14 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         pick = [samples[i] for i in sorted(train_rows)], [samples[i] for i in sorted(dev_rows)]
         return pick[0], labels[sorted(train_rows)], pick[1], labels[sorted(dev_rows)]
 
-    def _describe(self, settings: IntentSettings) -> torch.Tensor | None:
+    def _describe(self, settings: IntentSettings, reader: TextReader | None = None) -> torch.Tensor | None:
         wanted = settings.triplet_weight or settings.batch_triplet_weight or settings.info_nce_weight
         self.label_descriptions_ = None
         if settings.method == "amess" and wanted and settings.label_descriptions is not None:
             self.label_descriptions_ = descriptions_for(settings.label_descriptions, self.classes_.tolist())
-            return encode_descriptions(self.label_descriptions_, settings.label_text, settings.label_encoder)
+            shared = reader if settings.label_encoder == SHARED else None
+            encoder = settings.label_encoder if shared is None else shared.vectors
+            return encode_descriptions(self.label_descriptions_, settings.label_text, encoder)
         return None
 
     def _fit_thresholds(self, settings: IntentSettings, rows: Rows, dev: Rows, has_outside: bool) -> None:

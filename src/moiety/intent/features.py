@@ -44,8 +44,15 @@ def _kind(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str) -> tuple[Any, Any, frozenset[str]]:
-    """Tokenizer and model of a Hugging Face id or folder, and the weights of an unused pooler that its file lacks."""
+def encoder_of(name: str) -> tuple[Any, Any, frozenset[str]]:
+    """Tokenizer and frozen text encoder of a Hugging Face id or folder; two are kept in memory.
+
+    Returns:
+        Tokenizer, model, and the weights of an unused pooler that its file lacks.
+
+    Raises:
+        ValueError: there is no such encoder, or its file lacks weights that count.
+    """
     from transformers import AutoTokenizer
 
     try:
@@ -76,7 +83,7 @@ class TextEncoder:
     """
 
     def __init__(self, name: str, batch_size: int = 64, max_pieces: int = 64, device: str = "cpu") -> None:
-        self.tokenizer, self.model, self.missing = _loaded(name)
+        self.tokenizer, self.model, self.missing = encoder_of(name)
         self.model.to(device)
         self.batch_size, self.max_pieces = batch_size, max_pieces
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from moiety.groups import nearest_name
 from moiety.yaml_reader import parse_value
 
 HASHING = "hashing"
+SHARED = "shared"
 HASHING_DIM = 2048
 
 
@@ -169,7 +171,16 @@ def encode_texts(texts: Sequence[str], encoder: str) -> Tensor:
 
 
 def encode_descriptions(
-    table: Mapping[str, LabelDescription], form: str = "name_and_description", encoder: str = HASHING
+    table: Mapping[str, LabelDescription],
+    form: str = "name_and_description",
+    encoder: str | Callable[[Sequence[str]], Tensor] = HASHING,
 ) -> Tensor:
-    """One vector a class, ``(classes, dim)``: the mean over its descriptions, in the order of `table`."""
-    return torch.stack([encode_texts(entry.texts(form), encoder).mean(0) for entry in table.values()])
+    """One vector a class, ``(classes, dim)``: the mean over its descriptions, in the order of `table`.
+
+    Args:
+        table: Label -> its descriptions.
+        form: As :meth:`LabelDescription.texts` takes it.
+        encoder: As :func:`encode_texts` takes it, or what makes vectors ``(texts, dim)`` itself.
+    """
+    vectors = partial(encode_texts, encoder=encoder) if isinstance(encoder, str) else encoder
+    return torch.stack([vectors(entry.texts(form)).mean(0) for entry in table.values()])

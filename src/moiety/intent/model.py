@@ -230,13 +230,19 @@ class IntentNetwork(nn.Module):
         body: A method: maps an :class:`IntentBatch` to :class:`Fused`, with its embedding's width as ``width``.
         num_classes: Classes of the head.
         settings: For dropout and widths.
-        label_embeddings: Encoded descriptions, ``(classes, label_dim)``, frozen; None: no synchronisation.
+        label_embeddings: Encoded descriptions, ``(classes, label_dim)``; None: no synchronisation.
+        reader: Turns word pieces of the text into states before the method sees them; None: frames are given.
     """
 
     label_embeddings: Tensor | None
 
     def __init__(
-        self, body: nn.Module, num_classes: int, settings: IntentSettings, label_embeddings: Tensor | None = None
+        self,
+        body: nn.Module,
+        num_classes: int,
+        settings: IntentSettings,
+        label_embeddings: Tensor | None = None,
+        reader: nn.Module | None = None,
     ) -> None:
         super().__init__()
         width = int(body.width)  # type: ignore[arg-type]
@@ -246,11 +252,13 @@ class IntentNetwork(nn.Module):
         self.projections = (
             None if label_embeddings is None else Projections(width, label_embeddings.shape[1], settings.sync_dim)
         )
+        self.reader = reader
         self.semantic_logit_weight = settings.semantic_logit_weight
 
     def forward(self, batch: IntentBatch) -> IntentOutput:
         """Logits and embedding; in evaluation the descriptions add to the logits where that is asked for."""
-        fused = self.body(batch.cleaned())
+        batch = batch.cleaned()
+        fused = self.body(batch if self.reader is None else self.reader(batch))
         logits = self.head(self.dropout(fused.embedding))
         if self.semantic_logit_weight and not self.training and self.projections is not None:
             f, g = self.synchronised(fused.embedding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Preparation:
         max_frames: Modality -> frames kept.
         text_encoder: Makes text frames where a sample has text alone.
         extractors: Modality -> fingerprint of what made its training frames of clips; not named: the user did.
+        tokenizer: Of a text encoder that learns: text goes on as word pieces. None: as frames.
     """
 
     dims: Mapping[str, int]
@@ -36,10 +38,16 @@ class Preparation:
     max_frames: Mapping[str, int]
     text_encoder: str
     extractors: Mapping[str, str] = field(default_factory=dict)
+    tokenizer: Any = None
 
     @classmethod
-    def fit(cls, samples: Sequence[IntentSample], settings: IntentSettings) -> Preparation:
+    def fit(cls, samples: Sequence[IntentSample], settings: IntentSettings, tokenizer: Any = None) -> Preparation:
         """Widths, and mean and deviation of hand-made features.
+
+        Args:
+            samples: Training rows.
+            settings: Which modalities, which encoder, what is standardised.
+            tokenizer: Of a text encoder that learns.
 
         Raises:
             ValueError: a modality that is asked for is in no sample, or an unknown one is asked for.
@@ -49,7 +57,7 @@ class Preparation:
         for name in wanted:
             if name not in MODALITIES:
                 raise ValueError(f"unknown modality {name!r}; {nearest_name(name, MODALITIES)}")
-        encoded = _with_text(samples, settings.text_encoder)
+        encoded = _with_text(samples, settings.text_encoder, tokenizer)
         dims, mean, deviation, makers = {}, {}, {}, {}
         for name in MODALITIES:
             arrays = (
@@ -61,13 +69,16 @@ class Preparation:
                 continue
             dims[name] = arrays[0].shape[1]
             makers[name] = next(maker for sample in samples if (maker := maker_of(name, sample)) is not None)
-            if _is_hand_made(name, samples, settings):
+            if _is_hand_made(name, samples, settings) and not (name == "text" and tokenizer is not None):
                 frames = np.concatenate([array for array in arrays if array.shape[1] == dims[name]]).astype(np.float64)
                 mean[name] = frames.mean(0).astype(np.float32)
                 deviation[name] = (frames.std(0) + 1e-6).astype(np.float32)
         check_makers(samples, makers)
         made = {name: maker for name, maker in makers.items() if maker}
-        return cls(dims, mean, deviation, dict(settings.max_frames or {}), settings.text_encoder, made)
+        if tokenizer is not None and "text" not in dims:
+            raise ValueError("train_text_encoder is set, but no training sample has text that is used")
+        limits = dict(settings.max_frames or {})
+        return cls(dims, mean, deviation, limits, settings.text_encoder, made, tokenizer)
 
     def transform(self, samples: Sequence[IntentSample]) -> list[IntentSample]:
         """Samples as the network takes them.
@@ -77,7 +88,7 @@ class Preparation:
         """
         check_makers(samples, {name: self.extractors.get(name, "") for name in self.dims})
         found = []
-        for sample in _with_text(samples, self.text_encoder) if "text" in self.dims else samples:
+        for sample in _with_text(samples, self.text_encoder, self.tokenizer) if "text" in self.dims else samples:
             arrays = {name: self._standardized(name, sample) for name in self.dims}
             if all(array is None for array in arrays.values()):
                 raise SampleError(f"{sample.key}: none of {', '.join(self.dims)} is present; leave the sample out")
@@ -108,13 +119,24 @@ class Preparation:
         return with_text or any(sample.frames(name) is not None for name in kept)
 
 
-def _with_text(samples: Sequence[IntentSample], encoder: str) -> list[IntentSample]:
-    """Samples whose text has frames; blank text stays absent."""
+def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = None) -> list[IntentSample]:
+    """Samples whose text has frames, or word pieces where a tokenizer is given; blank text stays absent."""
     bare = [i for i, sample in enumerate(samples) if sample.text_features is None and (sample.text or "").strip()]
     found = list(samples)
+    if tokenizer is not None and (own := [sample.key for sample in samples if sample.text_features is not None]):
+        raise SampleError(
+            f"{len(own)} samples bring text frames ({', '.join(own[:5])}), but train_text_encoder reads words; "
+            "leave text_features out, or train_text_encoder"
+        )
     if not bare:
         return found
     texts = [str(samples[i].text) for i in bare]
+    if tokenizer is not None:
+        from moiety.intent.reader import piece_frames
+
+        for i, frames in zip(bare, piece_frames(tokenizer, texts), strict=True):
+            found[i] = replace(samples[i], text_features=frames, text_marks=True)
+        return found
     if encoder == HASHING:
         for i, vector in zip(bare, encode_texts(texts, HASHING).numpy(), strict=True):
             found[i] = replace(samples[i], text_features=vector[None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moiety.section import Section, Switch
 
@@ -39,7 +39,11 @@ class IntentSettings(Section):
         "auto", description="auto: a shipped table with exactly these labels; a file; a mapping; null: none"
     )
     label_text: Literal["name_and_description", "name_only", "description_only", "with_cues"] = "name_and_description"
-    label_encoder: str = Field("hashing", description="hashing: character n-grams; or a Hugging Face id or folder")
+    label_encoder: str = Field(
+        "hashing",
+        description="hashing: character n-grams; a Hugging Face id or folder, frozen; "
+        "or shared: the text encoder in training, asked again before every epoch",
+    )
     sync_dim: int = Field(128, ge=2)
     distance: Literal["cosine", "squared_l2"] = "cosine"
     triplet_weight: float = Field(1.0, ge=0, description="0 switches semantic synchronisation off")
@@ -56,12 +60,18 @@ class IntentSettings(Section):
     outlier_weight: float = Field(1.0, ge=0, description="weight of outlier exposure, where such rows are given")
 
     # -- inputs
-    text_encoder: str = Field("hashing", description="for samples with text but no text features; as label_encoder")
+    text_encoder: str = Field(
+        "hashing", description="for samples with text but no text features: hashing, or a Hugging Face id or folder"
+    )
+    train_text_encoder: Switch = Field(
+        False, description="the text encoder learns with the rest; otherwise it is frozen"
+    )
     standardize: Literal["auto", "always", "never"] = Field("auto", description="z-scores of hand-made features")
     max_frames: dict[str, int] | None = Field(None, description="frames kept of longer samples")
 
     # -- training
     learning_rate: float = Field(5e-4, gt=0)
+    encoder_learning_rate: float = Field(2e-5, gt=0, description="of a text encoder that learns")
     weight_decay: float = Field(0.01, ge=0)
     batch_size: int = Field(64, ge=1)
     max_epochs: int = Field(15, ge=1)
@@ -74,6 +84,25 @@ class IntentSettings(Section):
     device: str = "cpu"
     random_state: int = Field(0, ge=0)
     progress: Switch = False
+
+    @model_validator(mode="after")
+    def _encoders(self) -> IntentSettings:
+        if self.train_text_encoder and self.text_encoder == "hashing":
+            raise ValueError(
+                "train_text_encoder needs a text_encoder that can learn, and hashing cannot; "
+                "give a Hugging Face id or folder"
+            )
+        if self.label_encoder == "shared" and not self.reads_words:
+            raise ValueError(
+                "label_encoder 'shared' is the text encoder in training; set train_text_encoder=True and keep text "
+                "among the modalities"
+            )
+        return self
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether a text encoder learns: it is asked for, and text is used."""
+        return self.train_text_encoder and (self.modalities is None or "text" in self.modalities)
 
     def of_modality(self, setting: str, modality: str) -> Any:
         """A setting that may be given by modality; a modality that is not named gets the default of the field."""

@@ -13,16 +13,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from moiety.intent.baselines import METHODS
+from moiety.intent.baselines import network_for
 from moiety.intent.labels import LabelDescription
-from moiety.intent.model import IntentNetwork
 from moiety.intent.prepare import Preparation
+from moiety.intent.reader import TextReader
 from moiety.intent.samples import fingerprint_of
 from moiety.intent.settings import IntentSettings
 from moiety.saving import whole_folder
 
 FORMAT = 1
-_LIBRARIES = ("moiety", "torch", "scikit-learn", "numpy")
+TEXT_ENCODER = "text_encoder"
+"""Folder with configuration and tokenizer of a text encoder that learned; its weights stand with all others."""
+_LIBRARIES = ("moiety", "torch", "transformers", "scikit-learn", "numpy")
 
 
 def save_classifier(classifier: Any, folder: str | Path) -> Path:
@@ -40,13 +42,16 @@ def save_classifier(classifier: Any, folder: str | Path) -> Path:
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
         raise FileExistsError(f"{folder} holds other files; choose a new folder for the classifier")
     preparation: Preparation = classifier.preparation_
-    tensors = {f"model.{name}": value.contiguous() for name, value in classifier.model_.state_dict().items()}
+    state = classifier.model_.state_dict()
+    tensors = {f"model.{name}": value.detach().clone().contiguous() for name, value in state.items()}
     for kind in ("mean", "deviation"):
         tensors |= {f"{kind}.{name}": torch.from_numpy(value) for name, value in getattr(preparation, kind).items()}
     if isinstance(classifier.thresholds_, torch.Tensor):
         tensors["thresholds"] = classifier.thresholds_
     with whole_folder(folder) as fresh:
         save_file(tensors, fresh / "model.safetensors")
+        if classifier.model_.reader is not None:
+            classifier.model_.reader.save(fresh / TEXT_ENCODER)
         described = classifier.label_descriptions_ or {}
         _write(fresh / "label_descriptions.json", {"labels": [asdict(entry) for entry in described.values()]})
         _write(fresh / "metrics.json", {"history": classifier.history_, "best_epoch": classifier.best_epoch_})
@@ -121,6 +126,7 @@ def _restored(cls: Any, folder: Path, config: dict[str, Any]) -> Any:
     settings = IntentSettings.model_validate(classifier.get_params())
     classifier.classes_, classifier.dims_ = np.array(config["classes"]), config["dims"]
     classifier.extractors_ = config.get("extractors", {})
+    reader = TextReader.stored(folder / TEXT_ENCODER) if settings.reads_words else None
     classifier.preparation_ = Preparation(
         config["dims"],
         {name[5:]: value.numpy() for name, value in tensors.items() if name.startswith("mean.")},
@@ -128,11 +134,11 @@ def _restored(cls: Any, folder: Path, config: dict[str, Any]) -> Any:
         settings.max_frames or {},
         settings.text_encoder,
         {name: fingerprint_of(known) for name, known in classifier.extractors_.items()},
+        None if reader is None else reader.tokenizer,
     )
     state = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
-    body = METHODS[settings.method](config["dims"], settings)
     described = state.get("label_embeddings")
-    classifier.model_ = IntentNetwork(body, len(config["classes"]), settings, described)
+    classifier.model_ = network_for(config["dims"], len(config["classes"]), settings, described, reader)
     classifier.model_.load_state_dict(state)
     classifier.model_.eval()
     classifier.label_descriptions_ = {

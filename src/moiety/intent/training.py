@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from moiety.intent.metrics import closed_set_metrics
@@ -61,13 +62,19 @@ def losses_of(
 
 
 def optimizer_for(network: nn.Module, settings: IntentSettings) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and single vectors are not decayed."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in network.parameters():
-        (decayed if parameter.ndim > 1 else free).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    """AdamW; biases, norms and single vectors are not decayed, and a text encoder learns at its own rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("reader."), parameter.ndim > 1), []).append(parameter)
+    return torch.optim.AdamW(
+        {
+            "params": parameters,
+            "lr": settings.encoder_learning_rate if pretrained else settings.learning_rate,
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for (pretrained, decayed), parameters in groups.items()
+    )
 
 
 def rate_at(step: int, steps: int, warmup_share: float) -> float:
@@ -115,6 +122,7 @@ def train(
     make: MakeBatch,
     settings: IntentSettings,
     outside: Sequence[IntentSample] = (),
+    describe: Callable[[], Tensor | None] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
     """Train in place and leave the weights of the best dev epoch.
 
@@ -125,6 +133,7 @@ def train(
         make: Samples to a batch.
         settings: Schedule, loss weights, seed.
         outside: Rows known to be out of scope; each step takes one batch of them, going round.
+        describe: Encodes the label descriptions again, before every epoch; None: they stay as they are.
 
     Returns:
         One line an epoch, and the number of the best, from 1.
@@ -133,18 +142,18 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     network.to(settings.device)
+    history: list[dict[str, Any]] = []
     generator = torch.Generator().manual_seed(settings.random_state)
     optimizer = optimizer_for(network, settings)
     steps = settings.max_epochs * math.ceil(len(rows) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: rate_at(step + 1, steps, settings.warmup_share)
-    )
+    schedule = LambdaLR(optimizer, lambda step: rate_at(step + 1, steps, settings.warmup_share))
     weight = balanced_weights(rows.y, network.head.out_features) if settings.class_weight else None
     foreign = _round_and_round(outside, settings.batch_size, generator) if outside and settings.outlier_weight else None
-    history: list[dict[str, Any]] = []
     best, best_epoch, best_state = -1.0, 0, copy.deepcopy(network.state_dict())
     bar = tqdm(range(1, settings.max_epochs + 1), desc=settings.method, disable=not settings.progress, unit="epoch")
     for epoch in bar:
+        if describe is not None:
+            network.label_embeddings = describe()
         sums = _epoch(network, rows, make, settings, (optimizer, schedule), generator, weight, foreign)
         grades = grades_of(network, dev, make, settings)
         history.append({"epoch": epoch, **sums, **{f"dev_{name}": value for name, value in grades.items()}})
