@@ -114,6 +114,7 @@ def test_a_saved_one_answers_bit_for_bit_elsewhere(fitted: IntentClassifier, tmp
     folder = fitted.save(tmp_path / "model")
     samples, _ = world(8, 4, audio=True)
     np.save(tmp_path / "expected.npy", fitted.predict_proba(samples))
+    assert "text (word pieces), audio (5)" in (folder / "README.md").read_text(encoding="utf-8")
     assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
     program = (
         "import sys, numpy as np; from moiety.intent import IntentClassifier;"

@@ -79,7 +79,9 @@ def _config_of(classifier: Any) -> dict[str, Any]:
 
 def card_of(classifier: Any) -> str:
     """What a person should know before using the folder."""
-    dims = ", ".join(f"{name} ({dim})" for name, dim in classifier.preparation_.dims.items())
+    reads = classifier.model_.reader is not None
+    widths = {name: "word pieces" if name == "text" and reads else dim for name, dim in classifier.dims_.items()}
+    dims = ", ".join(f"{name} ({width})" for name, width in widths.items())
     extractors = ", ".join(f"{name} by {known['extractor']}" for name, known in classifier.extractors_.items())
     best = classifier.history_[classifier.best_epoch_ - 1]
     grades = "\n".join(f"| {name} | {value:.4f} |" for name, value in best.items() if name != "epoch")
