@@ -156,7 +156,7 @@ def that_fit(lengths: tuple[int, int, int], arguments: argparse.Namespace) -> tu
     needs = {name: gib_of(name, lengths, arguments) for name in arguments.variant}
     names = [name for name, need in needs.items() if need <= arguments.memory_gib]
     batch = arguments.batch
-    while batch > 1 and batch * max(needs[name] for name in names) > arguments.memory_gib:
+    while batch > 1 and batch * max((needs[name] for name in names), default=0) > arguments.memory_gib:
         batch //= 2
     return names, batch
 

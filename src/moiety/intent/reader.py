@@ -75,7 +75,14 @@ class TextReader(nn.Module):
         return int(self.model.config.hidden_size)
 
     def forward(self, batch: IntentBatch) -> IntentBatch:
-        """The batch with states in the place of word pieces, 0 where a sample has no text."""
+        """The batch with states in the place of word pieces.
+
+        Args:
+            batch: Its ``x["text"]`` holds ids of word pieces, ``(samples, pieces, 1)``, 0 where masked.
+
+        Returns:
+            The same with ``x["text"]`` of ``(samples, pieces, dim)``; 0 where masked, and where a sample has no text.
+        """
         ids, mask = batch.x["text"].squeeze(-1).long(), batch.frame_mask["text"]
         states = batch.x["text"].new_zeros(*ids.shape, self.dim)
         rows = mask.any(1).nonzero().flatten()
