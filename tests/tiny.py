@@ -16,6 +16,10 @@ import transformers as hf
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from moiety.vlm.contracts import cache_keyword
+
+CACHE = cache_keyword()
+"""Name of the key-value cache in calls of the installed transformers."""
 VOCAB, PAD, BOS, EOS = 64, 0, 1, 2
 IMAGE, VIDEO, START, END = 60, 61, 62, 63
 SIDE, PATCH = 8, 4

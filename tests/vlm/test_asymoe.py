@@ -18,9 +18,10 @@ from moiety.moe.context import ContextAttention
 from moiety.moe.trace import recording
 from moiety.vlm import evidence as evidence_module
 from moiety.vlm.context_cache import SeatsContext, has_begun, seat_of
+from moiety.vlm.contracts import cache_in
 from moiety.vlm.evidence import EvidenceRule
 from moiety.vlm.model import load, moe_layers
-from tests.tiny import BOS, END, EOS, FAMILIES, IMAGE, PAD, START, asymmetric, sparse
+from tests.tiny import BOS, CACHE, END, EOS, FAMILIES, IMAGE, PAD, START, asymmetric, sparse
 
 LLAVA = FAMILIES["llava-qwen2"]
 GREEDY = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": PAD}
@@ -57,7 +58,7 @@ def step(model: Any, inputs: dict[str, Tensor], part: slice, cache: Any, *, prom
     positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)[:, part]
     mask = inputs["attention_mask"][:, : part.stop]
     with torch.no_grad():
-        return model(**chunk, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+        return model(**chunk, attention_mask=mask, position_ids=positions, **{CACHE: cache}).logits
 
 
 def whole(model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -95,7 +96,10 @@ def test_control_tokens_are_those_of_the_recipe_or_of_the_config() -> None:
 
 
 def test_memory_says_nothing_to_later_tokens(model: Any) -> None:
-    """T11: with self-attention silent, later tokens hear of evidence alone, and only of what was masked in; 0.0."""
+    """T11: with self-attention silent, later tokens hear of evidence alone, and only of what was masked in.
+
+    Worst case measured: 6e-8, where the changed token takes another expert and a product gets another number of rows.
+    """
     silent = copy.deepcopy(model)
     for layer in silent.model.language_model.layers:
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
@@ -107,7 +111,8 @@ def test_memory_says_nothing_to_later_tokens(model: Any) -> None:
             other["input_ids"][:, changed] += 1
             after = silent(**other).logits
             assert not torch.allclose(after[:, changed], before[:, changed], atol=1e-3)
-            assert after[:, changed + 1 :].equal(before[:, changed + 1 :]) != heard
+            same = torch.allclose(after[:, changed + 1 :], before[:, changed + 1 :], rtol=0, atol=1e-6)
+            assert same != heard
 
 
 @pytest.mark.parametrize("scheme", ["dense", "moiie"])
@@ -235,11 +240,11 @@ def test_two_turns_on_one_cache(model: Any, given: str) -> None:
     question = torch.tensor([[11, 12, 13]])
     ids = torch.cat([out.sequences, question], dim=1)
     mask = torch.cat([first["evidence_mask"], torch.zeros(1, 5).bool(), torch.ones(1, 3).bool()], dim=1)
-    held = out.past_key_values.get_seq_length()
+    held = cache_in(out).get_seq_length()
     turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     options = {**GREEDY, "return_dict_in_generate": True, "output_logits": True}
     cached = model.generate(
-        **turn, **options, past_key_values=out.past_key_values,
+        **turn, **options, **{CACHE: cache_in(out)},
         evidence_mask=mask if given == "whole" else mask[:, held:],
     )  # fmt: skip
     uncached = model.generate(
@@ -247,7 +252,7 @@ def test_two_turns_on_one_cache(model: Any, given: str) -> None:
     )
     assert cached.sequences.equal(uncached.sequences)
     torch.testing.assert_close(torch.stack(cached.logits), torch.stack(uncached.logits), rtol=0, atol=CACHED)
-    kept = seat_of(cached.past_key_values, 1).positions
+    kept = seat_of(cache_in(cached), 1).positions
     assert kept == [*range(first["input_ids"].shape[1]), *range(held, ids.shape[1])]
 
 

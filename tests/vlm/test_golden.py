@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from moiety.config import MoESettings
 from moiety.vlm.model import adopt, with_moe
 from moiety.vlm.upcycle import upcycle
-from tests.tiny import TOWER
+from tests.tiny import CACHE, TOWER
 
 FULL = [
     "full_dense_phi3",
@@ -195,12 +195,12 @@ def test_cached_decoding_equals_the_released_code(shared: Path, name: str) -> No
     cache = DynamicCache(config=model.config.get_text_config())
     with torch.no_grad():
         prompt = {"inputs_embeds": arrays["inputs_embeds"], "modality_ids": arrays["modality_ids"]}
-        output = model(**prompt, past_key_values=cache)
+        output = model(**prompt, **{CACHE: cache})
         close(output.logits, arrays["prefill_logits"], "prefill")
         for step in range(steps):
             token = output.logits[:, -1:].argmax(dim=-1)
             assert torch.equal(token, arrays["generated_ids"][:, step : step + 1])
-            output = model(input_ids=token, past_key_values=cache)
+            output = model(input_ids=token, **{CACHE: cache})
             close(output.logits[:, 0], arrays["step_logits"][:, step], f"step {step}")
         new = model.get_input_embeddings()(arrays["generated_ids"])
         whole = torch.cat([arrays["inputs_embeds"], new], dim=1)

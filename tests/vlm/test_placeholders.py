@@ -11,7 +11,7 @@ import transformers as hf
 from moiety.config import MoESettings
 from moiety.moe.trace import recording
 from moiety.vlm.upcycle import upcycle
-from tests.tiny import FAMILIES, IMAGE, sparse, spread_experts
+from tests.tiny import CACHE, FAMILIES, IMAGE, sparse, spread_experts
 
 LLAVA = FAMILIES["llava-qwen2"]
 
@@ -97,8 +97,8 @@ def test_chunked_prefill_equals_one_piece(model: Any) -> None:
     whole = model(inputs_embeds=embeds, modality_ids=ids).logits
     for border in range(1, embeds.shape[1]):
         cache = hf.DynamicCache(config=model.config.get_text_config())
-        first = model(inputs_embeds=embeds[:, :border], modality_ids=ids[:, :border], past_key_values=cache).logits
-        second = model(inputs_embeds=embeds[:, border:], modality_ids=ids[:, border:], past_key_values=cache).logits
+        first = model(inputs_embeds=embeds[:, :border], modality_ids=ids[:, :border], **{CACHE: cache}).logits
+        second = model(inputs_embeds=embeds[:, border:], modality_ids=ids[:, border:], **{CACHE: cache}).logits
         torch.testing.assert_close(torch.cat([first, second], dim=1), whole, rtol=1e-5, atol=1e-5)
 
 
@@ -108,12 +108,12 @@ def test_last_token_as_text_refuses_a_chunk_with_pictures() -> None:
     embeds, ids = embedded(built, batch), (batch["input_ids"] == IMAGE).long()
     whole = built(inputs_embeds=embeds, modality_ids=ids).logits
     cache = hf.DynamicCache(config=built.config.get_text_config())
-    built(inputs_embeds=embeds[:, :6], modality_ids=ids[:, :6], past_key_values=cache)
+    built(inputs_embeds=embeds[:, :6], modality_ids=ids[:, :6], **{CACHE: cache})
     with pytest.raises(ValueError, match="mask_rule=last_token_as_text needs each prompt in one piece"):
-        built(inputs_embeds=embeds[:, 6:], modality_ids=ids[:, 6:], past_key_values=cache)
+        built(inputs_embeds=embeds[:, 6:], modality_ids=ids[:, 6:], **{CACHE: cache})
     cache = hf.DynamicCache(config=built.config.get_text_config())
-    first = built(inputs_embeds=embeds[:, :8], modality_ids=ids[:, :8], past_key_values=cache).logits
-    second = built(inputs_embeds=embeds[:, 8:], modality_ids=ids[:, 8:], past_key_values=cache).logits
+    first = built(inputs_embeds=embeds[:, :8], modality_ids=ids[:, :8], **{CACHE: cache}).logits
+    second = built(inputs_embeds=embeds[:, 8:], modality_ids=ids[:, 8:], **{CACHE: cache}).logits
     torch.testing.assert_close(torch.cat([first, second], dim=1), whole, rtol=1e-5, atol=1e-5)
     text = built.generate(**batch, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     uncached = built.generate(**batch, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=False)

@@ -29,7 +29,7 @@ from moiety.moe.trace import recording
 from moiety.vlm.model import moe_layers
 from moiety.vlm.towers import freeze_unread, touch_tower, unread_parameters
 from moiety.vlm.upcycle import upcycle
-from tests.tiny import FAMILIES, IMAGE, PAD, sparse, spread_experts
+from tests.tiny import CACHE, FAMILIES, IMAGE, PAD, sparse, spread_experts
 
 LLAVA = FAMILIES["llava-qwen2"]
 
@@ -187,9 +187,9 @@ def test_11_a_placeholder_in_a_decode_step_is_text(model: Any) -> None:
     assert model.generation_config.suppress_tokens == [IMAGE]
     assert sparse("qwen3_vl").generation_config.suppress_tokens == [IMAGE, IMAGE + 1]
     cache = hf.DynamicCache(config=model.config.get_text_config())
-    model(**LLAVA.batch("tIt"), past_key_values=cache)
+    model(**LLAVA.batch("tIt"), **{CACHE: cache})
     with recording() as trace:
-        model(input_ids=torch.tensor([[IMAGE]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[IMAGE]]), **{CACHE: cache})
     assert {int(routing.modality_group) for _, routing in trace.entries} == {1}, "the text group"
     with torch.no_grad():
         model = copy.deepcopy(model)

@@ -19,10 +19,10 @@ from transformers import LogitsProcessor
 
 from moiety.evaluate.contrast import context_aware, contrast_layers, diffusion_noise, early_layers, visual_contrastive
 from moiety.evaluation import DecodingSettings
+from moiety.vlm.contracts import PICTURES
 from moiety.vlm.data import Collator, Encoder
 from moiety.vlm.images import Pictures
 from moiety.vlm.model import settings_of
-from moiety.vlm.placeholders import PICTURES
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.splice import text_decoder
 

@@ -17,8 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from moiety.moe.trace import RoutingTrace, recording
-
-_CACHES = {"past_key_values": None, "use_cache": False}
+from moiety.vlm.contracts import without_cache
 
 
 @dataclass(eq=False)
@@ -127,7 +126,7 @@ class Exchange:
         if kwargs.get("deepstack_visual_embeds") is not None:  # Qwen3-VL adds picture features in later layers, too
             mask = kwargs["visual_pos_masks"]
             cut["deepstack_visual_embeds"] = [self._flat(value, mask) for value in kwargs["deepstack_visual_embeds"]]
-        return {**cut, **{name: value for name, value in _CACHES.items() if name in kwargs}}
+        return without_cache(cut)
 
     def _flat(self, value: Tensor, mask: Tensor) -> Tensor:
         """Picture features of all rows in one list, ``(visual tokens, hidden)``, for the chosen rows."""

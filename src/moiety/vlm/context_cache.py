@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from moiety.moe.context import ContextCache
-from moiety.vlm.placeholders import cached_length
+from moiety.vlm.contracts import cached_length
 from moiety.vlm.retype import reduce, retype
 
 

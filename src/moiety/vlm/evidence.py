@@ -19,7 +19,8 @@ from torch import Tensor
 from moiety.config import MoESettings
 from moiety.groups import Modality
 from moiety.vlm.context_cache import has_begun
-from moiety.vlm.placeholders import cached_length, delimiter_ids
+from moiety.vlm.contracts import cache_of, cached_length
+from moiety.vlm.placeholders import delimiter_ids
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class EvidenceRule:
         """
         seq, attention = input_ids.shape[1], kwargs.get("attention_mask")
         total = attention.shape[1] if attention is not None and attention.ndim == 2 else seq
-        new = total - cached_length(kwargs.get("past_key_values"))
+        new = total - cached_length(cache_of(kwargs))
         mask = self.derive(input_ids, modality_ids) if given is None else given.bool()
         if mask.shape[0] != input_ids.shape[0] or mask.shape[1] not in (total, seq, new):
             raise ValueError(
@@ -136,7 +137,7 @@ def mask_of_step(prompt: Tensor | None, inputs: Mapping[str, Any], first: bool) 
     Returns:
         ``(batch, seq)``, false on what was generated; None in a decode step with a cache.
     """
-    cache = inputs.get("past_key_values")
+    cache = cache_of(inputs)
     if prompt is None or (cache is not None and not first):
         return None
     tokens = inputs.get("input_ids")

@@ -6,20 +6,34 @@ from typing import Any
 
 from torch import Tensor
 
+from moiety.vlm.contracts import cache_of, cached_length
 from moiety.vlm.evidence import EvidenceRule, mask_of_step
 from moiety.vlm.placeholders import ModalityRule
+from moiety.vlm.positions import name_modalities, recall_offsets
+
+_PROMPT_LENGTH = "moiety_prompt_length"
 
 
 class GeneratesWithIds:
-    """Mixin in front of an outermost Hugging Face class; of a dense model it changes nothing."""
+    """Mixin in front of an outermost Hugging Face class; of a dense model it keeps the positions of a conversation."""
 
     _is_sparse: bool
     base_model: Any
 
+    def _prepare_position_ids_for_generation(self, inputs_tensor: Any, model_kwargs: Any) -> Any:
+        """As in transformers, from the offsets of this conversation, and never of another."""
+        tokens = inputs_tensor if inputs_tensor.ndim == 2 else None  # embeddings have three axes
+        name_modalities(self.base_model, tokens, model_kwargs)
+        recall_offsets(self.base_model, cache_of(model_kwargs))
+        return super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)  # type: ignore[misc]
+
     def _prepare_model_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, and the evidence of the prompt, before rows are repeated for beams."""
+        """As in transformers, and the length and evidence of the prompt, before rows are repeated for beams."""
         inputs, name, model_kwargs = super()._prepare_model_inputs(*args, **kwargs)  # type: ignore[misc]
-        rule: EvidenceRule | None = self.base_model.evidence_rule if self._is_sparse else None
+        if not self._is_sparse:
+            return inputs, name, model_kwargs
+        model_kwargs[_PROMPT_LENGTH] = prompt_length(inputs, model_kwargs)
+        rule: EvidenceRule | None = self.base_model.evidence_rule
         if rule is not None and name == "input_ids":
             ids = model_kwargs.get("modality_ids")
             if ids is None or ids.shape != inputs.shape:
@@ -34,17 +48,35 @@ class GeneratesWithIds:
         modality_ids: Any = None,
         evidence_mask: Any = None,
         inputs_embeds: Any = None,
+        moiety_prompt_length: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """As in transformers, with the modality ids and the evidence of this step.
 
-        The names matter: ``generate`` reads them to see what it may pass on.
+        The names matter: ``generate`` reads them to see what it may pass on. A step reads the prompt as long as the
+        cache holds less than that; what transformers says of it (``is_first_iteration``) is not said for every chunk
+        of a prompt in every release.
         """
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
         if self._is_sparse:
             rule: ModalityRule = self.base_model.modality_rule
             first = bool(kwargs.get("is_first_iteration"))
+            if not first and moiety_prompt_length is not None:
+                first = cached_length(cache_of(inputs)) < moiety_prompt_length
             inputs["modality_ids"] = rule.ids_of_step(modality_ids, inputs, first, kwargs.get("attention_mask"))
             if self.base_model.evidence_rule is not None:
                 inputs["evidence_mask"] = mask_of_step(evidence_mask, inputs, first)
         return inputs
+
+
+def prompt_length(inputs: Tensor, model_kwargs: Any) -> int:
+    """Tokens of the prompt of one ``generate``, what a cache holds of it included.
+
+    Args:
+        inputs: Tokens ``(batch, seq)`` or embeddings ``(batch, seq, hidden)``; beside a cache all of them or the new.
+        model_kwargs: The other keywords of ``generate``.
+    """
+    mask = model_kwargs.get("attention_mask")
+    if mask is not None and getattr(mask, "ndim", 0) == 2:
+        return int(mask.shape[1])
+    return max(int(inputs.shape[1]), cached_length(cache_of(model_kwargs)))

@@ -15,6 +15,7 @@ import torch
 from moiety.config import MoESettings
 from moiety.groups import Modality
 from moiety.moe.modality import ids_from_placeholders, last_token_as_text, without_padding
+from moiety.vlm.contracts import brings_pictures, cache_of, cached_length
 
 PLACEHOLDERS: Mapping[str, Modality] = {
     "image_token_id": Modality.IMAGE,
@@ -22,7 +23,6 @@ PLACEHOLDERS: Mapping[str, Modality] = {
     "audio_token_id": Modality.AUDIO,
 }
 DELIMITERS = ("vision_start_token_id", "vision_end_token_id", "boi_token_id", "eoi_token_id")
-PICTURES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
 
 def placeholder_ids(config: Any) -> dict[int, int]:
@@ -101,7 +101,7 @@ class ModalityRule:
         ids = self.padded(ids, kwargs.get("attention_mask"))
         if self.mask_rule == "exact":
             return ids
-        if bool((ids > 0).any()) and cached_length(kwargs.get("past_key_values")):
+        if bool((ids > 0).any()) and cached_length(cache_of(kwargs)):
             raise ValueError(
                 "mask_rule=last_token_as_text needs each prompt in one piece: a chunk border inside a picture would "
                 "make a wrong last token. Prefill without chunks, or use mask_rule=exact"
@@ -121,8 +121,7 @@ class ModalityRule:
                 "pass modality_ids with -1 on padding beside it"
             )
         # A placeholder that a decode step fed back has no picture behind it: it is text.
-        without_picture = all(kwargs.get(name) is None for name in PICTURES)
-        if without_picture and cached_length(kwargs.get("past_key_values")):
+        if not brings_pictures(kwargs) and cached_length(cache_of(kwargs)):
             return torch.zeros_like(input_ids)
         return self.derive(input_ids)
 
@@ -150,7 +149,7 @@ class ModalityRule:
         tokens = inputs.get("input_ids")
         tokens = tokens if tokens is not None else inputs["inputs_embeds"]
         batch, seq = tokens.shape[:2]
-        cache = inputs.get("past_key_values")
+        cache = cache_of(inputs)
         if cache is not None and not first:
             return torch.zeros(batch, seq, dtype=torch.long, device=tokens.device)
         if given is None:
@@ -159,8 +158,3 @@ class ModalityRule:
         ids = torch.nn.functional.pad(given, (0, max(0, seq - given.shape[1])))
         start = min(cached_length(cache), ids.shape[1] - seq)
         return self.padded(ids[:, start : start + seq], mask)
-
-
-def cached_length(cache: Any) -> int:
-    """Tokens already in a key/value cache; 0 without one."""
-    return 0 if cache is None else int(cache.get_seq_length())

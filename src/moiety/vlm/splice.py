@@ -11,6 +11,8 @@ forwards may be in flight before a backward (gradient checkpointing).
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,9 +28,11 @@ from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import Router
 from moiety.vlm.backends import Backend, bank_for
 from moiety.vlm.context_cache import seat_of
+from moiety.vlm.contracts import brings_pictures, by_name, cache_keyword, cache_of, cache_of_layer
 from moiety.vlm.evidence import EvidenceRule
-from moiety.vlm.placeholders import PICTURES, ModalityRule
-from moiety.vlm.retype import reduce, retype
+from moiety.vlm.placeholders import ModalityRule
+from moiety.vlm.positions import KeepsOffsets
+from moiety.vlm.retype import original_class, reduce, retype
 from moiety.vlm.towers import touch_tower
 
 FAMILIES: tuple[str, ...] = (
@@ -73,7 +77,7 @@ class TakesModalityIds:
             return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
         evidence = None
         if mlp.context is not None:
-            evidence = Evidence(evidence_mask, seat_of(kwargs.get("past_key_values"), mlp.layer_index))
+            evidence = Evidence(evidence_mask, seat_of(cache_of_layer(kwargs), mlp.layer_index))
         with mlp.bound(modality_ids, evidence):
             return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
 
@@ -81,12 +85,13 @@ class TakesModalityIds:
         return reduce(self)
 
 
-class TouchesTower:
+class TouchesTower(KeepsOffsets):
     """Mixin in front of the multimodal base model's class: no rank keeps the others waiting for its pictures."""
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the base model's own forward, plus a zero made from a blank picture where other ranks may need it."""
-        outputs = super().forward(input_ids, *args, **kwargs)  # type: ignore[misc]
+        kwargs = by_name(original_class(self).forward, args, kwargs)
+        outputs = super().forward(input_ids, **kwargs)
         if self._misses_pictures(kwargs):
             touch = touch_tower(self)
             if isinstance(outputs, tuple):
@@ -102,7 +107,7 @@ class TouchesTower:
             and torch.distributed.get_world_size() > 1
             and self.training  # type: ignore[attr-defined]
             and torch.is_grad_enabled()
-            and all(kwargs.get(name) is None for name in PICTURES)
+            and not brings_pictures(kwargs)
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -114,6 +119,12 @@ class FindsModalityIds(TouchesTower):
 
     modality_rule: ModalityRule
     evidence_rule: EvidenceRule | None
+
+    @staticmethod
+    def over(original: Any) -> dict[str, Any]:
+        """The tower's side of `original`, which may hand every keyword on, without ids and evidence of the decoder."""
+        names = [name for name in dir(original) if name.startswith("get_") and name.endswith("_features")]
+        return {name: _without_ids(getattr(original, name)) for name in names}
 
     def forward(
         self,
@@ -129,11 +140,21 @@ class FindsModalityIds(TouchesTower):
             ValueError: embeddings came without ids, or ids or evidence do not fit the tokens; see
                 ``ModalityRule.ids_of_call`` and ``EvidenceRule.mask_of_call``.
         """
+        kwargs = by_name(original_class(self).forward, args, kwargs)
         ids = self.modality_rule.ids_of_call(input_ids, modality_ids, kwargs)
         if self.evidence_rule is not None:
-            cache = kwargs.get("past_key_values")
-            kwargs["evidence_mask"] = self.evidence_rule.mask_of_call(evidence_mask, input_ids, ids, cache)
-        return super().forward(input_ids, *args, modality_ids=ids, **kwargs)
+            kwargs["evidence_mask"] = self.evidence_rule.mask_of_call(evidence_mask, input_ids, ids, cache_of(kwargs))
+        return super().forward(input_ids, modality_ids=ids, **kwargs)
+
+
+def _without_ids(get_features: Callable[..., Any]) -> Callable[..., Any]:
+    """The same method, of the same signature, which drops what is meant for sparse layers."""
+
+    @functools.wraps(get_features)
+    def get(self: Any, *args: Any, modality_ids: Any = None, evidence_mask: Any = None, **kwargs: Any) -> Any:
+        return get_features(self, *args, **kwargs)
+
+    return get
 
 
 class InitialisesExperts:
@@ -234,12 +255,15 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
     Raises:
         TypeError: a decoder layer has no gated FFN under ``.mlp``.
         ValueError: settings do not fit the model.
+        ContractBroken: this release of transformers hands the cache over in an unknown way.
     """
     base = model.base_model
     if settings.scheme == "dense":
         retype(base, TouchesTower)
         return
     decoder: Any = text_decoder(base)
+    for module in (base, *decoder.layers):  # under a new name the cache would pass for none, and answers be wrong
+        cache_keyword(original_class(module).forward)
     rule = ModalityRule.of(model.config, settings)
     chosen = set(settings.resolved_layers(len(decoder.layers)))
     for index, layer in enumerate(decoder.layers):

@@ -28,6 +28,7 @@ from moiety.moe.routers import resolve
 from moiety.saving import whole_folder
 from moiety.vlm.card import write_card
 from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
+from moiety.vlm.positions import forget_offsets
 from moiety.vlm.templates import control_ids, load_processor
 
 logger = logging.getLogger(__name__)
@@ -219,6 +220,7 @@ def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     """Logits at the real positions of the probe, ``(positions, vocab)``."""
     if settings_of(model) is None:
         probe = {name: value for name, value in probe.items() if name in ("inputs_embeds", "attention_mask")}
+    forget_offsets(model.base_model)
     logits = model(**probe, use_cache=False).logits
     return logits[probe["attention_mask"].bool()].float()
 

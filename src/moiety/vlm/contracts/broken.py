@@ -1,0 +1,30 @@
+"""The error of a contract that the installed release does not keep."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+
+class ContractBroken(RuntimeError):
+    """An outside library no longer has something that moiety relies on; the result would be wrong in silence.
+
+    Args:
+        library: Name of the package, as pip knows it.
+        lacks: What is gone, and under which names it was looked for.
+    """
+
+    def __init__(self, library: str, lacks: str) -> None:
+        super().__init__(
+            f"{library} {installed(library) or '(not installed)'}: {lacks}. This release is not one that moiety was "
+            f"tested with; `moiety env --check` says what else does not hold, and a tested release can be installed "
+            f"with `pip install '{library}<NEXT'`, NEXT being the first release that fails"
+        )
+        self.library, self.lacks = library, lacks
+
+
+def installed(library: str) -> str | None:
+    """Installed release of a package; None where it is absent."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
