@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from importlib import metadata
@@ -9,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from moiety.cli.door import CheckFailed
 from moiety.cli.screen import show, show_json, table
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "pillow", "scikit-learn", "matplotlib")
-OPTIONAL = ("peft", "trl", "triton")
+OPTIONAL = ("peft", "trl", "gradio", "openai", "triton")
 # The three settings with which glibc keeps freed blocks; measured in benchmarks/, never set by the library.
 HEAP = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -56,8 +58,61 @@ def heap_hint() -> str | None:
     return f"On CPU, training is steadier and often faster when freed memory is kept:\n  export {wanted}"
 
 
-def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show versions, devices and settings."""
+def contracts() -> list[dict[str, Any]]:
+    """What moiety relies on in other packages, and whether the installed releases keep it; takes seconds."""
+    from moiety.vlm.contracts import ContractBroken
+    from moiety.vlm.contracts.table import applicable
+
+    checks: list[Any] = list(applicable())
+    rows: list[dict[str, Any]] = []
+    try:
+        from moiety.vlm.contracts.behaviour import BEHAVIOURS
+
+        checks += BEHAVIOURS
+    except ImportError as error:  # a name that is imported is gone: the table says which
+        rows.append({"library": "transformers", "contract": "moiety.vlm imports", "holds": False, "found": str(error)})
+    for contract in checks:
+        try:
+            found = {"holds": True, "found": contract.check()}
+        except ContractBroken as error:
+            found = {"holds": False, "found": error.lacks}
+        rows.append({"library": contract.library, "contract": contract.name, **found})
+    return rows
+
+
+def show_contracts(as_json: bool) -> bool:
+    """Print them, the broken ones last and in words; whether all hold."""
+    logging.getLogger("moiety").setLevel(logging.ERROR)  # receipts of the tiny models are of no interest here
+    rows = contracts()
+    broken = [row for row in rows if not row["holds"]]
+    if as_json:
+        show_json({"versions": facts()["packages"], "contracts": rows})
+        return not broken
+    lines = [
+        (row["library"], row["contract"], f"holds  {row['found']}".rstrip() if row["holds"] else "BROKEN")
+        for row in rows
+    ]
+    show(table("what moiety relies on", ("package", "contract", "here"), lines))
+    for row in broken:
+        show(f"{row['library']} {version_of(row['library'])}: {row['found']}")
+    if broken:
+        show(f"{len(broken)} of {len(rows)} do not hold. Install a tested release: see README, section Install")
+    else:
+        show(f"all {len(rows)} hold")
+    return not broken
+
+
+def env(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Try what moiety relies on in the installed packages; seconds, no network.")
+    ] = False,
+) -> None:
+    """Show versions, devices and settings; with --check, whether the installed packages keep what moiety relies on."""
+    if check:
+        if not show_contracts(as_json):
+            raise CheckFailed
+        return
     found = facts()
     if as_json:
         show_json(found)
