@@ -94,7 +94,15 @@ def questions_in(folder: Path, layouts: Sequence[Layout]) -> Questions:
 
 def in_words(layouts: Sequence[Layout]) -> str:
     """All layouts on one line."""
-    return " · ".join(f"{layout.whose}: {layout.in_words}" for layout in layouts)
+    return " · ".join(f"{whose}: {files}" for whose, files in by_publisher(layouts).items())
+
+
+def by_publisher(layouts: Sequence[Layout]) -> dict[str, str]:
+    """Who publishes them -> their layouts in words."""
+    told: dict[str, list[str]] = {}
+    for layout in layouts:
+        told.setdefault(layout.whose, []).append(layout.in_words)
+    return {whose: ", or ".join(dict.fromkeys(words)) for whose, words in told.items()}
 
 
 def beside(release: Release, *places: str) -> Callable[[], Pictures]:
