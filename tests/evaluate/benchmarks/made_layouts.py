@@ -428,5 +428,5 @@ FREE = (
     Case("ocrbench", ocrbench_hub),
     Case("nlvr2", nlvr2_repository),
     Case("nlvr2", nlvr2_test, "test1"),
-    Case("nlvr2", nlvr2_hub),
+    Case("nlvr2", nlvr2_hub, "balanced_dev"),
 )

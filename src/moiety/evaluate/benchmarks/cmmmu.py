@@ -307,7 +307,6 @@ CMMMU = Benchmark(
             (tuple(f"{part}/{_SPLIT}-*.parquet" for part in PARTS),),
             read_hub_parts,
             f"PART/{_SPLIT}-*.parquet for any of the six parts",
-            "pictures inside",
         ),
     ),
     score,

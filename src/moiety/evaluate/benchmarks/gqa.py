@@ -49,6 +49,9 @@ _ENTRY: Mapping[str, Kinds] = {
     **{"question": str, "imageId": str, "answer": str},
     **{"semantic": list, "types": dict, "groups": dict},
 }
+_HUB_FILES = (
+    "SPLIT_instructions/*.parquet and SPLIT_images/*.parquet for testdev_balanced, testdev_all, val_balanced or val_all"
+)
 _NOT_A_STEP = ("exist", "query: name", "choose name")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -95,7 +98,7 @@ def _hub_layout(split: str) -> Layout:
         return Questions(rows, beside(release, "images") if shown is None else lambda: _by_id(shown), table.part)
 
     needs = hub_patterns(short, f"!{split}_instructions")
-    return Layout(HUB, (needs,), read_hub, beside=f"pictures in {split}_images/ or images/")
+    return Layout(HUB, (needs,), read_hub, _HUB_FILES)
 
 
 def _by_id(table: HubTable) -> Pictures:

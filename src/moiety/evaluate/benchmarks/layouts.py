@@ -123,16 +123,13 @@ def hub_patterns(split: str, *configs: str) -> tuple[str, ...]:
     return tuple(f"{place}/{name}" for place in places for name in names)
 
 
-def hub_layout(
-    split: str, read: Callable[[HubTable], Questions], *configs: str, beside: str = "pictures inside"
-) -> Layout:
+def hub_layout(split: str, read: Callable[[HubTable], Questions], *configs: str) -> Layout:
     """Questions with their pictures in the parquet files of one split of a hub repository.
 
     Args:
         split: Name of the split, for instance ``test``; ``{a,b}`` for one of several.
         read: The table -> questions; what its files lack of the whole is added to their part.
         configs: Folders of the split, where it does not lie in ``data``; see :func:`hub_patterns`.
-        beside: What else is read, in words.
     """
 
     def whole(release: Release) -> Questions:
@@ -142,7 +139,7 @@ def hub_layout(
         parts = [part for part in (found.part, table.part) if part]
         return Questions(found.rows, found.pictures, ", ".join(parts), found.notes)
 
-    return Layout(HUB, (hub_patterns(split, *configs),), whole, beside=beside)
+    return Layout(HUB, (hub_patterns(split, *configs),), whole)
 
 
 def hub_table(release: Release, split: str, *configs: str) -> HubTable | None:

@@ -26,10 +26,10 @@ from moiety.vlm.images import decode
 from moiety.vlm.rows import Row
 
 EDITIONS = {
-    "": ("mmbench_{split}_20230712.tsv", "MMBench_{split}_EN.tsv", "mmbench_{split}_en_20231003.tsv"),
-    "V1.1": ("MMBench_{split}_EN_V11.tsv",),
-    "Chinese": ("mmbench_{split}_cn_20231003.tsv", "MMBench_{split}_CN.tsv"),
-    "Chinese, V1.1": ("MMBench_{split}_CN_V11.tsv",),
+    "": ("mmbench_{split}_20230712.tsv", "MMBench_{SPLIT}_EN.tsv", "mmbench_{split}_en_20231003.tsv"),
+    "V1.1": ("MMBench_{SPLIT}_EN_V11.tsv",),
+    "Chinese": ("mmbench_{split}_cn_20231003.tsv", "MMBench_{SPLIT}_CN.tsv"),
+    "Chinese, V1.1": ("MMBench_{SPLIT}_CN_V11.tsv",),
 }
 """Tables of each edition; English as first published is the benchmark itself."""
 OPTIONS = LETTERS[:4]
@@ -64,7 +64,7 @@ def read_hub(table: HubTable, edition: str) -> Questions:
 
 
 def _files(split: str, edition: str) -> tuple[str, ...]:
-    return tuple(name.format(split=split) for name in EDITIONS[edition])
+    return tuple(name.format(split=split, SPLIT=split.upper()) for name in EDITIONS[edition])
 
 
 def _row(cells: Mapping[str, str], picture: str, edition: str, file: str, line: int) -> Row:
@@ -237,8 +237,10 @@ def _benchmark(name: str, title: str, split: str, scored: bool) -> Benchmark:
         name,
         title,
         (
-            Layout(SITE, (tables,), questions, " or ".join(tables), "pictures inside, in base64"),
-            Layout(LLAVA, (tables,), questions, f"{tables[0]} or {_files(split, 'Chinese')[0]}", "pictures inside"),
+            Layout(
+                SITE, (tables,), questions, f"{tables[0]}, {tables[1]}, {tables[3]}, or their Chinese sisters (cn, CN)"
+            ),
+            Layout(LLAVA, (tables,), questions, f"{tables[0]} or {_files(split, 'Chinese')[0]}"),
             hub_layout(split, partial(read_hub, edition=""), "!en"),
             hub_layout(split, partial(read_hub, edition="Chinese"), "!cn"),
             hub_layout(split, partial(read_hub, edition="")),

@@ -289,7 +289,6 @@ MMMU = Benchmark(
             (tuple(f"{subject}/{_SPLIT}-*.parquet" for subject in SUBJECTS),),
             read,
             "SUBJECT/validation-*.parquet for any of the 30 subjects, Accounting/ to Sociology/",
-            "pictures inside",
         ),
         hub_layout(_SPLIT, read_hub),
     ),

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
@@ -80,7 +81,8 @@ def read_hub(table: HubTable) -> Questions:
             "sentence": first_of(entry, "sentence", "question", "caption"),
             "label": str(bool(label)) if isinstance(label, int) else label,
         }
-        rows.append(_row(known, [str(name) for name in shown], SPLITS[0], file, line))
+        split = PurePosixPath(file).name.split("-")[0].replace("validation", SPLITS[0])
+        rows.append(_row(known, [str(name) for name in shown], split, file, line))
     return Questions(rows, table.pictures)
 
 

@@ -217,7 +217,8 @@ def members_of(archive: Path) -> list[str]:
         with tarfile.open(archive) as tar:
             return [member.name for member in tar if member.isfile()]
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{archive} is no whole archive ({error}); fetch it anew or take it away") from error
+        why = str(error).split("\n")[0].rstrip(":-")
+        raise ValueError(f"{archive} is no whole archive ({why}); fetch it anew or take it away") from error
 
 
 @cache

@@ -95,7 +95,7 @@ TEXTVQA = Benchmark(
     layouts=(
         Layout(LLAVA, (ANNOTATIONS, PROMPTS[::-1]), read, beside="pictures in train_images/"),
         Layout(SITE, (ANNOTATIONS,), read, beside="pictures in train_images/"),
-        Layout(HUB, (hub_patterns(SPLIT),), read_hub, beside="pictures inside"),
+        Layout(HUB, (hub_patterns(SPLIT),), read_hub),
     ),
     scorer=score,
     rules=tuple(RULES),
