@@ -82,6 +82,12 @@ def test_what_is_missing_is_named_once_with_the_layouts_that_would_do(tmp_path: 
     assert "the hub: data/validation-*.parquet" in text
 
 
+def test_a_broken_archive_is_told_of_where_the_questions_are_missing(tmp_path: Path) -> None:
+    (tmp_path / "questions1.2.zip").write_text("PK half")
+    with pytest.raises(FileNotFoundError, match=r"gqa: no questions in .*; .*1.2.zip is no whole archive .*; expected"):
+        BENCHMARKS["gqa"].read(tmp_path)
+
+
 def test_the_first_layout_that_is_whole_is_read(tmp_path: Path) -> None:
     def never(release: object) -> Questions:
         raise AssertionError("not whole")

@@ -56,6 +56,18 @@ def test_lists_of_pictures_and_plain_bytes_are_pictures(tmp_path: Path) -> None:
     assert "a#0#images#2" not in pictures
 
 
+def test_pictures_that_are_surely_there_are_not_read_for_their_names(tmp_path: Path) -> None:
+    rows = [{"kept": {"path": "x"}, "image": shown(place), "other": None if place else shown(1)} for place in range(3)]
+    table(tmp_path / "a.parquet", rows)
+    batches = list(module._light_batches(tmp_path / "a.parquet", ()))
+    assert all(light == {"image"} for _, light in batches)
+    assert {field.name for field in batches[0][0].schema.field("image").type} == {"path"}
+    entries = [entry for _, _, entry in HubTable({"a": tmp_path / "a.parquet"}).rows()]
+    assert [(entry["kept"], entry["image"], entry["other"]) for entry in entries] == [
+        ({"path": "x"}, f"a#{place}#image", None if place else "a#0#other") for place in range(3)
+    ]
+
+
 def test_only_so_much_is_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table(tmp_path / "a.parquet", [{"image": shown(place)} for place in range(6)])
     monkeypatch.setattr(module, "_HELD_BYTES", 1)

@@ -81,6 +81,13 @@ def test_a_broken_archive_is_named(tmp_path: Path) -> None:
         path = write(tmp_path / name, "PK no archive")
         with pytest.raises(ValueError, match=rf"{name} is no whole archive \(.*\); fetch it anew or take it away"):
             members_of(path)
+    release = Release(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"no q.json in .*; .*a.tar.gz is no whole archive .*; .*a.zip is no who"
+    ):
+        release.one("q.json")
+    write(tmp_path / "q.json")
+    assert Release(tmp_path).one("q.json") == tmp_path / "q.json"
 
 
 def test_links_are_followed_and_a_circle_of_them_ends(tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def questions_in(folder: Path, layouts: Sequence[Layout]) -> Questions:
             return layout.read(release)
         if len(missing) < len(layout.needs) and not begun:
             begun = f"{' and '.join(missing)} is missing in {folder} ({layout.whose} is there in part)"
-    raise FileNotFoundError(f"{begun or f'no questions in {folder}'}; expected there, any one of: {told}")
+    missed = f"{begun or f'no questions in {folder}'}{release.told_of_broken}"
+    raise FileNotFoundError(f"{missed}; expected there, any one of: {told}")
 
 
 def in_words(layouts: Sequence[Layout]) -> str:

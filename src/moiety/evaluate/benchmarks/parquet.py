@@ -38,6 +38,31 @@ def _batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
         yield from file.iter_batches(batch_size=64, columns=wanted)
 
 
+def _light_batches(path: Path, same: Sequence[str]) -> Iterator[tuple[Any, frozenset[str]]]:
+    """Batches, and the columns of pictures in them whose bytes, most of the file, are left out.
+
+    They are where the file says that each row has its picture, and are not asked for by `same`.
+    """
+    with _opened(path) as file:
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        leaves = [file.schema.column(number).path for number in range(len(file.schema))]
+        pictures = {field.name for field in file.schema_arrow if {"bytes", "path"} <= set(_fields(field.type))}
+        light = frozenset(
+            name
+            for number, name in ((number, leaf.removesuffix(".bytes")) for number, leaf in enumerate(leaves))
+            if name in pictures - set(same) and not any(_num_absent(group.column(number)) for group in groups)
+        )
+        wanted = [leaf for leaf in leaves if leaf.removesuffix(".bytes") not in light]
+        for batch in file.iter_batches(batch_size=64, columns=wanted):
+            yield batch, light
+
+
+def _num_absent(column: Any) -> int:
+    """Rows without a value in a part of a column, 1 where the file does not say."""
+    known = column.statistics
+    return int(known.null_count) if known is not None and known.has_null_count else 1
+
+
 def _opened(path: Path) -> Any:
     try:
         from pyarrow import ArrowInvalid
@@ -77,8 +102,8 @@ class HubTable:
         """
         for key, path in self.files.items():
             row = 0
-            for batch in _batches(path):
-                for entry in _named(batch, same):
+            for batch, light in _light_batches(path, same):
+                for entry in _named(batch, same, light):
                     named = {name: _full_name(key, row, name, value) for name, value in entry.items()}
                     row += 1
                     yield str(path), row, named
@@ -104,12 +129,15 @@ def _full_name(key: str, row: int, column: str, value: Any) -> Any:
     return value
 
 
-def _named(batch: Any, same: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _named(batch: Any, same: Sequence[str], light: frozenset[str]) -> Iterator[dict[str, Any]]:
     """Entries of a batch with marks in the place of pictures, so that their bytes never become Python values."""
     columns: dict[str, list[Any]] = {}
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         kind = column.type
-        if _is_picture(kind):
+        if name in light:
+            columns[name] = [_Picture() for _ in column]
+            columns[f"{name}#path"] = _field(column, "path").to_pylist()
+        elif _is_picture(kind):
             columns[name] = [_Picture() if size else None for size in _sizes(column)]
             if "path" in _fields(kind):
                 columns[f"{name}#path"] = _field(column, "path").to_pylist()

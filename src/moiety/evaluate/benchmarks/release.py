@@ -93,6 +93,8 @@ class Release:
             raise FileNotFoundError(f"no folder {folder}")
         self.folder = folder
         self.folders: list[str] = [""]
+        self.broken: dict[str, str] = {}
+        """Archives that could not be opened when they were looked into -> what is told of them."""
         self._paths: dict[str, Path] = {}
         for name, path, is_folder in _below(folder):
             if is_folder:
@@ -133,7 +135,7 @@ class Release:
         """
         found = self.find(*patterns)
         if found is None:
-            raise FileNotFoundError(f"no {' or '.join(patterns)} in {self.folder}")
+            raise FileNotFoundError(f"no {' or '.join(patterns)} in {self.folder}{self.told_of_broken}")
         return found
 
     def relative(self, file: Readable) -> str:
@@ -149,6 +151,11 @@ class Release:
                     f"{first} and {other} differ and either could be meant; leave one of them in {self.folder}"
                 )
 
+    @property
+    def told_of_broken(self) -> str:
+        """What is to be added where a file is missing that a broken archive may hold."""
+        return "".join(f"; {told}" for told in self.broken.values())
+
     @cached_property
     def archives(self) -> dict[str, Path]:
         """Archives by path below the folder."""
@@ -162,7 +169,12 @@ class Release:
             if not _is_zip(path) and not name.lower().endswith(".tar") and path.stat().st_size > _PACKED_TAR_BYTES:
                 continue
             before = name.rpartition("/")[0]
-            for member in members_of(path):
+            try:
+                inside = members_of(path)
+            except ValueError as error:
+                self.broken[name] = str(error)
+                continue
+            for member in inside:
                 if not _PICTURE_NAMES.search(member) and not _is_hidden(member):
                     members[f"{before}/{member}".lstrip("/")] = Member(path, member)
         return members

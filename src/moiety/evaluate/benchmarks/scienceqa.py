@@ -52,22 +52,18 @@ def read(release: Release) -> Questions:
 def read_site(release: Release) -> Questions:
     """The questions of the test split from the problems themselves, asked as the LLaVA line does.
 
+    There may be problems to some of them only: a part.
+
     Raises:
-        ValueError: a question of the split has no problem, or an answer is the index of no choice.
+        ValueError: an answer is the index of no choice.
     """
     problems, split = _problems(release)
-    lacking = [name for name in split if name not in problems]
-    if lacking:
-        raise ValueError(
-            f"scienceqa: problems.json in {release.folder} lacks {len(lacking)} questions of the test split of "
-            f"pid_splits.json, first {lacking[0]!r}; fetch both from one place"
-        )
     rows = []
-    for number, name in enumerate(split, start=1):
+    for number, name in enumerate((name for name in split if name in problems), start=1):
         picture = problems[name].get("image")
         shown = f"{name}/{picture}" if picture else None
         rows.append(_of_problem(name, problems[name], shown, f"problems.json in {release.folder}", number))
-    return Questions(rows, beside(release, *PICTURES))
+    return Questions(rows, beside(release, *PICTURES), _lacking(rows, split))
 
 
 def read_hub(table: HubTable) -> Questions:
