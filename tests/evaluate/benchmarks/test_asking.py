@@ -154,7 +154,7 @@ def test_what_is_graded_elsewhere_gets_its_file_once_all_is_asked(
 
 def test_all_files_and_rules_are_checked_before_the_first_question(data: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"mme: no folder .*mme; expected there, any one of: its own release: TASK/"
+        FileNotFoundError, match=r"mme: no folder .*mme; expected there, any one of:\n  its own release: TASK/"
     ):
         read_all(["pope", "mme"], data)
     with pytest.raises(ValueError, match=r"scienceqa has no rule 'vcd'; known: "):

@@ -78,8 +78,8 @@ def test_what_is_missing_is_named_once_with_the_layouts_that_would_do(tmp_path: 
     text = str(told.value)
     missing = "v2_mscoco_val2014_annotations.json"
     assert text.startswith(f"vqav2: {missing} is missing in {tmp_path} (its own release is there in part)")
-    assert "expected there, any one of: its own release: v2_OpenEnded" in text
-    assert "the hub: data/validation-*.parquet" in text
+    assert "expected there, any one of:\n  its own release: v2_OpenEnded" in text
+    assert "\n  the hub: data/validation-*.parquet" in text
 
 
 def test_a_broken_archive_is_told_of_where_the_questions_are_missing(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_first_layout_that_is_whole_is_read(tmp_path: Path) -> None:
     assert questions_in(tmp_path, layouts) is whole
     with pytest.raises(FileNotFoundError, match=r"b.json is missing in .* \(its own release is there in part\)"):
         questions_in(tmp_path, layouts[:1])
-    with pytest.raises(FileNotFoundError, match=r"no folder .*none; expected there, any one of: its own release: a"):
+    with pytest.raises(FileNotFoundError, match=r"no folder .*none; expected there, any one of:\n  its own release: a"):
         questions_in(tmp_path / "none", layouts)
 
 

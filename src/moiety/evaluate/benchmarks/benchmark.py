@@ -201,7 +201,7 @@ class Benchmark:
         if twice:
             raise ValueError(f"{self.name}: {len(twice)} ids occur more than once in {folder}: {_some(twice)}")
         if not found.rows:
-            raise ValueError(f"{self.name}: no question in {folder}; expected {self.files}")
+            raise ValueError(f"{self.name}: no question in {folder}; expected there, any one of:{self.files}")
         return found
 
     def read(self, folder: Path) -> list[Row]:

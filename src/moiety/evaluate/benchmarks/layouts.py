@@ -81,7 +81,7 @@ def questions_in(folder: Path, layouts: Sequence[Layout]) -> Questions:
     try:
         release = Release(folder)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; expected there, any one of: {told}") from error
+        raise FileNotFoundError(f"{error}; expected there, any one of:{told}") from error
     begun = ""
     for layout in layouts:
         missing = layout.missing(release)
@@ -90,12 +90,12 @@ def questions_in(folder: Path, layouts: Sequence[Layout]) -> Questions:
         if len(missing) < len(layout.needs) and not begun:
             begun = f"{' and '.join(missing)} is missing in {folder} ({layout.whose} is there in part)"
     missed = f"{begun or f'no questions in {folder}'}{release.told_of_broken}"
-    raise FileNotFoundError(f"{missed}; expected there, any one of: {told}")
+    raise FileNotFoundError(f"{missed}; expected there, any one of:{told}")
 
 
 def in_words(layouts: Sequence[Layout]) -> str:
-    """All layouts on one line."""
-    return " · ".join(f"{whose}: {files}" for whose, files in by_publisher(layouts).items())
+    """All layouts, each on a line of its own."""
+    return "".join(f"\n  {whose}: {files}" for whose, files in by_publisher(layouts).items())
 
 
 def by_publisher(layouts: Sequence[Layout]) -> dict[str, str]:

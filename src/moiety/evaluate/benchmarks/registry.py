@@ -60,7 +60,7 @@ def layouts_table() -> str:
     lines = ["| benchmark | whose layout | files |", "|---|---|---|"]
     for name, benchmark in BENCHMARKS.items():
         for number, (whose, files) in enumerate(by_publisher(benchmark.layouts).items()):
-            lines.append(f"| {f'`{name}`' if number == 0 else ''} | {whose} | {files.replace('|', '/')} |")
+            lines.append(f"| {name if number == 0 else ''} | {whose} | {files.replace('|', '/')} |")
     return "\n".join(lines) + "\n"
 
 
