@@ -8,8 +8,8 @@ import pytest
 from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, questions_in
 from moiety.evaluate.benchmarks.registry import BENCHMARKS, layouts_table
 from moiety.evaluate.benchmarks.run import score_answers
-from tests.evaluate.benchmarks.made_layouts import FREE, Case, pope_mixed, pope_repository, table
-from tests.evaluate.benchmarks.made_letter_layouts import LETTERED, cmmmu_hub_part
+from tests.evaluate.benchmarks.made_layouts import FREE, Case, mme_release, pope_mixed, pope_repository, table
+from tests.evaluate.benchmarks.made_letter_layouts import LETTERED, cmmmu_hub_part, mmmu_subject
 from tests.evaluate.benchmarks.made_options import write_lines
 
 CASES = (*FREE, *LETTERED)
@@ -60,6 +60,16 @@ def test_a_folder_has_the_name_under_which_people_keep_it(name: str, tmp_path: P
     assert len(BENCHMARKS["pope"].read(found)) == 6
 
 
+def test_the_folder_of_a_part_can_be_given_itself(tmp_path: Path) -> None:
+    mme_release(tmp_path)
+    for task, name in (("OCR", "0001.png"), ("posters", "7.jpg")):
+        questions = BENCHMARKS["mme"].questions(tmp_path / "MME_Benchmark_release_version/MME_Benchmark" / task)
+        assert [row.id for row in questions.rows] == [f"{task}/{name}/1", f"{task}/{name}/2"]
+        assert questions.pictures()[f"{task}/{name}"].size == (16, 16)
+    mmmu_subject(tmp_path)
+    assert len(BENCHMARKS["mmmu"].read(tmp_path / "Art_Theory")) == 1
+
+
 def test_folders_of_the_bundle_are_known_by_their_names(tmp_path: Path) -> None:
     for folder, name in {"MME": "mme", "mm-vet": "mmvet", "seed_bench": "seed", "vqav2": "vqav2_testdev"}.items():
         (tmp_path / folder).mkdir()
@@ -77,7 +87,7 @@ def test_what_is_missing_is_named_once_with_the_layouts_that_would_do(tmp_path: 
         BENCHMARKS["vqav2"].read(tmp_path)
     text = str(told.value)
     missing = "v2_mscoco_val2014_annotations.json"
-    assert text.startswith(f"vqav2: {missing} is missing in {tmp_path} (its own release is there in part)")
+    assert text.startswith(f"vqav2: {tmp_path} lacks {missing} (its own release is there in part)")
     assert "expected there, any one of:\n  its own release: v2_OpenEnded" in text
     assert "\n  the hub: data/validation-*.parquet" in text
 
@@ -100,7 +110,7 @@ def test_the_first_layout_that_is_whole_is_read(tmp_path: Path) -> None:
     assert [layout.in_words for layout in layouts] == ["a.json and b.json", "a file; pictures"]
     (tmp_path / "a.json").write_text("")
     assert questions_in(tmp_path, layouts) is whole
-    with pytest.raises(FileNotFoundError, match=r"b.json is missing in .* \(its own release is there in part\)"):
+    with pytest.raises(FileNotFoundError, match=r".* lacks b.json \(its own release is there in part\)"):
         questions_in(tmp_path, layouts[:1])
     with pytest.raises(FileNotFoundError, match=r"no folder .*none; expected there, any one of:\n  its own release: a"):
         questions_in(tmp_path / "none", layouts)

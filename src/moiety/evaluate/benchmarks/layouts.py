@@ -88,7 +88,7 @@ def questions_in(folder: Path, layouts: Sequence[Layout]) -> Questions:
         if not missing:
             return layout.read(release)
         if len(missing) < len(layout.needs) and not begun:
-            begun = f"{' and '.join(missing)} is missing in {folder} ({layout.whose} is there in part)"
+            begun = f"{folder} lacks {' and '.join(missing)} ({layout.whose} is there in part)"
     missed = f"{begun or f'no questions in {folder}'}{release.told_of_broken}"
     raise FileNotFoundError(f"{missed}; expected there, any one of:{told}")
 

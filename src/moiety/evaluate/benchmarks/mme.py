@@ -190,6 +190,7 @@ class _Pictures:
     """``task/picture`` below the folder of a task or its ``images``: the release keeps tasks in both ways."""
 
     def __init__(self, release: Release) -> None:
+        self.release = release
         above = {name[: -len(task) - 1] for task in TASKS for name in release.folders if name.endswith(f"/{task}")}
         self.inner = ReleasePictures(release, (*sorted(above), "MME_Benchmark", "MME_Benchmark_release_version"))
 
@@ -206,8 +207,10 @@ class _Pictures:
 
     def _place(self, name: str) -> str:
         task, _, picture = name.partition("/")
-        inner = f"{task}/images/{picture}"
-        return inner if inner in self.inner else name
+        places = [f"{task}/images/{picture}", name]
+        if self.release.name == task:
+            places += [f"images/{picture}", picture]
+        return next((place for place in places if place in self.inner), name)
 
 
 _ANY = "{" + ",".join(TASKS) + "}"

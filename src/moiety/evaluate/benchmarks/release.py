@@ -6,7 +6,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePosixPath
@@ -77,9 +77,10 @@ class Member:
 class Release:
     """What lies in a folder: a pattern names the end of a path, whatever stands before it.
 
+    The name of the folder itself is part of a path: ``OCR/*.txt`` names the files of a folder ``OCR`` that was given.
     Case is ignored, ``*`` stands for anything inside one name, ``{a,b}`` for one of several words, ``./`` at the front
-    for the folder itself. A file may have ``.gz`` behind its name. Archives are opened only where nothing outside them
-    matches.
+    for the folder itself, whatever its name. A file may have ``.gz`` behind its name. Archives are opened only where
+    nothing outside them matches.
 
     Args:
         folder: The folder.
@@ -91,7 +92,7 @@ class Release:
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
-        self.folder = folder
+        self.folder, self.name = folder, folder.resolve().name
         self.folders: list[str] = [""]
         self.broken: dict[str, str] = {}
         """Archives that could not be opened when they were looked into -> what is told of them."""
@@ -104,9 +105,10 @@ class Release:
 
     def all(self, pattern: str) -> list[Readable]:
         """The files that `pattern` names: those in the fewest folders first, then by name."""
-        matches = _matcher(pattern)
-        plain: dict[str, Readable] = {name: path for name, path in self._paths.items() if matches(name)}
-        found = plain or {name: member for name, member in self._members.items() if matches(name)}
+        matches = _pattern(pattern).fullmatch
+        before = "" if pattern.startswith("./") else f"{self.name}/"
+        plain: dict[str, Readable] = {name: path for name, path in self._paths.items() if matches(before + name)}
+        found = plain or {name: member for name, member in self._members.items() if matches(before + name)}
         return [found[name] for name in sorted(found, key=lambda name: (name.count("/"), name))]
 
     def has(self, *patterns: str) -> bool:
@@ -239,10 +241,6 @@ def _pattern(pattern: str) -> re.Pattern[str]:
     text = re.escape(bare).replace(r"\*", "[^/]*")
     text = re.sub(r"\\\{(.*?)\\\}", lambda match: f"(?:{'|'.join(match.group(1).split(','))})", text)
     return re.compile(f"{'' if anchored else '(?:.*/)?'}{text}(?:\\.gz)?", re.IGNORECASE)
-
-
-def _matcher(pattern: str) -> Callable[[str], object]:
-    return _pattern(pattern).fullmatch
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
