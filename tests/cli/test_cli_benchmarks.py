@@ -11,6 +11,7 @@ import pytest
 from typer.testing import Result
 
 from moiety.evaluate.benchmarks.registry import BENCHMARKS
+from tests.evaluate.benchmarks.made_layouts import pope_one_category
 from tests.evaluate.benchmarks.made_options import MADE_OPTIONS
 
 Run = Callable[..., Result]
@@ -39,8 +40,8 @@ def test_benchmarks_are_asked_scored_and_kept(moiety: Run, sparse: Path, tmp_pat
 def test_files_are_missed_before_the_model_is_loaded(moiety: Run, tmp_path: Path) -> None:
     result = moiety("evaluate", tmp_path / "no-model", "--benchmarks", "mme", "--data", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: mme: no existence.txt or Your_Results/existence.txt in ")
-    assert "expected in" in result.stderr
+    assert result.stderr.startswith(f"error: mme: no folder {tmp_path / 'mme'}; expected there, any one of:\n  its own")
+    assert "\n  the hub: data/test-*.parquet\n" in result.stderr
 
 
 def test_files_and_benchmarks_do_not_mix(moiety: Run, sparse: Path, rows: Path, tmp_path: Path) -> None:
@@ -90,3 +91,11 @@ def test_the_page_lists_every_benchmark_with_its_rules() -> None:
     assert told == {
         name: benchmark.rules if benchmark.scorer is not None else () for name, benchmark in BENCHMARKS.items()
     }
+
+
+def test_a_part_is_called_so_in_the_table(moiety: Run, tmp_path: Path) -> None:
+    right = pope_one_category(tmp_path / "POPE")
+    (tmp_path / "answers.json").write_text(json.dumps(right))
+    result = moiety("score", "pope", tmp_path / "POPE", tmp_path / "answers.json")
+    assert result.exit_code == 0, result.stderr
+    assert "pope (part: popular), rule official, 2 questions" in result.stdout

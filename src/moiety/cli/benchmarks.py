@@ -58,7 +58,9 @@ def ask_benchmarks(
 
 def score(
     benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Name of a benchmark, for instance pope.")],
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder with its official files.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="Folder with its files, in any layout of docs/benchmarks.md.")
+    ],
     answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS...", help="Answers by id: .jsonl or .json.")],
     scorer: Rule = None,
     limit: Limit = None,
@@ -87,11 +89,11 @@ def score(
 
 def score_table(result: BenchmarkScore) -> Any:
     """All numbers of one score, the headline first with its interval."""
-    from moiety.evaluate.benchmarks.run import shown
+    from moiety.evaluate.benchmarks.run import named, shown
 
     name, value, interval = shown(result)
     others = [(key, f"{number:.2f}", "") for key, number in result.numbers.items() if key != result.headline[0]]
-    title = f"{result.benchmark}, rule {result.rule}, {result.num_questions:,} questions"
+    title = f"{named(result.benchmark, result.part)}, rule {result.rule}, {result.num_questions:,} questions"
     return table(
         title, ("number", "#value", "#95 %"), [(name, value, interval), *others], "\n".join(result.notes) or None
     )

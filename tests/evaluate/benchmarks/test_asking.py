@@ -14,6 +14,7 @@ from moiety.evaluate.decoding import keywords_of_generate
 from moiety.vlm.data import Collator, Encoder
 from moiety.vlm.scratch import scratch_model, scratch_processor
 from moiety.vlm.upcycle import upcycle
+from tests.evaluate.benchmarks.made_layouts import docvqa_test_hub, pope_hub_full
 from tests.evaluate.benchmarks.made_options import MADE_OPTIONS
 
 NAMES = ["pope", "scienceqa"]
@@ -116,6 +117,18 @@ def test_a_limited_run_goes_on_to_the_whole_and_is_scored(
         assert results[f"{run.benchmark}/{run.score.rule}"]["numbers"] == dict(run.score.numbers)
 
 
+def test_a_part_from_the_hub_is_asked_and_said_in_the_table(both: tuple[Any, Any], tmp_path: Path) -> None:
+    pope_hub_full(tmp_path / "data" / "POPE")
+    run = evaluate_benchmarks(*both, ["pope"], tmp_path / "data", tmp_path / "out", Asking(max_new_tokens=1))[0]
+    assert run.line[0] == "pope (part: popular)"
+    assert json.loads((tmp_path / "out" / "benchmarks.json").read_text())["pope/official"]["part"] == "popular"
+    docvqa_test_hub(tmp_path / "data" / "docvqa")
+    run = evaluate_benchmarks(*both, ["docvqa_test"], tmp_path / "data", tmp_path / "out", Asking(max_new_tokens=1))[0]
+    assert run.line[0] == "docvqa_test"
+    assert run.answers_file is not None
+    assert json.loads(run.answers_file.read_text())[0]["questionId"] == 1
+
+
 def test_answers_to_other_questions_are_refused(both: tuple[Any, Any], data: Path, tmp_path: Path) -> None:
     ask(both, data, tmp_path / "out", limit=1)
     other = tmp_path / "data"
@@ -141,7 +154,7 @@ def test_what_is_graded_elsewhere_gets_its_file_once_all_is_asked(
 
 def test_all_files_and_rules_are_checked_before_the_first_question(data: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"mme: no existence.txt or Your_Results/existence.txt in .*; expected in"
+        FileNotFoundError, match=r"mme: no folder .*mme; expected there, any one of:\n  its own release: TASK/"
     ):
         read_all(["pope", "mme"], data)
     with pytest.raises(ValueError, match=r"scienceqa has no rule 'vcd'; known: "):

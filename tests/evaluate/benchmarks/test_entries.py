@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from moiety.evaluate.benchmarks.entries import entry_with, list_in, object_in, pictures_below, texts_in, write_document
+from moiety.evaluate.benchmarks.entries import entry_with, list_in, object_in, people_in, texts_in, write_document
 
 
 def test_an_entry_that_lacks_something() -> None:
@@ -37,12 +36,12 @@ def test_a_file_that_is_no_list() -> None:
         object_in([], Path("a.json"))
 
 
-def test_pictures_lie_in_the_folder_or_in_one_below(tmp_path: Path) -> None:
-    for name in ("top.png", "images/deep.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (2, 3)).save(tmp_path / name)
-    pictures = pictures_below("images", "absent")(tmp_path)
-    assert [pictures[name].size for name in ("top.png", "deep.png", "images/deep.png")] == [(2, 3)] * 3
+def test_what_people_answered_is_read_in_every_form() -> None:
+    for given in (["a", "b"], [{"answer": "a"}, {"answer": "b", "answer_id": 2}], {"answer": ["a", "b"]}):
+        assert people_in({"answers": given}, "q") == ["a", "b"]
+    for wrong in (None, [3], [{"said": "a"}], {"answer": "a"}):
+        with pytest.raises(ValueError, match=r"q: 'answers' must be a list of texts, got .*; is this the official"):
+            people_in({"answers": wrong}, "q")
 
 
 def test_broken_answers_can_be_written(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moiety.evaluate.benchmarks.answers import read_answers
-from moiety.evaluate.benchmarks.files import published, read_json, read_lines, read_table, text_of
+from moiety.evaluate.benchmarks.files import read_entries, read_json, read_lines, read_table, text_of
 from moiety.evaluate.benchmarks.resampling import resampled
 from moiety.evaluate.predictions import PredictionFile
 
@@ -16,11 +16,18 @@ from moiety.evaluate.predictions import PredictionFile
 # -- questions ---------------------------------------------------------------------------------------------------------
 def test_a_packed_file_stands_for_a_plain_one(tmp_path: Path) -> None:
     (tmp_path / "b.json.gz").write_bytes(gzip.compress(b'\xef\xbb\xbf{"a": "\xe2\x80\xa8"}'))
-    path = published(tmp_path, "a.json", "b.json")
+    path = tmp_path / "b.json.gz"
     assert read_json(path) == {"a": "\u2028"}
     assert list(read_lines(path)) == [(1, {"a": "\u2028"})]
-    with pytest.raises(FileNotFoundError, match=r"no c.json or d.json in "):
-        published(tmp_path, "c.json", "d.json")
+
+
+def test_entries_stand_on_lines_or_in_one_list(tmp_path: Path) -> None:
+    for text in ('{"a": 1}\n{"a": 2}\n', '\n[{"a": 1}, {"a": 2}]'):
+        (tmp_path / "a.json").write_text(text)
+        assert [entry for _, entry in read_entries(tmp_path / "a.json")] == [{"a": 1}, {"a": 2}]
+    (tmp_path / "a.json").write_text("[{}, 3]")
+    with pytest.raises(ValueError, match=r"a.json:2: expected an object, got int"):
+        list(read_entries(tmp_path / "a.json"))
 
 
 def test_cells_hold_line_breaks_and_long_text(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_a_bad_line_and_an_uneven_picture_are_named(tmp_path: Path) -> None:
 
 
 def test_pictures_lie_in_the_folder_of_a_task_or_in_its_images(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg\tIs it?\tYes\na.jpg\tIs it not?\tNo\n")
     for name, shade in {"count/images/a.png": 10, "scene/a.png": 20}.items():
         (tmp_path / name).parent.mkdir(parents=True)
         Image.new("L", (2, 2), shade).save(tmp_path / name)

@@ -148,7 +148,7 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
 def test_without_pyarrow_the_install_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"is a parquet file; to read it: pip install pyarrow"):
-        ParquetPictures({"a": tmp_path / "a.parquet"}, ["image"])["a#0#image"]
+        ParquetPictures({"a": tmp_path / "a.parquet"})["a#0#image"]
 
 
 def test_pictures_stand_where_they_are_first_mentioned() -> None:

@@ -146,7 +146,9 @@ def test_names_and_rules_are_checked() -> None:
 
 def test_an_empty_file_and_equal_ids_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ai2d_test.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match=r"ai2d: no question in .*; expected ai2d_test.jsonl or"):
+    with pytest.raises(
+        ValueError, match=r"ai2d: no question in .*; expected there, any one of:\n  LLaVA's bundle: ai2d_te"
+    ):
         BENCHMARKS["ai2d"].read(tmp_path)
     line = '{"question_id": 3, "question": "?", "options": ["w", "x"], "answer": "0", "image": "a.png"}\n'
     (tmp_path / "ai2d_test.jsonl").write_text(line * 2)

@@ -5,55 +5,87 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
-from moiety.evaluate.benchmarks.entries import entry_with, list_in
-from moiety.evaluate.benchmarks.files import published, read_json, read_lines
+from moiety.evaluate.benchmarks.entries import entry_with, object_in
+from moiety.evaluate.benchmarks.files import read_entries, read_json, text_of
+from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, beside, hub_layout
 from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.scorers import LETTERS
-from moiety.vlm.images import Images
 from moiety.vlm.rows import Row
 
-FILES = (
-    "ai2d_test.jsonl or ai2d_test.json (question, options, answer = index of the right one, image; question_id where "
-    "there is one); pictures in images/ or beside it"
-)
+LISTED = ("ai2d_test.jsonl", "ai2d_test.json")
+TEST_IDS = "ai2d_test_ids.csv"
 _MARKERS = ("answer is", "answer is:", "answer:", "assistant:")
 _LETTER_AND_STOP = re.compile(r"\s*([A-Z])\.")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def read(folder: Path) -> list[Row]:
-    """Questions in the order of the file; without ``question_id`` their place in the file is their id.
+def read(release: Release) -> Questions:
+    """Questions of one list, in its order; without ``question_id`` their place in it is their id.
 
     Raises:
         ValueError: an answer is not the index of one of the options.
     """
-    path = published(folder, "ai2d_test.jsonl", "ai2d_test.json")
-    whole = path.name.startswith("ai2d_test.json") and "jsonl" not in path.name
-    entries = enumerate(list_in(read_json(path), path), start=1) if whole else read_lines(path)
+    path = release.one(*LISTED)
     rows = []
-    for number, entry in entries:
-        entry_with(entry, {"question": str, "options": list, "answer": (str, int), "image": str}, f"{path}:{number}")
-        options = [str(option) for option in entry["options"]]
-        answer = str(entry["answer"])
-        if not answer.isdecimal() or int(answer) >= len(options):
-            raise ValueError(f"{path}:{number}: answer {answer!r} is no index of its {len(options)} options, from 0")
-        letter = LETTERS[int(answer)]
-        rows.append(
-            asked(
-                str(entry.get("question_id", number)),
-                option_prompt(entry["question"], options),
-                [entry["image"]],
-                answers=[letter],
-                choices=options,
-                extra={"answer": answer},
-                file=str(path),
-                line=number,
+    for number, entry in read_entries(path):
+        entry_with(entry, {"image": str}, f"{path}:{number}")
+        rows.append(_row(str(entry.get("question_id", number)), entry, entry["image"], str(path), number))
+    return Questions(rows, beside(release, "images"))
+
+
+def read_site(release: Release) -> Questions:
+    """The questions of the release, one file a picture, on the pictures that its list of test ids names."""
+    listed = release.one(TEST_IDS)
+    ids = {line.strip().strip('"').removesuffix(".png") for line in text_of(listed).split("\n")} - {""}
+    rows = []
+    for path in release.all("questions/*.json"):
+        document = object_in(read_json(path), path)
+        picture = str(document.get("imageName") or path.name.split(".json")[0])
+        if PurePosixPath(picture).stem not in ids:
+            continue
+        asked_of = document.get("questions", {})
+        for number, (question, entry) in enumerate(object_in(asked_of, path).items(), start=1):
+            entry = entry_with(
+                entry, {"answerTexts": list, "correctAnswer": int, "questionId": str}, f"{path}:{number}"
             )
-        )
-    return rows
+            known = {"question": question, "options": entry["answerTexts"], "answer": entry["correctAnswer"]}
+            rows.append(_row(entry["questionId"], known, picture, str(path), number))
+    return Questions(rows, beside(release, "images"))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The questions of the hub's table; ids are its lines, from 1. Equal pictures are one picture."""
+    rows, names = [], dict[str, str]()
+    for place, (file, line, entry) in enumerate(table.rows(same=["image"]), start=1):
+        picture = str(entry.get("image#same"))
+        names.setdefault(picture, str(entry.get("image")))
+        rows.append(_row(str(place), entry, picture, file, line))
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def _row(name: str, entry: Mapping[str, Any], picture: str, file: str, line: int) -> Row:
+    place = f"{file}:{line}"
+    entry = entry_with(dict(entry), {"question": str, "options": list, "answer": (str, int)}, place)
+    options = [str(option) for option in entry["options"]]
+    answer = str(entry["answer"])
+    if not answer.isdecimal() or int(answer) >= len(options):
+        raise ValueError(f"{place}: answer {answer!r} is no index of its {len(options)} options, from 0")
+    return asked(
+        name,
+        option_prompt(entry["question"], options),
+        [picture],
+        answers=[LETTERS[int(answer)]],
+        choices=options,
+        extra={"answer": answer},
+        file=file,
+        line=line,
+    )
 
 
 # -- rules: a letter, capital or not, or None --------------------------------------------------------------------------
@@ -121,11 +153,19 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 AI2D = Benchmark(
     "ai2d",
     "AI2D, test",
-    FILES,
-    read,
+    (
+        Layout(
+            LLAVA,
+            (LISTED,),
+            read,
+            "ai2d_test.jsonl or ai2d_test.json (question, options, answer = index of the right one, image)",
+            "pictures in images/",
+        ),
+        Layout(SITE, (TEST_IDS, "questions/*.json"), read_site, beside="pictures in images/"),
+        hub_layout("test", read_hub),
+    ),
     score,
     ("sound", "official", "lmms_eval", "internvl"),
     max_new_tokens=512,
     together=lambda row: row.images,
-    pictures=lambda folder: Images([path for path in (folder / "images", folder) if path.is_dir()]),
 )

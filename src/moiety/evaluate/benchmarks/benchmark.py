@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moiety.evaluate.benchmarks.layouts import Layout, Questions, in_words, questions_in
 from moiety.evaluate.benchmarks.resampling import Statistic, resampled
 from moiety.groups import nearest_name
 from moiety.intervals import Estimate
-from moiety.vlm.images import Images, Pictures
+from moiety.vlm.images import Pictures
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 SOUND = "sound"
@@ -33,6 +34,7 @@ class BenchmarkScore:
         correct: Row id -> share of the question that is right, 0..1; None where a question has no mark of its own.
         notes: What a reader has to know, one sentence each.
         interval: 95 % bootstrap interval of the headline; filled in by :meth:`Benchmark.score`.
+        part: What of the benchmark was asked; empty: all of it. Filled in by :meth:`Benchmark.score`.
         statistic: Headline from one weight a question (aligned with the rows); the weights of a resample count how
             often each was drawn. With all weights 1 it gives the headline. None: no interval.
     """
@@ -45,12 +47,14 @@ class BenchmarkScore:
     correct: Mapping[str, float] | None = None
     notes: tuple[str, ...] = ()
     interval: Estimate | None = None
+    part: str = ""
     statistic: Statistic | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the marks of single questions."""
         return {
             "benchmark": self.benchmark,
+            "part": self.part,
             "rule": self.rule,
             "headline": list(self.headline),
             "interval": None if self.interval is None else asdict(self.interval),
@@ -85,7 +89,14 @@ def mean_score(
         return 100 * float(weights @ marks / weights.sum())
 
     return BenchmarkScore(
-        benchmark, rule, (headline, value), {headline: value, **(numbers or {})}, len(marks), correct, notes, None, mean
+        benchmark,
+        rule,
+        (headline, value),
+        {headline: value, **(numbers or {})},
+        len(marks),
+        correct,
+        notes,
+        statistic=mean,
     )
 
 
@@ -111,8 +122,18 @@ def _one_part(row: Row) -> Hashable:
     return None
 
 
-def _of_folder(folder: Path) -> Pictures:
-    return Images([folder])
+def _everything(rows: Sequence[Row]) -> str:
+    return ""
+
+
+def spelled(name: str) -> str:
+    """A name without its case and without signs; of a folder of the hub's cache what stands behind the owner.
+
+    Example:
+        >>> spelled("MM-Vet"), spelled("datasets--lmms-lab--SEED-Bench")
+        ('mmvet', 'seedbench')
+    """
+    return "".join(filter(str.isalnum, name.rpartition("--")[2].lower()))
 
 
 @dataclass(frozen=True)
@@ -122,8 +143,7 @@ class Benchmark:
     Args:
         name: Key in the registry and name of its folder below ``--data``.
         title: Its name in print, with version and split.
-        files: The official files its folder must hold, in words: part of the error when one is missing.
-        reader: Folder -> questions, see :meth:`read`. A missing file is a FileNotFoundError.
+        layouts: The ways in which its questions lie in a folder; of those that are there the first is read.
         scorer: (rows, answers, rule) -> score without interval, called with checked ids and a known rule. None: the
             answers are graded elsewhere.
         rules: Rule sets, the default one first. ``official`` repeats the released scorer to the bit.
@@ -132,42 +152,74 @@ class Benchmark:
         together: Rows with one key belong together: one picture, one circle of options. They are drawn together in the
             bootstrap and a limit never cuts them apart.
         part: Rows with one key are a part that every resample has as many of: a task whose points are added.
-        pictures: Folder -> pictures by the names the rows use.
+        portion: Rows -> what part of the benchmark they are, empty for all of it; the score says so.
+        folders: Further names that its folder has where people keep it.
         writer: (rows, answers, path) -> None writes the file that the benchmark's own grader or server takes.
         suffix: End of that file's name.
     """
 
     name: str
     title: str
-    files: str
-    reader: Callable[[Path], list[Row]]
+    layouts: tuple[Layout, ...]
     scorer: Callable[[Sequence[Row], Mapping[str, str], str], BenchmarkScore] | None
     rules: tuple[str, ...]
     max_new_tokens: int
     floor: Callable[[Sequence[Row], str], float] = _nothing
     together: Callable[[Row], Hashable] = _each_alone
     part: Callable[[Row], Hashable] = _one_part
-    pictures: Callable[[Path], Pictures] = _of_folder
+    portion: Callable[[Sequence[Row]], str] = _everything
+    folders: tuple[str, ...] = ()
     writer: Callable[[Sequence[Row], Mapping[str, str], Path], None] | None = None
     suffix: str = ".json"
+
+    @property
+    def files(self) -> str:
+        """What its folder may hold, in words."""
+        return in_words(self.layouts)
+
+    def folder_in(self, data: Path) -> Path:
+        """Its folder in `data`: the one of its name, or one of a name under which people keep it, or `data` itself."""
+        names = {spelled(name) for name in (self.name, *self.folders)}
+        own = data / self.name
+        if own.is_dir() or not data.is_dir():
+            return own
+        likely = sorted(path for path in data.iterdir() if spelled(path.name) in names and path.is_dir())
+        return likely[0] if likely else data if spelled(data.name) in names else own
+
+    def questions(self, folder: Path) -> Questions:
+        """The questions in `folder`, with their pictures and what is to be said of them.
+
+        Raises:
+            FileNotFoundError: files are missing; the text names them once, and the layouts that would do.
+            ValueError: two questions have one id, or there is none.
+        """
+        try:
+            found = questions_in(folder, self.layouts)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.name}: {error}") from error
+        twice = _repeated(row.id for row in found.rows)
+        if twice:
+            raise ValueError(f"{self.name}: {len(twice)} ids occur more than once in {folder}: {_some(twice)}")
+        if not found.rows:
+            raise ValueError(f"{self.name}: no question in {folder}; expected there, any one of:{self.files}")
+        return found
 
     def read(self, folder: Path) -> list[Row]:
         """The questions in `folder`, in their official order: unique ids, the official prompt as turn of the user.
 
         Raises:
-            FileNotFoundError: a file is missing; the text says which files are expected.
-            ValueError: two questions have one id, or there is none.
+            FileNotFoundError: files are missing.
+            ValueError: see :meth:`questions`.
         """
-        try:
-            rows = self.reader(folder)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.name}: {error}; expected in {folder}: {self.files}") from error
-        twice = _repeated(row.id for row in rows)
-        if twice:
-            raise ValueError(f"{self.name}: {len(twice)} ids occur more than once in {folder}: {_some(twice)}")
-        if not rows:
-            raise ValueError(f"{self.name}: no question in {folder}; expected {self.files}")
-        return rows
+        return self.questions(folder).rows
+
+    def pictures(self, folder: Path) -> Pictures:
+        """The pictures in `folder`, by the names that the questions use.
+
+        Raises:
+            FileNotFoundError: files are missing.
+        """
+        return self.questions(folder).pictures()
 
     def score(self, rows: Sequence[Row], answers: Mapping[str, str], rule: str | None = None) -> BenchmarkScore:
         """Score answers, with a bootstrap interval of the headline.
@@ -185,7 +237,7 @@ class Benchmark:
             raise ValueError(f"{self.name} is graded elsewhere; write its answers file and hand that in")
         rule = self.rule_named(rule)
         self.check_ids(rows, answers)
-        score = self.scorer(rows, answers, rule)
+        score = replace(self.scorer(rows, answers, rule), part=self.portion(rows))
         if score.statistic is None:
             return score
         clusters, strata = [self.together(row) for row in rows], [self.part(row) for row in rows]

@@ -5,17 +5,31 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, mean_score, percent_by
 from moiety.evaluate.benchmarks.entries import Kinds, entry_with
-from moiety.evaluate.benchmarks.files import published, read_lines
+from moiety.evaluate.benchmarks.files import read_lines
+from moiety.evaluate.benchmarks.layouts import (
+    HUB,
+    LLAVA,
+    SITE,
+    Layout,
+    Questions,
+    beside,
+    first_of,
+    hub_layout,
+    hub_table,
+    parts_by,
+)
 from moiety.evaluate.benchmarks.letters import stated_letter
 from moiety.evaluate.benchmarks.open_answers import as_number, kept_tails, numbers_in
-from moiety.vlm.images import Images
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Readable, Release
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 CHOICE, BLANK, JUDGE = "选择", "填空", "判断"
@@ -32,10 +46,9 @@ PARTS = (
     "technology_and_engineering",
 )
 LETTERS = "ABCD"
-FILES = (
-    "cmmmu-data-val-answer.jsonl, or cmmmu-data-val/PART/PART.jsonl for the six parts art_and_design to "
-    "technology_and_engineering; pictures beside the latter or in images/"
-)
+_SPLIT = "val"
+WHOLE = "cmmmu-data-val-answer.jsonl"
+_ANY = "{" + ",".join(PARTS) + "}"
 # The benchmark's own requests (Zhang et al. 2024, appendix A).
 _REQUESTS = {
     CHOICE: (
@@ -70,21 +83,51 @@ _ONLY_LETTERS = re.compile(r"\(?[A-D](?:[,、和\s()]*[A-D])*\)?[.。]?")
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
-def read(folder: Path) -> list[Row]:
-    """Questions in the order of the file or of the parts; pictures stand where the text shows them.
+def read(release: Release) -> Questions:
+    """Questions in the order of the file; pictures stand where the text shows them.
 
     Raises:
         ValueError: a question is of an unknown type or category.
     """
-    try:
-        paths = [published(folder, "cmmmu-data-val-answer.jsonl")]
-    except FileNotFoundError:
-        paths = [published(folder, f"cmmmu-data-val/{part}/{part}.jsonl") for part in PARTS]
-    return [_row(entry, path, line) for path in paths for line, entry in read_lines(path)]
+    return _read(release, [release.one(WHOLE)])
 
 
-def _row(entry: Mapping[str, Any], path: Path, line: int) -> Row:
-    entry_with(entry, _KINDS, f"{path}:{line}")
+def read_parts(release: Release) -> Questions:
+    """The parts that are there, one file each."""
+    found = (release.find(f"cmmmu-data-val/{part}/{part}.jsonl", f"./{part}/{part}.jsonl") for part in PARTS)
+    return _read(release, [path for path in found if path is not None])
+
+
+def _read(release: Release, paths: Sequence[Readable]) -> Questions:
+    rows = [_row(entry, str(path), line) for path in paths for line, entry in read_lines(path)]
+    below = [f"{above}/{part}" for above in ("cmmmu-data-val", "images") for part in PARTS]
+    return Questions(rows, beside(release, "images", *below, *PARTS))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The questions of the hub's tables; the text shows pictures by the names of files, which are kept beside them."""
+    rows, names = [], dict[str, str]()
+    for file, line, entry in table.rows():
+        row = _row(entry, file, line)
+        there = [f"image_{number}" for number in range(1, 6) if entry.get(f"image_{number}")]
+        called = {
+            PurePosixPath(str(first_of(entry, f"{name}_filename", f"{name}#path"))).name: entry[name] for name in there
+        }
+        in_turn = dict(zip(dict.fromkeys(row.images), (entry[name] for name in there), strict=False))
+        shown = {name: called.get(name, in_turn.get(name)) for name in row.images}
+        names |= {f"{row.id}/{name}": str(place) for name, place in shown.items()}
+        rows.append(replace(row, images=tuple(f"{row.id}/{name}" for name in row.images)))
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def read_hub_parts(release: Release) -> Questions:
+    """The parts of the original hub repository that are there."""
+    tables = [hub_table(release, _SPLIT, f"!{part}") for part in PARTS]
+    return read_hub(HubTable({name: path for table in tables if table for name, path in table.files.items()}))
+
+
+def _row(entry: Mapping[str, Any], path: str, line: int) -> Row:
+    entry_with(dict(entry), _KINDS, f"{path}:{line}")
     kind, category = entry["type"], entry["category"]
     if kind not in _REQUESTS or category not in CATEGORIES:
         raise ValueError(
@@ -92,7 +135,7 @@ def _row(entry: Mapping[str, Any], path: Path, line: int) -> Row:
             f"of {', '.join(CATEGORIES)}"
         )
     if kind == CHOICE:
-        entry_with(entry, dict.fromkeys(_OPTIONS, (str, int, float)), f"{path}:{line}")
+        entry_with(dict(entry), dict.fromkeys(_OPTIONS, (str, int, float)), f"{path}:{line}")
     choices = [str(entry[name]) for name in _OPTIONS] if kind == CHOICE else []
     shown = "".join(f"({letter}) {choice}\n" for letter, choice in zip(LETTERS, choices, strict=False))
     options = f"选项：\n{shown}\n" if kind == CHOICE else ""
@@ -104,7 +147,7 @@ def _row(entry: Mapping[str, Any], path: Path, line: int) -> Row:
         kind,
         (str(entry["answer"]),),
         tuple(choices),
-        str(path),
+        path,
         line,
         {"answer": str(entry["answer"]), "category": category},
     )
@@ -246,12 +289,29 @@ def floor(rows: Sequence[Row], rule: str) -> float:
     return 100 * float(np.mean([0.5 * (row.type == JUDGE) for row in rows])) if rule == "official" else 0.0
 
 
-def pictures(folder: Path) -> Images:
-    """Pictures beside the parts' files, or in ``images``."""
-    places = (folder / "images", *(folder / "cmmmu-data-val" / part for part in PARTS))
-    return Images([path for path in places if path.is_dir()])
-
-
 CMMMU = Benchmark(
-    "cmmmu", "CMMMU, val", FILES, read, score, ("sound", "official"), max_new_tokens=128, floor=floor, pictures=pictures
+    "cmmmu",
+    "CMMMU, val",
+    (
+        Layout(LLAVA, (WHOLE,), read, beside="pictures in images/"),
+        Layout(
+            SITE,
+            ((f"cmmmu-data-val/{_ANY}/{_ANY}.jsonl", f"./{_ANY}/{_ANY}.jsonl"),),
+            read_parts,
+            f"cmmmu-data-val/PART/PART.jsonl for any of the six parts {PARTS[0]} to {PARTS[-1]}",
+            "pictures beside them or in images/",
+        ),
+        hub_layout(_SPLIT, read_hub),
+        Layout(
+            HUB,
+            (tuple(f"{part}/{_SPLIT}-*.parquet" for part in PARTS),),
+            read_hub_parts,
+            f"PART/{_SPLIT}-*.parquet for any of the six parts",
+        ),
+    ),
+    score,
+    ("sound", "official"),
+    max_new_tokens=128,
+    floor=floor,
+    portion=parts_by(lambda row: CATEGORIES.get(str(row.extra["category"]), ""), list(CATEGORIES.values())),
 )

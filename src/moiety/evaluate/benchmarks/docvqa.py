@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,13 @@ from moiety.evaluate.benchmarks.entries import (
     asked_shortly,
     entry_with,
     list_in,
-    pictures_below,
     texts_in,
     write_document,
 )
-from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.files import read_json
+from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, hub_layout
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.vlm.rows import Row
 
 VAL, TEST = ("val_v1.0_withQT.json", "val_v1.0.json"), ("test_v1.0.json",)
@@ -34,35 +37,55 @@ RULES: Mapping[str, Callable[[str, Sequence[str]], float | None]] = {
 }
 
 
-def read_val(folder: Path) -> list[Row]:
+def read_val(release: Release) -> Questions:
     """The validation questions."""
-    return _read(published(folder, *VAL), with_answers=True)
+    return _read(release, VAL, ("spdocvqa_images", "val/documents", "documents"), with_answers=True)
 
 
-def read_test(folder: Path) -> list[Row]:
+def read_test(release: Release) -> Questions:
     """The test questions, without answers."""
-    return _read(published(folder, *TEST), with_answers=False)
+    return _read(release, TEST, ("spdocvqa_images", "test/documents", "documents"), with_answers=False)
 
 
-def _read(path: Path, with_answers: bool) -> list[Row]:
+def _read(release: Release, names: Sequence[str], places: Sequence[str], with_answers: bool) -> Questions:
+    path = release.one(*names)
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path, "data")):
         place = f"{path}: question {number}"
-        entry = entry_with(entry, {"questionId": int, "question": str, "image": str}, place)
-        labels = texts_in(entry_with(entry, {"answers": list}, place), "answers", place) if with_answers else []
-        if with_answers and not labels:
-            raise ValueError(f"{place} has no answers; fetch the file anew")
-        rows.append(
-            asked(
-                str(entry["questionId"]),
-                asked_shortly(entry["question"]),
-                [PurePosixPath(entry["image"]).name],
-                answers=labels,
-                extra={"questionId": entry["questionId"]},
-                file=str(path),
-            )
-        )
-    return rows
+        entry = entry_with(entry, {"questionId": (int, str), "question": str, "image": str}, place)
+        rows.append(_row(entry, PurePosixPath(entry["image"]).name, with_answers, place, str(path)))
+    return Questions(rows, beside(release, *places))
+
+
+def read_hub_val(table: HubTable) -> Questions:
+    """The validation questions of the hub's table."""
+    return _read_hub(table, with_answers=True)
+
+
+def read_hub_test(table: HubTable) -> Questions:
+    """The test questions of the hub's table, without answers."""
+    return _read_hub(table, with_answers=False)
+
+
+def _read_hub(table: HubTable, with_answers: bool) -> Questions:
+    rows, names = [], dict[str, str]()
+    for file, line, entry in table.rows():
+        place = f"{file}:{line}"
+        entry = entry_with(entry, {"questionId": (int, str), "question": str}, place)
+        page = entry.get("ucsf_document_page_no")
+        name = f"{entry['ucsf_document_id']}_{page}.png" if page is not None else str(entry.get("image"))
+        names.setdefault(name, str(entry.get("image")))
+        rows.append(_row(entry, name, with_answers, place, file))
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def _row(entry: Mapping[str, Any], picture: str, with_answers: bool, place: str, file: str) -> Row:
+    labels = texts_in(entry_with(dict(entry), {"answers": list}, place), "answers", place) if with_answers else []
+    if with_answers and not labels:
+        raise ValueError(f"{place} has no answers; fetch the file anew")
+    name = str(entry["questionId"])
+    extra = {"questionId": int(name) if name.isdecimal() else name}
+    return asked(name, asked_shortly(entry["question"]), [picture], answers=labels, extra=extra, file=file)
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
@@ -90,22 +113,25 @@ def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -
 DOCVQA = Benchmark(
     name="docvqa",
     title="DocVQA val",
-    files=f"{' or '.join(VAL)}, pictures in documents/, val/documents/ or spdocvqa_images/",
-    reader=read_val,
+    layouts=(
+        Layout(SITE, (VAL,), read_val, " or ".join(VAL), "pictures in spdocvqa_images/, val/documents/ or documents/"),
+        hub_layout("validation", read_hub_val, "DocVQA"),
+    ),
     scorer=score,
     rules=tuple(RULES),
     max_new_tokens=32,
-    pictures=pictures_below("documents", "val/documents", "spdocvqa_images"),
     writer=write_answers,
 )
 DOCVQA_TEST = Benchmark(
     name="docvqa_test",
     title="DocVQA test",
-    files=f"{TEST[0]}, pictures in documents/, test/documents/ or spdocvqa_images/",
-    reader=read_test,
+    layouts=(
+        Layout(SITE, (TEST,), read_test, beside="pictures in spdocvqa_images/, test/documents/ or documents/"),
+        hub_layout("test", read_hub_test, "DocVQA"),
+    ),
     scorer=None,
     rules=("official",),
     max_new_tokens=32,
-    pictures=pictures_below("documents", "test/documents", "spdocvqa_images"),
+    folders=("docvqa",),
     writer=write_answers,
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moiety.evaluate.benchmarks.release import Readable
 from moiety.evaluate.benchmarks.yes_no import SHORT_ANSWER
 from moiety.saving import write_atomically
-from moiety.vlm.images import Images
 
 Kinds = type | tuple[type, ...]
 NOTHING = type(None)
@@ -52,7 +52,29 @@ def texts_in(entry: Mapping[str, Any], key: str, place: str) -> list[str]:
     return values
 
 
-def list_in(document: Any, path: Path, key: str | None = None) -> list[Any]:
+def people_in(entry: Mapping[str, Any], place: str) -> list[str]:
+    """What people answered, under ``answers``: texts, objects with ``answer``, or an object with a list under it.
+
+    The first is TextVQA's form, the second VQAv2's and VizWiz', the third that of a sequence of the hub.
+
+    Raises:
+        ValueError: it is none of them.
+
+    Example:
+        >>> people_in({"answers": [{"answer": "red", "answer_id": 1}]}, ""), people_in({"answers": ["red"]}, "")
+        (['red'], ['red'])
+    """
+    given = entry.get("answers")
+    if isinstance(given, dict):
+        given = given.get("answer")
+    if isinstance(given, list) and all(isinstance(one, dict) for one in given):
+        given = [one.get("answer") for one in given]
+    if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+        raise ValueError(f"{place}: 'answers' must be a list of texts, got {entry.get('answers')!r:.60}; {_OFFICIAL}")
+    return given
+
+
+def list_in(document: Any, path: Readable, key: str | None = None) -> list[Any]:
     """The list of entries of a whole file, under `key` where one is given.
 
     Raises:
@@ -65,7 +87,7 @@ def list_in(document: Any, path: Path, key: str | None = None) -> list[Any]:
     return entries
 
 
-def object_in(document: Any, path: Path) -> dict[str, Any]:
+def object_in(document: Any, path: Readable) -> dict[str, Any]:
     """The object of entries by name of a whole file.
 
     Raises:
@@ -79,15 +101,6 @@ def object_in(document: Any, path: Path) -> dict[str, Any]:
 def asked_shortly(question: str) -> str:
     """The question and, on a line of its own, the sentence with which the LLaVA line asks for a short answer."""
     return f"{question}\n{SHORT_ANSWER}"
-
-
-def pictures_below(*folders: str) -> Callable[[Path], Images]:
-    """Pictures in the benchmark's folder and in those of `folders` below it that are there; ``.tar`` files likewise."""
-
-    def found(folder: Path) -> Images:
-        return Images([folder, *(folder / name for name in folders if (folder / name).exists())])
-
-    return found
 
 
 def write_document(path: Path, document: Any) -> None:

@@ -8,24 +8,12 @@ import io
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-
-def published(folder: Path, *names: str) -> Path:
-    """The first of `names` that lies in `folder`, plain or with ``.gz`` behind it.
-
-    Raises:
-        FileNotFoundError: none is there.
-    """
-    for name in names:
-        for path in (folder / name, folder / f"{name}.gz"):
-            if path.is_file():
-                return path
-    raise FileNotFoundError(f"no {' or '.join(names)} in {folder}")
+from moiety.evaluate.benchmarks.release import Readable
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Readable) -> str:
     """The whole file as text, unpacked where it is packed; line ends stay as they are.
 
     Raises:
@@ -38,7 +26,7 @@ def text_of(path: Path) -> str:
         raise ValueError(f"{path} cannot be read ({error}); fetch the file anew") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Readable) -> Any:
     """One JSON document.
 
     Raises:
@@ -50,7 +38,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}:{error.lineno} is not JSON ({error.msg}); fetch the file anew") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_lines(path: Readable) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number (1-based) and object of each line; lines end at line feeds only, empty ones are passed over.
 
     Raises:
@@ -68,7 +56,22 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, entry
 
 
-def read_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_entries(path: Readable) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number (1-based) and object of each entry, of a file of lines or of one JSON list.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not text_of(path).lstrip().startswith("["):
+        yield from read_lines(path)
+        return
+    for number, entry in enumerate(read_json(path), start=1):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}:{number}: expected an object, got {type(entry).__name__}")
+        yield number, entry
+
+
+def read_table(path: Readable) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and cells by column of a tab-separated table with a head line; quoted cells may hold line breaks."""
     csv.field_size_limit(sys.maxsize)  # cells hold whole pictures
     lines = csv.DictReader(io.StringIO(text_of(path), newline=""), delimiter="\t")

@@ -14,6 +14,7 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score, percent_by
 from moiety.evaluate.benchmarks.entries import (
@@ -22,45 +23,86 @@ from moiety.evaluate.benchmarks.entries import (
     asked_shortly,
     entry_with,
     object_in,
-    pictures_below,
     write_document,
 )
-from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.files import read_json
+from moiety.evaluate.benchmarks.layouts import (
+    HUB,
+    LLAVA,
+    SITE,
+    Layout,
+    Questions,
+    beside,
+    hub_patterns,
+    hub_table,
+    parts_by,
+)
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
+from moiety.vlm.images import Pictures
 from moiety.vlm.rows import Row
 
-QUESTIONS = "testdev_balanced_questions.json"
+SPLITS = ("testdev_balanced", "testdev_all", "val_balanced", "val_all")
+"""Those with public answers, the benchmark itself first."""
 _KEPT = ("semantic", "types", "groups")
 _ENTRY: Mapping[str, Kinds] = {
     **{"question": str, "imageId": str, "answer": str},
     **{"semantic": list, "types": dict, "groups": dict},
 }
+_HUB_FILES = (
+    "SPLIT_instructions/*.parquet and SPLIT_images/*.parquet for testdev_balanced, testdev_all, val_balanced or val_all"
+)
 _NOT_A_STEP = ("exist", "query: name", "choose name")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def read(folder: Path) -> list[Row]:
-    """The questions of the balanced test-dev split."""
-    path = published(folder, QUESTIONS)
-    rows = []
-    for name, entry in object_in(read_json(path), path).items():
-        place = f"{path}: question {name!r}"
-        entry = entry_with(entry, _ENTRY, place)
-        entry_with(entry["types"], {"structural": str, "semantic": str}, f"{place}: types")
-        entry_with(entry["groups"], {"global": (str, NOTHING)}, f"{place}: groups")
-        for step in entry["semantic"]:
-            entry_with(step, {"operation": str, "argument": str}, f"{place}: semantic")
-        rows.append(
-            asked(
-                name,
-                asked_shortly(entry["question"]),
-                [f"{entry['imageId']}.jpg"],
-                answers=[entry["answer"]],
-                type=entry["types"]["structural"],
-                extra={"question": entry["question"], **{key: entry[key] for key in _KEPT}},
-                file=str(path),
-            )
-        )
-    return rows
+def read(release: Release) -> Questions:
+    """The questions of the balanced test-dev split; where that is not there, those of the first of :data:`SPLITS`."""
+    split, path = next(
+        (split, path) for split in SPLITS for path in [release.find(f"{split}_questions.json")] if path is not None
+    )
+    entries = object_in(read_json(path), path).items()
+    rows = [_row(name, entry, split, f"{path}: question {name!r}", str(path)) for name, entry in entries]
+    return Questions(rows, beside(release, "images"))
+
+
+def _row(name: str, entry: Any, split: str, place: str, file: str) -> Row:
+    entry = entry_with(entry, _ENTRY, place)
+    entry_with(entry["types"], {"structural": str, "semantic": str}, f"{place}: types")
+    entry_with(entry["groups"], {"global": (str, NOTHING)}, f"{place}: groups")
+    for step in entry["semantic"]:
+        entry_with(step, {"operation": str, "argument": str}, f"{place}: semantic")
+    return asked(
+        name,
+        asked_shortly(entry["question"]),
+        [f"{entry['imageId']}.jpg"],
+        answers=[entry["answer"]],
+        type=entry["types"]["structural"],
+        extra={"question": entry["question"], **{key: entry[key] for key in _KEPT}, "split": split},
+        file=file,
+    )
+
+
+def _hub_layout(split: str) -> Layout:
+    """The hub keeps questions and pictures apart: ``SPLIT_instructions`` and ``SPLIT_images``."""
+    short = split.split("_")[0]
+
+    def read_hub(release: Release) -> Questions:
+        table = hub_table(release, short, f"!{split}_instructions")
+        assert table is not None, "the need is met"
+        rows = []
+        for file, line, entry in table.rows():
+            name = str(entry_with(entry, {"id": (str, int)}, f"{file}:{line}")["id"])
+            rows.append(_row(name, entry, split, f"{file}:{line}", file))
+        shown = hub_table(release, short, f"!{split}_images")
+        return Questions(rows, beside(release, "images") if shown is None else lambda: _by_id(shown), table.part)
+
+    needs = hub_patterns(short, f"!{split}_instructions")
+    return Layout(HUB, (needs,), read_hub, _HUB_FILES)
+
+
+def _by_id(table: HubTable) -> Pictures:
+    return table.pictures({f"{entry['id']}.jpg": str(entry["image"]) for _, _, entry in table.rows()})
 
 
 def converted(text: str) -> str:
@@ -141,14 +183,20 @@ def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -
     write_document(path, [{"questionId": row.id, "prediction": converted(answers[row.id])} for row in rows])
 
 
+_FILES = tuple(f"{split}_questions.json" for split in SPLITS)
 GQA = Benchmark(
     name="gqa",
     title="GQA test-dev balanced",
-    files=f"{QUESTIONS}, pictures n161313.jpg, ... there or in images/",
-    reader=read,
+    layouts=(
+        Layout(
+            SITE, (_FILES,), read, f"questions1.2/{_FILES[0]} or {_FILES[2]}, or their archive", "pictures in images/"
+        ),
+        Layout(LLAVA, (_FILES,), read, f"data/{_FILES[0]}", "pictures in data/images/"),
+        *map(_hub_layout, SPLITS),
+    ),
     scorer=score,
     rules=("official", "lmms_eval"),
     max_new_tokens=16,
-    pictures=pictures_below("images", "images.tar"),
+    portion=parts_by(lambda row: str(row.extra.get("split", SPLITS[0])), SPLITS[:1]),
     writer=write_answers,
 )

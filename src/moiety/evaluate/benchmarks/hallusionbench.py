@@ -33,11 +33,13 @@ from moiety.evaluate.benchmarks.entries import (
     asked_shortly,
     entry_with,
     list_in,
-    pictures_below,
     write_document,
 )
-from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.files import read_json
 from moiety.evaluate.benchmarks.hallusion_metrics import RIGHT, UNCLEAR, WRONG, Judged, all_right, judged_numbers
+from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, hub_layout, parts_by
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.scorers import first_word_verdict
 from moiety.vlm.rows import Row
 
@@ -49,28 +51,41 @@ _ENTRY: Mapping[str, Kinds] = {
 }
 
 
-def read(folder: Path) -> list[Row]:
+def read(release: Release) -> Questions:
     """All questions; ids are ``category/subcategory/set/figure/question``."""
-    path = published(folder, QUESTIONS)
-    rows = []
-    for number, entry in enumerate(list_in(read_json(path), path)):
-        place = f"{path}: question {number}"
-        entry = entry_with(entry, _ENTRY, place)
-        if str(entry["gt_answer"]) not in ("0", "1"):
-            raise ValueError(f"{place}: gt_answer must be 0 (no) or 1 (yes), got {entry['gt_answer']!r}")
-        shown = [] if entry["filename"] is None else [entry["filename"].removeprefix("./")]
-        rows.append(
-            asked(
-                place_of(entry),
-                asked_shortly(entry["question"]),
-                shown,
-                answers=["yes" if str(entry["gt_answer"]) == "1" else "no"],
-                type=str(entry["category"]),
-                extra=entry,
-                file=str(path),
-            )
-        )
-    return rows
+    path = release.one(QUESTIONS)
+    entries = enumerate(list_in(read_json(path), path))
+    rows = [_row(entry, f"{path}: question {number}", str(path)) for number, entry in entries]
+    return Questions(rows, beside(release, "hallusion_bench"))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The questions of the hub's tables: those with a figure and those without one are two splits."""
+    rows, names = [], dict[str, str]()
+    for file, line, entry in table.rows():
+        known = {key: value for key, value in entry.items() if key != "image" and not key.startswith("image#")}
+        rows.append(_row({"filename": None, **known}, f"{file}:{line}", file))
+        names |= dict.fromkeys(rows[-1].images, str(entry.get("image")))
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def _row(entry: Any, place: str, file: str) -> Row:
+    entry = entry_with(entry, _ENTRY, place)
+    if str(entry["gt_answer"]) not in ("0", "1"):
+        raise ValueError(f"{place}: gt_answer must be 0 (no) or 1 (yes), got {entry['gt_answer']!r}")
+    return asked(
+        place_of(entry),
+        asked_shortly(entry["question"]),
+        [entry["filename"].removeprefix("./")] if entry["filename"] else [],
+        answers=["yes" if str(entry["gt_answer"]) == "1" else "no"],
+        type=str(entry["category"]),
+        extra=entry,
+        file=file,
+    )
+
+
+def _kind(row: Row) -> str:
+    return f"{row.type} {'with' if row.images else 'without'} figure"
 
 
 def place_of(entry: Mapping[str, Any]) -> str:
@@ -154,13 +169,15 @@ def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -
 HALLUSIONBENCH = Benchmark(
     name="hallusionbench",
     title="HallusionBench",
-    files=f"{QUESTIONS}, pictures VD/..., VS/... there or in hallusion_bench/",
-    reader=read,
+    layouts=(
+        Layout(SITE, (QUESTIONS,), read, beside="pictures VD/..., VS/... there or in hallusion_bench/"),
+        hub_layout("{image,non_image}", read_hub),
+    ),
     scorer=score,
     rules=("sound", "official", "lmms_eval"),
     max_new_tokens=16,
     floor=floor,
     together=together,
-    pictures=pictures_below("hallusion_bench"),
+    portion=parts_by(_kind, ("VD with figure", "VS with figure", "VS without figure")),
     writer=write_answers,
 )

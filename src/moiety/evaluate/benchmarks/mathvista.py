@@ -23,12 +23,14 @@ from moiety.evaluate.benchmarks.entries import (
     Kinds,
     entry_with,
     object_in,
-    pictures_below,
     texts_in,
     write_document,
 )
 from moiety.evaluate.benchmarks.extracted_answers import Wanted, lmms_verdict, released_verdict, sound_verdict
-from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.files import read_json
+from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, hub_layout
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.scorers import LETTERS
 from moiety.vlm.rows import Row
 
@@ -52,28 +54,39 @@ _HINTS = {
 }
 
 
-def read(folder: Path) -> list[Row]:
+def read(release: Release) -> Questions:
     """The problems of testmini by their ``pid``."""
-    path = published(folder, QUESTIONS, f"data/{QUESTIONS}")
-    rows = []
-    for pid, entry in object_in(read_json(path), path).items():
-        place = f"{path}: problem {pid!r}"
-        entry = entry_with(entry, _ENTRY, place)
-        if entry["answer_type"] not in ("text", "integer", "float", "list"):
-            raise ValueError(f"{place}: answer_type {entry['answer_type']!r}; expected text, integer, float or list")
-        rows.append(
-            asked(
-                pid,
-                prompt_of(entry),
-                [entry["image"]],
-                answers=[entry["answer"]],
-                choices=texts_in(entry, "choices", place) if entry["choices"] else (),
-                type=entry["question_type"],
-                extra=entry,
-                file=str(path),
-            )
-        )
-    return rows
+    path = release.one(f"data/{QUESTIONS}", QUESTIONS)
+    entries = object_in(read_json(path), path).items()
+    rows = [_row(pid, entry, f"{path}: problem {pid!r}", str(path)) for pid, entry in entries]
+    return Questions(rows, beside(release, "data"))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The problems of the hub's table."""
+    rows, names = [], dict[str, str]()
+    for file, line, entry in table.rows():
+        pid = str(entry_with(entry, {"pid": (int, str)}, f"{file}:{line}")["pid"])
+        problem = {key: value for key, value in entry.items() if not key.startswith("decoded_image")}
+        rows.append(_row(pid, problem | {"choices": entry.get("choices") or None}, f"{file}:{line}", file))
+        names.setdefault(rows[-1].images[0], str(entry.get("decoded_image")))
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def _row(pid: str, entry: Any, place: str, file: str) -> Row:
+    entry = entry_with(entry, _ENTRY, place)
+    if entry["answer_type"] not in ("text", "integer", "float", "list"):
+        raise ValueError(f"{place}: answer_type {entry['answer_type']!r}; expected text, integer, float or list")
+    return asked(
+        pid,
+        prompt_of(entry),
+        [entry["image"]],
+        answers=[entry["answer"]],
+        choices=texts_in(entry, "choices", place) if entry["choices"] else (),
+        type=entry["question_type"],
+        extra=entry,
+        file=file,
+    )
 
 
 def prompt_of(problem: Mapping[str, Any]) -> str:
@@ -130,12 +143,13 @@ def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -
 MATHVISTA = Benchmark(
     name="mathvista",
     title="MathVista testmini",
-    files=f"{QUESTIONS} there or in data/, pictures images/1.jpg, ...",
-    reader=read,
+    layouts=(
+        Layout(SITE, ((f"data/{QUESTIONS}", QUESTIONS),), read, beside="pictures images/1.jpg, ... there or in data/"),
+        hub_layout("testmini", read_hub),
+    ),
     scorer=score,
     rules=tuple(RULES),
     max_new_tokens=512,
     floor=floor,
-    pictures=pictures_below("data"),
     writer=write_answers,
 )

@@ -6,6 +6,7 @@ import base64
 import binascii
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,23 @@ from PIL import Image
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, percent_by
 from moiety.evaluate.benchmarks.entries import entry_with
-from moiety.evaluate.benchmarks.files import published, read_table
+from moiety.evaluate.benchmarks.files import read_table
+from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, hub_layout
 from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, weighed_letter
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Readable, Release
 from moiety.evaluate.benchmarks.spreadsheet import write_xlsx
 from moiety.evaluate.scorers import LETTERS
 from moiety.vlm.images import decode
 from moiety.vlm.rows import Row
 
-DEV_FILES = ("mmbench_dev_20230712.tsv", "MMBench_DEV_EN.tsv", "mmbench_dev_en_20231003.tsv")
-TEST_FILES = ("mmbench_test_20230712.tsv", "MMBench_TEST_EN.tsv", "mmbench_test_en_20231003.tsv")
-FILES = "{} (index, question, hint, A to D, answer, category, image in base64, l2-category)"
+EDITIONS = {
+    "": ("mmbench_{split}_20230712.tsv", "MMBench_{SPLIT}_EN.tsv", "mmbench_{split}_en_20231003.tsv"),
+    "V1.1": ("MMBench_{SPLIT}_EN_V11.tsv",),
+    "Chinese": ("mmbench_{split}_cn_20231003.tsv", "MMBench_{SPLIT}_CN.tsv"),
+    "Chinese, V1.1": ("MMBench_{SPLIT}_CN_V11.tsv",),
+}
+"""Tables of each edition; English as first published is the benchmark itself."""
 OPTIONS = LETTERS[:4]
 ROUND = 1_000_000
 """Rotation r of question q has index q + r * ROUND."""
@@ -32,38 +40,55 @@ _AROUND = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", "
 
 
 # -- questions and pictures --------------------------------------------------------------------------------------------
-def read(folder: Path, names: Sequence[str] = DEV_FILES) -> list[Row]:
+def read(release: Release, split: str) -> Questions:
     """Questions in the order of the table. A picture is named after the first row that holds it.
 
     Raises:
         ValueError: an index is no whole number, or an answer none of the options.
     """
-    path = published(folder, *names)
-    return [_row(cells, path, line) for line, cells in read_table(path)]
+    edition, path = next(
+        (edition, path) for edition in EDITIONS for path in [release.find(*_files(split, edition))] if path is not None
+    )
+    rows = [_row(cells, _picture_name(cells), edition, str(path), line) for line, cells in read_table(path)]
+    return Questions(rows, lambda: TablePictures(path))
 
 
-def _row(cells: Mapping[str, str], path: Path, line: int) -> Row:
-    entry_with(cells, dict.fromkeys(("index", "question", *OPTIONS, "image"), str), f"{path}:{line}")
+def read_hub(table: HubTable, edition: str) -> Questions:
+    """The questions of the hub's table, each with its own picture."""
+    rows, names = [], dict[str, str]()
+    for file, line, entry in table.rows():
+        cells = {key.lower() if len(key) > 1 else key: "" if cell is None else str(cell) for key, cell in entry.items()}
+        rows.append(_row(cells, cells.get("index", ""), edition, file, line))
+        names[rows[-1].id] = str(entry.get("image"))
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def _files(split: str, edition: str) -> tuple[str, ...]:
+    return tuple(name.format(split=split, SPLIT=split.upper()) for name in EDITIONS[edition])
+
+
+def _row(cells: Mapping[str, str], picture: str, edition: str, file: str, line: int) -> Row:
+    entry_with(dict(cells), dict.fromkeys(("index", "question", *OPTIONS, "image"), str), f"{file}:{line}")
     index = cells["index"]
     if not index.isdecimal():
-        raise ValueError(f"{path}:{line}: index must be a whole number, got {index!r:.40}")
+        raise ValueError(f"{file}:{line}: index must be a whole number, got {index!r:.40}")
     filled = {letter: cells[letter] for letter in OPTIONS if not _empty(cells.get(letter))}
     answer = "" if _empty(cells.get("answer")) else cells["answer"]
     if (answer and answer not in filled) or list(filled) != list(OPTIONS[: len(filled)]):
-        raise ValueError(f"{path}:{line}: answer {answer!r} and options {', '.join(filled)} do not fit each other")
+        raise ValueError(f"{file}:{line}: answer {answer!r} and options {', '.join(filled)} do not fit each other")
     hint = "" if _empty(cells.get("hint")) else f"{cells['hint']}\n"
     return asked(
         index,
         option_prompt(hint + cells["question"], list(filled.values())),
-        [_picture_name(cells)],
+        [picture],
         answers=[answer] if answer else [],
         choices=filled.values(),
         type=cells.get("category") or None,
         extra={
             **{key: cells.get(key, "") for key in ("question", "category", "l2-category")},
-            **{"index": int(index), "answer": answer},
+            **{"index": int(index), "answer": answer, "edition": edition},
         },
-        file=str(path),
+        file=file,
         line=line,
     )
 
@@ -75,16 +100,16 @@ def _empty(cell: str | None) -> bool:
 
 def _picture_name(cells: Mapping[str, str]) -> str:
     """The index of the row with the picture: a short cell names that row, an empty one means the first rotation's."""
-    cell = cells["image"].strip()
-    if cell and len(cell) > _SHORT_REFERENCE:
-        return cells["index"]
-    return cell or str(int(cells["index"]) % ROUND)
+    cell, index = cells.get("image", "").strip(), cells.get("index", "")
+    if (cell and len(cell) > _SHORT_REFERENCE) or not index.isdecimal():
+        return index
+    return cell or str(int(index) % ROUND)
 
 
 class TablePictures:
     """Pictures in base64 in a table, by index; read once, decoded when asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Readable) -> None:
         self.path = path
         self._cells = {
             cells["index"]: cells["image"] for _, cells in read_table(path) if len(cells["image"]) > _SHORT_REFERENCE
@@ -205,21 +230,31 @@ def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -
     write_xlsx(path, ["index", "question", *OPTIONS, "prediction"], lines)
 
 
-def _benchmark(name: str, title: str, names: Sequence[str], scored: bool) -> Benchmark:
+def _benchmark(name: str, title: str, split: str, scored: bool) -> Benchmark:
+    tables = tuple(file for edition in EDITIONS for file in _files(split, edition))
+    questions = partial(read, split=split)
     return Benchmark(
         name,
         title,
-        FILES.format(" or ".join(names)),
-        lambda folder: read(folder, names),
+        (
+            Layout(
+                SITE, (tables,), questions, f"{tables[0]}, {tables[1]}, {tables[3]}, or their Chinese sisters (cn, CN)"
+            ),
+            Layout(LLAVA, (tables,), questions, f"{tables[0]} or {_files(split, 'Chinese')[0]}"),
+            hub_layout(split, partial(read_hub, edition=""), "!en"),
+            hub_layout(split, partial(read_hub, edition="Chinese"), "!cn"),
+            hub_layout(split, partial(read_hub, edition="")),
+        ),
         score if scored else None,
         tuple(RULES) if scored else ("official",),
         max_new_tokens=128,
         together=_question,
-        pictures=lambda folder: TablePictures(published(folder, *names)),
+        portion=lambda rows: str(rows[0].extra.get("edition", "")),
+        folders=("MMBench", "MMBench_EN"),
         writer=write_answers,
         suffix=".xlsx",
     )
 
 
-MMBENCH = _benchmark("mmbench", "MMBench, dev (English)", DEV_FILES, scored=True)
-MMBENCH_TEST = _benchmark("mmbench_test", "MMBench, test (English)", TEST_FILES, scored=False)
+MMBENCH = _benchmark("mmbench", "MMBench, dev (English)", "dev", scored=True)
+MMBENCH_TEST = _benchmark("mmbench_test", "MMBench, test (English)", "test", scored=False)

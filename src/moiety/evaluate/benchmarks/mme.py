@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
-from moiety.evaluate.benchmarks.files import published, text_of
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with
+from moiety.evaluate.benchmarks.files import text_of
+from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, hub_layout, parts_by
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Readable, Release, ReleasePictures
 from moiety.evaluate.benchmarks.yes_no import SHORT_ANSWER
 from moiety.evaluate.scorers import first_word_verdict
-from moiety.vlm.images import Images
 from moiety.vlm.rows import Row
 
 PERCEPTION = (
@@ -22,45 +25,86 @@ PERCEPTION = (
     *("celebrity", "scene", "landmark", "artwork", "OCR"),
 )
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
-FILES = (
-    "one file a task, existence.txt to code_reasoning.txt (picture TAB question TAB answer), here or in Your_Results/; "
-    "pictures in TASK/ or TASK/images/"
-)
+TASKS = (*PERCEPTION, *COGNITION)
 REQUEST = "Please answer yes or no."
 
 
-def read(folder: Path) -> list[Row]:
-    """All tasks, perception first. Ids are ``task/picture/1`` and ``.../2``.
+def read(release: Release) -> Questions:
+    """The tasks that are there, perception first. Ids are ``task/picture/1`` and ``.../2``.
 
     The published request for yes or no gives way to that for a short answer, as the LLaVA line asks.
 
     Raises:
-        ValueError: a line has not three columns, or a picture not one true and one false question.
+        ValueError: a line has not its columns, or a picture not one true and one false question.
     """
-    return [row for task in (*PERCEPTION, *COGNITION) for row in _of_task(folder, task)]
-
-
-def _of_task(folder: Path, task: str) -> list[Row]:
-    path = published(folder, f"{task}.txt", f"Your_Results/{task}.txt")
+    pictures = _Pictures(release)
     rows: list[Row] = []
-    asked_of: Counter[str] = Counter()
+    for task in TASKS:
+        path = release.find(f"./{task}.txt", f"Your_Results/{task}.txt")
+        rows += _of_table(path, task) if path is not None else _of_release(release, task, pictures)
+    return Questions(rows, lambda: pictures)
+
+
+def _of_table(path: Readable, task: str) -> list[Row]:
+    """A task in one file: picture, question, answer; a column behind them is what a model said to it."""
+    lines = []
     for line, text in enumerate(text_of(path).split("\n"), start=1):
         if not text.strip():
             continue
         columns = text.rstrip("\r").split("\t")
-        if len(columns) != 3 or columns[2].lower() not in ("yes", "no"):
+        if len(columns) not in (3, 4) or columns[2].strip().lower() not in ("yes", "no"):
             raise ValueError(f"{path}:{line}: expected picture, question and Yes or No between tabs, got {text!r:.80}")
-        picture, question, answer = columns
+        lines.append((str(path), line, columns[0], columns[1], columns[2]))
+    return _asked(task, lines)
+
+
+def _of_release(release: Release, task: str, pictures: _Pictures) -> list[Row]:
+    """A task as the release keeps it: a file of questions beside each picture, or in ``questions_answers_YN``."""
+    lines = []
+    for path in release.all(f"{task}/questions_answers_YN/*.txt") or release.all(f"{task}/*.txt"):
+        picture = pictures.of_stem(task, path.name.split(".txt")[0])
+        for line, text in enumerate(text_of(path).split("\n"), start=1):
+            columns = text.rstrip("\r").split("\t")
+            if len(columns) == 2 and columns[1].strip().lower() in ("yes", "no"):
+                lines.append((str(path), line, picture, columns[0], columns[1]))
+            elif text.strip():
+                raise ValueError(f"{path}:{line}: expected a question and Yes or No between tabs, got {text!r:.80}")
+    return _asked(task, lines)
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The questions of the hub's table; pictures have the names that they have elsewhere."""
+    of_task: dict[str, list[tuple[str, int, str, str, str]]] = {task: [] for task in TASKS}
+    names: dict[str, str] = {}
+    for file, line, entry in table.rows():
+        kinds: Mapping[str, Kinds] = dict.fromkeys(("question_id", "question", "answer", "category"), str)
+        entry = entry_with(entry, kinds, f"{file}:{line}")
+        task, picture = entry["category"], PurePosixPath(entry["question_id"]).name
+        if task not in of_task or entry["answer"].strip().lower() not in ("yes", "no"):
+            given = f"category {task!r:.40} and answer {entry['answer']!r:.40}"
+            raise ValueError(f"{file}:{line}: {given}; expected a task of MME and Yes or No")
+        names.setdefault(f"{task}/{picture}", str(entry.get("image")))
+        of_task[task].append((file, line, picture, entry["question"], entry["answer"]))
+    rows = [row for task, lines in of_task.items() for row in _asked(task, lines)]
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def _asked(task: str, lines: Sequence[tuple[str, int, str, str, str]]) -> list[Row]:
+    """The questions of a task, from file, line, picture, question and answer of each."""
+    rows: list[Row] = []
+    asked_of: Counter[str] = Counter()
+    for file, line, picture, question, answer in lines:
         asked_of[picture] += 1
         prompt = f"{question.replace(REQUEST, '').strip()}\n{SHORT_ANSWER}"
         name = f"{task}/{picture}"
-        label = answer.lower()
+        label = answer.strip().lower()
         extra = {"label": label, "picture": name, "question": question}
         identity = f"{name}/{asked_of[picture]}"
-        rows.append(asked(identity, prompt, [name], answers=[label], type=task, extra=extra, file=str(path), line=line))
+        rows.append(asked(identity, prompt, [name], answers=[label], type=task, extra=extra, file=file, line=line))
     uneven = [name for name, labels in _labels_of(rows).items() if sorted(labels) != ["no", "yes"]]
     if uneven:
-        raise ValueError(f"{path}: {len(uneven)} pictures have not one Yes and one No question, first {uneven[0]!r}")
+        where = lines[0][0]
+        raise ValueError(f"{where}: {len(uneven)} pictures have not one Yes and one No question, first {uneven[0]!r}")
     return rows
 
 
@@ -119,7 +163,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     """
     read_as = RULES[rule]
     right = np.array([read_as(answers[row.id]) == row.extra["label"] for row in rows], dtype=np.float64)
-    of = {task: np.array([row.type == task for row in rows], dtype=np.float64) for task in (*PERCEPTION, *COGNITION)}
+    of = {task: np.array([row.type == task for row in rows], dtype=np.float64) for task in TASKS}
     numbers_of: dict[str, int] = {}
     picture = np.array([numbers_of.setdefault(row.extra["picture"], len(numbers_of)) for row in rows])
     both = (np.bincount(picture) == np.bincount(picture, weights=right))[picture]
@@ -133,10 +177,10 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
         return sum(points(task, weights) for task in PERCEPTION)
 
     ones = np.ones(len(rows))
-    each = {task: points(task, ones) for task in (*PERCEPTION, *COGNITION) if of[task].any()}
+    each = {task: points(task, ones) for task in TASKS if of[task].any()}
     headline = ("perception", perception(ones))
     numbers = dict([headline]) | {"cognition": sum(each.get(task, 0.0) for task in COGNITION)} | each
-    absent = [task for task in (*PERCEPTION, *COGNITION) if task not in each]
+    absent = [task for task in TASKS if task not in each]
     notes = (f"sums lack {', '.join(absent)}: not asked",) if absent else ()
     correct = {row.id: float(mark) for row, mark in zip(rows, right, strict=True)}
     return BenchmarkScore("mme", rule, headline, numbers, len(rows), correct, notes, statistic=perception)
@@ -145,30 +189,57 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 class _Pictures:
     """``task/picture`` below the folder of a task or its ``images``: the release keeps tasks in both ways."""
 
-    def __init__(self, folder: Path) -> None:
-        self.images = Images([folder])
+    def __init__(self, release: Release) -> None:
+        self.release = release
+        above = {name[: -len(task) - 1] for task in TASKS for name in release.folders if name.endswith(f"/{task}")}
+        self.inner = ReleasePictures(release, (*sorted(above), "MME_Benchmark", "MME_Benchmark_release_version"))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._place(name) in self.images
+        return isinstance(name, str) and self._place(name) in self.inner
 
     def __getitem__(self, name: str) -> Image.Image:
-        return self.images[self._place(name)]
+        return self.inner[self._place(name)]
+
+    def of_stem(self, task: str, stem: str) -> str:
+        """The picture of a file of questions, with the ending that it has; ``.jpg`` where it is not there."""
+        names = [f"{stem}{ending}" for ending in (".jpg", ".png", ".jpeg")]
+        return next((name for name in names if f"{task}/{name}" in self), names[0])
 
     def _place(self, name: str) -> str:
         task, _, picture = name.partition("/")
-        inner = f"{task}/images/{picture}"
-        return inner if inner in self.images else name
+        places = [f"{task}/images/{picture}", name]
+        if self.release.name == task:
+            places += [f"images/{picture}", picture]
+        return next((place for place in places if place in self.inner), name)
 
 
+_ANY = "{" + ",".join(TASKS) + "}"
+_TABLES = (f"./{_ANY}.txt", f"Your_Results/{_ANY}.txt")
+_RELEASED = (f"{_ANY}/*.txt", f"{_ANY}/questions_answers_YN/*.txt")
 MME = Benchmark(
     "mme",
     "MME",
-    FILES,
-    read,
+    (
+        Layout(
+            SITE,
+            (_RELEASED,),
+            read,
+            "TASK/*.txt or TASK/questions_answers_YN/*.txt (question TAB answer) for any of the tasks",
+            "pictures beside them or in TASK/images/",
+        ),
+        Layout(
+            LLAVA,
+            ((*_TABLES, *_RELEASED),),
+            read,
+            "MME_Benchmark_release_version/TASK/..., or eval_tool/Your_Results/TASK.txt (picture, question, answer)",
+            "pictures in TASK/ or TASK/images/",
+        ),
+        hub_layout("test", read_hub),
+    ),
     score,
     ("official", "sound", "lmms_eval"),
     max_new_tokens=128,
     together=lambda row: row.extra["picture"],
     part=lambda row: row.type,
-    pictures=_Pictures,
+    portion=parts_by(lambda row: str(row.type), TASKS),
 )

@@ -5,17 +5,17 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, mean_score, percent_by
 from moiety.evaluate.benchmarks.entries import Kinds, entry_with
-from moiety.evaluate.benchmarks.files import published
+from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, hub_layout, hub_table, parts_by
 from moiety.evaluate.benchmarks.letters import LETTER_REQUEST, stated_letter
 from moiety.evaluate.benchmarks.open_answers import as_number, kept_tails, numbers_in
-from moiety.evaluate.benchmarks.parquet import ParquetPictures, read_parquet
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.benchmarks.yes_no import SHORT_ANSWER
 from moiety.evaluate.scorers import LETTERS
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
@@ -35,37 +35,45 @@ DOMAINS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 SUBJECTS = tuple(subject for subjects in DOMAINS.values() for subject in subjects)
-FILES = (
-    "a folder for each of the 30 subjects, Accounting/ to Sociology/, with validation-00000-of-00001.parquet (id, "
-    "question, options, answer, question_type, image_1 ... image_7)"
-)
 PICTURES = tuple(f"image_{number}" for number in range(1, 8))
 CHOICE = "multiple-choice"
 _KINDS: Mapping[str, Kinds] = {"id": str, "question": str, "options": (str, list), "answer": str, "question_type": str}
-_SHARD = "validation-00000-of-00001.parquet"
+_SPLIT = "validation"
+_SUBJECT_OF_ID = re.compile(r"[a-z]+_(.+)_\d+")
 _MARK = re.compile(r"<image (\d)>")
 _MARKERS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
-def read(folder: Path) -> list[Row]:
-    """All subjects in the order of the domains; pictures stand where the question or an option shows them first.
+def read(release: Release) -> Questions:
+    """The subjects that are there, in the order of the domains; pictures stand where the text shows them first.
 
     Raises:
         ImportError: pyarrow is not installed.
         ValueError: a question with options has less than two.
     """
-    return [
-        _row(entry, subject, place, path)
-        for subject in SUBJECTS
-        for path in [published(folder / subject, _SHARD)]
-        for place, entry in enumerate(read_parquet(path))
-    ]
+    tables = {subject: hub_table(release, _SPLIT, f"!{subject}") for subject in SUBJECTS}
+    files = {
+        subject if len(table.files) == 1 else f"{subject}/{place}": path
+        for subject, table in tables.items()
+        if table is not None
+        for place, path in enumerate(table.files.values())
+    }
+    return read_hub(HubTable(files))
 
 
-def _row(entry: Mapping[str, Any], subject: str, place: int, path: Path) -> Row:
-    where = f"{path}: question {place}"
-    entry_with(entry, _KINDS, where)
+def read_hub(table: HubTable) -> Questions:
+    """The questions of a table, of one subject or of many: the id of a question names its subject."""
+    return Questions([_row(entry, file, line) for file, line, entry in table.rows()], table.pictures)
+
+
+def _row(entry: Mapping[str, Any], file: str, line: int) -> Row:
+    where = f"{file}: question {line - 1}"
+    entry_with(dict(entry), _KINDS, where)
+    named = _SUBJECT_OF_ID.fullmatch(entry["id"])
+    subject = named.group(1) if named else ""
+    if subject not in SUBJECTS:
+        raise ValueError(f"{where}, {entry['id']!r:.40}, is of no subject of MMMU; ids look like {_SPLIT}_Art_1")
     options = _listed(entry["options"], where)
     if entry["question_type"] == CHOICE and len(options) < 2:
         raise ValueError(f"{where}, {entry['id']!r}, has {len(options)} options; fetch the file anew")
@@ -74,18 +82,17 @@ def _row(entry: Mapping[str, Any], subject: str, place: int, path: Path) -> Row:
         prompt = f"{entry['question']}\n\n{shown}\n\n{LETTER_REQUEST}"
     else:
         prompt = f"{entry['question']}\n\n{SHORT_ANSWER}"
-    here = [name for name in PICTURES if (entry.get(name) or {}).get("bytes")]
-    text, names = in_place(prompt, here)
+    text, names = in_place(prompt, [name for name in PICTURES if entry.get(name)])
     gold = _listed(entry["answer"], where) if str(entry["answer"]).startswith("[") else [str(entry["answer"])]
     return Row(
         entry["id"],
         (Turn("user", text),),
-        tuple(f"{subject}#{place}#{name}" for name in names),
+        tuple(str(entry[name]) for name in names),
         subject,
         tuple(gold),
         tuple(options),
-        str(path),
-        place + 1,
+        file,
+        line,
         {"question_type": entry["question_type"], "subject": subject},
     )
 
@@ -273,19 +280,21 @@ def floor(rows: Sequence[Row], rule: str) -> float:
     return 100 * float(np.mean(shares))
 
 
-def pictures(folder: Path) -> ParquetPictures:
-    """Pictures inside the parquet files of the subjects."""
-    return ParquetPictures({subject: published(folder / subject, _SHARD) for subject in SUBJECTS}, PICTURES)
-
-
 MMMU = Benchmark(
     "mmmu",
     "MMMU, val",
-    FILES,
-    read,
+    (
+        Layout(
+            SITE,
+            (tuple(f"{subject}/{_SPLIT}-*.parquet" for subject in SUBJECTS),),
+            read,
+            "SUBJECT/validation-*.parquet for any of the 30 subjects, Accounting/ to Sociology/",
+        ),
+        hub_layout(_SPLIT, read_hub),
+    ),
     score,
     ("sound", "official", "lmms_eval", "parsed"),
     max_new_tokens=128,
     floor=floor,
-    pictures=pictures,
+    portion=parts_by(lambda row: str(row.type), SUBJECTS),
 )

@@ -16,14 +16,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
+from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
-from moiety.evaluate.benchmarks.entries import entry_with, pictures_below
-from moiety.evaluate.benchmarks.files import published, read_lines
+from moiety.evaluate.benchmarks.entries import entry_with
+from moiety.evaluate.benchmarks.files import read_entries
+from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, first_of, hub_layout, parts_by
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.vlm.rows import Row
 
-QUESTIONS = "dev.json"
+SPLITS = ("dev", "test1", "balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1")
+"""Those with public labels, the benchmark itself first."""
+_SIDES = (("left_image", "image_0"), ("right_image", "image_1"))
 PROMPT = "{sentence}\nIs this true of the left and the right image? Answer with True or False."
 _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -52,22 +58,49 @@ def same_but_for_case(text: str, label: str) -> bool:
 RULES: Mapping[str, Callable[[str, str], bool]] = {"sound": first_word_truth, "official": same_but_for_case}
 
 
-def read(folder: Path) -> list[Row]:
-    """The sentences of the development set, each with the left and the right picture."""
-    path = published(folder, QUESTIONS)
+def read(release: Release) -> Questions:
+    """The sentences of the development set, each with the left and the right picture; without it another split's."""
+    split, path = next((split, path) for split in SPLITS for path in [release.find(*_files(split))] if path is not None)
     rows = []
-    for line, entry in read_lines(path):
+    for line, entry in read_entries(path):
         entry = entry_with(entry, dict.fromkeys(("identifier", "sentence", "label"), str), f"{path}:{line}")
-        name, label = entry["identifier"], entry["label"]
-        if label not in ("True", "False") or name.count("-") != 3:
-            raise ValueError(
-                f"{path}:{line}: label {label!r} of {name!r}; expected True or False, of split-number-pair-number"
-            )
-        pair = name.rpartition("-")[0]
-        pictures = [f"{pair}-img0.png", f"{pair}-img1.png"]
-        prompt = PROMPT.format(sentence=entry["sentence"])
-        rows.append(asked(name, prompt, pictures, answers=[label], file=str(path), line=line))
-    return rows
+        pair = entry["identifier"].rpartition("-")[0]
+        rows.append(_row(entry, [f"{pair}-img0.png", f"{pair}-img1.png"], split, str(path), line))
+    folder = split.rpartition("_")[2]
+    return Questions(rows, beside(release, folder, f"images/{folder}", "images"))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The sentences of a hub's table, with both pictures inside."""
+    rows = []
+    for file, line, entry in table.rows():
+        shown = entry.get("images") or [entry.get(left) or entry.get(right) for left, right in _SIDES]
+        label = first_of(entry, "label", "answer")
+        known = {
+            "identifier": first_of(entry, "identifier", "question_id", "uid"),
+            "sentence": first_of(entry, "sentence", "question", "caption"),
+            "label": str(bool(label)) if isinstance(label, int) else label,
+        }
+        split = PurePosixPath(file).name.split("-")[0].replace("validation", SPLITS[0])
+        rows.append(_row(known, [str(name) for name in shown], split, file, line))
+    return Questions(rows, table.pictures)
+
+
+def _row(entry: Mapping[str, Any], pictures: Sequence[str], split: str, file: str, line: int) -> Row:
+    entry_with(dict(entry), dict.fromkeys(("identifier", "sentence", "label"), str), f"{file}:{line}")
+    name, label = entry["identifier"], entry["label"].capitalize()
+    if label not in ("True", "False") or name.count("-") != 3:
+        raise ValueError(
+            f"{file}:{line}: label {label!r} of {name!r}; expected True or False, of split-number-pair-number"
+        )
+    prompt = PROMPT.format(sentence=entry["sentence"])
+    return asked(name, prompt, pictures, answers=[label], extra={"split": split}, file=file, line=line)
+
+
+def _files(split: str) -> tuple[str, ...]:
+    if "_" in split:
+        return (f"{split}.json",)
+    return tuple(f"{place}/{split}.json" for place in ("nlvr2/data", "data", "."))
 
 
 def sentence_of(row: Row) -> Hashable:
@@ -89,11 +122,19 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 NLVR2 = Benchmark(
     name="nlvr2",
     title="NLVR2 dev",
-    files=f"{QUESTIONS} (one object a line), pictures dev-850-0-img0.png, ... there or in dev/",
-    reader=read,
+    layouts=(
+        Layout(
+            SITE,
+            (tuple(name for split in SPLITS for name in _files(split)),),
+            read,
+            "nlvr2/data/dev.json or dev.json (one object a line)",
+            "pictures dev-850-0-img0.png, ... there or in dev/",
+        ),
+        hub_layout("{dev,validation,balanced_dev}", read_hub),
+    ),
     scorer=score,
     rules=tuple(RULES),
     max_new_tokens=8,
     together=sentence_of,
-    pictures=pictures_below("dev", "dev.tar"),
+    portion=parts_by(lambda row: str(row.extra.get("split", SPLITS[0])), SPLITS[:1]),
 )

@@ -11,44 +11,57 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
-from moiety.evaluate.benchmarks.entries import Kinds, entry_with, list_in, pictures_below, texts_in
-from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.entries import Kinds, entry_with, list_in, texts_in
+from moiety.evaluate.benchmarks.files import read_json
+from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, hub_layout
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.vlm.rows import Row
 
 QUESTIONS = ("OCRBench.json", "FullTest.json")
 FORMULAS = "HME100k"
 _ENTRY: Mapping[str, Kinds] = {
-    **{"dataset_name": str, "type": str, "question": str, "image_path": str},
+    **{"dataset_name": str, "type": str, "question": str},
     **{"answers": (str, list)},
 }
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 
-def read(folder: Path) -> list[Row]:
+def read(release: Release) -> Questions:
     """The questions in the order of the file; ids are their places, from 0."""
-    path = published(folder, *QUESTIONS)
+    path = release.one(*QUESTIONS)
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path)):
-        place = f"{path}: question {number}"
-        labels = texts_in(entry_with(entry, _ENTRY, place), "answers", place)
-        rows.append(
-            asked(
-                str(number),
-                entry["question"],
-                [entry["image_path"]],
-                answers=labels,
-                type=entry["type"],
-                extra={"dataset_name": entry["dataset_name"]},
-                file=str(path),
-            )
-        )
-    return rows
+        entry = entry_with(entry, {"image_path": str}, f"{path}: question {number}")
+        rows.append(_row(number, entry, entry["image_path"], str(path)))
+    return Questions(rows, beside(release, "OCRBench_Images"))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The questions of the hub's table, whose keys have other names; ids are its lines, from 0."""
+    rows = []
+    for number, (file, _, entry) in enumerate(table.rows()):
+        renamed = {
+            "dataset_name": entry.get("dataset"),
+            "type": entry.get("question_type"),
+            "answers": entry.get("answer"),
+        }
+        rows.append(_row(number, {**entry, **renamed}, str(entry.get("image")), file))
+    return Questions(rows, table.pictures)
+
+
+def _row(number: int, entry: Mapping[str, Any], picture: str, file: str) -> Row:
+    place = f"{file}: question {number}"
+    labels = texts_in(entry_with(dict(entry), _ENTRY, place), "answers", place)
+    extra = {"dataset_name": entry["dataset_name"]}
+    question, kind = entry["question"], entry["type"]
+    return asked(str(number), question, [picture], answers=labels, type=kind, extra=extra, file=file)
 
 
 def contains_label(text: str, labels: Sequence[str], formula: bool) -> bool:
@@ -93,10 +106,11 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 OCRBENCH = Benchmark(
     name="ocrbench",
     title="OCRBench",
-    files=f"{' or '.join(QUESTIONS)}, pictures there or in OCRBench_Images/",
-    reader=read,
+    layouts=(
+        Layout(SITE, (QUESTIONS,), read, " or ".join(QUESTIONS), "pictures in OCRBench_Images/"),
+        hub_layout("test", read_hub),
+    ),
     scorer=score,
     rules=("lmms_eval",),
     max_new_tokens=128,
-    pictures=pictures_below("OCRBench_Images"),
 )

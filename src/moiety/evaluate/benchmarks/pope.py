@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
 from moiety.evaluate.benchmarks.entries import Kinds, entry_with
-from moiety.evaluate.benchmarks.files import published, read_lines
+from moiety.evaluate.benchmarks.files import read_entries, read_lines
+from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, beside, hub_layout, listed
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Readable, Release
 from moiety.evaluate.benchmarks.yes_no import POPE_RULES, SHORT_ANSWER, Verdicts
-from moiety.vlm.images import Images, Pictures
 from moiety.vlm.rows import Row
 
 CATEGORIES = ("random", "popular", "adversarial")
 WORLDS = ("coco", "aokvqa", "gqa")
+PICTURES = ("val2014", "images")
 QUESTION_FILES = ("llava_pope_test.jsonl", "bunny_pope_test.jsonl")
-FILES = (
-    "coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json (or aokvqa_..., gqa_...), here or in "
-    "coco/; pictures here or in val2014/; if llava_pope_test.jsonl lies there, too, its questions are asked and joined"
-)
+LABELS = "*_pope_{random,popular,adversarial}.json"
 _LABELLED: Mapping[str, Kinds] = {"question_id": (int, str), "image": str, "text": str, "label": str}
 _QUESTION: Mapping[str, Kinds] = {"question_id": (int, str), "image": str, "text": str, "category": str}
 
 
-def read(folder: Path) -> list[Row]:
-    """Questions with labels, in the order of the files.
+def read(release: Release) -> Questions:
+    """Questions with labels, in the order of the files: those of one data set, COCO before all others.
 
     Without a file of questions ids are ``category/number``. With one its ids and prompts are taken and each of its
     lines is joined with the label of the same category, picture and question: the official script pairs by line, which
@@ -38,15 +38,39 @@ def read(folder: Path) -> list[Row]:
     Raises:
         ValueError: questions and labels do not join one to one, or a label is neither yes nor no.
     """
-    labelled = [row for category in CATEGORIES for row in _labelled(folder, category)]
-    try:
-        path = published(folder, *QUESTION_FILES)
-    except FileNotFoundError:
-        return labelled
+    worlds = _worlds(release)
+    world = worlds[0]
+    labelled = [row for category in CATEGORIES for row in _labelled(release, world, category)]
+    asked_from = release.find(*QUESTION_FILES) if world == WORLDS[0] else None
+    rows = labelled if asked_from is None else _joined(labelled, asked_from, release.folder)
+    others = ", ".join(worlds[1:])
+    notes = (f"asked on {world} alone; {others} lies there, too: give it a folder of its own",) if others else ()
+    return Questions(rows, beside(release, *PICTURES), notes=notes)
+
+
+def _worlds(release: Release) -> list[str]:
+    """Data sets of which there are labels, the known ones first."""
+    names = {file.name.lower().split("_pope_")[0] for file in release.all(LABELS)}
+    return [world for world in WORLDS if world in names] + sorted(names - set(WORLDS))
+
+
+def _labelled(release: Release, world: str, category: str) -> list[Row]:
+    name = f"{world}_pope_{category}.json"
+    path = release.find(f"{world}/{name}", name)
+    if path is None:
+        return []
+    return [_row(entry, world, category, str(path), line) for line, entry in read_entries(path)]
+
+
+def _joined(labelled: Sequence[Row], path: Readable, folder: Path) -> list[Row]:
+    """The questions of a file of the LLaVA line, in the categories of which there are labels."""
     by_question = {(row.type, row.images, _bare(row.turns[0].text)): row for row in labelled}
+    categories = {row.type for row in labelled}
     rows, alone = [], []
     for line, entry in read_lines(path):
         entry_with(entry, _QUESTION, f"{path}:{line}")
+        if entry["category"] not in categories:
+            continue
         key = (entry["category"], (entry["image"],), _bare(entry["text"]))
         row = by_question.pop(key, None)
         if row is None:
@@ -63,23 +87,32 @@ def read(folder: Path) -> list[Row]:
     return rows
 
 
-def _labelled(folder: Path, category: str) -> list[Row]:
-    path = published(folder, *(f"{part}{world}_pope_{category}.json" for part in ("", "coco/") for world in WORLDS))
-    return [_row(entry, category, path, line) for line, entry in read_lines(path)]
+def read_hub(table: HubTable) -> Questions:
+    """Questions of the hub's table; pictures have the names that they have elsewhere."""
+    rows, names = [], dict[str, str]()
+    for file, line, entry in table.rows():
+        entry = entry_with(entry, {"question_id": (int, str), "question": str, "answer": str}, f"{file}:{line}")
+        category = str(entry.get("category") or Path(file).name.split("-")[0])
+        name = f"{PurePosixPath(str(entry.get('image_source') or entry.get('image'))).name.removesuffix('.jpg')}.jpg"
+        names.setdefault(name, str(entry.get("image")))
+        known = {"image": name, "text": entry["question"].replace(SHORT_ANSWER, "").strip(), "label": entry["answer"]}
+        rows.append(_row({**entry, **known}, WORLDS[0], category, file, line))
+    return Questions(rows, lambda: table.pictures(names))
 
 
-def _row(entry: Mapping[str, Any], category: str, path: Path, line: int) -> Row:
+def _row(entry: Mapping[str, Any], world: str, category: str, path: str, line: int) -> Row:
     entry_with(entry, _LABELLED, f"{path}:{line}")
-    if entry["label"] not in ("yes", "no"):
+    label = entry["label"].strip().lower()
+    if label not in ("yes", "no"):
         raise ValueError(f"{path}:{line}: label must be yes or no, got {entry['label']!r}")
     return asked(
         f"{category}/{entry['question_id']}",
         f"{entry['text']}\n{SHORT_ANSWER}",
         [entry["image"]],
-        answers=[entry["label"]],
+        answers=[label],
         type=category,
-        extra={"label": entry["label"]},
-        file=str(path),
+        extra={"label": label, "world": world},
+        file=path,
         line=line,
     )
 
@@ -144,20 +177,39 @@ def floor(rows: Sequence[Row], rule: str) -> float:
     return 100 * float(np.mean([2 * np.mean(share) / (1 + np.mean(share)) for share in shares]))
 
 
-def pictures(folder: Path) -> Pictures:
-    """Pictures of COCO beside the files or in ``val2014``."""
-    return Images([path for path in (folder, folder / "val2014", folder / "images") if path.is_dir()])
+def portion(rows: Sequence[Row]) -> str:
+    """Data set and categories, where they are not all of COCO."""
+    world = str(rows[0].extra.get("world", WORLDS[0]))
+    present = [category for category in CATEGORIES if any(row.type == category for row in rows)]
+    told = listed(present, len(CATEGORIES)) if len(present) < len(CATEGORIES) else ""
+    return ": ".join(one for one in ("" if world == WORLDS[0] else world, told) if one)
 
 
 POPE = Benchmark(
     "pope",
     "POPE (COCO)",
-    FILES,
-    read,
+    (
+        Layout(
+            LLAVA,
+            (QUESTION_FILES, LABELS),
+            read,
+            f"{QUESTION_FILES[0]} and coco/coco{LABELS[1:]}",
+            "pictures in val2014/",
+        ),
+        Layout(
+            SITE,
+            (LABELS,),
+            read,
+            f"output/coco/coco{LABELS[1:]}, or aokvqa_..., gqa_..., or some of them",
+            "pictures in val2014/ or images/",
+        ),
+        hub_layout("test", read_hub),
+        hub_layout("{random,popular,adversarial}", read_hub, "Full"),
+    ),
     score,
     ("official", "sound", "lmms_eval", "vcd"),
     max_new_tokens=128,
     floor=floor,
     together=lambda row: row.images,
-    pictures=pictures,
+    portion=portion,
 )

@@ -11,6 +11,7 @@ from moiety.evaluate.benchmarks.cmmmu import CMMMU
 from moiety.evaluate.benchmarks.docvqa import DOCVQA, DOCVQA_TEST
 from moiety.evaluate.benchmarks.gqa import GQA
 from moiety.evaluate.benchmarks.hallusionbench import HALLUSIONBENCH
+from moiety.evaluate.benchmarks.layouts import by_publisher
 from moiety.evaluate.benchmarks.mathvista import MATHVISTA
 from moiety.evaluate.benchmarks.mmbench import MMBENCH, MMBENCH_TEST
 from moiety.evaluate.benchmarks.mme import MME
@@ -52,6 +53,15 @@ _ALL = (
     CMMMU,
 )
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
+
+
+def layouts_table() -> str:
+    """All layouts of all benchmarks as a table in Markdown, one line a layout; equal ones of one publisher are one."""
+    lines = ["| benchmark | whose layout | files |", "|---|---|---|"]
+    for name, benchmark in BENCHMARKS.items():
+        for number, (whose, files) in enumerate(by_publisher(benchmark.layouts).items()):
+            lines.append(f"| {name if number == 0 else ''} | {whose} | {files.replace('|', '/')} |")
+    return "\n".join(lines) + "\n"
 
 
 def benchmarks_named(names: Sequence[str]) -> list[Benchmark]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from moiety.evaluate.benchmarks.answers import read_answers
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
+from moiety.evaluate.benchmarks.layouts import Questions
 from moiety.evaluate.benchmarks.registry import benchmarks_named
 from moiety.evaluate.run import answer_rows
 from moiety.evaluation import DecodingSettings
@@ -39,6 +40,7 @@ class BenchmarkRun:
         predictions: The file of answers, one line an answer.
         score: Its score; None where it is graded elsewhere.
         answers_file: What to hand in; None where it is scored here, or where only some questions were asked.
+        part: What of the benchmark was asked; empty: all of it.
     """
 
     benchmark: str
@@ -47,15 +49,27 @@ class BenchmarkRun:
     predictions: Path
     score: BenchmarkScore | None
     answers_file: Path | None
+    part: str = ""
 
     @property
     def line(self) -> list[str]:
         """One line of a table under :data:`HEADS`."""
         asked = f"{self.num_questions:,}" + (f" of {self.num_all:,}" if self.num_questions < self.num_all else "")
+        name = named(self.benchmark, self.part)
         if self.score is None:
             where = "graded elsewhere" if self.answers_file else "graded elsewhere; ask all questions for its file"
-            return [self.benchmark, "–", asked, where, "–", "–"]
-        return [self.benchmark, self.score.rule, asked, *shown(self.score)]
+            return [name, "–", asked, where, "–", "–"]
+        return [name, self.score.rule, asked, *shown(self.score)]
+
+
+def named(benchmark: str, part: str) -> str:
+    """Name of a benchmark in a table, with the part of it that was asked.
+
+    Example:
+        >>> named("pope", "random, popular"), named("pope", "")
+        ('pope (part: random, popular)', 'pope')
+    """
+    return f"{benchmark} (part: {part})" if part else benchmark
 
 
 def shown(score: BenchmarkScore) -> list[str]:
@@ -129,7 +143,7 @@ def evaluate_benchmarks(
         model: A vision-language model.
         processor: Its processor.
         names: Keys of :data:`moiety.evaluate.benchmarks.registry.BENCHMARKS`.
-        data: Folder with one folder a benchmark, of its name, with the official files.
+        data: Folder with one folder a benchmark, of its name or of one under which people keep it.
         output: Folder for answers and scores.
         asking: See :class:`Asking`.
         progress: Called with (benchmark, answers made, answers asked for) after each batch.
@@ -140,17 +154,17 @@ def evaluate_benchmarks(
     """
     asking = asking or Asking()
     runs = []
-    for benchmark, rows in read_all(names, data, asking.rule):
-        asked = benchmark.first(rows, asking.limit)
+    for benchmark, questions in read_all(names, data, asking.rule):
+        asked = benchmark.first(questions.rows, asking.limit)
         predictions = output / f"{benchmark.name}.jsonl"
         told = None if progress is None else partial(progress, benchmark.name)
-        answers = _answers(model, processor, benchmark, rows, asked, data, predictions, asking, told)
-        runs.append(_finished(benchmark, rows, asked, answers, asking.rule, predictions))
+        answers = _answers(model, processor, benchmark, questions, asked, predictions, asking, told)
+        runs.append(_finished(benchmark, questions, asked, answers, asking.rule, predictions))
         _record(output / RESULTS, runs[-1])
     return runs
 
 
-def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[tuple[Benchmark, list[Row]]]:
+def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[tuple[Benchmark, Questions]]:
     """Benchmarks and their questions; what is wrong with any of them is known before the first question is asked.
 
     Raises:
@@ -161,7 +175,7 @@ def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[
     for benchmark in chosen:
         if benchmark.scorer is not None:
             benchmark.rule_named(rule)
-    return [(benchmark, benchmark.read(data / benchmark.name)) for benchmark in chosen]
+    return [(benchmark, benchmark.questions(benchmark.folder_in(data))) for benchmark in chosen]
 
 
 def score_answers(
@@ -182,8 +196,16 @@ def score_answers(
             :meth:`moiety.evaluate.benchmarks.benchmark.Benchmark.check_ids`.
     """
     benchmark = benchmarks_named([name])[0]
-    rows = benchmark.read(data)
-    return benchmark.score(benchmark.first(rows, limit), read_answers(answers), rule), len(rows)
+    questions = benchmark.questions(data)
+    asked = benchmark.first(questions.rows, limit)
+    score = benchmark.score(asked, read_answers(answers), rule)
+    return with_reading(score, questions), len(questions.rows)
+
+
+def with_reading(score: BenchmarkScore, questions: Questions) -> BenchmarkScore:
+    """A score that also says what its questions lack of the whole, and what there was to note in reading them."""
+    part = ", ".join(one for one in (score.part, questions.part) if one)
+    return replace(score, part=part, notes=(*questions.notes, *score.notes))
 
 
 def questions_digest(rows: Sequence[Row]) -> str:
@@ -198,14 +220,13 @@ def _answers(
     model: nn.Module,
     processor: Any,
     benchmark: Benchmark,
-    rows: Sequence[Row],
+    questions: Questions,
     asked: Sequence[Row],
-    data: Path,
     predictions: Path,
     asking: Asking,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, str]:
-    pictures = benchmark.pictures(data / benchmark.name)
+    pictures = questions.pictures()
     return answer_rows(
         model,
         processor,
@@ -217,7 +238,7 @@ def _answers(
         decoding=asking.decoding,
         clamp_alpha=asking.clamp_alpha,
         predictions=predictions,
-        made_for={"benchmark": benchmark.name, "questions": questions_digest(rows)},
+        made_for={"benchmark": benchmark.name, "questions": questions_digest(questions.rows)},
         watch=asking.watch(model, processor, pictures, asking.trace_of(benchmark.name)),
         progress=progress,
     )
@@ -225,19 +246,22 @@ def _answers(
 
 def _finished(
     benchmark: Benchmark,
-    rows: Sequence[Row],
+    questions: Questions,
     asked: Sequence[Row],
     answers: Mapping[str, str],
     rule: str | None,
     predictions: Path,
 ) -> BenchmarkRun:
     """Score the answers, and write the file to hand in where there is one and all questions were asked."""
-    score = benchmark.score(asked, answers, rule) if benchmark.scorer is not None else None
+    score, num_all = None, len(questions.rows)
+    part = ", ".join(one for one in (benchmark.portion(asked), questions.part) if one)
+    if benchmark.scorer is not None:
+        score = with_reading(benchmark.score(asked, answers, rule), questions)
     answers_file = None
-    if benchmark.writer is not None and len(asked) == len(rows):
+    if benchmark.writer is not None and len(asked) == num_all:
         answers_file = predictions.with_name(f"{benchmark.name}.answers{benchmark.suffix}")
         benchmark.write_answers(asked, answers, answers_file)
-    return BenchmarkRun(benchmark.name, len(asked), len(rows), predictions, score, answers_file)
+    return BenchmarkRun(benchmark.name, len(asked), num_all, predictions, score, answers_file, part)
 
 
 def _record(path: Path, run: BenchmarkRun) -> None:

@@ -4,71 +4,126 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, mean_score
 from moiety.evaluate.benchmarks.entries import NOTHING, entry_with, list_in, object_in, texts_in
-from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.files import read_json
+from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, beside, hub_layout, parts_by
 from moiety.evaluate.benchmarks.letters import LETTER_REQUEST, stated_letter
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.scorers import LETTERS
-from moiety.vlm.images import Images
 from moiety.vlm.rows import Row
 
-FILES = (
-    "llava_test_CQM-A.json (questions as conversations), problems.json (choices and answers), pid_splits.json; "
-    "pictures in images/test/ID/image.png"
-)
 QUESTION_FILES = ("llava_test_CQM-A.json", "bunny_test_CQM-A.json")
+PICTURES = ("images/test", "test")
+KINDS = ("with picture", "text only")
 _OFFICIAL = LETTERS[:5]
 _ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 
 
-def read(folder: Path) -> list[Row]:
+def read(release: Release) -> Questions:
     """The questions of the test split, in the order of the questions file, with choices and answers by id.
 
+    The file may hold some of the questions, those with a picture for instance: a part.
+
     Raises:
-        ValueError: the questions are not those of the test split, one has no problem, or an answer is the index
-            of no choice.
+        ValueError: a question is not one of the test split, one has no problem, or an answer is the index of no choice.
     """
-    path = published(folder, *QUESTION_FILES)
-    problems_path, split_path = published(folder, "problems.json"), published(folder, "pid_splits.json")
-    problems = object_in(read_json(problems_path), problems_path)
-    split = set(map(str, list_in(read_json(split_path), split_path, "test")))
+    path = release.one(*QUESTION_FILES)
+    problems, split = _problems(release)
     entries = list_in(read_json(path), path)
     for number, entry in enumerate(entries, start=1):
         entry_with(entry, {"id": (int, str), "conversations": list}, f"{path}: question {number}")
     ids = {str(entry["id"]) for entry in entries}
-    apart = sorted(ids ^ split) + sorted(ids - problems.keys())
+    apart = sorted(ids - set(split)) + sorted(ids - problems.keys())
     if apart:
         raise ValueError(
-            f"scienceqa: {path.name}, the test split of pid_splits.json and problems.json in {folder} do not hold the "
-            f"same questions, first difference {apart[0]!r}; fetch them from one place"
+            f"scienceqa: {path.name}, the test split of pid_splits.json and problems.json in {release.folder} do not "
+            f"hold the same questions, first difference {apart[0]!r}; fetch them from one place"
         )
-    return [_row(entry, problems, path, number) for number, entry in enumerate(entries, start=1)]
+    rows = [_of_conversation(entry, problems, str(path), number) for number, entry in enumerate(entries, start=1)]
+    return Questions(rows, beside(release, *PICTURES), _lacking(rows, split))
 
 
-def _row(entry: Mapping[str, Any], problems: Mapping[str, Any], path: Path, number: int) -> Row:
+def read_site(release: Release) -> Questions:
+    """The questions of the test split from the problems themselves, asked as the LLaVA line does.
+
+    There may be problems to some of them only: a part.
+
+    Raises:
+        ValueError: an answer is the index of no choice.
+    """
+    problems, split = _problems(release)
+    rows = []
+    for number, name in enumerate((name for name in split if name in problems), start=1):
+        picture = problems[name].get("image")
+        shown = f"{name}/{picture}" if picture else None
+        rows.append(_of_problem(name, problems[name], shown, f"problems.json in {release.folder}", number))
+    return Questions(rows, beside(release, *PICTURES), _lacking(rows, split))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The questions of the hub's table, which has no ids: they are its lines, from 0."""
+    rows = [
+        _of_problem(str(place), entry, entry.get("image"), file, line)
+        for place, (file, line, entry) in enumerate(table.rows())
+    ]
+    return Questions(rows, table.pictures)
+
+
+def _problems(release: Release) -> tuple[dict[str, Any], list[str]]:
+    """Problems by id, and the ids of the test split."""
+    path, split_path = release.one("problems.json"), release.find("pid_splits.json")
+    problems = object_in(read_json(path), path)
+    if split_path is not None:
+        return problems, [str(name) for name in list_in(read_json(split_path), split_path, "test")]
+    return problems, [name for name, problem in problems.items() if problem.get("split", "test") == "test"]
+
+
+def _lacking(rows: Sequence[Row], split: Sequence[str]) -> str:
+    """What of the test split is not asked, unless that is told by what is asked."""
+    if len(rows) == len(split) or all(row.extra["has_image"] for row in rows):
+        return ""
+    return f"{len(rows):,} of {len(split):,} questions"
+
+
+def _of_conversation(entry: Mapping[str, Any], problems: Mapping[str, Any], path: str, number: int) -> Row:
     place = f"{path}: question {number}"
     first = (entry["conversations"] or [None])[0]
     question = entry_with(first, {"value": str}, place)["value"].replace("<image>", "").strip()
-    problem = entry_with(problems[str(entry["id"])], {"choices": list, "answer": int}, f"{path}: its problem")
+    picture = entry_with({"image": None, **entry}, {"image": (str, NOTHING)}, place)["image"]
+    return _row(str(entry["id"]), question, problems[str(entry["id"])], picture, path, number)
+
+
+def _of_problem(name: str, problem: Any, picture: str | None, path: str, number: int) -> Row:
+    """A question as the LLaVA line asks it: what is known first, then question and options."""
+    place = f"{path}: question {name!r}"
+    entry_with(problem, {"question": str, "choices": list}, place)
+    known = f"Context: {problem['hint']}\n" if problem.get("hint") else ""
+    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, problem["choices"], strict=False))
+    return _row(name, f"{known}{problem['question']}\n{options}", problem, picture, path, number)
+
+
+def _row(name: str, question: str, problem: Any, picture: str | None, path: str, number: int) -> Row:
+    place = f"{path}: question {number}"
+    problem = entry_with(problem, {"choices": list, "answer": int}, f"{path}: its problem")
     choices = texts_in(problem, "choices", place)
     if not 0 <= problem["answer"] < len(choices):
         raise ValueError(f"{place}: answer {problem['answer']} is no index of its {len(choices)} choices, from 0")
     answer = LETTERS[problem["answer"]]
-    picture = entry_with({"image": None, **entry}, {"image": (str, NOTHING)}, place)["image"]
     return asked(
-        str(entry["id"]),
+        name,
         f"{question}\n{LETTER_REQUEST}",
         [picture] if picture else [],
         answers=[answer],
         choices=choices,
-        type="with picture" if picture else "text only",
+        type=KINDS[0] if picture else KINDS[1],
         extra={"answer": answer, "has_image": bool(picture)},
-        file=str(path),
+        file=path,
         line=number,
     )
 
@@ -151,10 +206,24 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 SCIENCEQA = Benchmark(
     "scienceqa",
     "ScienceQA, test",
-    FILES,
-    read,
+    (
+        Layout(
+            LLAVA,
+            (QUESTION_FILES, "problems.json", "pid_splits.json"),
+            read,
+            beside="the first may hold questions with pictures alone; pictures in images/test/ID/image.png",
+        ),
+        Layout(
+            SITE,
+            (("data/scienceqa/problems.json", "problems.json"), "pid_splits.json"),
+            read_site,
+            beside="pictures in images/test/ID/image.png",
+        ),
+        hub_layout("test", read_hub, "ScienceQA-FULL"),
+        hub_layout("test", read_hub, "!ScienceQA-IMG"),
+    ),
     score,
     ("sound", "official", "lmms_eval", "internvl"),
     max_new_tokens=128,
-    pictures=lambda folder: Images([path for path in (folder / "images" / "test", folder / "test") if path.is_dir()]),
+    portion=parts_by(lambda row: str(row.type), KINDS),
 )

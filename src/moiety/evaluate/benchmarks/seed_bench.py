@@ -3,53 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, percent_by
 from moiety.evaluate.benchmarks.entries import Kinds, entry_with, list_in
-from moiety.evaluate.benchmarks.files import published, read_json
+from moiety.evaluate.benchmarks.files import read_json
+from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, beside, hub_layout, parts_by
 from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter
+from moiety.evaluate.benchmarks.parquet import HubTable
+from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.scorers import LETTERS
-from moiety.vlm.images import Images
 from moiety.vlm.rows import Row
 
-FILES = "SEED-Bench.json; pictures in SEED-Bench-image/"
+QUESTIONS = "SEED-Bench.json"
 PICTURE_FOLDER = "SEED-Bench-image"
 IMAGE = "image"
 _KINDS: Mapping[str, Kinds] = {
-    **{"question_id": (int, str), "question_type_id": int, "data_type": str, "question": str, "answer": str},
+    **{"question_id": (int, str), "question_type_id": (int, str), "data_type": str, "question": str, "answer": str},
     **{f"choice_{letter.lower()}": (str, int, float) for letter in LETTERS[:4]},
 }
 
 
-def read(folder: Path) -> list[Row]:
+def read(release: Release) -> Questions:
     """The questions on pictures, in the order of the file; those on videos are passed over."""
-    path = published(folder, "SEED-Bench.json")
+    path = release.one(QUESTIONS)
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path, "questions"), start=1):
-        entry_with(entry, _KINDS, f"{path}: question {number}")
-        if entry["data_type"] != IMAGE:
-            continue
-        entry_with(entry, {"data_id": (str, int)}, f"{path}: question {number}")
-        choices = [str(entry[f"choice_{letter.lower()}"]) for letter in LETTERS[:4]]
-        extra = {key: entry[key] for key in ("answer", "data_type", "question_type_id")}
-        rows.append(
-            asked(
-                str(entry["question_id"]),
-                option_prompt(entry["question"], choices),
-                [str(entry["data_id"])],
-                answers=[entry["answer"]],
-                choices=choices,
-                type=f"type {entry['question_type_id']}",
-                extra=extra,
-                file=str(path),
-                line=number,
-            )
-        )
-    return rows
+        row = _row(entry, str(path), number)
+        if row is not None:
+            rows.append(row)
+    return Questions(rows, beside(release, PICTURE_FOLDER))
+
+
+def read_hub(table: HubTable) -> Questions:
+    """The questions on pictures of the hub's table."""
+    rows, names = [], dict[str, str]()
+    for file, line, entry in table.rows():
+        row = _row(entry, file, line)
+        if row is not None:
+            shown = entry.get("image")
+            names.setdefault(row.images[0], str(shown[0] if isinstance(shown, list) and shown else shown))
+            rows.append(row)
+    return Questions(rows, lambda: table.pictures(names))
+
+
+def _row(entry: Any, file: str, line: int) -> Row | None:
+    """A question on a picture; None: it is on a video."""
+    place = f"{file}: question {line}"
+    entry = entry_with(entry, _KINDS, place)
+    if entry["data_type"] != IMAGE:
+        return None
+    entry_with(entry, {"data_id": (str, int)}, place)
+    choices = [str(entry[f"choice_{letter.lower()}"]) for letter in LETTERS[:4]]
+    extra = {key: entry[key] for key in ("answer", "data_type", "question_type_id")}
+    return asked(
+        str(entry["question_id"]),
+        option_prompt(entry["question"], choices),
+        [str(entry["data_id"])],
+        answers=[entry["answer"]],
+        choices=choices,
+        type=f"type {entry['question_type_id']}",
+        extra=extra,
+        file=file,
+        line=line,
+    )
 
 
 RULES: Mapping[str, Callable[[str, Sequence[str]], str | None]] = {
@@ -91,11 +111,15 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 SEED = Benchmark(
     "seed",
     "SEED-Bench, image part (SEED-I)",
-    FILES,
-    read,
+    (
+        Layout(SITE, (QUESTIONS,), read, beside="pictures in SEED-Bench-image/"),
+        Layout(LLAVA, (QUESTIONS,), read, beside="in seed_bench/; pictures in SEED-Bench-image/"),
+        hub_layout("test", read_hub),
+    ),
     score,
     ("sound", "official", "lmms_eval", "internvl"),
     max_new_tokens=128,
     together=lambda row: row.images,
-    pictures=lambda folder: Images([folder / PICTURE_FOLDER]),
+    portion=parts_by(lambda row: str(row.type), [f"type {number}" for number in range(1, 10)]),
+    folders=("SEED-Bench", "seed_bench", "seedbench"),
 )

@@ -11,45 +11,70 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked
-from moiety.evaluate.benchmarks.entries import asked_shortly, entry_with, list_in, pictures_below, texts_in
-from moiety.evaluate.benchmarks.files import published, read_json, read_lines
+from moiety.evaluate.benchmarks.entries import Kinds, asked_shortly, entry_with, list_in, people_in
+from moiety.evaluate.benchmarks.files import read_json, read_lines
+from moiety.evaluate.benchmarks.layouts import (
+    HUB,
+    LLAVA,
+    SITE,
+    Layout,
+    Questions,
+    beside,
+    hub_patterns,
+    hub_table,
+)
 from moiety.evaluate.benchmarks.people import PeopleRule, any_of_people, long_score, people_score
+from moiety.evaluate.benchmarks.release import Release
 from moiety.vlm.rows import Row
 
 ANNOTATIONS = "TextVQA_0.5.1_val.json"
+SPLIT = "validation"
 PROMPTS = ("bunny_textvqa_val_v051_ocr.jsonl", "llava_textvqa_val_v051_ocr.jsonl")
 RULES: Mapping[str, PeopleRule] = {"official": long_score, "lmms_eval": long_score, "stvqa": any_of_people}
 
 
-def read(folder: Path) -> list[Row]:
+def read(release: Release) -> Questions:
     """The validation questions, with recognised text in the prompt where a file of such prompts is there."""
-    path = published(folder, ANNOTATIONS)
-    prompts = _prompts(folder)
-    rows = []
-    for number, entry in enumerate(list_in(read_json(path), path, "data")):
-        place = f"{path}: question {number}"
-        entry = entry_with(entry, {"question_id": int, "image_id": str, "question": str, "answers": list}, place)
-        key = entry["image_id"], entry["question"].lower()
-        if prompts is not None and key not in prompts:
-            raise ValueError(
-                f"{place} ({entry['question']!r:.60} on {entry['image_id']!r}) has no prompt in the LLaVA question "
-                "file beside it; fetch both anew, or take that file away to ask without recognised text"
-            )
-        prompt = asked_shortly(entry["question"]) if prompts is None else prompts[key]
-        people, extra = texts_in(entry, "answers", place), {"recognised_text": prompts is not None}
-        picture = f"{entry['image_id']}.jpg"
-        rows.append(asked(str(entry["question_id"]), prompt, [picture], answers=people, extra=extra, file=str(path)))
-    return rows
+    path = release.one(ANNOTATIONS)
+    prompts = _prompts(release)
+    entries = enumerate(list_in(read_json(path), path, "data"))
+    rows = [_row(entry, prompts, f"{path}: question {number}", str(path)) for number, entry in entries]
+    return Questions(rows, beside(release, "train_images", "train_val_images"))
 
 
-def _prompts(folder: Path) -> dict[tuple[str, str], str] | None:
+def read_hub(release: Release) -> Questions:
+    """The questions of the hub's table, likewise."""
+    table = hub_table(release, SPLIT)
+    assert table is not None, "the need is met"
+    prompts, rows, names = _prompts(release), [], dict[str, str]()
+    for file, line, entry in table.rows():
+        rows.append(_row(entry, prompts, f"{file}:{line}", file))
+        names.setdefault(rows[-1].images[0], str(entry.get("image")))
+    return Questions(rows, lambda: table.pictures(names), table.part)
+
+
+def _row(entry: Any, prompts: Mapping[tuple[str, str], str] | None, place: str, file: str) -> Row:
+    kinds: Mapping[str, Kinds] = {"question_id": (int, str), "image_id": str, "question": str, "answers": (list, dict)}
+    entry = entry_with(entry, kinds, place)
+    key = entry["image_id"], entry["question"].lower()
+    if prompts is not None and key not in prompts:
+        raise ValueError(
+            f"{place} ({entry['question']!r:.60} on {entry['image_id']!r}) has no prompt in the LLaVA question "
+            "file beside it; fetch both anew, or take that file away to ask without recognised text"
+        )
+    prompt = asked_shortly(entry["question"]) if prompts is None else prompts[key]
+    people, extra = people_in(entry, place), {"recognised_text": prompts is not None}
+    picture = f"{entry['image_id']}.jpg"
+    return asked(str(entry["question_id"]), prompt, [picture], answers=people, extra=extra, file=file)
+
+
+def _prompts(release: Release) -> dict[tuple[str, str], str] | None:
     """(picture id, question in lower case) -> prompt; None where there is no such file."""
-    try:
-        path = published(folder, *PROMPTS)
-    except FileNotFoundError:
+    path = release.find(*PROMPTS)
+    if path is None:
         return None
     entries = (
         entry_with(entry, {"question_id": str, "text": str}, f"{path}:{line}") for line, entry in read_lines(path)
@@ -67,10 +92,12 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 TEXTVQA = Benchmark(
     name="textvqa",
     title="TextVQA 0.5.1 val",
-    files=f"{ANNOTATIONS}, optional {' or '.join(PROMPTS)}, pictures there or in train_images/",
-    reader=read,
+    layouts=(
+        Layout(LLAVA, (ANNOTATIONS, PROMPTS[::-1]), read, beside="pictures in train_images/"),
+        Layout(SITE, (ANNOTATIONS,), read, beside="pictures in train_images/"),
+        Layout(HUB, (hub_patterns(SPLIT),), read_hub),
+    ),
     scorer=score,
     rules=tuple(RULES),
     max_new_tokens=16,
-    pictures=pictures_below("train_images", "train_images.tar"),
 )
