@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from moiety.evaluate.benchmarks.answers import read_answers
+from moiety.evaluate.benchmarks.answers import answered_part, answers_to
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
 from moiety.evaluate.benchmarks.registry import benchmarks_named
 from moiety.evaluate.run import answer_rows
@@ -165,25 +165,32 @@ def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[
 
 
 def score_answers(
-    name: str, data: Path, answers: Path, rule: str | None = None, limit: int | None = None
+    name: str, data: Path, answers: Path | Sequence[Path], rule: str | None = None, limit: int | None = None
 ) -> tuple[BenchmarkScore, int]:
-    """Score a file of answers that was made here or elsewhere; gives the score and the number of all questions.
+    """Score files of answers that were made here or elsewhere; gives the score and the number of all questions.
+
+    What kind of file it was, and how it was joined with the questions, is the first of the score's notes.
 
     Args:
         name: Key of the benchmark.
         data: Folder with its official files.
-        answers: See :func:`moiety.evaluate.benchmarks.answers.read_answers`.
+        answers: See :func:`moiety.evaluate.benchmarks.answers.answers_to`.
         rule: Rule set.
         limit: The answers are those to the first so many questions.
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: answers and questions do not fit each other by id, see
+        ValueError: answers and questions do not fit each other, see
             :meth:`moiety.evaluate.benchmarks.benchmark.Benchmark.check_ids`.
     """
     benchmark = benchmarks_named([name])[0]
     rows = benchmark.read(data)
-    return benchmark.score(benchmark.first(rows, limit), read_answers(answers), rule), len(rows)
+    asked = benchmark.first(rows, limit)
+    found = answers_to(name, asked, [answers] if isinstance(answers, Path) else answers)
+    part, told = answered_part(name, asked, found.texts)
+    score = benchmark.score(part, found.texts, rule)
+    read = tuple(f"answers: {kind}" for kind in found.kinds)
+    return replace(score, notes=(*read, *told, *found.notes, *score.notes)), len(rows)
 
 
 def questions_digest(rows: Sequence[Row]) -> str:
