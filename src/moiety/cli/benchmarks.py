@@ -91,6 +91,8 @@ def score_table(result: BenchmarkScore) -> Any:
 
     name, value, interval = shown(result)
     others = [(key, f"{number:.2f}", "") for key, number in result.numbers.items() if key != result.headline[0]]
+    if result.unread is not None:
+        others.append(("answers not read", f"{result.unread:,} of {result.num_questions:,}", ""))
     title = f"{result.benchmark}, rule {result.rule}, {result.num_questions:,} questions"
     return table(
         title, ("number", "#value", "#95 %"), [(name, value, interval), *others], "\n".join(result.notes) or None

@@ -15,7 +15,7 @@ from PIL import Image
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, asked, percent_by
 from moiety.evaluate.benchmarks.entries import entry_with
 from moiety.evaluate.benchmarks.files import published, read_table
-from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, weighed_letter
+from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, unread_letters, weighed_letter
 from moiety.evaluate.benchmarks.spreadsheet import write_xlsx
 from moiety.evaluate.scorers import LETTERS
 from moiety.vlm.images import decode
@@ -185,7 +185,10 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     }
     alone = sum(len(marks) == 1 for marks in circles.values())
     notes = (f"{alone} of {len(circles)} questions have no rotation in the table",) if alone else ()
-    return BenchmarkScore("mmbench", rule, headline, numbers, len(rows), correct, notes, statistic=hit_rate)
+    unread = unread_letters(rows, answers, read_as)
+    return BenchmarkScore(
+        "mmbench", rule, headline, numbers, len(rows), correct, notes, statistic=hit_rate, unread=unread
+    )
 
 
 def _question(row: Row) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moiety.lens.trace_writer import TraceWriter
 
 RESULTS = "benchmarks.json"
-HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %")
+HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %", "#not read")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ class BenchmarkRun:
         asked = f"{self.num_questions:,}" + (f" of {self.num_all:,}" if self.num_questions < self.num_all else "")
         if self.score is None:
             where = "graded elsewhere" if self.answers_file else "graded elsewhere; ask all questions for its file"
-            return [self.benchmark, "–", asked, where, "–", "–"]
-        return [self.benchmark, self.score.rule, asked, *shown(self.score)]
+            return [self.benchmark, "–", asked, where, "–", "–", "–"]
+        unread = "–" if self.score.unread is None else f"{self.score.unread:,}"
+        return [self.benchmark, self.score.rule, asked, *shown(self.score), unread]
 
 
 def shown(score: BenchmarkScore) -> list[str]:
