@@ -10,6 +10,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 import torch
 
+from tests.goldens import SHARED
+
 torch.set_num_threads(1)
 
 # Scripts that tests start in processes of their own; collecting doctests would run them.
@@ -24,7 +26,6 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with ``golden/`` and ``data/``: $MOIETY_SHARED, or ``shared`` beside the project; absent: skip."""
-    folder = Path(os.environ.get("MOIETY_SHARED", Path(__file__).parents[2] / "shared"))
-    if not folder.is_dir():
-        pytest.skip(f"no golden numbers at {folder}; set MOIETY_SHARED to compare with them")
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(f"no golden numbers at {SHARED}; set MOIETY_SHARED to compare with them")
+    return SHARED

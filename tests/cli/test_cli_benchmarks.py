@@ -34,6 +34,7 @@ def test_benchmarks_are_asked_scored_and_kept(moiety: Run, sparse: Path, tmp_pat
     assert again[0]["score"]["headline"][0] == "average F1"
     predictions = tmp_path / "out" / "pope.jsonl"
     scored = json.loads(moiety("score", "pope", tmp_path / "data" / "pope", predictions, "--json").stdout)
+    assert scored["notes"].pop(0) == "answers: made by moiety, reply under 'prediction', joined by id"
     assert scored == again[0]["score"]
 
 

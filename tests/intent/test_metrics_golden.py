@@ -13,6 +13,7 @@ import torch
 
 from moiety.intent.metrics import closed_set_metrics
 from moiety.intent.openset import doc_decision, doc_thresholds, open_set_metrics, score_metrics
+from tests.goldens import SHARED
 
 PUBLISHED = {  # ACC, F1, P, R, WF1, WP in percent, from prediction files of SDIF-DA and MulT
     "mintrec/modality_masking/sdif_all": (71.69, 69.76, 70.54, 69.63, 71.47, 71.79),
@@ -45,10 +46,12 @@ def test_closed_set_grades_of_the_benchmark_code(shared: Path) -> None:
         assert found == pytest.approx(expected, abs=1e-9), case["case"]
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_out_of_scope_rule_and_grades_of_the_benchmark_code(shared: Path, number: int) -> None:
+DOC_CASES = SHARED / "golden/scorers/mintrec2/doc_cases.json"
+
+
+@pytest.mark.parametrize("case", read(DOC_CASES) if DOC_CASES.is_file() else [])
+def test_out_of_scope_rule_and_grades_of_the_benchmark_code(shared: Path, case: dict[str, Any]) -> None:
     folder = shared / "golden/scorers/mintrec2"
-    case = read(folder / "doc_cases.json")[number]
     with np.load(folder / "doc_cases.npz") as file:
         own = [key for key in file.files if key.startswith(case["case"] + ".")]
         arrays = {key.partition(".")[2]: file[key] for key in own}
@@ -74,13 +77,13 @@ def agrees(found: dict[str, float], expected: dict[str, float]) -> bool:
     return all(found[ours] == pytest.approx(expected[theirs], abs=6e-5) for ours, theirs in names.items())
 
 
-def test_open_set_grades_where_every_label_occurs(shared: Path) -> None:
-    """Where one does not, the benchmark takes another row for out-of-scope; ours never does."""
+def test_open_set_grades_where_out_of_scope_occurs(shared: Path) -> None:
+    """The mean is over the labels that occur. Where the last does not, the benchmark takes another for out-of-scope."""
     compared = 0
     for case in read(shared / "golden/scorers/mintrec2/open_intent.json"):
         truth, said = np.array(case["y_true"]), np.array(case["y_pred"])
         expected = next(value for key, value in case.items() if isinstance(value, dict))
-        if set(truth) | set(said) == set(range(case["classes"] + 1)):
+        if case["classes"] in set(truth) | set(said):
             assert agrees(open_set_metrics(truth, said, case["classes"]), expected), case["case"]
             compared += 1
     assert compared

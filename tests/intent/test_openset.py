@@ -66,7 +66,12 @@ def test_open_set_grades_equal_those_of_the_benchmark_code() -> None:
 def test_out_of_scope_stays_the_last_row_where_a_class_never_occurs() -> None:
     found = open_set_metrics(np.array([0, 2]), np.array([0, 2]), 2)
     assert found["f1_open"] == 1
-    assert found["f1_known"] == 0.5
+    assert found["f1_known"] == found["oid_f1"] == 1  # class 1 is in neither: undefined, and not 0 in a mean
+    missed = open_set_metrics(np.array([0, 1, 2]), np.array([0, 0, 2]), 2)
+    assert missed["f1_known"] == pytest.approx((2 / 3 + 0) / 2)  # class 1 is asked and never said: 0
+    never = open_set_metrics(np.array([0, 1]), np.array([0, 1]), 2)
+    assert np.isnan(never["f1_open"])
+    assert never["oid_f1"] == 1
 
 
 @law

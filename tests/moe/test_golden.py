@@ -21,43 +21,11 @@ from moiety.moe.layer import ModalityMoE
 from moiety.moe.losses import auxiliary_losses, load_balancing_loss
 from moiety.moe.modality import last_token_as_text, without_padding
 from moiety.moe.trace import Routing, recording
+from tests.goldens import SHARED, cases
 from tests.reference import load_balancing
 
-BLOCKS = [
-    "modality_llama_image_at_end",
-    "modality_phi3_mixed",
-    "modality_phi3_text_only",
-    "modality_routed_phi3_padding",
-    "modality_routed_phi3_uneven_pools",
-    "moiie_llama_image_at_end",
-    "moiie_llama_mixed",
-    "moiie_llama_padding",
-    "moiie_phi3_adjacent_images",
-    "moiie_phi3_image_at_end",
-    "moiie_phi3_large_logits",
-    "moiie_phi3_mixed",
-    "moiie_phi3_padding_left",
-    "moiie_phi3_padding_right",
-    "moiie_phi3_single_token_image",
-    "moiie_phi3_text_only",
-    "moiie_phi3_top1",
-    "moiie_phi3_top3",
-    "moiie_phi3_two_images",
-    "moiie_phi3_uneven_vision_count",
-    "moiie_phi3_vision_start",
-    "vanilla_llama_mixed",
-    "vanilla_phi3_mixed",
-    "vanilla_phi3_padding",
-]
-LOSSES = [
-    "aux_llama_two_layers",
-    "aux_no_tokens",
-    "aux_one_layer",
-    "aux_sixteen_layers",
-    "aux_two_layers",
-    "aux_uniform_logits",
-    "aux_vanilla_four_experts",
-]
+BLOCKS, LOSSES = cases("moiie/block_*.npz"), cases("moiie/aux_*.npz")
+SCHEMES = {name: json.loads((SHARED / "golden/moiie" / f"{name}.meta.json").read_text())["scheme"] for name in BLOCKS}
 
 
 def load(shared: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -68,12 +36,6 @@ def load(shared: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_every_recorded_case_is_compared(shared: Path) -> None:
-    recorded = {path.stem for path in (shared / "golden" / "moiie").glob("*.npz")}
-    listed = {f"block_{name}" for name in BLOCKS} | set(LOSSES)
-    assert {name for name in recorded if name.startswith(("block_", "aux_"))} == listed
 
 
 def layer_from(data: dict[str, Tensor], meta: dict[str, Any]) -> ModalityMoE:
@@ -115,7 +77,7 @@ def compare_gradients(data: dict[str, Tensor], prefix: str, scalar: Tensor, leav
 @pytest.mark.parametrize("kernel", ["reference", "loop", "grouped"])
 @pytest.mark.parametrize("name", BLOCKS)
 def test_block(shared: Path, name: str, kernel: str) -> None:
-    data, meta = load(shared, f"block_{name}")
+    data, meta = load(shared, name)
     layer = layer_from(data, meta)
     layer.experts.kernel = kernel
     x = data["hidden_states"].requires_grad_()
@@ -146,9 +108,9 @@ def compare_routing(data: dict[str, Tensor], meta: dict[str, Any], layer: Modali
         close(mine, data[f"router_logits_{name}"])
 
 
-@pytest.mark.parametrize("name", [name for name in BLOCKS if not name.startswith("modality_") or "routed" in name])
+@pytest.mark.parametrize("name", [name for name in BLOCKS if SCHEMES[name] != "modality"])
 def test_masked_losses(shared: Path, name: str) -> None:
-    data, meta = load(shared, f"block_{name}")
+    data, meta = load(shared, name)
     layer = layer_from(data, meta)
     x = data["hidden_states"].requires_grad_()
     ids = last_token_as_text(without_padding(data["modality_ids"], data["attention_mask"]))

@@ -20,17 +20,9 @@ from transformers import DynamicCache
 from moiety.config import MoESettings
 from moiety.vlm.model import adopt, with_moe
 from moiety.vlm.upcycle import upcycle
+from tests.goldens import cases
 from tests.tiny import CACHE, TOWER
 
-FULL = [
-    "full_dense_phi3",
-    "full_modality_phi3",
-    "full_modality_routed_phi3",
-    "full_moiie_llama",
-    "full_moiie_phi3",
-    "full_moiie_phi3_text_only",
-    "full_vanilla_phi3",
-]
 EXPERTS = {"modality_routed": {"vision": 4, "text": 4}}
 Case = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -131,7 +123,7 @@ def spliced(case: Case, scheme: str | None = None) -> Any:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("name", cases("moiie/full_*.npz"))
 def test_whole_model_equals_the_released_code(shared: Path, name: str) -> None:
     case = meta, arrays = read(shared, name)
     model = spliced(case).train()
@@ -171,8 +163,9 @@ def test_whole_model_equals_the_released_code(shared: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["moiie", "vanilla", "modality"])
-def test_upcycling_equals_the_released_code(shared: Path, scheme: str) -> None:
-    meta, arrays = read(shared, "upcycle_phi3")
+@pytest.mark.parametrize("name", cases("moiie/upcycle_*.npz"))
+def test_upcycling_equals_the_released_code(shared: Path, name: str, scheme: str) -> None:
+    meta, arrays = read(shared, name)
     dense = adopt(dense_model(meta), MoESettings(scheme="dense"), copy=False)
     load_golden(dense, arrays)
     model = upcycle(dense, settings_of_case(meta, scheme))
@@ -187,7 +180,7 @@ def test_upcycling_equals_the_released_code(shared: Path, scheme: str) -> None:
     close(logits, arrays["dense_logits"][real], "logits of the dense model")
 
 
-@pytest.mark.parametrize("name", ["decode_moiie_phi3", "decode_moiie_phi3_image_last"])
+@pytest.mark.parametrize("name", cases("moiie/decode_*.npz"))
 def test_cached_decoding_equals_the_released_code(shared: Path, name: str) -> None:
     case = _, arrays = read(shared, name)
     model = spliced(case)

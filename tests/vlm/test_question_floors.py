@@ -14,8 +14,15 @@ def asked(question: str, answer: str, kind: str | None = "x") -> Row:
 def test_the_most_frequent_answer_is_given() -> None:
     train = [asked("q", "a"), asked("q", "a"), asked("r", "b"), asked("s", "c"), asked("s", "c"), asked("s", "c")]
     test = [asked("q", "A "), asked("r", "b"), asked("r", "c"), asked("unseen", "c"), asked("q", "b", None)]
-    assert majority_floor(train, test) == {"x": 0.5, "untyped": 0.0}
-    assert question_only_floor(train, test) == {"x": 0.75, "untyped": 0.0}
+    assert majority_floor(train, test) == {"x": 0.5}
+    assert question_only_floor(train, test) == {"x": 0.75}
+
+
+def test_a_type_that_training_lacks_has_no_floor_and_one_that_is_never_right_has_zero() -> None:
+    test = [asked("q", "b", None), asked("q", "b", "y"), asked("q", "b", "x")]
+    for floor in (majority_floor, question_only_floor):
+        assert floor([asked("q", "a")], test) == {"x": 0.0}
+        assert floor([], test) == {}
 
 
 def test_equal_counts_do_not_depend_on_the_order() -> None:

@@ -61,7 +61,9 @@ def score(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Folder with its files, in any layout of docs/benchmarks.md.")
     ],
-    answers: Annotated[list[Path], typer.Argument(metavar="ANSWERS...", help="Answers by id: .jsonl or .json.")],
+    answers: Annotated[
+        list[Path], typer.Argument(metavar="ANSWERS...", help="Files or folders of answers, see docs/benchmarks.md.")
+    ],
     scorer: Rule = None,
     limit: Limit = None,
     graded: Annotated[
@@ -69,18 +71,16 @@ def score(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score answers that are there already, made here or elsewhere; ids must fit exactly."""
+    """Score answers that are there already, made here or by another tool; each needs its question."""
     from moiety.evaluate.benchmarks.graded import score_graded
     from moiety.evaluate.benchmarks.run import score_answers
 
     if graded and scorer is not None:
         raise ValueError(f"--graded has one rule, the grader's own; leave out --scorer {scorer}")
-    if len(answers) > 1 and not graded:
-        raise ValueError(f"{len(answers)} files of answers; only what a grader wrote (--graded) comes in several")
     if graded:
         result = score_graded(benchmark, data, answers, limit)
     else:
-        result, _ = score_answers(benchmark, data, answers[0], scorer, limit)
+        result, _ = score_answers(benchmark, data, answers, scorer, limit)
     if as_json:
         show_json(result.to_dict())
         return
@@ -93,6 +93,8 @@ def score_table(result: BenchmarkScore) -> Any:
 
     name, value, interval = shown(result)
     others = [(key, f"{number:.2f}", "") for key, number in result.numbers.items() if key != result.headline[0]]
+    if result.unread is not None:
+        others.append(("answers not read", f"{result.unread:,} of {result.num_questions:,}", ""))
     title = f"{named(result.benchmark, result.part)}, rule {result.rule}, {result.num_questions:,} questions"
     return table(
         title, ("number", "#value", "#95 %"), [(name, value, interval), *others], "\n".join(result.notes) or None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from moiety.compare.page import report_page
@@ -10,7 +11,8 @@ from moiety.compare.plot import draw
 from moiety.compare.summary import Comparison, Floors
 from moiety.compare.table import csv_text, json_text, markdown
 from moiety.config import Recipe
-from moiety.evaluate.report import UNTYPED
+from moiety.evaluate.report import UNTYPED, types_of
+from moiety.evaluate.tasks import task_of
 from moiety.saving import write_atomically
 from moiety.vlm.floors import majority_floor, question_only_floor
 from moiety.vlm.rows import Row, load_rows
@@ -27,23 +29,32 @@ def questions_of(recipe: Recipe) -> list[Row]:
 
 
 def floors_of(recipe: Recipe, questions: Sequence[Row]) -> dict[str, Floors]:
-    """Type -> what training answers alone, or guessing, reach on `questions`."""
+    """Type as it is scored -> what training answers alone, or guessing, reach; None where training lacks the type."""
     files = dict.fromkeys(name for stage in recipe.stages for name in stage.data)
     types = {row.type for row in questions}
     train = [row for row in load_rows([Path(recipe.data.root) / name for name in files]) if row.type in types]
-    majority, question_only = majority_floor(train, questions), question_only_floor(train, questions)
+    names = types_of(questions)
+    named = [replace(row, type=name) for row, name in zip(questions, names, strict=True)]
+    train = [replace(row, type=_type_of(row, set(names))) for row in train]
+    majority, question_only = majority_floor(train, named), question_only_floor(train, named)
     chances: dict[str, list[float]] = {}
-    for row in questions:
+    for row, name in zip(questions, names, strict=True):
         if row.choices:
-            chances.setdefault(row.type or UNTYPED, []).append(1 / len(row.choices))
+            chances.setdefault(name, []).append(1 / len(row.choices))
     return {
         name: Floors(
-            majority=majority[name],
-            question_only=question_only[name],
+            majority=majority.get(name),
+            question_only=question_only.get(name),
             chance=sum(chances[name]) / len(chances[name]) if name in chances else None,
         )
-        for name in majority
+        for name in dict.fromkeys(names)
     }
+
+
+def _type_of(row: Row, scored: Container[str]) -> str:
+    """The type of a training row under the names that questions are scored under."""
+    name = row.type or UNTYPED
+    return name if name in scored else f"{name} ({task_of(row).name})"
 
 
 def write_outcome(comparison: Comparison, pictures: Mapping[str, Path] | None = None) -> None:

@@ -20,7 +20,7 @@ from moiety.compare.records import RunRecord, run_name, save_record
 from moiety.compare.summary import Comparison, Floors
 from moiety.comparison import MEAN_OF_TYPES
 from moiety.config import Recipe
-from moiety.evaluate.report import UNTYPED
+from moiety.evaluate.report import types_of
 from moiety.evaluate.run import evaluate_model
 from moiety.groups import nearest_name
 from moiety.moe.routers import resolve
@@ -263,7 +263,7 @@ def _dry(recipe: Recipe, schemes: Sequence[str], pairs: Sequence[tuple[str, int]
         rows=[scheme.row for scheme in _plan_only(recipe, schemes)],
         reference=recipe.moe.scheme,
         records=(),
-        floors=dict.fromkeys({row.type or UNTYPED for row in questions_of(recipe)}, Floors()),
+        floors=dict.fromkeys(types_of(questions_of(recipe)), Floors()),
         planned=pairs,
         context={"stages": [asdict(stage) for stage in stages], "recipe": recipe.model_dump(mode="json")},
         folder=Path(recipe.output),

@@ -12,6 +12,7 @@ from moiety.intervals import Estimate, wilson_interval
 from moiety.vlm.rows import Row
 
 UNTYPED = "untyped"
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,13 @@ class TypeScore:
     """Score of one type of question in one run.
 
     Args:
-        type: The rows' `type`.
-        task: Name of the task that scored it, a key of ``TASKS``; several are joined by ``+``.
+        type: The rows' `type`; with the task behind it where rows of one type are scored by several tasks.
+        task: Name of the task that scored it, a key of ``TASKS``.
         num_questions: Rows scored.
         accuracy: Share of right answers with its Wilson interval, all in 0..1.
         metrics: Further numbers of the task, such as ``f1`` and ``yes_rate``.
         conflict: Evidence against memory, where rows carry a ``prior_answer``.
+        num_unreadable: Answers in which the task found no letter, no yes or no; None: it takes any text for an answer.
     """
 
     type: str
@@ -50,11 +52,14 @@ class TypeScore:
     accuracy: Estimate
     metrics: Mapping[str, float] = field(default_factory=dict)
     conflict: Conflict | None = None
+    num_unreadable: int | None = None
 
     @property
     def more(self) -> str:
         """Everything beside accuracy in one line, in percent."""
-        parts = [f"{name} {100 * value:.1f}" for name, value in self.metrics.items()]
+        parts = [f"{name} {100 * value:.1f}" for name, value in self.metrics.items() if name != UNREADABLE]
+        if self.num_unreadable is not None:
+            parts.append(f"{UNREADABLE} {self.num_unreadable:,} of {self.num_questions:,}")
         if self.conflict is not None:
             shown = {"ConR": self.conflict.evidence, "MemR": self.conflict.memory, "MR": self.conflict.ratio}
             parts += [f"{name} {percent(value)}" for name, value in shown.items() if value is not None]
@@ -89,7 +94,7 @@ class EvaluationResult:
             "overall": asdict(self.overall),
             "mean_of_types": self.mean_of_types,
             "seconds": self.seconds,
-            "rules": {name: TASKS[name].rule for score in self.types.values() for name in score.task.split("+")},
+            "rules": {score.task: TASKS[score.task].rule for score in self.types.values()},
         }
 
     def table(self) -> list[dict[str, str]]:
@@ -129,23 +134,41 @@ def score_predictions(rows: Sequence[Row], predictions: Mapping[str, str], secon
     if missing:
         raise ValueError(f"{len(missing)} of {len(rows)} rows have no prediction, first {missing[0]!r}")
     by_type: dict[str, list[Row]] = {}
-    for row in rows:
-        by_type.setdefault(row.type or UNTYPED, []).append(row)
+    for row, name in zip(rows, types_of(rows), strict=True):
+        by_type.setdefault(name, []).append(row)
     types = {name: _score_type(name, members, predictions) for name, members in by_type.items()}
     num_right = sum(round(score.accuracy.mean * score.num_questions) for score in types.values())
     return EvaluationResult(types, wilson_interval(num_right, len(rows)), seconds, dict(predictions))
 
 
+def types_of(rows: Sequence[Row]) -> list[str]:
+    """The type under which each row is scored: its own, and its task behind that where one name has several tasks.
+
+    Two files may use one name for questions of different kinds; an accuracy over both would be of neither.
+
+    Example:
+        >>> from moiety.vlm.rows import Turn
+        >>> said = [Row(str(n), (Turn("user", "?"),), answers=(a,), type="k") for n, a in enumerate(("yes", "red"))]
+        >>> types_of(said[:1]), types_of(said)
+        (['k'], ['k (yes_no)', 'k (exact)'])
+    """
+    named = [(row.type or UNTYPED, task_of(row).name) for row in rows]
+    tasks: dict[str, set[str]] = {}
+    for name, task in named:
+        tasks.setdefault(name, set()).add(task)
+    return [f"{name} ({task})" if len(tasks[name]) > 1 else name for name, task in named]
+
+
 def _score_type(name: str, rows: Sequence[Row], predictions: Mapping[str, str]) -> TypeScore:
-    tasks = [task_of(row) for row in rows]
-    truths = [task.truth(row) for task, row in zip(tasks, rows, strict=True)]
-    readings = [task.read(predictions[row.id], row) for task, row in zip(tasks, rows, strict=True)]
+    task = task_of(rows[0])
+    truths = [task.truth(row) for row in rows]
+    readings = [task.read(predictions[row.id], row) for row in rows]
     num_right = sum(truth == reading for truth, reading in zip(truths, readings, strict=True))
-    names = sorted({task.name for task in tasks})
-    metrics = tasks[0].metrics(truths, readings) if len(names) == 1 else {}
     counts = conflict_counts(truths, [prior_of(row) for row in rows], readings)
+    unreadable = None if task.reads_all else readings.count(None)
+    metrics = task.metrics(truths, readings)
     accuracy = wilson_interval(num_right, len(rows))
-    return TypeScore(name, "+".join(names), len(rows), accuracy, metrics, _conflict(*counts))
+    return TypeScore(name, task.name, len(rows), accuracy, metrics, _conflict(*counts), unreadable)
 
 
 def _conflict(num_questions: int, with_evidence: int, with_memory: int) -> Conflict | None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from moiety.evaluate.scorers import (
     LETTERS,
     exact_match,
-    first_word_verdict,
     normalise,
     option_letter,
     yes_no_metrics,
 )
+from moiety.evaluate.statements import stated_letter, stated_word, without_wrappers
 from moiety.vlm.floors import accepted_answers
 from moiety.vlm.rows import Row
 
@@ -29,6 +29,7 @@ class Task:
         applies: Whether a row is of this kind.
         truth: The right answer of a row in the form that `read` gives.
         read: What the model's text says; None: unreadable.
+        reads_all: Whether every text is an answer, so that none is unreadable.
         metrics: Further numbers from all truths and readings, besides accuracy.
     """
 
@@ -38,6 +39,7 @@ class Task:
     truth: Callable[[Row], str]
     read: Callable[[str, Row], str | None]
     metrics: Metrics = lambda truths, readings: {}
+    reads_all: bool = False
 
 
 def _is_yes_no(row: Row) -> bool:
@@ -57,31 +59,33 @@ def _choice_truth(row: Row) -> str:
 def _read_exact(text: str, row: Row) -> str:
     """The first accepted answer if the text is any of them, so that truth and reading compare equal."""
     answers = accepted_answers(row)
-    return normalise(answers[0]) if exact_match(text, answers) else normalise(text)
+    bare = next((said for said in (text, *without_wrappers(text)) if exact_match(said, answers)), None)
+    return normalise(answers[0]) if bare is not None else normalise(text)
 
 
 TASKS: Mapping[str, Task] = {
     "choice": Task(
         "choice",
-        "letter of the option: first letter, `answer is X`, or the option's own words",
+        "letter of the option, wrappers taken off: the last `answer is X`, the first letter, or the option's own words",
         applies=lambda row: bool(row.choices),
         truth=_choice_truth,
-        read=lambda text, row: option_letter(text, row.choices),
+        read=lambda text, row: stated_letter(text, row.choices),
     ),
     "yes_no": Task(
         "yes_no",
-        "first word is yes or no",
+        "yes or no, wrappers taken off: the last `answer is yes`, or the first word",
         applies=_is_yes_no,
         truth=lambda row: normalise(accepted_answers(row)[0]),
-        read=lambda text, row: first_word_verdict(text),
+        read=lambda text, row: stated_word(text),
         metrics=yes_no_metrics,
     ),
     "exact": Task(
         "exact",
-        "equal to an accepted answer after lower-casing and stripping",
+        "equal to an accepted answer after lower-casing and stripping, wrappers and a full stop taken off",
         applies=lambda row: True,
         truth=lambda row: normalise(accepted_answers(row)[0]),
         read=_read_exact,
+        reads_all=True,
     ),
 }
 

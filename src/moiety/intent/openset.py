@@ -6,6 +6,7 @@ of scope.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -129,17 +130,23 @@ def _fpr_at(scores: np.ndarray, y: np.ndarray, recall: float) -> float:
 def open_set_metrics(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, float]:
     """Grades of decisions over all classes and out-of-scope (position `num_classes`), each in 0..1.
 
-    Every class counts, also one that never occurs (its F1 is 0): the last row is out-of-scope whatever occurs.
+    Means run over the classes that occur in truth or prediction; the F1 of another is undefined, NaN, not 0. The last
+    row is out-of-scope whatever occurs.
 
     Source:
-        As MIntRec2.0's released metrics, with an explicit list of labels.
+        As MIntRec2.0's released metrics, which take the last label that occurs for out-of-scope.
+
+    Example:
+        >>> open_set_metrics(np.array([0, 2]), np.array([0, 2]), 2)["oid_f1"]
+        1.0
     """
     table = confusion_matrix(truth, predicted, labels=np.arange(num_classes + 1)).astype(float)
     hits, asked, said = table.diagonal(), table.sum(1), table.sum(0)
-    f1 = np.divide(2 * hits, asked + said, out=np.zeros_like(hits), where=asked + said > 0)
+    f1 = np.divide(2 * hits, asked + said, out=np.full_like(hits, np.nan), where=asked + said > 0)
+    known = f1[:num_classes][~np.isnan(f1[:num_classes])]
     return {
         "oid_acc": float(hits.sum() / max(table.sum(), 1)),
-        "oid_f1": float(f1.mean()),
-        "f1_known": float(f1[:num_classes].mean()),
+        "oid_f1": float(np.nanmean(f1)) if table.any() else math.nan,
+        "f1_known": float(known.mean()) if len(known) else math.nan,
         "f1_open": float(f1[num_classes]),
     }

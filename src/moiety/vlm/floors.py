@@ -21,7 +21,7 @@ def question_only_floor(train: Sequence[Row], test: Sequence[Row]) -> dict[str, 
         test: Rows that are scored.
 
     Returns:
-        Type -> accuracy in 0..1, in the order the types first appear in `test`.
+        Type -> accuracy in 0..1, in the order the types first appear in `test`; without types that `train` lacks.
 
     Raises:
         ValueError: a row has no answer.
@@ -39,7 +39,7 @@ def majority_floor(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float
         test: Rows that are scored.
 
     Returns:
-        Type -> accuracy in 0..1, in the order the types first appear in `test`.
+        Type -> accuracy in 0..1, in the order the types first appear in `test`; without types that `train` lacks.
 
     Raises:
         ValueError: a row has no answer.
@@ -78,5 +78,7 @@ def _most_frequent(rows: Sequence[Row], key: Callable[[Row], object]) -> dict[ob
 def _accuracy(rows: Sequence[Row], guess: Callable[[Row], str | None]) -> dict[str, float]:
     hits: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        hits[row.type or "untyped"].append(guess(row) in accepted_answers(row))
+        guessed = guess(row)
+        if guessed is not None:  # without a training answer of that type there is no floor, which is not a floor of 0
+            hits[row.type or "untyped"].append(guessed in accepted_answers(row))
     return {name: sum(found) / len(found) for name, found in hits.items()}

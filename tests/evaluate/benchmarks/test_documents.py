@@ -24,10 +24,11 @@ def test_docvqa_equals_the_released_scorers(shared: Path, rule: str) -> None:
     answers = {str(line["questionId"]): line["text"] for line in lines}
     score = checked_score(DOCVQA, rows, answers, rule)
     assert score.headline[1] == pytest.approx(100 * golden_scores(shared, "docvqa")[rule]["anls"], abs=1e-9)
-    left_out = rule == "stvqa"
+    left_out = sum(line["stvqa_score"] is None for line in lines) if rule == "stvqa" else 0
     assert score.correct is not None
-    assert len(score.correct) == 241 - left_out
-    assert score.notes == (("1 questions with empty answer and label are left out",) if left_out else ())
+    assert len(score.correct) == len(lines) - left_out
+    told = f"{left_out} questions with empty answer and label are left out"
+    assert score.notes == ((told,) if left_out else ())
 
 
 def test_docvqa_interval_bears_questions_that_are_left_out() -> None:
@@ -100,7 +101,7 @@ def test_chartqa_files(tmp_path: Path) -> None:
 # -- OCRBench ----------------------------------------------------------------------------------------------------------
 def test_ocrbench_equals_the_released_scorer(shared: Path) -> None:
     lines = golden_rows(shared, "ocrbench")
-    assert len(lines) == 120
+    assert lines
     rows = [
         asked(
             str(number),

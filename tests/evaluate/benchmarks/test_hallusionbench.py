@@ -62,7 +62,7 @@ def test_plain_verdicts_as_a_judge_would_give_them() -> None:
     score = HALLUSIONBENCH.score(rows, {"0": "I cannot tell.", "1": "No.", "2": "no"})
     assert score.headline == ("aAcc", pytest.approx(200 / 3))
     assert (score.numbers["qAcc"], score.numbers["fAcc"], score.numbers["visual_illusion"]) == (0, 50, 100)
-    assert score.notes == ("1 answers do not begin with yes or no: unclear",)
+    assert score.unread == 1
 
 
 def test_the_official_file(shared: Path, tmp_path: Path) -> None:

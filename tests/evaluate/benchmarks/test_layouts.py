@@ -41,7 +41,7 @@ def test_what_lies_there_and_was_not_asked_is_noted(tmp_path: Path) -> None:
     right = pope_mixed(tmp_path)
     write_lines(tmp_path / "answers.jsonl", [{"id": name, "text": text} for name, text in right.items()])
     score, _ = score_answers("pope", tmp_path, tmp_path / "answers.jsonl")
-    assert score.notes == ("asked on coco alone; gqa lies there, too: give it a folder of its own",)
+    assert score.notes[0] == "asked on coco alone; gqa lies there, too: give it a folder of its own"
     assert "adversarial F1" not in score.numbers
 
 

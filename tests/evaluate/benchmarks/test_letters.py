@@ -27,7 +27,7 @@ def test_weighed_letter_equals_the_public_extraction(shared: Path) -> None:
     ("text", "letter"),
     [
         *(("B", "B"), ("b", "B"), (" (C)\n", "C"), ("**A**", "A"), ("（B）", "B"), ("B，pear", "B"), ("C：plum", "C")),
-        *(("A\nbecause", "A"), ("B) pear", "B"), ("c. plum", "C"), ("'B'", None), ('"B"', "B")),
+        *(("A\nbecause", "A"), ("B) pear", "B"), ("c. plum", "C"), ("'B'", "B"), ('"B"', "B")),
         *(("The answer is (B).", "B"), ("The best option is A, not B.", "A"), ("Answer:C", "C"), ("Option B", "B")),
         *(("I think it is (C) because", "C"), ("Both (A) and (B)", None), ("plum", "C"), ("PEAR..", "B")),
         *(("the answer is a pear", None), ("A pear", None), ("DNA", None), ("D", None), ("", None), ("(D) plum", None)),

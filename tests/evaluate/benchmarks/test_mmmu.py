@@ -30,7 +30,7 @@ CHOICE = "multiple-choice"
 # -- MMMU --------------------------------------------------------------------------------------------------------------
 def test_letters_equal_both_public_extractions(shared: Path) -> None:
     lines = golden_rows(shared, "mmmu", "letters.jsonl")
-    assert len(lines) == 150
+    assert lines
     for line in lines:
         assert (official_letter(line["text"], line["options"]) or "random") == line["mmmu_official"]
         assert (lmms_letter(line["text"], line["options"]) or "random") == line["lmms_eval"]

@@ -37,6 +37,8 @@ class BenchmarkScore:
         part: What of the benchmark was asked; empty: all of it. Filled in by :meth:`Benchmark.score`.
         statistic: Headline from one weight a question (aligned with the rows); the weights of a resample count how
             often each was drawn. With all weights 1 it gives the headline. None: no interval.
+        unread: Answers in which the rule finds no letter, no yes or no; a rule that takes every text for something has
+            the number that rule ``sound`` cannot read. None: of a rule that compares whole texts.
     """
 
     benchmark: str
@@ -49,6 +51,7 @@ class BenchmarkScore:
     interval: Estimate | None = None
     part: str = ""
     statistic: Statistic | None = field(default=None, repr=False, compare=False)
+    unread: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without the marks of single questions."""
@@ -60,6 +63,7 @@ class BenchmarkScore:
             "interval": None if self.interval is None else asdict(self.interval),
             "numbers": dict(self.numbers),
             "num_questions": self.num_questions,
+            "unread": self.unread,
             "notes": list(self.notes),
         }
 
@@ -71,6 +75,7 @@ def mean_score(
     correct: Mapping[str, float],
     numbers: Mapping[str, float] | None = None,
     notes: tuple[str, ...] = (),
+    unread: int | None = None,
 ) -> BenchmarkScore:
     """The score of a benchmark whose headline is the mean over its questions, in percent.
 
@@ -81,6 +86,7 @@ def mean_score(
         correct: Row id -> mark in 0..1, in the order of the rows.
         numbers: Further numbers; the mean is put before them.
         notes: See :class:`BenchmarkScore`.
+        unread: See there, too.
     """
     marks = np.array(list(correct.values()), dtype=np.float64)
     value = 100 * float(marks.mean())
@@ -88,15 +94,9 @@ def mean_score(
     def mean(weights: NDArray[np.float64]) -> float:
         return 100 * float(weights @ marks / weights.sum())
 
+    means = {headline: value, **(numbers or {})}
     return BenchmarkScore(
-        benchmark,
-        rule,
-        (headline, value),
-        {headline: value, **(numbers or {})},
-        len(marks),
-        correct,
-        notes,
-        statistic=mean,
+        benchmark, rule, (headline, value), means, len(marks), correct, notes, statistic=mean, unread=unread
     )
 
 

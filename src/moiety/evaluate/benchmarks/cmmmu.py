@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
@@ -30,6 +29,7 @@ from moiety.evaluate.benchmarks.letters import stated_letter
 from moiety.evaluate.benchmarks.open_answers import as_number, kept_tails, numbers_in
 from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Readable, Release
+from moiety.evaluate.wrappers import answer_parts
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 CHOICE, BLANK, JUDGE = "选择", "填空", "判断"
@@ -184,8 +184,10 @@ def sound_letters(text: str, choices: Sequence[str]) -> str:
     Example:
         >>> [sound_letters(text, "wxyz") for text in ("A、C", "答案是（B）", "DNA", "选AC", "The answer is D.", "ABD")]
         ['AC', 'B', '', 'AC', 'D', 'ABD']
+        >>> [sound_letters(text, "wxyz") for text in ("<think>A？</think>\\boxed{AC}", "选A。不，选C")]
+        ['AC', 'C']
     """
-    bare = unicodedata.normalize("NFKC", text).replace("*", "").strip()
+    bare = answer_parts(text)[0].text
     stated = _STATED_LETTERS.findall(bare)
     said = bare if _ONLY_LETTERS.fullmatch(bare) else stated[-1] if stated else None
     if said is not None:
@@ -251,17 +253,31 @@ def judged(text: str, true_first: bool) -> str | None:
 
 def mark(row: Row, text: str, rule: str) -> float:
     """Share of a question that is right: 0 or 1, or what a draw of the released scorer gives in the mean."""
-    answer = row.extra["answer"]
-    official = rule == "official"
+    answer, official = row.extra["answer"], rule == "official"
     if row.type == CHOICE:
         said = (official_letters if official else sound_letters)(text, row.choices)
         if official and text and not said:
             return float(len(answer) == 1) / len(LETTERS)
         return float(said == answer)
     if row.type == BLANK:
-        return float(is_blank_right(text, answer))
-    verdict = judged(text, true_first=official)
+        return float(is_blank_right(text, answer) or (not official and is_blank_right(_bare(text), answer)))
+    verdict = judged(text if official else _bare(text), true_first=official)
     return 0.5 if official and verdict is None else float(verdict == answer)
+
+
+def is_read(row: Row, text: str, rule: str) -> bool:
+    """Whether a rule finds letters or a judgement in a text; a filled blank is read where there is one."""
+    official = rule == "official"
+    if row.type == CHOICE:
+        return bool((official_letters if official else sound_letters)(text, row.choices))
+    if row.type == BLANK:
+        return bool(text.strip())
+    return judged(text if official else _bare(text), true_first=official) is not None
+
+
+def _bare(text: str) -> str:
+    """The surest piece of a text, without thinking and wrappers."""
+    return answer_parts(text)[0].text
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
@@ -281,7 +297,9 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     means = percent_by(rows, correct, lambda row: CATEGORIES[row.extra["category"]])
     drawn = sum(0 < value < 1 for value in correct.values())
     notes = (f"{drawn} answers say nothing and count as one drawn at random",) if drawn else ()
-    return mean_score("cmmmu", rule, "accuracy", correct, {str(key): value for key, value in means.items()}, notes)
+    numbers = {str(key): value for key, value in means.items()}
+    unread = sum(not is_read(row, answers[row.id], rule) for row in rows)
+    return mean_score("cmmmu", rule, "accuracy", correct, numbers, notes, unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:

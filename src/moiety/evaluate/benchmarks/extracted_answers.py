@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moiety.evaluate.benchmarks.anls import edit_distance
-from moiety.evaluate.scorers import LETTERS, normalise, option_letter
+from moiety.evaluate.scorers import LETTERS, normalise
+from moiety.evaluate.statements import stated_answer, stated_letter
 
 _BRACKETED = re.compile(r"\(([a-zA-Z])\)")
 _LAST_LETTER = re.compile(r"(?<![\w'])([A-Z])\.?$")
@@ -90,9 +91,9 @@ def lmms_verdict(extraction: str, wanted: Wanted) -> bool:
 def sound_verdict(text: str, wanted: Wanted) -> bool:
     """Our rule: the option that is named, the last number, the last list; what cannot be read is wrong.
 
-    An option is named by :func:`moiety.evaluate.scorers.option_letter`, else by the last letter in brackets, else by a
-    capital letter at the very end. Nothing is guessed, so no answer scores nothing. A number must be the right one: 7.7
-    is not 7; where one decimal is wanted 5.04 is 5.0 and 5.06 is not.
+    An option is named by :func:`moiety.evaluate.statements.stated_letter`, else by the last letter in brackets, else by
+    a capital letter at the very end. Nothing is guessed, so no answer scores nothing. A number must be the right one:
+    7.7 is not 7; where one decimal is wanted 5.04 is 5.0 and 5.06 is not.
 
     Example:
         >>> sound_verdict("There are 12, so the answer is 1,024 cm.", Wanted("1024", "integer"))
@@ -102,6 +103,7 @@ def sound_verdict(text: str, wanted: Wanted) -> bool:
     """
     if wanted.choices:
         return _named_option(text, wanted.choices) == wanted.answer
+    text = stated_answer(text)
     if wanted.answer_type == "list":
         found = _LIST.findall(text)
         return bool(found) and _entries(found[-1]) == _entries(wanted.answer.strip("[]"))
@@ -113,9 +115,17 @@ def sound_verdict(text: str, wanted: Wanted) -> bool:
     return normalise(text).rstrip(".") == normalise(wanted.answer).rstrip(".")
 
 
+def is_read(text: str, wanted: Wanted) -> bool:
+    """Whether our rule finds what is wanted in a text, an option, a number or a list."""
+    if wanted.choices:
+        return _named_option(text, wanted.choices) is not None
+    found = {"list": _LIST.findall, "integer": numbers_in, "float": numbers_in, "text": str.strip}
+    return bool(found[wanted.answer_type](stated_answer(text)))
+
+
 def _named_option(text: str, choices: Sequence[str]) -> str | None:
     """The option that the text names, by our rule for all choices or where the prompt wants the letter: at the end."""
-    letter = option_letter(text, choices)
+    letter = stated_letter(text, choices)
     if letter is None:
         found = _BRACKETED.findall(text) or _LAST_LETTER.findall(text.rstrip())
         letter = found[-1].upper() if found else ""

@@ -3,9 +3,9 @@
 Guan et al. 2023 (2310.14566), `HallusionBench.json`, 1,129 questions. The official score asks a language model whether
 an answer is right; nothing is asked here:
 
-- ``sound`` (default) reads the first word as yes or no and hands that verdict to the official measures, unclear where
-  it is neither. An unclear answer to a question without a figure counts as right, as officially: no answer at all
-  scores the share of those questions (15.8 % of the whole file).
+- ``sound`` (default) reads yes or no by :func:`moiety.evaluate.statements.stated_word` and hands that verdict to the
+  official measures, unclear where it is neither. An unclear answer to a question without a figure counts as right, as
+  officially: no answer at all scores the share of those questions (15.8 % of the whole file).
 - ``official`` repeats the released MoIIE script: it compares each label, which the file stores as text, with a number,
   so that every label is No and the score is the share of answers whose first word is no. ``first word`` among its
   numbers is what it would give on the real labels. No answer scores 0 (the script itself stops there).
@@ -40,7 +40,7 @@ from moiety.evaluate.benchmarks.hallusion_metrics import RIGHT, UNCLEAR, WRONG, 
 from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, hub_layout, parts_by
 from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Release
-from moiety.evaluate.scorers import first_word_verdict
+from moiety.evaluate.statements import stated_word
 from moiety.vlm.rows import Row
 
 QUESTIONS = "HallusionBench.json"
@@ -101,13 +101,13 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
         verdicts: dict[str, str | None] = {row.id: "yes" if "yes" in answers[row.id].lower() else "no" for row in rows}
         judged = judged_by(rows, verdicts)
         numbers = {"qAcc": all_right(judged), "fAcc": all_right(judged, group=lambda row: row.figure)}
-        return _answers_right(rule, rows, judged, numbers)
-    verdicts = {row.id: first_word_verdict(answers[row.id]) for row in rows}
+        unread = sum(stated_word(answers[row.id]) is None for row in rows)
+        return replace(_answers_right(rule, rows, judged, numbers), unread=unread)
+    verdicts = {row.id: stated_word(answers[row.id]) for row in rows}
     judged = judged_by(rows, verdicts)
     numbers = {name: value for name, value in judged_numbers(judged).items() if name != "aAcc"}
     unread = sum(verdict is None for verdict in verdicts.values())
-    notes = (f"{unread} answers do not begin with yes or no: unclear",) if unread else ()
-    return replace(_answers_right(rule, rows, judged, numbers), notes=notes)
+    return replace(_answers_right(rule, rows, judged, numbers), unread=unread)
 
 
 def judged_by(rows: Sequence[Row], verdicts: Mapping[str, str | None]) -> list[Judged]:
@@ -143,7 +143,8 @@ def _released_score(rows: Sequence[Row], answers: Mapping[str, str]) -> Benchmar
     right = sum(words[row.id] == row.answers[0] for row in rows)
     note = "the released script records every label as no; `first word` is its rule on the real labels"
     numbers = {"first word": 100 * right / len(rows)}
-    return mean_score("hallusionbench", "official", "accuracy", recorded, numbers, (note,))
+    unread = sum(word not in ("yes", "no") for word in words.values())
+    return mean_score("hallusionbench", "official", "accuracy", recorded, numbers, (note,), unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:

@@ -1,19 +1,19 @@
-"""Multiple choice: how options are put to a model, and which letter its text names."""
+"""Multiple choice: how options are put to a model, which letter its text names, and how often it names none."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from moiety.evaluate.scorers import LETTERS, normalise
+from moiety.evaluate.scorers import LETTERS
+from moiety.evaluate.statements import stated_letter as stated_letter
+from moiety.vlm.rows import Row
 
 LETTER_REQUEST = "Answer with the option's letter from the given choices directly."
 """The sentence that the LLaVA line puts behind a question with options."""
 
-_OPENING = re.compile(r"\(?(?:([A-Z])(?:[).:,;\n]|$)|([a-z])(?:[).:]|$))")
-_STATED = re.compile(r"(?i:answer|option|choice)(?i: is|:)? *(?:\(([A-Za-z])\)|([A-Z])\b)")
-_BRACKETED = re.compile(r"\(([A-Z])\)")
+Letter = Callable[[str, Sequence[str]], str | None]
+"""(text, options) -> the letter it names, or something that is none."""
 
 
 def lettered(choices: Sequence[str]) -> str:
@@ -31,38 +31,10 @@ def option_prompt(question: str, choices: Sequence[str]) -> str:
     return f"{question}\n{lettered(choices)}\n{LETTER_REQUEST}"
 
 
-def stated_letter(text: str, choices: Sequence[str]) -> str | None:
-    """The option a text names, as a capital letter; None when it names none: the sound rule of all letter benchmarks.
-
-    Full-width signs count as plain ones, emphasis and quotes are looked through. Read in this order: a letter that
-    opens the text (``B``, ``(b)``, ``B. pear``); the last ``answer is B``, ``option: B`` and the like; the only letter
-    in brackets; the very words of one option. A letter beyond the options names none, and nothing is ever guessed.
-
-    Args:
-        text: What the model wrote.
-        choices: Options in the order A, B, C, ...
-
-    Example:
-        >>> said = ("**b**", "(A)", "The answer is A. No, the answer is B.", "Pear.", "a pear", "C")
-        >>> [stated_letter(text, ["apple", "pear"]) for text in said]
-        ['B', 'A', 'B', 'B', None, None]
-    """
-    bare = re.sub(r"[*_`\"]", "", unicodedata.normalize("NFKC", text)).strip()
-    opening = _OPENING.match(bare)
-    named = [opening] if opening else list(_STATED.finditer(bare))[-1:]
-    if named:
-        found = (named[0].group(1) or named[0].group(2)).upper()
-        return found if found in LETTERS[: len(choices)] else None
-    bracketed = set(_BRACKETED.findall(bare)) & set(LETTERS[: len(choices)])
-    if bracketed:
-        return bracketed.pop() if len(bracketed) == 1 else None
-    said = _words(bare)
-    same = [letter for letter, choice in zip(LETTERS, choices, strict=False) if said and _words(choice) == said]
-    return same[0] if len(same) == 1 else None
-
-
-def _words(text: str) -> str:
-    return normalise(text).rstrip(".")
+def unread_letters(rows: Sequence[Row], answers: Mapping[str, str], read_as: Letter) -> int:
+    """How many answers name none of their question's options under a rule."""
+    said = ((read_as(answers[row.id], row.choices), row) for row in rows)
+    return sum(letter not in tuple(LETTERS[: len(row.choices)]) for letter, row in said)
 
 
 # -- the general rule of lmms-eval -------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from moiety.evaluate.benchmarks.entries import (
     texts_in,
     write_document,
 )
-from moiety.evaluate.benchmarks.extracted_answers import Wanted, lmms_verdict, released_verdict, sound_verdict
+from moiety.evaluate.benchmarks.extracted_answers import Wanted, is_read, lmms_verdict, released_verdict, sound_verdict
 from moiety.evaluate.benchmarks.files import read_json
 from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, hub_layout
 from moiety.evaluate.benchmarks.parquet import HubTable
@@ -121,7 +121,8 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     correct = {row.id: float(RULES[rule](answers[row.id], wanted(row))) for row in rows}
     numbers = {str(kind): value for kind, value in percent_by(rows, correct, lambda row: row.type).items()}
     note = "read by rule; published scores let a language model take the answer out of the text"
-    return mean_score("mathvista", rule, "accuracy", correct, numbers, (note,))
+    unread = sum(not is_read(answers[row.id], wanted(row)) for row in rows)
+    return mean_score("mathvista", rule, "accuracy", correct, numbers, (note,), unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:

@@ -17,7 +17,7 @@ from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, aske
 from moiety.evaluate.benchmarks.entries import entry_with
 from moiety.evaluate.benchmarks.files import read_table
 from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, hub_layout
-from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, weighed_letter
+from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, unread_letters, weighed_letter
 from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Readable, Release
 from moiety.evaluate.benchmarks.spreadsheet import write_xlsx
@@ -210,7 +210,10 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     }
     alone = sum(len(marks) == 1 for marks in circles.values())
     notes = (f"{alone} of {len(circles)} questions have no rotation in the table",) if alone else ()
-    return BenchmarkScore("mmbench", rule, headline, numbers, len(rows), correct, notes, statistic=hit_rate)
+    unread = unread_letters(rows, answers, read_as)
+    return BenchmarkScore(
+        "mmbench", rule, headline, numbers, len(rows), correct, notes, statistic=hit_rate, unread=unread
+    )
 
 
 def _question(row: Row) -> int:

@@ -17,7 +17,7 @@ from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, h
 from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Readable, Release, ReleasePictures
 from moiety.evaluate.benchmarks.yes_no import SHORT_ANSWER
-from moiety.evaluate.scorers import first_word_verdict
+from moiety.evaluate.statements import stated_word
 from moiety.vlm.rows import Row
 
 PERCEPTION = (
@@ -147,7 +147,7 @@ def _among_first(text: str) -> str | None:
 
 RULES: Mapping[str, Callable[[str], str | None]] = {
     "official": official_reading,
-    "sound": first_word_verdict,
+    "sound": stated_word,
     "lmms_eval": lmms_reading,
 }
 
@@ -155,14 +155,15 @@ RULES: Mapping[str, Callable[[str], str | None]] = {
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
     """Points: per task 100 for accuracy and 100 for pictures with both answers right; sums over 10 and 4 tasks.
 
-    Perception is 0..2000 and the headline, cognition 0..800. ``sound`` takes the first word; ``lmms_eval`` is
-    :func:`lmms_reading`. Under every rule silence scores 0.
+    Perception is 0..2000 and the headline, cognition 0..800. ``sound`` is
+    :func:`moiety.evaluate.statements.stated_word`, ``lmms_eval`` :func:`lmms_reading`. Silence scores 0 under each.
 
     Source:
         MME evaluation tool, as in AlenjandroWang/MoIIE @ c614868, ``eval/mme/calculation_mme.py``; lmms-eval @ 75571cf.
     """
     read_as = RULES[rule]
-    right = np.array([read_as(answers[row.id]) == row.extra["label"] for row in rows], dtype=np.float64)
+    said = [read_as(answers[row.id]) for row in rows]
+    right = np.array([one == row.extra["label"] for one, row in zip(said, rows, strict=True)], dtype=np.float64)
     of = {task: np.array([row.type == task for row in rows], dtype=np.float64) for task in TASKS}
     numbers_of: dict[str, int] = {}
     picture = np.array([numbers_of.setdefault(row.extra["picture"], len(numbers_of)) for row in rows])
@@ -183,7 +184,10 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     absent = [task for task in TASKS if task not in each]
     notes = (f"sums lack {', '.join(absent)}: not asked",) if absent else ()
     correct = {row.id: float(mark) for row, mark in zip(rows, right, strict=True)}
-    return BenchmarkScore("mme", rule, headline, numbers, len(rows), correct, notes, statistic=perception)
+    unread = said.count(None)
+    return BenchmarkScore(
+        "mme", rule, headline, numbers, len(rows), correct, notes, statistic=perception, unread=unread
+    )
 
 
 class _Pictures:

@@ -18,6 +18,7 @@ from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.benchmarks.yes_no import SHORT_ANSWER
 from moiety.evaluate.scorers import LETTERS
+from moiety.evaluate.wrappers import answer_parts
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 DOMAINS: Mapping[str, tuple[str, ...]] = {
@@ -241,13 +242,22 @@ LETTER_RULES = {"sound": stated_letter, "official": official_letter, "lmms_eval"
 def mark(row: Row, text: str, rule: str) -> float:
     """Share of a question that is right: 0 or 1, and 1 / n where the released scorer draws one of n options."""
     if row.extra["question_type"] != CHOICE:
-        return float(is_open_right(text, row.answers))
+        said = [text, *(part.text for part in answer_parts(text)[:1] if rule == "sound")]
+        return float(any(is_open_right(one, row.answers) for one in said))
     if rule == "parsed":
         return float(text == row.answers[0])
     letter = LETTER_RULES[rule](text, row.choices)
     if letter is None:
         return 0.0 if rule == "sound" else 1 / len(row.choices)
     return float(letter == row.answers[0])
+
+
+def is_read(row: Row, text: str, rule: str) -> bool:
+    """Whether a rule finds an option in a text; a free answer is read where there is one."""
+    if row.extra["question_type"] != CHOICE:
+        return bool(text.strip())
+    letter = text if rule == "parsed" else LETTER_RULES[rule](text, row.choices)
+    return letter in tuple(LETTERS[: len(row.choices)])
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
@@ -259,7 +269,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     - ``lmms_eval``: :func:`lmms_letter`, drawn options likewise.
     - ``parsed``: answers are letters already, as ``eval_mmmu.py`` takes them; ``B.`` is wrong.
 
-    Open questions: :func:`is_open_right` under every rule.
+    Open questions: :func:`is_open_right` under every rule, ``sound`` also without thinking and wrappers.
     """
     correct = {row.id: mark(row, answers[row.id], rule) for row in rows}
     domain_of = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
@@ -269,7 +279,9 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     }
     drawn = sum(0 < value < 1 for value in correct.values())
     notes = (f"{drawn} answers name no option and count as one drawn at random",) if drawn else ()
-    return mean_score("mmmu", rule, "accuracy", correct, {str(key): value for key, value in means.items()}, notes)
+    numbers = {str(key): value for key, value in means.items()}
+    unread = sum(not is_read(row, answers[row.id], rule) for row in rows)
+    return mean_score("mmmu", rule, "accuracy", correct, numbers, notes, unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:

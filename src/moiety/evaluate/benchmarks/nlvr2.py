@@ -2,7 +2,8 @@
 
 Suhr et al. 2019 (1811.00491), development set. No project prescribes a prompt for it; ours is :data:`PROMPT`.
 
-- ``sound`` (default): the first word is true or yes, false or no; anything else is wrong.
+- ``sound`` (default): true or yes, false or no as :func:`moiety.evaluate.statements.stated_word` reads it; anything
+  else is wrong.
 - ``official``: the text equals the label but for case and blanks at its end.
 
 No answer scores 0 under both.
@@ -14,7 +15,6 @@ Source:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -25,24 +25,24 @@ from moiety.evaluate.benchmarks.files import read_entries
 from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, beside, first_of, hub_layout, parts_by
 from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Release
+from moiety.evaluate.statements import stated_word
 from moiety.vlm.rows import Row
 
 SPLITS = ("dev", "test1", "balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1")
 """Those with public labels, the benchmark itself first."""
 _SIDES = (("left_image", "image_0"), ("right_image", "image_1"))
 PROMPT = "{sentence}\nIs this true of the left and the right image? Answer with True or False."
-_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+_WORDS = {"true": "true", "yes": "true", "false": "false", "no": "false"}
 
 
-def first_word_truth(text: str, label: str) -> bool:
-    """Whether the first word says what the label says.
+def stated_truth(text: str, label: str) -> bool:
+    """Whether what the text states is what the label says.
 
     Example:
-        >>> first_word_truth("Yes, it is.", "True"), first_word_truth("untrue", "True")
-        (True, False)
+        >>> stated_truth("Yes, it is.", "True"), stated_truth("untrue", "True"), stated_truth("Answer: no.", "False")
+        (True, False, True)
     """
-    words = re.findall(r"[^\W_]+", text.lower())
-    return bool(words) and _WORDS.get(words[0]) == _WORDS[label.lower()]
+    return stated_word(text, _WORDS) == _WORDS[label.lower()]
 
 
 def same_but_for_case(text: str, label: str) -> bool:
@@ -55,7 +55,7 @@ def same_but_for_case(text: str, label: str) -> bool:
     return text.rstrip().lower() == label.lower()
 
 
-RULES: Mapping[str, Callable[[str, str], bool]] = {"sound": first_word_truth, "official": same_but_for_case}
+RULES: Mapping[str, Callable[[str, str], bool]] = {"sound": stated_truth, "official": same_but_for_case}
 
 
 def read(release: Release) -> Questions:
@@ -116,7 +116,13 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     for row in rows:
         sentences[sentence_of(row)] = sentences.get(sentence_of(row), True) and correct[row.id] == 1
     numbers = {"consistency": 100 * sum(sentences.values()) / len(sentences)}
-    return mean_score("nlvr2", rule, "accuracy", correct, numbers)
+    said = (answers[row.id] for row in rows)
+    official = rule == "official"
+    unread = sum(
+        text.rstrip().lower() not in ("true", "false") if official else stated_word(text, _WORDS) is None
+        for text in said
+    )
+    return mean_score("nlvr2", rule, "accuracy", correct, numbers, unread=unread)
 
 
 NLVR2 = Benchmark(

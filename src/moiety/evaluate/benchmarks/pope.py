@@ -126,8 +126,10 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     """Accuracy, precision, recall, F1 and share of yes per category; the headline is the mean F1 of the categories.
 
     - ``official``: ``no`` if a word of the first sentence is exactly No, no or not, else yes: an empty answer is yes.
-      The default, because every published number rests on it; answers it reads as yes for want of a verdict are noted.
-    - ``sound``: the first word is yes or no, whatever its case; anything else is wrong and counts as no yes.
+      The default, because every published number rests on it; answers without a verdict, which it reads as yes, are
+      counted as not read.
+    - ``sound``: yes or no as :func:`moiety.evaluate.statements.stated_word` reads it; anything else is wrong and counts
+      as no yes.
     - ``lmms_eval``: the whole text is yes or no; else wrong, but neither a false positive nor a miss. ``yes_ratio`` is
       that of the labels.
     - ``vcd``: right if the text contains the label.
@@ -153,10 +155,10 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
         ratio = _label_ratio(labels, of[category]) if rule == "lmms_eval" else found.yes_ratio
         numbers |= {f"{category} F1": 100 * found.f1, f"{category} yes ratio": 100 * ratio}
     correct = {row.id: float(label == verdict) for row, label, verdict in zip(rows, labels, verdicts, strict=True)}
-    unread = sum(POPE_RULES["sound"](answers[row.id], "") is None for row in rows)
-    notes = (f"{unread} answers do not begin with yes or no",) if unread else ()
+    reads = POPE_RULES["lmms_eval" if rule == "lmms_eval" else "sound"]
+    unread = sum(reads(answers[row.id], "") is None for row in rows)
     headline = ("average F1", numbers["average F1"])
-    return BenchmarkScore("pope", rule, headline, numbers, len(rows), correct, notes, statistic=mean_f1)
+    return BenchmarkScore("pope", rule, headline, numbers, len(rows), correct, statistic=mean_f1, unread=unread)
 
 
 def _label_ratio(labels: Sequence[str], chosen: NDArray[np.float64]) -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from moiety.evaluate.statements import stated_answer
+
 TOLERANCE = 0.05
 _DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?", re.ASCII)
 
@@ -23,8 +25,13 @@ def relaxed(text: str, answer: str) -> bool:
         [True, True, True, False, False]
         >>> relaxed("0.0", "0"), relaxed("12%", "0.12"), relaxed("12%", "12"), relaxed("nan", "3")
         (True, True, False, False)
+        >>> relaxed("The answer is 12.", "12"), relaxed("\\boxed{0.5}", "0.5"), relaxed("<think>3</think>Yes", "yes")
+        (True, True, True)
     """
-    given, label = text.strip().lower(), answer.strip().lower()
+    label = answer.strip().lower()
+    if text.strip().lower() == label:
+        return True
+    given = stated_answer(text).rstrip(".").lower()
     if given == label:
         return True
     if not (_DECIMAL.fullmatch(given) and _DECIMAL.fullmatch(label)):

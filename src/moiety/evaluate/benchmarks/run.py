@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from moiety.evaluate.benchmarks.answers import read_answers
+from moiety.evaluate.benchmarks.answers import answered_part, answers_to
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
 from moiety.evaluate.benchmarks.layouts import Questions
 from moiety.evaluate.benchmarks.registry import benchmarks_named
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from moiety.lens.trace_writer import TraceWriter
 
 RESULTS = "benchmarks.json"
-HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %")
+HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %", "#not read")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class BenchmarkRun:
         name = named(self.benchmark, self.part)
         if self.score is None:
             where = "graded elsewhere" if self.answers_file else "graded elsewhere; ask all questions for its file"
-            return [name, "–", asked, where, "–", "–"]
-        return [name, self.score.rule, asked, *shown(self.score)]
+            return [name, "–", asked, where, "–", "–", "–"]
+        unread = "–" if self.score.unread is None else f"{self.score.unread:,}"
+        return [name, self.score.rule, asked, *shown(self.score), unread]
 
 
 def named(benchmark: str, part: str) -> str:
@@ -179,26 +180,32 @@ def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[
 
 
 def score_answers(
-    name: str, data: Path, answers: Path, rule: str | None = None, limit: int | None = None
+    name: str, data: Path, answers: Path | Sequence[Path], rule: str | None = None, limit: int | None = None
 ) -> tuple[BenchmarkScore, int]:
-    """Score a file of answers that was made here or elsewhere; gives the score and the number of all questions.
+    """Score files of answers that were made here or elsewhere; gives the score and the number of all questions.
+
+    What kind of file it was, and how it was joined with the questions, is the first of the score's notes.
 
     Args:
         name: Key of the benchmark.
         data: Folder with its official files.
-        answers: See :func:`moiety.evaluate.benchmarks.answers.read_answers`.
+        answers: See :func:`moiety.evaluate.benchmarks.answers.answers_to`.
         rule: Rule set.
         limit: The answers are those to the first so many questions.
 
     Raises:
         FileNotFoundError: files are missing.
-        ValueError: answers and questions do not fit each other by id, see
+        ValueError: answers and questions do not fit each other, see
             :meth:`moiety.evaluate.benchmarks.benchmark.Benchmark.check_ids`.
     """
     benchmark = benchmarks_named([name])[0]
     questions = benchmark.questions(data)
     asked = benchmark.first(questions.rows, limit)
-    score = benchmark.score(asked, read_answers(answers), rule)
+    found = answers_to(name, asked, [answers] if isinstance(answers, Path) else answers)
+    answered, told = answered_part(name, asked, found.texts)
+    score = benchmark.score(answered, found.texts, rule)
+    read = tuple(f"answers: {kind}" for kind in found.kinds)
+    score = replace(score, notes=(*read, *told, *found.notes, *score.notes))
     return with_reading(score, questions), len(questions.rows)
 
 

@@ -12,7 +12,7 @@ from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, aske
 from moiety.evaluate.benchmarks.entries import NOTHING, entry_with, list_in, object_in, texts_in
 from moiety.evaluate.benchmarks.files import read_json
 from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, beside, hub_layout, parts_by
-from moiety.evaluate.benchmarks.letters import LETTER_REQUEST, stated_letter
+from moiety.evaluate.benchmarks.letters import LETTER_REQUEST, stated_letter, unread_letters
 from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.scorers import LETTERS
@@ -200,7 +200,8 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     correct = {row.id: float(read_as(answers[row.id], row.choices) == row.extra["answer"]) for row in rows}
     seen = [correct[row.id] for row in rows if row.extra["has_image"]]
     numbers = {"with picture": 100 * float(np.mean(seen))} if seen else {}
-    return mean_score("scienceqa", rule, "accuracy", correct, numbers)
+    unread = unread_letters(rows, answers, read_as)
+    return mean_score("scienceqa", rule, "accuracy", correct, numbers, unread=unread)
 
 
 SCIENCEQA = Benchmark(

@@ -12,7 +12,7 @@ from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore, aske
 from moiety.evaluate.benchmarks.entries import Kinds, entry_with, list_in
 from moiety.evaluate.benchmarks.files import read_json
 from moiety.evaluate.benchmarks.layouts import LLAVA, SITE, Layout, Questions, beside, hub_layout, parts_by
-from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter
+from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, unread_letters
 from moiety.evaluate.benchmarks.parquet import HubTable
 from moiety.evaluate.benchmarks.release import Release
 from moiety.evaluate.scorers import LETTERS
@@ -105,7 +105,8 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     }
     types = {str(key): value for key, value in percent_by(rows, correct, lambda row: row.type).items()}
     numbers = dict([headline]) | {"all": 100 * float(marks.mean())} | means | types
-    return BenchmarkScore("seed", rule, headline, numbers, len(rows), correct, statistic=accuracy)
+    unread = unread_letters(rows, answers, read_as)
+    return BenchmarkScore("seed", rule, headline, numbers, len(rows), correct, statistic=accuracy, unread=unread)
 
 
 SEED = Benchmark(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moiety.evaluate.scorers import first_word_verdict, official_verdict, whole_text_verdict
+from moiety.evaluate.scorers import official_verdict, whole_text_verdict
+from moiety.evaluate.statements import stated_word
 
 Verdict = Callable[[str, str], str | None]
 """(text, label) -> ``yes``, ``no`` or None: neither."""
@@ -34,7 +35,7 @@ def contained_verdict(text: str, label: str) -> str:
 
 POPE_RULES: Mapping[str, Verdict] = {
     "official": lambda text, label: official_verdict(text),
-    "sound": lambda text, label: first_word_verdict(text),
+    "sound": lambda text, label: stated_word(text),
     "lmms_eval": lambda text, label: whole_text_verdict(text),
     "vcd": contained_verdict,
 }
