@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+STOPPED = 130
 RESUMABLE = {"train", "compare", "evaluate", "demo"}
 # An error with its last frame in one of these packages was raised on purpose, with a text for the user.
 SPEAKING_PACKAGES = {"moiety", "pydantic"}
@@ -42,7 +43,7 @@ class Door(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             say(farewell(ctx.invoked_subcommand))
-            raise typer.Exit(130) from stop
+            raise typer.Exit(STOPPED) from stop
         except CheckFailed as failed:
             raise typer.Exit(1) from failed
         except Exception as error:
