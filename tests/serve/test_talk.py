@@ -218,7 +218,7 @@ def test_a_stream_that_nobody_begins_to_read_ends_too() -> None:
     body = json.dumps({"messages": [user(QUESTION)], "stream": True}).encode()
     scope = {
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "root_path": "",
-        "headers": [(b"content-type", b"application/json")], "asgi": {"spec_version": "2.4"},
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "asgi": {"spec_version": "2.4"},
     }  # fmt: skip
 
     async def receive() -> dict[str, Any]:

@@ -31,8 +31,12 @@ class Limits:
         max_body_bytes: Bytes of one request.
         max_images: Pictures of one request.
         max_pixels: Pixels of all pictures of one request.
-        max_waiting: Requests that are read, waiting or answered at the same time.
+        max_waiting: Requests that arrived whole and are waiting or answered at the same time.
+        max_arriving_bytes: Of all bodies that are still on their way; beyond it the long ones are sent away.
+        head_seconds: Time for the head of a request, for the first bytes of its body, and for a client that does not
+            read its answer.
         body_seconds: Time in which a request must have arrived.
+        least_bytes_a_second: What a body must bring from then on.
     """
 
     max_new_tokens: int = 512
@@ -40,7 +44,10 @@ class Limits:
     max_images: int = 16
     max_pixels: int = 50_000_000
     max_waiting: int = 32
+    max_arriving_bytes: int = 256 * 2**20
+    head_seconds: float = 10.0
     body_seconds: float = 60.0
+    least_bytes_a_second: int = 2**14
 
 
 class Refusal(Exception):
