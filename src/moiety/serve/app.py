@@ -22,7 +22,8 @@ from starlette.types import Receive, Scope, Send
 from moiety.serve.answering import FAILED, ChatHandler, Generation
 from moiety.serve.arriving import Arriving, busy
 from moiety.serve.pictures import decode_pictures
-from moiety.serve.request import Refusal, read_request
+from moiety.serve.refusal import Refusal
+from moiety.serve.request import read_request
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ import asyncio
 
 from starlette.requests import Request
 
-from moiety.serve.request import Limits, Refusal
+from moiety.serve.refusal import Refusal
+from moiety.serve.request import Limits
 
 HEARD_OUT = 8
 """Times the limit up to which a body that is too long is read and thrown away, so that its sender hears the answer."""
