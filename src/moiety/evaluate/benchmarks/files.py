@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from moiety.json_reader import parse_json
+
 
 def published(folder: Path, *names: str) -> Path:
     """The first of `names` that lies in `folder`, plain or with ``.gz`` behind it.
@@ -45,7 +47,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is not JSON.
     """
     try:
-        return json.loads(text_of(path))
+        return parse_json(text_of(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno} is not JSON ({error.msg}); fetch the file anew") from error
 
@@ -60,7 +62,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number} is not JSON ({error.msg}); fetch the file anew") from error
         if not isinstance(entry, dict):
