@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from moiety.saving import whole_file, whole_folder
 from moiety.vlm.model import load
@@ -95,3 +97,35 @@ def test_a_full_disk(tmp_path: Path, request: pytest.FixtureRequest, earlier: bo
     if earlier:
         batch = FAMILIES["llava-qwen2"].batch("tIt")
         torch.testing.assert_close(load(tmp_path / "model")(**batch).logits, model(**batch).logits, rtol=0, atol=0)
+
+
+def by_safetensors(path: Path) -> None:
+    save_file({"a": torch.zeros(40_000)}, path)
+
+
+def by_numpy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros(40_000))
+
+
+@pytest.mark.usefixtures("small_disk")
+@pytest.mark.parametrize("write", [by_safetensors, by_numpy, lambda path: path.write_text("x" * 100_000)])
+def test_one_file_on_a_full_disk(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    """Each library reports it in its own way; safetensors under a class of its own."""
+    path = tmp_path / "trace.safetensors"
+    path.write_text("earlier")
+
+    def save_one() -> None:
+        with whole_file(path) as fresh:
+            write(fresh)
+
+    with pytest.raises(OSError, match=rf"could not write {path}: .*; the earlier {path} is intact\. Is the disk full"):
+        save_one()
+    assert listing(tmp_path) == ["trace.safetensors"]
+    assert path.read_text() == "earlier"
+
+
+def test_another_error_of_the_block_stays_itself(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), whole_file(tmp_path / "file"):
+        raise ValueError("mine")
+    assert listing(tmp_path) == []

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from moiety.json_reader import parse_json
 from moiety.saving import write_atomically
 from moiety.section import differences
 
@@ -42,7 +43,7 @@ def load_run_file(
     if not path.exists():
         return None
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
         record = kind(**tree)
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not the result of a run ({error}); delete it to repeat the run") from error

@@ -38,8 +38,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         except Exception as error:
             if not _is_failed_write(error):
                 raise
-            kept = f"the earlier {folder} is intact" if folder.exists() else f"{folder} was not made"
-            raise OSError(f"could not write {folder}: {error}; {kept}. Is the disk full?") from error
+            raise _unwritten(folder, error) from error
         fresh.chmod(0o755)
         _exchange(fresh, folder)
     finally:
@@ -54,6 +53,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: The file that shall hold what the block writes.
+
+    Raises:
+        OSError: writing failed; the text names the cause and says that an earlier file is intact.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,12 +63,23 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     os.close(descriptor)
     fresh = Path(name)
     try:
-        yield fresh
-        _flush_one(fresh)
+        try:
+            yield fresh
+            _flush_one(fresh)
+        except Exception as error:
+            if not _is_failed_write(error):
+                raise
+            raise _unwritten(path, error) from error
         fresh.chmod(0o644)
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _unwritten(place: Path, error: Exception) -> OSError:
+    """A failed write in words, with what became of `place`."""
+    kept = f"the earlier {place} is intact" if place.exists() else f"{place} was not made"
+    return OSError(f"could not write {place}: {error}; {kept}. Is the disk full?")
 
 
 def _is_failed_write(error: Exception) -> bool:

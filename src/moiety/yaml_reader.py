@@ -59,6 +59,8 @@ def read_tree(path: str | Path, sections: Iterable[str], overrides: Sequence[str
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{path} is nested too deeply; a recipe needs some five levels") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} holds {type(tree).__name__}, expected sections: {', '.join(sections)}")
     for override in overrides:
@@ -74,8 +76,8 @@ def parse_value(text: str) -> Any:
     """
     try:
         return yaml.load(text, Loader=StrictLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{text!r} is not a YAML value: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError(f"{text[:40]!r} is not a YAML value: {error}") from error
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

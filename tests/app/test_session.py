@@ -45,13 +45,13 @@ def test_the_reading_is_that_of_the_lens(session: Session, ask: Ask) -> None:
             assert seen.phases[phase][layer].index.equal(expected.phases[phase][layer].index)
 
 
-def test_the_talk_goes_on_until_the_picture_changes(session: Session, ask: Ask, tmp_path: Path) -> None:
+def test_the_talk_goes_on_until_the_picture_changes(session: Session, ask: Ask, given: Path) -> None:
     ask("Where?")
     first = len(session.reading.observation.words)
     assert len(ask("And now?")[-1].history) == 4
     assert len(session.reading.observation.words) > first
     assert session.reading.observation.is_image.sum() == 16
-    other = tmp_path / "other.png"
+    other = given.with_name("other.png")
     model_folders.picture(64).save(other)
     assert len(ask("Where?", other)[-1].history) == 2
     session.clear()
@@ -65,25 +65,25 @@ def test_a_dense_model_answers_and_has_no_reading() -> None:
     assert session.reading is None
 
 
-def test_what_is_missing_is_said(session: Session) -> None:
+def test_what_is_missing_is_said(session: Session, given: Path) -> None:
     (said,) = session.ask(None, "Where?", 2)
     assert (said.note, said.is_error) == (NO_PICTURE, True)
-    (said,) = session.ask(str(model_folders.picture_file()), "  ", 2)
+    (said,) = session.ask(str(given), "  ", 2)
     assert (said.note, said.is_error) == (NO_QUESTION, True)
 
 
-def test_what_is_no_picture_is_said_and_the_talk_stays(session: Session, ask: Ask, tmp_path: Path) -> None:
+def test_what_is_no_picture_is_said_and_the_talk_stays(session: Session, ask: Ask, given: Path) -> None:
     ask("Where?")
-    text = tmp_path / "text.png"
+    text = given.with_name("text.png")
     text.write_text("not a picture")
-    svg = tmp_path / "drawing.svg"
+    svg = given.with_name("drawing.svg")
     svg.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
-    for file in (text, svg, tmp_path / "gone.png", tmp_path):
+    for file in (text, svg):
         (said,) = ask("Where?", file)
         assert said.note == f"The file {file.name} is no picture that can be read; PNG, JPEG, WebP, GIF and BMP can."
         assert said.is_error
         assert len(said.history) == 2
-    cut = tmp_path / "cut.png"
+    cut = given.with_name("cut.png")
     cut.write_bytes(model_folders.picture_file().read_bytes()[:100])
     assert ask("Where?", cut)[-1].note.startswith("Picture cut.png cannot be decoded (100 bytes)")
     assert not ask("And now?")[-1].is_error
@@ -98,7 +98,7 @@ def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path: Path, size:
     with pytest.raises(
         ValueError, match=rf"the picture huge\.png has more than {MOST_PIXELS // 10**6} million pixels; make it sm"
     ):
-        picture_in(file)
+        picture_in(file, tmp_path)
 
 
 def _with_checksum(content: bytearray) -> bytes:
@@ -106,10 +106,10 @@ def _with_checksum(content: bytearray) -> bytes:
     return bytes(content)
 
 
-def test_a_tiny_picture_and_one_of_grey_are_taken(ask: Ask, tmp_path: Path) -> None:
+def test_a_tiny_picture_and_one_of_grey_are_taken(ask: Ask, given: Path) -> None:
     for name, picture in {"dot": Image.new("RGB", (1, 1)), "grey": Image.new("L", (300, 5), 128)}.items():
-        picture.save(tmp_path / f"{name}.png")
-        assert not ask("Where?", tmp_path / f"{name}.png")[-1].is_error
+        picture.save(given.with_name(f"{name}.png"))
+        assert not ask("Where?", given.with_name(f"{name}.png"))[-1].is_error
 
 
 def test_a_question_that_cannot_be_answered_costs_one_note(session: Session, ask: Ask) -> None:
@@ -158,10 +158,12 @@ def test_work_ends_when_nobody_waits() -> None:
 
 
 @pytest.mark.parametrize("how", ["stop", "clear"])
-def test_an_answer_can_be_ended(session: Session, ask: Ask, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+def test_an_answer_can_be_ended(
+    session: Session, ask: Ask, given: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     monkeypatch.setattr("moiety.app.session.SECONDS_BETWEEN", 0)
     ask("Where?")
-    shown = session.ask(str(model_folders.picture_file()), "And now?", 100)
+    shown = session.ask(str(given), "And now?", 100)
     for _ in range(3):
         next(shown)
     getattr(session, how)()
@@ -175,12 +177,12 @@ def test_an_answer_can_be_ended(session: Session, ask: Ask, monkeypatch: pytest.
 
 
 def test_a_question_that_was_left_leaves_the_talk_as_it_was(
-    session: Session, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    session: Session, ask: Ask, given: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("moiety.app.session.SECONDS_BETWEEN", 0)
     ask("Where?")
     before, reading = session.history(), session.reading
-    shown = session.ask(str(model_folders.picture_file()), "And now?", 100)
+    shown = session.ask(str(given), "And now?", 100)
     for _ in range(3):
         next(shown)
     shown.close()

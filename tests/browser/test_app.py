@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from tests import model_folders
 from tests.browser.processes import Running, running
+from tests.browser.test_app_requests import META, Visitor
 
 pytestmark = [
     pytest.mark.browser,
@@ -200,9 +202,16 @@ def test_a_dense_model_talks_and_says_that_nothing_is_routed(
 
 
 def test_the_app_tidies_up_when_it_is_terminated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of an answer that would take minutes."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     program = Running("demo-app", model_folders.sparse_folder(), "--port", 0)
-    program.wait_for("open ")
+    visitor = Visitor(program.wait_for("open ").split()[1])
     assert list(tmp_path.glob("moiety-app-*"))
-    assert program.end() == 130
+    own = {"path": visitor.upload(model_folders.picture_file()), "meta": META}
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(visitor.ask, own, 1024)
+        assert ", 2 made in" in visitor.ask(own, 2)
+        assert not asking.done()
+        assert program.end() == 130
+        assert asking.exception(10)
     assert not list(tmp_path.glob("moiety-app-*"))

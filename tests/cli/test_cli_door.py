@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from moiety.cli import app
-from moiety.cli.door import new_app
+from moiety.cli.door import keeps_files, new_app, progress_line
 
 # pydantic is not ours to avoid: typer reads options with it
 HEAVY = {"torch", "transformers", "numpy", "yaml", "PIL", "matplotlib", "sklearn", "accelerate"}
@@ -90,15 +94,79 @@ def test_a_mistake_in_the_program_keeps_its_traceback() -> None:
     assert result.exit_code == 1
 
 
-def test_ctrl_c_says_how_to_go_on_and_gives_130() -> None:
-    result = ends(lambda: stop(KeyboardInterrupt()))
+def test_ctrl_c_promises_what_stands_on_the_disk(tmp_path: Path) -> None:
+    def stopped_in_training() -> None:
+        keeps_files(tmp_path, {"**/checkpoint-*/*": "the last checkpoint", "*.jsonl": "the answers"})
+        stop(KeyboardInterrupt())
+
+    result = ends(stopped_in_training)
     assert result.exit_code == 130
-    assert result.stderr == "stopped; give the same `moiety train` command again to go on from the last checkpoint\n"
+    assert result.stderr == "stopped; nothing was kept yet: the same `moiety train` command begins anew\n"
+    (tmp_path / "answers.jsonl").touch()
+    assert ends(stopped_in_training).stderr == (
+        "stopped; give the same `moiety train` command again to go on from the answers\n"
+    )
+    (tmp_path / "stage.unfinished" / "checkpoint-3").mkdir(parents=True)
+    (tmp_path / "stage.unfinished" / "checkpoint-3" / "model.safetensors").touch()
+    assert ends(stopped_in_training).stderr == (
+        "stopped; give the same `moiety train` command again to go on from the last checkpoint\n"
+    )
 
 
 def test_ctrl_c_in_a_verb_without_checkpoints() -> None:
     result = ends(lambda: stop(KeyboardInterrupt()), "other")
     assert (result.exit_code, result.stderr) == (130, "stopped\n")
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+def test_ctrl_c_that_a_library_swallows_is_heard_at_the_next_step() -> None:
+    steps = []
+
+    def work() -> None:
+        tell = progress_line("answers")
+        for done in range(5):
+            tell(done, 5)
+            steps.append(done)
+            with contextlib.suppress(BaseException):  # as a library does that tries an import
+                if done == 2:
+                    signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert ends(work).exit_code == 130
+        assert steps == [0, 1, 2]
+        assert ends(lambda: progress_line("answers")(1, 2)).exit_code == 0  # the next run is not stopped by it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ends(lambda: None)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_that_lacks_letters_gets_the_nearest(encoding: str) -> None:
+    program = (
+        "import sys\nfrom moiety.cli.letters import write_what_can_be_shown\nwrite_what_can_be_shown()\n"
+        "from moiety.cli.screen import show, show_json, table\n"
+        "show(table('a · b → c', ('name', '#value'), [('naïve \u4f60', None), ('x\\ud800', 0.5)], note='…'))\n"
+        "show_json({'naïve': '\u4f60 · …'})\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+    )  # fmt: skip
+    shown = found.stdout.decode(encoding)
+    assert r"\u4f60" in shown
+    assert json.loads(shown[shown.index("{") :]) == {"naïve": "\u4f60 · …"}
+    assert encoding != "ascii" or "a - b -> c" in shown
+
+
+def test_help_on_an_ascii_terminal() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for words in (["chat", "--help"], ["recipes", "cp", "nö-such · recipe"]):
+        found = subprocess.run([sys.executable, "-m", "moiety", *words], capture_output=True, env=environment)
+        assert b"Traceback" not in found.stderr
+        found.stdout.decode("ascii")
 
 
 @pytest.mark.parametrize("place", ["before", "behind"])

@@ -7,7 +7,6 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 import openai
 
 from tests import model_folders
-from tests.serve.live import SHORT, as_url, bomb, client, data_url, running, user, wait_until
+from tests.serve.live import as_url, bomb, client, data_url, running, user
 
 CHAT = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}
@@ -177,23 +176,6 @@ def test_a_key_is_asked_for() -> None:
         assert httpx.get(server.url + "/v1/models").status_code == 401
         assert httpx.get(server.url + "/health").status_code == 200
         assert post(server, HELLO, {**JSON, "authorization": b"Bearer s\xc3\xa9same"}).status_code == 200  # type: ignore[dict-item]
-
-
-def test_the_slow_and_the_many() -> None:
-    with running(model_folders.sparse_folder(), replace(SHORT, max_waiting=1, body_seconds=1.0)) as server:
-        host, port = server.bound.getsockname()
-        with socket.create_connection((host, port)) as slow:
-            head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{{"
-            slow.sendall(head.encode())
-            wait_until(lambda: httpx.get(server.url + "/health").json()["waiting"] == 1)
-            assert "1 requests wait already; try again later" in reason(post(server, HELLO), 429)
-            assert b"1 bytes came in 1 s; send the request faster" in heard(slow)
-        with socket.create_connection((host, port)) as gone:
-            gone.sendall(head.encode())
-        wait_until(lambda: post(server, HELLO).status_code == 200)
-        with socket.create_connection((host, port)) as endless:
-            endless.sendall(head.replace("50\r", "999999999999\r").encode())
-            assert b"a body of 953,674.3 MiB; at most 4.0 MiB are read" in heard(endless)
 
 
 def test_an_error_of_ours_is_told_without_its_inside(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

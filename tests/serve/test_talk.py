@@ -57,7 +57,7 @@ def ask(server: Any, messages: list[Any], **more: Any) -> Any:
 
 def pieces_of(server: Any, messages: list[Any], **more: Any) -> list[Any]:
     with client(server) as talk:
-        return list(talk.chat.completions.create(model="tiny", messages=messages, stream=True, **more))
+        return list(talk.chat.completions.create(messages=messages, stream=True, **{"model": "tiny", **more}))
 
 
 def joined(pieces: list[Any]) -> str:
@@ -108,6 +108,49 @@ def test_earlier_answers_are_no_evidence(server: Any) -> None:
     assert SECOND in read
     assert "top left" in hidden
     assert "top left" not in read
+
+
+def _gathered(pieces: list[Any]) -> dict[str, Any]:
+    """An answer put together from the fields of its pieces, as people do."""
+    answer: dict[str, Any] = {}
+    for piece in pieces:
+        for name, value in piece.choices[0].delta.model_dump().items():
+            answer[name] = answer.get(name, "") + value if name == "content" and value else answer.get(name, value)
+    return answer
+
+
+def test_an_answer_can_be_sent_back_in_every_form_of_the_client(server: Any, chat: Conversation) -> None:
+    whole = chat.ask(QUESTION)
+    stop = whole[len(whole) // 2]  # parse and stream of the client refuse an answer that was cut by its length
+    chat.turns[-1] = Turn("assistant", whole[: whole.index(stop)].strip())
+    expected = chat.ask(SECOND)
+    asked: dict[str, Any] = {"model": "tiny", "messages": [user(QUESTION)], "stop": stop}
+    with client(server) as talk:
+        message = talk.chat.completions.create(**asked).choices[0].message
+        parsed = talk.chat.completions.parse(**asked).choices[0].message
+        with talk.chat.completions.stream(**asked) as stream:
+            streamed = stream.get_final_completion().choices[0].message
+        forms = [
+            message,
+            message.to_dict(),
+            json.loads(message.model_dump_json()),
+            _gathered(pieces_of(server, **asked)),
+        ]
+        for answer in (message, parsed, streamed):
+            forms += [answer.model_dump(), answer.model_dump(exclude_none=True), answer.model_dump(exclude_unset=True)]
+        for form in forms:
+            assert ask(server, [user(QUESTION), form, user(SECOND)]).choices[0].message.content == expected, form
+
+
+@every_scheme
+def test_an_empty_answer_is_a_turn_like_others(server: Any, chat: Conversation) -> None:
+    first = ask(server, [user(QUESTION)]).choices[0].message.content
+    empty = ask(server, [user(QUESTION)], stop=first[0]).choices[0].message
+    assert empty.content == ""
+    chat.turns = [Turn("user", QUESTION), Turn("assistant", "")]
+    expected = chat.ask(SECOND)
+    for form in (empty, empty.model_dump(), {"role": "assistant", "content": None}, {"role": "assistant"}):
+        assert ask(server, [user(QUESTION), form, user(SECOND)]).choices[0].message.content == expected
 
 
 def test_tokens_and_ends_are_counted(server: Any) -> None:
@@ -218,7 +261,7 @@ def test_a_stream_that_nobody_begins_to_read_ends_too() -> None:
     body = json.dumps({"messages": [user(QUESTION)], "stream": True}).encode()
     scope = {
         "type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "root_path": "",
-        "headers": [(b"content-type", b"application/json")], "asgi": {"spec_version": "2.4"},
+        "headers": [(b"host", b"localhost"), (b"content-type", b"application/json")], "asgi": {"spec_version": "2.4"},
     }  # fmt: skip
 
     async def receive() -> dict[str, Any]:

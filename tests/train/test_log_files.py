@@ -40,5 +40,19 @@ def test_a_resumed_run_drops_what_lies_behind_its_checkpoint(tmp_path: Path) -> 
     assert (tmp_path / CURVE).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_first_line_after_a_checkpoint_between_two_lines_says_what_it_averages(tmp_path: Path) -> None:
+    args, control = TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerControl()
+    for checkpoint, marked in ((5, 6), (4, None), (0, None)):
+        write(tmp_path, lines(2, 4, 6))
+        files, state = LogFiles(tmp_path), TrainerState(global_step=checkpoint)
+        files.on_train_begin(args, state, control)
+        for step in (6, 8):
+            state.global_step = step
+            files.on_log(args, state, control, {"loss": 0.5})
+        first, second = read_log(tmp_path)[-2:]
+        assert first.get("averages_from") == marked
+        assert "averages_from" not in second
+
+
 def test_no_log_yet(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []

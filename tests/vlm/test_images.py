@@ -1,12 +1,14 @@
 import io
 import pickle
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from moiety.vlm.images import Images, decode
+from moiety.vlm.images import Images, absence, decode
 
 
 def png(colour: tuple[int, ...], mode: str = "RGB") -> bytes:
@@ -91,3 +93,63 @@ def test_reads_the_real_sets(shared: Path) -> None:
     name = next(name for name in images._members[images.sources[1]] if name.endswith(".png"))
     assert images[name].mode == "RGB"
     assert images[name].size == (400, 100)
+
+
+def test_names_stay_inside_the_given_folders(tmp_path: Path) -> None:
+    given, beside, private = (tmp_path / name for name in ("given", "given-too", "private"))
+    for number, folder in enumerate((given / "deep", beside, private)):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(png((number, 0, 0)))
+    packed = tar_of(tmp_path / "packed.tar", {"../private/b.png": png((7, 0, 0)), "/b.png": png((8, 0, 0))})
+    images = Images([given, packed])
+    outside = ("../private/a.png", "deep/../../private/a.png", str(private / "a.png"), "../given-too/a.png", "../a.png")
+    for name in (*outside, f"{given}/../private/a.png", "/etc/hostname", ".."):
+        assert name not in images
+        assert absence(name, images) == (
+            f"picture {name!r} lies outside of the image sources; give the folder that holds it, too"
+        )
+        with pytest.raises(
+            FileNotFoundError, match=r"lies outside of the image sources \(.*given, .*packed\.tar\); give"
+        ):
+            images[name]
+    inside = ("deep/a.png", "deep/../deep/a.png", "../given/deep/a.png", str(given / "deep" / "a.png"), "./deep/a.png")
+    assert [images[name].getpixel((0, 0))[0] for name in inside] == [0] * 5
+    assert [images[name].getpixel((0, 0))[0] for name in ("../private/b.png", "/b.png")] == [7, 8]  # inside the tar
+    assert absence("deep/b.png", images) == absence("b", {}).replace("'b'", "'deep/b.png'")
+    both = Images([given, private])
+    assert [both[name].getpixel((0, 0))[0] for name in ("../private/a.png", str(private / "a.png"))] == [2, 2]
+    assert Images([Path(tmp_path.anchor)])[str(private / "a.png")].getpixel((0, 0))[0] == 2
+    (given / "link.png").symlink_to(private / "a.png")
+    assert images["link.png"].getpixel((0, 0))[0] == 2
+
+
+def test_a_relative_source_is_a_folder_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(png((1, 0, 0)))
+    (tmp_path / "b.png").write_bytes(png((2, 0, 0)))
+    monkeypatch.chdir(tmp_path)
+    for source in ("pictures", "./pictures", "pictures/../pictures"):
+        images = Images([source])
+        assert "a.png" in images
+        assert str(tmp_path / "pictures" / "a.png") in images
+        assert "../b.png" not in images
+    assert "../b.png" in Images(["pictures", "."])
+
+
+@pytest.mark.parametrize(("width", "height"), [(13_300, 13_300), (9_460, 9_460), (30_000, 30_000), (2, 50_000_000)])
+def test_huge_pictures_are_refused_before_they_are_decoded(width: int, height: int) -> None:
+    content = bytearray(png((0, 0, 0)))
+    content[16:24] = struct.pack(">II", width, height)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    with pytest.raises(
+        ValueError, match=r"^picture big cannot be decoded \(\d+ bytes\): .*(million that are|exceeds li)"
+    ):
+        decode(bytes(content), "big")
+
+
+def test_a_picture_up_to_the_limit_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety.vlm.images.MOST_PIXELS", 6)
+    assert decode(png((0, 0, 0)), "small").size == (3, 2)
+    monkeypatch.setattr("moiety.vlm.images.MOST_PIXELS", 5)
+    with pytest.raises(ValueError, match=r"3 x 2 pixels, more than the 0 million that are read; make it smaller"):
+        decode(png((0, 0, 0)), "small")

@@ -6,17 +6,24 @@ gradio is imported where a page is made, not here: this file can be read, and it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from moiety.app.received import LARGEST_BYTES, lies_in, not_given
 from moiety.app.session import Session
+from moiety.app.turns import Turns
 from moiety.app.views import STYLE, nearest_layer, note_html, routing_html, step_of, waiting_html
 from moiety.lens.draw import most_varied_layer
+from moiety.serve.hosts import HostCheck, Hosts
 from moiety.vlm.model import groups_of, moe_layers, settings_of
 
 if TYPE_CHECKING:
     import gradio as gr
 
 LONGEST_ANSWER = 1024
+MOST_AT_ONCE = 8
+"""Answers in the making; each holds its keys and values in memory, further people wait in line."""
 CSS = (
     STYLE
     + """
@@ -41,15 +48,23 @@ class Page:
         name: What the model is called on the page.
         examples: Picture files and questions; the first one is filled in.
         max_new_tokens: Longest answer to begin with.
+        folder: Where gradio keeps what people hand over; pictures elsewhere are never opened.
     """
 
     def __init__(
-        self, model: Any, processor: Any, name: str, examples: Sequence[tuple[str, str]], max_new_tokens: int
+        self,
+        model: Any,
+        processor: Any,
+        name: str,
+        examples: Sequence[tuple[str, str]],
+        max_new_tokens: int,
+        folder: Path,
     ) -> None:
         import gradio as gr
 
-        self.model, self.processor, self.name = model, processor, name
+        self.model, self.processor, self.name, self.folder = model, processor, name, folder
         self.examples, self.max_new_tokens = list(examples), max_new_tokens
+        self.turns = Turns(model)
         self.layers = [layer.layer_index for layer in moe_layers(model)]
         self.keep: Any = gr.skip()  # an output that stays as it is
 
@@ -72,7 +87,7 @@ class Page:
                 self.ask,
                 [session, picture, question, longest, layer],
                 shown,
-                concurrency_limit=1,  # one model: questions of several people wait for each other
+                concurrency_limit=MOST_AT_ONCE,  # one model: they take turns, a token each
                 show_progress="hidden",
                 api_visibility="private",
             )
@@ -80,6 +95,8 @@ class Page:
             stop.click(self.stop, [session], [], **quick)
             gr.on([clear.click, talk.clear], self.clear, [session], [*shown, picture], **quick)
             layer.input(self.redraw, [session, layer], [routing], trigger_mode="always_last", **quick)
+        for part in blocks.blocks.values():  # a request can name a file or an address in the place of any input
+            setattr(part, "async_move_resource_to_block_cache", self._kept)  # noqa: B010
         return blocks
 
     def _kind(self) -> str:
@@ -122,6 +139,12 @@ class Page:
         )  # fmt: skip
         return picture, talk, question, note, (ask, stop, clear), longest
 
+    async def _kept(self, file: str | Path | None) -> str | None:
+        """In the place of gradio's own copying, which fetches an address and would copy any file it is let to."""
+        if file is not None and not lies_in(file, self.folder):
+            raise ValueError(not_given(file))
+        return None if file is None else str(file)
+
     def _right(self) -> tuple[Any, Any]:
         import gradio as gr
 
@@ -136,7 +159,7 @@ class Page:
         self, session: Session | None, file: str | None, question: str, longest: float, layer: float
     ) -> Iterator[tuple[Any, ...]]:
         """Answer, piece by piece; at the end who read what."""
-        session = session or Session(self.model, self.processor)
+        session = session or Session(self.model, self.processor, self.folder, self.turns)
         keep, first = self.keep, session.reading is None
         for said in session.ask(file, question, int(longest)):
             box = keep if said.is_error else ""
@@ -164,15 +187,23 @@ class Page:
         return session, [], "", note_html("", is_error=False), self.keep, waiting_html(groups_of(self.model)), None
 
 
-def launch(page: Page, *, host: str, port: int, share: bool, largest_file: str) -> tuple[gr.Blocks, str, str | None]:
+def launch(page: Page, hosts: Hosts, *, host: str, port: int, share: bool) -> tuple[gr.Blocks, str, str | None]:
     """Start to serve a page, without waiting.
 
     Fonts are those of the machine it is looked at on: a page that asks elsewhere for fonts tells who looks at it.
+
+    Args:
+        page: What to serve.
+        hosts: Names that it is asked by; with `share` the public one is added.
+        host: Address to listen at.
+        port: A free one.
+        share: Whether gradio opens a tunnel.
 
     Returns:
         What to close in the end, the address and, with `share`, the public address.
     """
     import gradio as gr
+    from starlette.middleware import Middleware
 
     plain = gr.themes.Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
@@ -184,7 +215,8 @@ def launch(page: Page, *, host: str, port: int, share: bool, largest_file: str) 
         share=share,
         theme=plain,
         css=CSS,
-        max_file_size=largest_file,
+        max_file_size=LARGEST_BYTES,
+        app_kwargs={"middleware": [Middleware(HostCheck, hosts=hosts)]},
         prevent_thread_lock=True,
         quiet=True,
         show_error=True,
@@ -195,4 +227,6 @@ def launch(page: Page, *, host: str, port: int, share: bool, largest_file: str) 
         enable_monitoring=False,
         run_history=False,
     )
+    if public is not None:
+        hosts.add(urlsplit(public).netloc)
     return blocks, address, public

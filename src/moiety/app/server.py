@@ -8,13 +8,12 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from moiety.app.examples import write_examples
-
-LARGEST_FILE = "64mb"
+from moiety.serve.hosts import Hosts
 
 
 def check_app(host: str, port: int) -> int:
@@ -58,6 +57,7 @@ def run_app(
     port: int,
     share: bool,
     max_new_tokens: int,
+    names: Iterable[str] = (),
     on_start: Callable[[str, str | None], object],
 ) -> None:
     """Show the page until the process is told to stop; pictures that people gave it are deleted then.
@@ -72,6 +72,7 @@ def run_app(
         port: See :func:`check_app`.
         share: Whether gradio opens a tunnel through its own server, which makes the page public.
         max_new_tokens: Longest answer to begin with.
+        names: Names that the page is asked by, beside `host` and those of this machine's loopback.
         on_start: Called with the address, and with the public one where there is one, when the page can be opened.
 
     Raises:
@@ -81,12 +82,26 @@ def run_app(
         os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_TEMP_DIR=folder)  # read when gradio is imported
         from moiety.app.page import Page, launch
 
-        page = Page(model, processor, name, write_examples(Path(folder)), max_new_tokens)
-        blocks, address, public = launch(page, host=host, port=port, share=share, largest_file=LARGEST_FILE)
+        page = Page(model, processor, name, write_examples(Path(folder)), max_new_tokens, Path(folder))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated app tidies up, too
+        blocks, address, public = launch(page, Hosts(host, names), host=host, port=port, share=share)
         try:
             on_start(address, public)
             threading.Event().wait()
         finally:
+            page.turns.end()
+            blocks.server.force_exit = True  # uvicorn would wait for those who still look at the page
             blocks.close(verbose=False)
+
+
+def leave_within(seconds: float, status: int) -> None:
+    """End this process after `seconds` if it still lives: a thread that computes or reads must not keep it.
+
+    Args:
+        seconds: Time for everything that tidies up.
+        status: Exit status.
+    """
+    last = threading.Timer(seconds, os._exit, [status])
+    last.daemon = True
+    last.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 import time
@@ -13,6 +14,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from moiety.app.received import content_of
+from moiety.app.turns import Ended, Turns
 from moiety.chat import UNANSWERED, Conversation
 from moiety.groups import Modality
 from moiety.lens.numbers import RoutingNumbers, numbers_of
@@ -29,6 +32,8 @@ SECONDS_BETWEEN = 0.1
 STOPPED = "Stopped."
 NO_PICTURE = "There is no picture yet: choose one, or take an example."
 NO_QUESTION = "There is no question yet: type one."
+ANSWERING = "An answer is being made: wait for its end, or stop it."
+CLOSING = "The page closes."
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,13 @@ class Session:
     Args:
         model: Sparse or dense; a dense one answers and has no reading.
         processor: Its processor.
+        folder: Where pictures may lie; a file elsewhere is never opened.
+        turns: The model's time, shared with other sessions; None: this is the only one.
     """
 
-    def __init__(self, model: Any, processor: Any) -> None:
+    def __init__(self, model: Any, processor: Any, folder: Path, turns: Turns | None = None) -> None:
         self.conversation = Conversation(model, processor)
+        self.folder, self.turns = folder, turns or Turns(model)
         self.file: str | None = None
         self.reading: Reading | None = None
         self._answering = False
@@ -87,7 +95,7 @@ class Session:
         """Answer a question about the picture in a file, piece by piece; whatever cannot be answered is one note.
 
         Args:
-            file: Picture; None: none was chosen.
+            file: Picture in the folder of the page; None: none was chosen.
             question: What to ask.
             max_new_tokens: Longest answer.
         """
@@ -97,6 +105,9 @@ class Session:
         if not question or not question.strip():
             yield Said(self.history(), NO_QUESTION, is_error=True)
             return
+        if self._answering:
+            yield Said(self.history(), ANSWERING, is_error=True)
+            return
         self._answering, self._wanted = True, ""
         try:
             self._show(file)
@@ -104,6 +115,8 @@ class Session:
         except UNANSWERED as error:
             text = str(error)
             yield Said(self.history(), f"{text[:1].upper()}{text[1:]}.", is_error=True)
+        except Ended:
+            yield Said(self.history(), CLOSING, is_error=True)
         finally:
             self._answering = False
             if self._wanted == "clear":
@@ -119,7 +132,7 @@ class Session:
     def _show(self, file: str) -> None:
         """Begin a conversation about the picture in `file`, unless this is it."""
         if file != self.file:
-            picture = picture_in(file)
+            picture = picture_in(file, self.folder)
             self._forget()
             self.conversation.add_image(picture)
             self.file = file
@@ -131,8 +144,13 @@ class Session:
         started, text = time.perf_counter(), ""
 
         def work(on_text: Callable[[str], object]) -> None:
-            with recording(trace):
-                talk.ask(question, on_text)
+            with self.turns.taken() as hand_on, recording(trace):
+
+                def told(piece: str) -> None:
+                    on_text(piece)
+                    hand_on()
+
+                talk.ask(question, told)
 
         yield Said([*before, {"role": "assistant", "content": "…"}], "Reading …")
         shown = started
@@ -191,29 +209,29 @@ def as_they_come(work: Callable[[Callable[[str], object]], None]) -> Generator[s
         worker.join()
 
 
-def picture_in(file: str | Path) -> Image.Image:
+def picture_in(file: str | Path, folder: Path) -> Image.Image:
     """The picture in a file that somebody handed over.
 
+    Args:
+        file: As a request names it.
+        folder: Where what was handed over lies.
+
     Raises:
-        ValueError: it is none, or a huge one.
+        ValueError: it was not handed over, is no picture, or a huge one.
     """
-    file = Path(file)
+    name, content = Path(file).name, content_of(file, folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
-            with Image.open(file) as opened:
+            with Image.open(io.BytesIO(content)) as opened:
                 width, height = opened.size
     except Image.DecompressionBombError:
         width, height = MOST_PIXELS, 2
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"the file {file.name} is no picture that can be read; PNG, JPEG, WebP, GIF and BMP can"
-        ) from error
+        raise ValueError(f"the file {name} is no picture that can be read; PNG, JPEG, WebP, GIF and BMP can") from error
     if width * height > MOST_PIXELS:
-        raise ValueError(
-            f"the picture {file.name} has more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller"
-        )
-    return decode(file.read_bytes(), file.name)
+        raise ValueError(f"the picture {name} has more than {MOST_PIXELS // 1_000_000} million pixels; make it smaller")
+    return decode(content, name)
 
 
 def reading_of(talk: Conversation, trace: RoutingTrace, question: str) -> Reading | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from moiety.cli.door import say
+from moiety.cli.door import STOPPED, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
+
+SECONDS_TO_END = 5
+"""After Ctrl-C or a termination signal, once the page is closed and its pictures are deleted."""
 
 
 def demo_app(
@@ -20,11 +23,14 @@ def demo_app(
     share: Annotated[
         bool, typer.Option("--share", help="Make the page public through gradio's server; off unless asked for.")
     ] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name that browsers reach the page by; may be repeated.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to begin with.")] = 64,
     device: DeviceOption = None,
 ) -> None:
     """Open a page: picture, question, answer, and beside it which expert read what."""
-    from moiety.app.server import check_app, run_app
+    from moiety.app.server import check_app, leave_within, run_app
 
     chosen = check_app(host, port)
     loaded = load_both(model, device)
@@ -35,4 +41,9 @@ def demo_app(
             say(f"everybody with this address can use it, for a week at most: {public}")
 
     name = Path(model).name or str(model)
-    run_app(*loaded, name, host=host, port=chosen, share=share, max_new_tokens=max_new_tokens, on_start=told)
+    words: dict[str, Any] = {"host": host, "port": chosen, "share": share, "max_new_tokens": max_new_tokens}
+    try:
+        run_app(*loaded, name, **words, names=allow_host or (), on_start=told)
+    except KeyboardInterrupt:
+        leave_within(SECONDS_TO_END, STOPPED)
+        raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moiety.cli.door import progress_line, say
+from moiety.cli.door import keeps_files, progress_line, say
 from moiety.cli.look import load_both
 from moiety.cli.screen import show, show_json, table
 
@@ -38,6 +38,7 @@ def ask_benchmarks(
     """Ask a model the questions of benchmarks and print their scores; files are read before the model."""
     from moiety.evaluate.benchmarks.run import HEADS, RESULTS, evaluate_benchmarks, read_all
 
+    keeps_files(output, {"*.jsonl": f"the answers in {output}"})
     read_all(names, data, asking.rule)  # a missing file should not cost the time to load a model
     runs = evaluate_benchmarks(*load_both(model, device), names, data, output, asking, _Lines())
     if as_json:

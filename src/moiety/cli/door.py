@@ -7,15 +7,20 @@ be used (one block of text, no traceback) · 130 stopped with Ctrl-C.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-RESUMABLE = {"train", "compare", "evaluate", "demo"}
+from moiety.cli.letters import write_what_can_be_shown
+
+STOPPED = 130
 # An error with its last frame in one of these packages was raised on purpose, with a text for the user.
 SPEAKING_PACKAGES = {"moiety", "pydantic"}
 
@@ -26,6 +31,11 @@ class CheckFailed(Exception):
 
 class Door(TyperGroup):
     """The root of all verbs: turns errors into one readable block and an exit code."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        """As in typer, on a terminal of any encoding."""
+        write_what_can_be_shown()
+        return super().main(*args, **more)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept ``--debug`` and ``--quiet`` behind the verb as well as before it."""
@@ -38,11 +48,12 @@ class Door(TyperGroup):
         Raises:
             typer.Exit: with the exit codes at the top of this file.
         """
+        stop.begin()
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as stop:
-            say(farewell(ctx.invoked_subcommand))
-            raise typer.Exit(130) from stop
+        except KeyboardInterrupt as stopped:
+            say(farewell(ctx.invoked_subcommand, stop.kept()))
+            raise typer.Exit(STOPPED) from stopped
         except CheckFailed as failed:
             raise typer.Exit(1) from failed
         except Exception as error:
@@ -68,13 +79,68 @@ def error_block(error: Exception) -> str:
     return f"error: {text or type(error).__name__}"
 
 
-def farewell(verb: str | None) -> str:
-    """Last line after Ctrl-C: what to do to go on."""
+def farewell(verb: str | None, kept: str | None = None) -> str:
+    """Last line after Ctrl-C: what to do to go on.
+
+    Args:
+        verb: The verb that was stopped.
+        kept: What stands on the disk to go on from, as the verb told :data:`stop`; empty: nothing yet; None: it never
+            keeps anything.
+    """
     if verb == "intent":
         return "stopped; runs that `fit` and `compare` had finished are kept: give the same command again to go on"
-    if verb in RESUMABLE:
-        return f"stopped; give the same `moiety {verb}` command again to go on from the last checkpoint"
-    return "stopped"
+    if kept:
+        return f"stopped; give the same `moiety {verb}` command again to go on from {kept}"
+    return "stopped" if kept is None else f"stopped; nothing was kept yet: the same `moiety {verb}` command begins anew"
+
+
+class Stop:
+    """Ctrl-C, and what it leaves behind.
+
+    A library in the middle of an import, or of a callback, can swallow the exception that Ctrl-C makes; whoever tells
+    how far the work is calls :meth:`check`, which raises it again.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.keeps: Callable[[], str | None] = lambda: None
+
+    def begin(self) -> None:
+        """A verb begins: nobody has asked for its end, and it keeps nothing. Ctrl-C that is ignored stays ignored."""
+        self.asked, self.keeps = False, lambda: None
+        heard = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, self._note)
+        if heard and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._note)
+
+    def check(self) -> None:
+        """End the work if somebody asked for it and was not heard.
+
+        Raises:
+            KeyboardInterrupt: so it is.
+        """
+        if self.asked:
+            raise KeyboardInterrupt
+
+    def kept(self) -> str | None:
+        """What stands on the disk to go on from."""
+        return self.keeps()
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.asked = True
+        signal.default_int_handler(number, frame)
+
+
+stop = Stop()
+
+
+def keeps_files(folder: Path, kinds: Mapping[str, str]) -> None:
+    """Tell what the verb that runs keeps.
+
+    Args:
+        folder: Where it writes.
+        kinds: Pattern of files below it -> what they are to go on from; the first that is there is said.
+    """
+    stop.keeps = lambda: next((what for pattern, what in kinds.items() if any(folder.glob(pattern))), "")
 
 
 def say(text: str) -> None:
@@ -96,6 +162,7 @@ def progress_line(what: str) -> Callable[[int, int], None]:
 
     def update(done: int, total: int) -> None:
         nonlocal last
+        stop.check()
         terminal = sys.stderr.isatty()
         place = (200 if terminal else 10) * done // max(1, total)
         if place == last or (done < total and place == 0 and not terminal):

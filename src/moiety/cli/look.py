@@ -19,13 +19,12 @@ DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; defau
 
 def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
     """Model and processor of a folder; the template needs no training marks here."""
-    import torch
-
+    from moiety.devices import device_named
     from moiety.vlm.model import load
     from moiety.vlm.templates import load_processor
 
     calm_libraries()
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = device_named(device)
     return load(folder, device=chosen).eval(), load_processor(folder, marks=False)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.benchmarks import Limit, Lines, Rule, TraceFile, TraceLimit, ask_benchmarks
-from moiety.cli.door import progress_line, say
+from moiety.cli.door import keeps_files, progress_line, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
@@ -25,6 +25,7 @@ Overrides = Annotated[
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value; the same as behind the recipe.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, do nothing.")]
+TRAINED = {"**/checkpoint-*/*": "the last checkpoint", "**/*.safetensors": "what was finished"}
 EVALUATED = ("type", "task", "#questions", "#accuracy %", "more")
 Decoding = Annotated[str, typer.Option(help="greedy, context_aware (CAD), visual_contrastive (VCD) or dola.")]
 DecodingOption = Annotated[
@@ -54,6 +55,7 @@ def train(
         show(plan(read))
         return
     told = StepLines()
+    keeps_files(Path(read.output), TRAINED)
     results = run_recipe(read, only_stage=stage, resume=not fresh, on_progress=told.of_stage, quiet=True)
     if as_json:
         show_json([vars(result) for result in results])
@@ -75,6 +77,7 @@ def compare(
 
     read = load(recipe, [*(overrides or ()), *(settings or ())])
     told = StepLines()
+    keeps_files(Path(read.output), TRAINED)
     result = run_compare(
         read, schemes=split(schemes), seeds=numbers(seeds), dry_run=dry_run, on_progress=told.of_run, quiet=True
     )
@@ -170,6 +173,8 @@ def answer_files(
     from moiety.vlm.images import Images
     from moiety.vlm.rows import load_rows
 
+    if predictions is not None:
+        keeps_files(predictions.parent, {predictions.name: f"the answers in {predictions}"})
     rows = load_rows(data)[: asking.limit]
     longest = asking.max_new_tokens or 16
     both, pictures = load_both(model, device), Images(images or dict.fromkeys(path.parent for path in data))
@@ -234,6 +239,7 @@ def demo(
     """Train and compare small models on scenes of handwritten digits and write a report: minutes on two cores."""
     from moiety.demo import run_demo
 
+    keeps_files(output, TRAINED)
     report = run_demo(output, on_progress=StepLines().of_run)
     say(f"open {report}")
 

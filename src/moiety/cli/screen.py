@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moiety.cli.letters import knows_all_letters
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -28,7 +30,8 @@ def show(*renderables: Any) -> None:
 
 def show_json(value: Any) -> None:
     """Print `value` as JSON; paths and other plain objects become their text."""
-    print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    plain = not knows_all_letters(sys.stdout.encoding)
+    print(json.dumps(value, indent=2, default=str, ensure_ascii=plain))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str | None = None) -> Table:

@@ -16,6 +16,9 @@ def serve(
     model: ModelFolder,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name that clients reach the server by; may be repeated.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model in the protocol; default: of its folder.")] = None,
     device: DeviceOption = None,
     max_new_tokens: Annotated[
@@ -31,6 +34,7 @@ def serve(
     from moiety.serve import Limits, require_packages
 
     require_packages()
+    from moiety.serve.hosts import Hosts
     from moiety.serve.server import Server, address_of, is_open_to_others, open_port
 
     key = _key(key_variable)
@@ -46,7 +50,7 @@ def serve(
             if is_open_to_others(bound):
                 say(f"warning: other machines can reach {host}; {_danger(key)}")
 
-        Server(handler, bound, key, ready).run()
+        Server(handler, bound, key, ready, Hosts(host, allow_host or ())).run()
 
 
 def _key(variable: str | None) -> str | None:

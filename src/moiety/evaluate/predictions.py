@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moiety.json_reader import parse_json
+
 
 class PredictionFile:
     """Answers by row id in a JSON-lines file whose first line names the settings they were made with.
@@ -52,7 +54,7 @@ class PredictionFile:
             if not line.endswith(b"\n"):
                 break
             try:
-                self._take(json.loads(line), number)
+                self._take(parse_json(line), number)
             except (json.JSONDecodeError, KeyError, TypeError) as error:
                 raise ValueError(
                     f"{self.path}:{number} is not a line of predictions ({error!r}); "

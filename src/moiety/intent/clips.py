@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from moiety.devices import device_named
 from moiety.groups import nearest_name
 from moiety.intent.data import IntentDataset, Split
 from moiety.intent.extractors import Extractor, extractor_for
@@ -114,6 +115,7 @@ def read_clips(
     """
     if on_error not in ON_ERROR:
         raise ValueError(f"unknown on_error {on_error!r}; {nearest_name(str(on_error), ON_ERROR)}")
+    device = device_named(device)
     specs = {"text": None if text == HASHING else text, "video": video, "audio": audio}
     extractors = {
         name: extractor_for(name, spec, device=device) if isinstance(spec, str | Mapping) else spec

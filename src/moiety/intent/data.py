@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from moiety.groups import nearest_name
 from moiety.intent.pickles import read_feature_pickle
 from moiety.intent.samples import IntentSample
+from moiety.json_reader import parse_json
 
 SPLITS = ("train", "dev", "test")
 
@@ -192,9 +192,9 @@ def read_hazumi(folder: str | Path, *, target: str = "da", view: str = "exchange
         raise ValueError(f"unknown view {view!r}; {nearest_name(view, ('exchange', 'history', 'tokens'))}")
     with np.load(folder / "features.npz", allow_pickle=False) as file:
         arrays = {name: np.ascontiguousarray(file[name]) for name in file.files}
-    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text("utf-8").splitlines()]
+    rows = [parse_json(line) for line in (folder / "rows.jsonl").read_text("utf-8").splitlines()]
     names = HAZUMI_TARGETS[target]
-    labels = json.loads((folder / "columns.json").read_text("utf-8"))[names] if isinstance(names, str) else names
+    labels = parse_json((folder / "columns.json").read_text("utf-8"))[names] if isinstance(names, str) else names
     frames = {
         "text": np.concatenate([arrays["text_bert"].astype(np.float32), arrays["text_pos"]], axis=1),
         "video": arrays["video"],

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from moiety.intent.extractors import VERSION, Extractor, Features, checked, pictures_of
-from moiety.intent.features import LOADING_ERRORS, TextEncoder, frozen_model
+from moiety.intent.features import LOADING_ERRORS, TextEncoder, first_line, frozen_model
 from moiety.intent.media import decode_audio
 from moiety.intent.rows import ClipRow
 from moiety.intent.samples import fingerprint_of
@@ -220,10 +220,10 @@ def pretrained_extractor(modality: str, name: str, given: Mapping[str, Any], *, 
 
 def _processor(kind: Any, name: str, **options: Any) -> Any:
     try:
-        return kind.from_pretrained(name, **options)
+        return kind.from_pretrained(name, trust_remote_code=False, **options)
     except LOADING_ERRORS as error:
         raise ValueError(
-            f"extractor {name!r} has no {kind.__name__.removeprefix('Auto')} ({str(error).splitlines()[0]}); "
+            f"extractor {name!r} has no {kind.__name__.removeprefix('Auto')} ({first_line(error)}); "
             "its preprocessor_config.json must lie beside the model"
         ) from error
 

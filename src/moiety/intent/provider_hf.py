@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from moiety.devices import device_named
+from moiety.intent.features import LOADING_ERRORS, first_line
 from moiety.intent.label_prompt import Message
 
 DECODING: Mapping[str, Any] = {"max_new_tokens": 400}
@@ -48,8 +50,8 @@ class LocalWriter:
         folder = Path(self.model)
         if not folder.is_dir():
             try:
-                return str(AutoConfig.from_pretrained(self.model)._commit_hash)
-            except (OSError, ValueError) as error:
+                return str(AutoConfig.from_pretrained(self.model, trust_remote_code=False)._commit_hash)
+            except LOADING_ERRORS as error:
                 raise self._no_model(error) from error
         found = hashlib.sha256()
         for path in sorted(path for path in folder.iterdir() if path.suffix in _FILES):
@@ -63,16 +65,16 @@ class LocalWriter:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model)
-            model = AutoModelForCausalLM.from_pretrained(self.model, use_safetensors=True)
-        except (OSError, ValueError) as error:
+            tokenizer = AutoTokenizer.from_pretrained(self.model, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(self.model, use_safetensors=True, trust_remote_code=False)
+        except LOADING_ERRORS as error:
             raise self._no_model(error) from error
-        return tokenizer, model.eval().to(self.device)
+        return tokenizer, model.eval().to(device_named(self.device))
 
     def _no_model(self, error: Exception) -> ValueError:
         kind = "folder" if Path(self.model).is_dir() else "Hugging Face id"
         return ValueError(
-            f"no causal language model in the {kind} {self.model!r} ({str(error).splitlines()[0]}); give one with "
+            f"no causal language model in the {kind} {self.model!r} ({first_line(error)}); give one with "
             "tokenizer and safetensors"
         )
 

@@ -61,8 +61,9 @@ class TextReader(nn.Module):
         """The encoder that :meth:`save` wrote, with random weights: those of the network are loaded over them."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-        model = AutoModel.from_config(AutoConfig.from_pretrained(folder), trust_remote_code=False)
-        return cls(model.float(), AutoTokenizer.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModel.from_config(config, trust_remote_code=False)
+        return cls(model.float(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
     def save(self, folder: Path) -> None:
         """Write configuration and tokenizer; weights are saved with the network."""

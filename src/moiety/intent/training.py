@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from moiety.devices import device_named
 from moiety.intent.metrics import closed_set_metrics
 from moiety.intent.model import IntentNetwork
 from moiety.intent.openset import outlier_exposure_loss
@@ -141,7 +142,7 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    network.to(settings.device)
+    network.to(device_named(settings.device))
     history: list[dict[str, Any]] = []
     generator = torch.Generator().manual_seed(settings.random_state)
     optimizer = optimizer_for(network, settings)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from moiety.config import describe_errors
 from moiety.groups import ExpertGroups
+from moiety.json_reader import parse_json
 from moiety.lens.observe import PHASES
 from moiety.lens.saved import META, PARTS, Decisions, SavedTrace, ShownPicture, TracedQuestion, tally_of
 from moiety.lens.trace_head import FORMAT, VERSION, QuestionHead, TraceHead
@@ -47,7 +48,7 @@ def _read_head(path: Path, said: str | None) -> TraceHead:
     if said is None:
         raise ValueError(f"{path} is a safetensors file of something else: it holds no routing trace; {AGAIN}")
     try:
-        tree = json.loads(said)
+        tree = parse_json(said)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} has a damaged head ({error}); {AGAIN}") from error
     version = tree.get("version") if isinstance(tree, dict) else None

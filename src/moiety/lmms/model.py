@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
+from moiety.devices import device_named
 from moiety.lmms.asked import Asked, answers, read_messages, read_settings
 from moiety.vlm.model import load
 from moiety.vlm.templates import load_processor
@@ -53,7 +53,7 @@ class Moiety(lmms):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("the moiety model of lmms-eval runs in one process; start it without a launcher")
         self.batch_size, self.max_new_tokens = int(batch_size), int(max_new_tokens)
-        self.model = load(pretrained, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = load(pretrained, device=device_named(device))
         self.processor = load_processor(pretrained, template, marks=False)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:

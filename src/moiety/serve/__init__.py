@@ -7,7 +7,8 @@ holds the port. What needs the extra ``[serve]`` is imported when it is used.
 
 from __future__ import annotations
 
-from moiety.serve.request import Limits, Refusal
+from moiety.serve.refusal import Refusal
+from moiety.serve.request import Limits
 
 __all__ = ["Limits", "Refusal", "require_packages"]
 

@@ -27,7 +27,8 @@ from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.utils import BaseGenerateManager, InferenceThread, _StreamError
 
 from moiety.evaluate.decoding import keywords_of_generate
-from moiety.serve.request import ChatRequest, ImagePart, Limits, Refusal
+from moiety.serve.refusal import Refusal
+from moiety.serve.request import ChatRequest, ImagePart, Limits
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.templates import control_ids

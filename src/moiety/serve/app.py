@@ -20,13 +20,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from moiety.serve.answering import FAILED, ChatHandler, Generation
+from moiety.serve.arriving import Arriving, busy
 from moiety.serve.pictures import decode_pictures
-from moiety.serve.request import Limits, Refusal, read_request
+from moiety.serve.refusal import Refusal
+from moiety.serve.request import read_request
 
 logger = logging.getLogger(__name__)
 
-HEARD_OUT = 8
-"""Times the limit up to which a body that is too long is read and thrown away, so that its sender hears the answer."""
 STOCK_FAILURE = f'data: {{"error": "{FAILED}"}}\n\n'
 """A stream that breaks, as transformers tells it; inside an answer its quotes would be escaped."""
 OUR_FAILURE = f"data: {json.dumps(Refusal(500, FAILED, kind='server_error').body())}\n\n"
@@ -43,19 +43,19 @@ class Counter:
 
     def __init__(self, handler: ChatHandler, key: str | None = None) -> None:
         self.handler, self.key = handler, key
-        self.limits: Limits = handler.limits
+        self.limits = handler.limits
         self.created = int(time.time())
         self.num_waiting = 0
+        self.arriving = Arriving(self.limits)
 
     async def chat(self, request: Request) -> Response:
-        """``POST /v1/chat/completions``."""
-        if self.num_waiting >= self.limits.max_waiting:
-            raise Refusal(
-                429, f"{self.num_waiting} requests wait already; try again later", code="busy", kind="rate_limit_error"
-            )
+        """``POST /v1/chat/completions``. A seat is given to a request that is whole: a slow one holds none."""
+        self._check_room()
+        content = await self.arriving.body(request)
+        self._check_room()
         self.num_waiting += 1
         try:
-            response, generation = await self._answered(request)
+            response, generation = await self._answered(request, content)
         except BaseException:
             self._leave()
             raise
@@ -91,14 +91,17 @@ class Counter:
     def _card(self) -> dict[str, Any]:
         return {"id": self.handler.name, "object": "model", "created": self.created, "owned_by": "moiety"}
 
+    def _check_room(self) -> None:
+        if self.num_waiting >= self.limits.max_waiting:
+            raise busy(f"{self.num_waiting} requests wait already")
+
     def _leave(self, generation: Generation | None = None) -> None:
         """One request less; nobody listens to its answer any more."""
         self.num_waiting -= 1
         if generation is not None:
             generation.stop()
 
-    async def _answered(self, request: Request) -> tuple[Response, Generation]:
-        content = await read_body(request, self.limits)
+    async def _answered(self, request: Request, content: bytes) -> tuple[Response, Generation]:
         asked = await run_in_threadpool(read_request, content, self.handler.name, self.limits, self.handler.control)
         pictures = await run_in_threadpool(decode_pictures, asked, self.limits)
         working = asyncio.ensure_future(self.handler.answer(asked, pictures, f"chatcmpl-{uuid.uuid4().hex}"))
@@ -135,47 +138,6 @@ class Stream(Response):
         async for piece in pieces:
             yield piece.replace(STOCK_FAILURE, OUR_FAILURE)
         yield "data: [DONE]\n\n"
-
-
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body of a JSON request, never more than the limit of it in memory.
-
-    Raises:
-        Refusal: it is not JSON by its own account, too long, or too slow.
-    """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Refusal(415, f"content-type must be application/json, got {kind[:80]!r}")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "packed bodies are not read; leave out content-encoding")
-    declared = request.headers.get("content-length", "0")
-    size = int(declared) if declared.isdecimal() else 0
-    if size > HEARD_OUT * limits.max_body_bytes:
-        raise _too_long(size, limits)
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > HEARD_OUT * limits.max_body_bytes:
-                    break
-                if size <= limits.max_body_bytes:
-                    chunks.append(chunk)
-    except TimeoutError as error:
-        raise Refusal(408, f"{size:,} bytes came in {limits.body_seconds:g} s; send the request faster") from error
-    if size > limits.max_body_bytes:
-        raise _too_long(size, limits)
-    return b"".join(chunks)
-
-
-def _too_long(size: int, limits: Limits) -> Refusal:
-    given, most = size / 2**20, limits.max_body_bytes / 2**20
-    return Refusal(
-        413,
-        f"a body of {given:,.1f} MiB; at most {most:,.1f} MiB are read: send fewer or smaller pictures",
-        code="too_long",
-    )
 
 
 def build_app(handler: ChatHandler, key: str | None = None) -> Starlette:

@@ -10,7 +10,8 @@ import warnings
 
 from PIL import Image
 
-from moiety.serve.request import ChatRequest, ImagePart, Limits, Refusal
+from moiety.serve.refusal import Refusal
+from moiety.serve.request import ChatRequest, ImagePart, Limits
 from moiety.vlm.images import decode
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")

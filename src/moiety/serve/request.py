@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ from pydantic import BeforeValidator, FailFast, Field, ValidationError
 
 from moiety.groups import nearest_name
 from moiety.section import Section
+from moiety.serve.neutral import MESSAGE, PART, REQUEST, without_neutral
+from moiety.serve.refusal import Refusal
 
 MOST_BRACKETS, MOST_KEYS, MOST_ITEMS = 100_000, 100, 2_000
 """No chat has more of them, and a body of nothing else would cost a hundred times its size in memory."""
@@ -31,8 +33,12 @@ class Limits:
         max_body_bytes: Bytes of one request.
         max_images: Pictures of one request.
         max_pixels: Pixels of all pictures of one request.
-        max_waiting: Requests that are read, waiting or answered at the same time.
+        max_waiting: Requests that arrived whole and are waiting or answered at the same time.
+        max_arriving_bytes: Of all bodies that are still on their way; beyond it the long ones are sent away.
+        head_seconds: Time for the head of a request, for the first bytes of its body, and for a client that does not
+            read its answer.
         body_seconds: Time in which a request must have arrived.
+        least_bytes_a_second: What a body must bring from then on.
     """
 
     max_new_tokens: int = 512
@@ -40,38 +46,16 @@ class Limits:
     max_images: int = 16
     max_pixels: int = 50_000_000
     max_waiting: int = 32
+    max_arriving_bytes: int = 256 * 2**20
+    head_seconds: float = 10.0
     body_seconds: float = 60.0
-
-
-class Refusal(Exception):
-    """A request that is not answered, and why; `status` is 4xx.
-
-    Args:
-        status: HTTP status.
-        message: What was given, what is accepted.
-        param: Field the message is about, for instance ``messages[0].role``.
-        code: Short name of the reason.
-        kind: Group of reasons, OpenAI's ``type``.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        param: str | None = None,
-        code: str | None = None,
-        kind: str = "invalid_request_error",
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code, self.kind = status, message, param, code, kind
-
-    def body(self) -> dict[str, Any]:
-        """The answer to send, in OpenAI's form."""
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+    least_bytes_a_second: int = 2**14
 
 
 def _as_parts(content: Any) -> Any:
-    """A plain text is one part."""
+    """A plain text is one part, and null is none."""
+    if content is None:
+        return []
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
@@ -90,7 +74,7 @@ class ImageUrl(Section):
     """A picture as data URL; `detail` changes nothing, the model has one way to see."""
 
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(Section):
@@ -104,30 +88,21 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
 class Message(Section):
-    """One turn; what OpenAI's client adds to an answer it sends back may be there as null."""
+    """One turn, without the fields of :data:`moiety.serve.neutral.MESSAGE`."""
 
     role: Literal["system", "user", "assistant"]
-    content: Annotated[list[Part], FailFast(), Field(max_length=MOST_ITEMS), BeforeValidator(_as_parts)]
-    refusal: None = None
-    tool_calls: None = None
-    function_call: None = None
-    audio: None = None
+    content: Annotated[list[Part], FailFast(), Field(max_length=MOST_ITEMS), BeforeValidator(_as_parts)] = Field([])
 
 
 class StreamOptions(Section):
-    """The last piece of a stream always tells the usage."""
+    """The last piece of a stream always tells the usage; none is padded."""
 
     include_usage: bool | None = None
-
-
-class TextFormat(Section):
-    """Answers are plain text."""
-
-    type: Literal["text"]
+    include_obfuscation: Literal[False] | None = None
 
 
 class ChatRequest(Section):
-    """Body of ``POST /v1/chat/completions``. Fields that a server could only ignore must hold what changes nothing."""
+    """Body of ``POST /v1/chat/completions``, without the fields of :data:`moiety.serve.neutral.REQUEST`."""
 
     model: str | None = None
     messages: Annotated[list[Message], FailFast()] = Field(min_length=1, max_length=MOST_ITEMS)
@@ -141,12 +116,6 @@ class ChatRequest(Section):
     )
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
-    n: int | None = Field(None, ge=1, le=1)
-    frequency_penalty: float | None = Field(None, ge=0, le=0)
-    presence_penalty: float | None = Field(None, ge=0, le=0)
-    logprobs: Literal[False] | None = None
-    response_format: TextFormat | None = None
 
     def max_new_tokens(self, limits: Limits) -> int:
         """Longest answer in tokens."""
@@ -165,7 +134,7 @@ def read_request(content: bytes, model: str, limits: Limits, control: Collection
     Raises:
         Refusal: with the first reason why not.
     """
-    entry = _parsed(content)
+    entry = _asking(_parsed(content))
     try:
         request = ChatRequest.model_validate(entry)
     except ValidationError as error:
@@ -201,6 +170,27 @@ def _parsed(content: bytes) -> dict[str, Any]:
     return entry
 
 
+def _asking(entry: dict[str, Any]) -> dict[str, Any]:
+    """What of a body asks for something."""
+    entry = without_neutral(entry, REQUEST)
+    if "messages" in entry:
+        entry["messages"] = _each(entry["messages"], MESSAGE, "messages")
+        for number, message in enumerate(entry["messages"] if isinstance(entry["messages"], list) else ()):
+            if isinstance(message, dict) and "content" in message:
+                message["content"] = _each(message["content"], PART, f"messages[{number}].content")
+    return entry
+
+
+def _each(entries: Any, table: Mapping[str, tuple[Any, ...]], where: str) -> Any:
+    """A list without the neutral fields of its objects; anything else as it is."""
+    if not isinstance(entries, list):
+        return entries
+    return [
+        without_neutral(entry, table, f"{where}[{number}].") if isinstance(entry, dict) else entry
+        for number, entry in enumerate(entries)
+    ]
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > MOST_KEYS:
         raise ValueError(f"an object with {len(pairs):,} keys")
@@ -221,7 +211,8 @@ def _check_turns(request: ChatRequest, limits: Limits, control: Collection[str])
         where = f"messages[{number}]"
         if message.role == "system" and number:
             raise Refusal(400, f"{where}: role system may only be the first message", f"{where}.role")
-        if not any(isinstance(part, ImagePart) or part.text.strip() for part in message.content):
+        says = any(isinstance(part, ImagePart) or part.text.strip() for part in message.content)
+        if not says and message.role != "assistant":  # an empty answer is one
             raise Refusal(400, f"{where}: the content is empty; give a text or a picture", f"{where}.content")
         for place, part in enumerate(message.content):
             param = f"{where}.content[{place}]"
@@ -260,7 +251,8 @@ def _refusal_of(error: ValidationError) -> Refusal:
     if kind == "missing":
         return Refusal(400, f"{param} is missing", param, "missing_required_parameter")
     if kind == "extra_forbidden":
-        known = f"; {nearest_name(str(param)[:80], ChatRequest.model_fields)}" if len(first["loc"]) == 1 else ""
+        names = [*ChatRequest.model_fields, *REQUEST]
+        known = f"; {nearest_name(str(param)[:80], names)}" if len(first["loc"]) == 1 else ""
         return Refusal(400, f"unknown field {_short(param)}{known}", param, "unknown_parameter")
     return Refusal(400, f"{param}: {first['msg']}, got {_short(given)}", param, "invalid_value")
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from starlette.applications import Starlette
 
 from moiety.serve.answering import ChatHandler
 from moiety.serve.app import build_app
+from moiety.serve.connections import protocol_with
+from moiety.serve.hosts import HostCheck, Hosts
 
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -62,6 +63,7 @@ class Server(uvicorn.Server):
         bound: Of :func:`open_port`.
         key: What clients must show; None: nothing.
         ready: Called once connections are taken.
+        hosts: Names that the server is asked by; None: those of the loopback and the address of `bound`.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Server(uvicorn.Server):
         bound: socket.socket,
         key: str | None = None,
         ready: Callable[[], object] | None = None,
+        hosts: Hosts | None = None,
     ) -> None:
-        app: Starlette = build_app(handler, key)
+        app = HostCheck(build_app(handler, key), hosts or Hosts(bound.getsockname()[0]))
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol_with(handler.limits),
                 log_config=None,
                 access_log=False,
                 log_level="warning",

@@ -20,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from moiety.json_reader import parse_json
+
 logger = logging.getLogger(__name__)
 
 SEAL = "moiety_checkpoint.json"
@@ -62,7 +64,7 @@ def flush(path: Path) -> None:
 def problem_of(checkpoint: Path) -> str | None:
     """Why `checkpoint` is not whole; None when it is."""
     try:
-        sizes = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
+        sizes = parse_json((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
         return f"no {SEAL}"
     except (json.JSONDecodeError, KeyError, TypeError):
@@ -102,7 +104,7 @@ def counters_of(checkpoint: Path) -> dict[str, Any]:
     """Totals that :func:`seal` stored; empty for a folder without a readable seal."""
     if problem_of(checkpoint) is not None:
         return {}
-    return dict(json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))["counters"])
+    return dict(parse_json((checkpoint / SEAL).read_text(encoding="utf-8"))["counters"])
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from moiety.config import DataSettings, ModelSettings, MoESettings, Recipe, StageSettings
+from moiety.json_reader import parse_json
 from moiety.section import with_defaults
 
 logger = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         _ = record["identity"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); delete {folder} and train this stage again") from error

@@ -16,12 +16,16 @@ LINES, TABLE, CURVE = "log.jsonl", "log.csv", "loss.png"
 class LogFiles(TrainerCallback):
     """Writes every log of the trainer into a folder. A resumed run drops the lines behind its checkpoint first.
 
+    A line holds averages over the steps since the line before. The first line of a run that was resumed in between
+    averages what came after its checkpoint, and says so: ``averages_from`` is the first step in it.
+
     Args:
         folder: Where ``log.jsonl`` and ``log.csv`` go.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._resumed_at: int | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -30,6 +34,8 @@ class LogFiles(TrainerCallback):
         if state.is_world_process_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             kept = [line for line in read_log(self.folder) if line["step"] <= state.global_step]
+            begun = kept[-1]["step"] if kept else 0
+            self._resumed_at = state.global_step if state.global_step > begun else None  # in the middle of a line
             aside = self.folder / (LINES + ".writing")
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             os.replace(aside, self.folder / LINES)
@@ -51,8 +57,10 @@ class LogFiles(TrainerCallback):
     ) -> None:
         """Add one line; the closing summary of the trainer is kept in the stage record instead."""
         if state.is_world_process_zero and logs and "loss" in logs:
+            part = {} if self._resumed_at is None else {"averages_from": self._resumed_at + 1}
+            self._resumed_at = None
             with open(self.folder / LINES, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **part, **logs}) + "\n")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moiety.groups import ExpertGroups, Modality
 from moiety.vlm.data import IGNORED_LABEL, Encoder
+from moiety.vlm.images import absence
 from moiety.vlm.rows import IMAGE_MARK, BadRows, Problem, Row, merge_rows, read_rows
 
 Progress = Callable[[int, int], None]
@@ -112,7 +113,7 @@ def faults_of(row: Row, encoder: Encoder) -> list[str]:
             faults.append(f"turn {number}: {IMAGE_MARK} stands outside the turns of the user")
         if token != IMAGE_MARK and token in turn.text:
             faults.append(f"turn {number}: the text holds this model's picture token {token}; write {IMAGE_MARK}")
-    faults += [f"picture {name!r} is missing" for name in row.images if name not in encoder.images]
+    faults += [absence(name, encoder.images) for name in row.images if name not in encoder.images]
     return faults
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+MOST_PIXELS = 89_478_485
+"""Pixels of one picture: where Pillow begins to warn. Four times as much costs more than a GiB to decode."""
 
 
 class Pictures(Protocol):
@@ -27,6 +32,9 @@ class Images:
     Sources are searched in the given order. A tar is indexed once (member name -> offset) and read in place. No file
     stays open between two look-ups, so an object can be pickled and shared by forked workers.
 
+    A name leads to a place inside the given folders and to no other: rows are written by others. It may be absolute or
+    hold ``..`` as long as it ends in one of them; links inside the folders are the business of whoever laid them.
+
     Args:
         paths: Image folders and ``.tar`` files.
 
@@ -41,6 +49,7 @@ class Images:
 
     def __init__(self, paths: Iterable[str | Path] = ()) -> None:
         self.sources = [Path(path) for path in paths]
+        self._roots = [os.path.abspath(source) for source in self.sources]
         self._members = {source: _index_tar(source) for source in self.sources if not _is_folder(source)}
 
     def __contains__(self, name: object) -> bool:
@@ -58,20 +67,52 @@ class Images:
                 file.seek(offset)
                 content = file.read(size)
             return decode(content, f"{name!r} of {source}")
+        places = ", ".join(map(str, self.sources)) or "data.images is empty"
+        if self.leads_outside(name):
+            raise FileNotFoundError(
+                f"picture {name!r} lies outside of the image sources ({places}); give the folder that holds it, too"
+            )
         raise FileNotFoundError(
-            f"picture {name!r} is in none of {len(self.sources)} image sources "
-            f"({', '.join(map(str, self.sources)) or 'data.images is empty'}); names are paths inside a folder or a tar"
+            f"picture {name!r} is in none of {len(self.sources)} image sources ({places}); names are paths inside a "
+            "folder or a tar"
         )
+
+    def leads_outside(self, name: str) -> bool:
+        """Whether a name leads out of every folder that was given."""
+        folders = [root for root, source in zip(self._roots, self.sources, strict=True) if source not in self._members]
+        return _is_roving(name) and not any(self._inside(root, name) for root in folders)
+
+    def _inside(self, root: str, name: str) -> str | None:
+        """The place of `name` seen from a folder; None outside of all folders."""
+        place = os.path.join(root, name)
+        if not _is_roving(name):
+            return place
+        place = os.path.normpath(place)
+        held = any(os.path.commonpath([place, other]) == other for other in self._roots)
+        return place if held else None
 
     def _places(self, name: str) -> Iterator[tuple[Path, int, int]]:
         """File, offset and size (-1: to the end) of every source that holds `name`."""
-        for source in self.sources:
+        for source, root in zip(self.sources, self._roots, strict=True):
             members = self._members.get(source)
             if members is None:
-                if name and (source / name).is_file():
-                    yield source / name, 0, -1
+                place = self._inside(root, name) if name else None
+                if place is not None and os.path.isfile(place):
+                    yield Path(place), 0, -1
             elif name in members:
                 yield source, *members[name]
+
+
+def absence(name: str, pictures: Pictures) -> str:
+    """What to say of a picture that is not there."""
+    if isinstance(pictures, Images) and pictures.leads_outside(name):
+        return f"picture {name!r} lies outside of the image sources; give the folder that holds it, too"
+    return f"picture {name!r} is missing"
+
+
+def _is_roving(name: str) -> bool:
+    """Whether a name is more than a way down."""
+    return os.path.isabs(name) or ".." in name.replace("\\", "/").split("/")
 
 
 def open_picture(path: str | Path) -> Image.Image:
@@ -94,13 +135,26 @@ def decode(content: bytes, where: str) -> Image.Image:
         ValueError: the bytes are not a whole picture.
     """
     try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        image = ImageOps.exif_transpose(_measured(content))
         if image.has_transparency_data:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises all four
         why = "no format of pictures that is known" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"picture {where} cannot be decoded ({len(content)} bytes): {why}") from error
+
+
+def _measured(content: bytes) -> Image.Image:
+    """A picture whose size is known and bearable; no pixel of it is decoded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is the same
+        image = Image.open(io.BytesIO(content))
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(
+            f"{image.width:,} x {image.height:,} pixels, more than the {MOST_PIXELS // 10**6} million that are read; "
+            "make it smaller"
+        )
+    return image
 
 
 def _is_folder(path: Path) -> bool:

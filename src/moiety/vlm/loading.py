@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from moiety.json_reader import parse_json
+from moiety.vlm.sizes import check_numbers, check_size
 
 
 def check_folder(path: str | Path) -> None:
@@ -37,10 +39,17 @@ def check_folder(path: str | Path) -> None:
 
 def model_type_of(path: str | Path) -> str | None:
     """The model type that the config of a local folder names; None where there is none to read."""
+    found = _as_written(path).get("model_type")
+    return found if isinstance(found, str) else None
+
+
+def _as_written(path: str | Path) -> dict[str, Any]:
+    """The config of a local folder, nothing of it read but the JSON; empty where there is none to read."""
     try:
-        return json.loads((Path(path) / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
-        return None
+        tree = parse_json((Path(path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def read_config(path: str | Path) -> Any:
@@ -51,12 +60,32 @@ def read_config(path: str | Path) -> Any:
         ValueError: its type is unknown, or the config is damaged.
     """
     check_folder(path)
+    check_numbers(_as_written(path), path)
     try:
-        return AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except OSError as error:
         raise FileNotFoundError(f"no model at {path}: neither a folder nor a model that can be fetched") from error
     except Exception as error:
+        refuse_own_code(error, path)
         raise ValueError(f"the config of {path} cannot be read: {error}") from error
+    check_size(config, path)
+    return config
+
+
+def refuse_own_code(error: Exception, path: str | Path) -> None:
+    """Raise in plain words where transformers stopped at Python code that a folder brings along.
+
+    Every door gives ``trust_remote_code=False``: without it transformers asks on standard input, and in a pipe the
+    first line of a conversation would be the answer.
+
+    Raises:
+        ValueError: `error` is about such code.
+    """
+    if "trust_remote_code" in str(error):
+        raise ValueError(
+            f"{path} needs Python code of its own (auto_map) to be read, and moiety never runs code of a model folder; "
+            "take a model that transformers knows by itself, or convert the folder to such a one"
+        ) from error
 
 
 def dense_class(config: Any, path: str | Path) -> Any:
@@ -81,7 +110,12 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
     """
     try:
         model, report = cls.from_pretrained(
-            path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options
+            path,
+            output_loading_info=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            **options,
         )
     except (SafetensorError, OSError, EOFError, KeyError, RuntimeError) as error:
         raise ValueError(

@@ -105,7 +105,7 @@ class MoietyModel(GeneratesWithIds):
             ValueError: tensors are missing, left over or of another shape.
         """
         # Other shapes are passed over here so that they are reported, and refused, with everything else.
-        kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True, **kwargs}
+        kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True, "trust_remote_code": False, **kwargs}
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         refuse_partial(report, str(args[0]) if args else cls.__name__)
         return (model, report) if output_loading_info else model

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from moiety.groups import nearest_name
+from moiety.json_reader import parse_json
 
 IMAGE_MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
@@ -243,7 +244,7 @@ def _entries(file: str) -> Iterator[tuple[int, Any]]:
     for line, content in enumerate(text.split("\n"), start=1):
         if content.strip():
             try:
-                yield line, json.loads(content)
+                yield line, parse_json(content)
             except json.JSONDecodeError as error:
                 yield line, error
 
@@ -251,7 +252,7 @@ def _entries(file: str) -> Iterator[tuple[int, Any]]:
 def _array_entries(text: str) -> Iterator[tuple[int, Any]]:
     """Entries of one JSON array, each with the line it begins on (which ``json.loads`` does not tell)."""
     try:
-        json.loads(text)
+        parse_json(text)
     except json.JSONDecodeError as error:
         yield error.lineno, error  # behind a broken entry the rest of an array cannot be found
         return

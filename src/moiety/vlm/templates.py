@@ -18,6 +18,7 @@ from typing import Any
 from transformers import AutoProcessor
 
 from moiety.groups import nearest_name
+from moiety.vlm.loading import refuse_own_code
 
 _CONTENT = (
     "{%- macro content(message) -%}"
@@ -166,9 +167,17 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
     """
     with _without_torchvision_notice():
         try:
-            processor = AutoProcessor.from_pretrained(str(folder), **options)
+            processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
+            refuse_own_code(error, folder)
             raise FileNotFoundError(f"no processor in {folder}: {error}") from error
+        except ImportError:
+            raise
+        except Exception as error:  # the library of tokenizers raises nothing finer
+            raise ValueError(
+                f"the processor of {folder} cannot be read ({str(error)[:120] or type(error).__name__}); "
+                "one of its files is damaged: copy or make it again"
+            ) from error
     if not hasattr(processor, "tokenizer"):
         raise ValueError(
             f"{folder} holds {type(processor).__name__}, expected the processor of a vision-language model"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moiety.evaluate.benchmarks.release import Readable
+from moiety.json_reader import parse_json
 
 
 def text_of(path: Readable) -> str:
@@ -33,7 +34,7 @@ def read_json(path: Readable) -> Any:
         ValueError: it is not JSON.
     """
     try:
-        return json.loads(text_of(path))
+        return parse_json(text_of(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno} is not JSON ({error.msg}); fetch the file anew") from error
 
@@ -48,7 +49,7 @@ def read_lines(path: Readable) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number} is not JSON ({error.msg}); fetch the file anew") from error
         if not isinstance(entry, dict):

@@ -1,0 +1,31 @@
+"""The device that somebody names, tried before anything is loaded for it."""
+
+from __future__ import annotations
+
+
+def device_named(name: str | None) -> str:
+    """A device that this machine and this PyTorch have.
+
+    Args:
+        name: ``cpu``, ``cuda``, ``cuda:1``, …; None: a GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+
+    Example:
+        >>> device_named("cpu")
+        'cpu'
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if torch.device(name).type != "meta":
+            torch.empty(1, device=name)
+            return name
+        reason = "it holds no numbers"
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # each backend has its own
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+    known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    raise ValueError(f"device {name[:40]!r} cannot be used here ({reason}); this machine has {', '.join(known)}")

@@ -1,0 +1,111 @@
+"""Names under which a page or a server may be asked: a browser says in each request which name it was sent to.
+
+A page elsewhere can let its own name point to this machine and then ask as if it were ours; the name gives it away.
+An address cannot be made to point anywhere else, so a server that listens at every address answers to all of them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+LONGEST_SHOWN = 40
+
+
+class Hosts:
+    """Which values of the ``Host`` header are ours.
+
+    Args:
+        listens_at: Name or address that was given as ``--host``.
+        names: Further names, of ``--allow-host``.
+
+    Example:
+        >>> hosts = Hosts("127.0.0.1", ["vision.lan"])
+        >>> [hosts.admits(name) for name in ("localhost:8000", "[::1]:8000", "Vision.lan", "elsewhere.example")]
+        [True, True, True, False]
+    """
+
+    def __init__(self, listens_at: str = "127.0.0.1", names: Iterable[str] = ()) -> None:
+        self.names = {_bare(name) for name in (listens_at, *names)}
+        address = _address(_bare(listens_at))
+        self.every_address = address is not None and address.is_unspecified
+        if self.every_address:
+            self.names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+
+    def add(self, name: str) -> None:
+        """Answer to one more name."""
+        self.names.add(_bare(name))
+
+    def admits(self, header: str) -> bool:
+        """Whether a request that was sent to `header` (``name`` or ``name:port``) is for us."""
+        name = _bare(header)
+        address = _address(name)
+        if address is not None:
+            return address.is_loopback or self.every_address or name in self.names
+        return name == "localhost" or name.endswith(".localhost") or name in self.names
+
+
+def _bare(host: str) -> str:
+    """A host without port, brackets, the last dot and capitals.
+
+    Example:
+        >>> _bare("LOCALHOST.:80"), _bare("[::1]:80"), _bare("::1")
+        ('localhost', '::1', '::1')
+    """
+    host = host.strip().lower()
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    return host.rstrip(".")
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+class HostCheck:
+    """Refuses whatever was not sent to a name of ours, before anything else looks at it.
+
+    Args:
+        app: The web application behind it.
+        hosts: Our names.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As an ASGI application."""
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        given = [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == b"host"]
+        if len(given) == 1 and self.hosts.admits(given[0]):
+            await self.app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await _refuse(given, send)
+
+
+async def _refuse(given: list[str], send: Send) -> None:
+    shown = repr(", ".join(given)[:LONGEST_SHOWN]) if given else "none"
+    message = (
+        f"Host is {shown}, which is no name of this server; ask it by the name it was started with (--host), as "
+        "localhost on its own machine, or start it with --allow-host NAME"
+    )
+    error = {"message": message, "type": "invalid_request_error", "param": None, "code": "unknown_host"}
+    content = json.dumps({"error": error}).encode()
+    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
