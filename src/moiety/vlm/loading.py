@@ -10,6 +10,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from moiety.vlm.adapters import base_of_adapters
+from moiety.vlm.quantised import quantised_by
+
 
 def check_folder(path: str | Path) -> None:
     """Refuse a local folder that is no model or whose weights are pickled; a Hub id passes.
@@ -37,6 +40,7 @@ def check_folder(path: str | Path) -> None:
 
 def model_type_of(path: str | Path) -> str | None:
     """The model type that the config of a local folder names; None where there is none to read."""
+    path = base_of_adapters(path) or path
     try:
         return json.loads((Path(path) / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
@@ -44,12 +48,13 @@ def model_type_of(path: str | Path) -> str | None:
 
 
 def read_config(path: str | Path) -> Any:
-    """The config of a model folder or id.
+    """The config of a model folder or id; of adapters, that of their model.
 
     Raises:
         FileNotFoundError: there is no model.
         ValueError: its type is unknown, or the config is damaged.
     """
+    path = base_of_adapters(path) or path
     check_folder(path)
     try:
         return AutoConfig.from_pretrained(path)
@@ -77,12 +82,18 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
     """``cls.from_pretrained`` that accepts nothing but whole, undamaged weights.
 
     Raises:
+        ImportError: they are quantised, and what reads them is not installed.
         ValueError: the weights are damaged, or some are missing, left over or of another shape.
     """
     try:
         model, report = cls.from_pretrained(
             path, output_loading_info=True, use_safetensors=True, ignore_mismatched_sizes=True, **options
         )
+    except ImportError as error:
+        method = quantised_by(read_config(path))
+        if method is None:
+            raise
+        raise ImportError(f"{path} holds quantised weights ({method}): {str(error).strip().splitlines()[0]}") from error
     except (SafetensorError, OSError, EOFError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"the weights in {path} cannot be read ({type(error).__name__}: {error}); "

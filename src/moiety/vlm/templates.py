@@ -18,6 +18,7 @@ from typing import Any
 from transformers import AutoProcessor
 
 from moiety.groups import nearest_name
+from moiety.vlm.adapters import base_of_adapters
 
 _CONTENT = (
     "{%- macro content(message) -%}"
@@ -150,7 +151,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
     """Load the processor of a model folder and see to its chat template.
 
     Args:
-        folder: Hugging Face folder or id.
+        folder: Hugging Face folder or id; adapters without a tokenizer of their own have that of their model.
         template: Name of a template of :data:`TEMPLATES`; it is written into the processor, so that saving keeps it.
             None: keep the processor's own.
         marks: Ask for a template with generation marks; labels need them unless they are found by prefixes.
@@ -164,9 +165,11 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
         ImportError: the processor needs a package that is not installed (torchvision for most video models).
         ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers.
     """
+    base = base_of_adapters(folder)
+    place = folder if base is None or (Path(folder) / "tokenizer_config.json").is_file() else base
     with _without_torchvision_notice():
         try:
-            processor = AutoProcessor.from_pretrained(str(folder), **options)
+            processor = AutoProcessor.from_pretrained(str(place), **options)
         except (OSError, ValueError) as error:
             raise FileNotFoundError(f"no processor in {folder}: {error}") from error
     if not hasattr(processor, "tokenizer"):
