@@ -232,10 +232,8 @@ def test_one_grouped_product_equals_one_for_each_run(inter: str, form: str, monk
 
 def test_alpha_passes_through() -> None:
     bank, (x, _, _, beside) = stirred(mixed(table(texts=2))), given()
-    assert torch.equal(
-        bank.alpha(x, beside.context, beside.mass), bank.bank("text").alpha(x, beside.context, beside.mass)
-    )
-    assert mixed(table(text="ffn")).alpha(x, beside.context, beside.mass) is None
+    assert torch.equal(bank(x, beside=beside), bank.bank("text").alpha(x, beside.context, beside.mass))
+    assert mixed(table(text="ffn")).weighing == ()
 
 
 def test_messages() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from moiety.groups import Modality
 from moiety.lens.forced import Forced, Reading
+from moiety.moe.experts.bank import bank_in
 from moiety.moe.experts.lorentz import LorentzExperts
-from moiety.moe.experts.mixed import MixedExperts
 from moiety.moe.geometry import delta_hyperbolicity, distance, poincare, radius, radius_cap
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.order_loss import CONE_CAP, cone_points, default_rho0, pool
@@ -74,10 +74,10 @@ class Cloud:
 
 def lorentz_bank(layer: ModalityMoE) -> LorentzExperts | None:
     """The hyperbolic experts of a sparse layer; None where it has none, or their flat twin."""
-    if not isinstance(layer.experts, MixedExperts) or not layer.groups.inter:
+    if layer.settings.asymoe is None or not layer.groups.inter:
         return None
-    bank = layer.experts.bank(layer.groups.group_of_expert(layer.groups.inter[0]).name)
-    return bank if isinstance(bank, LorentzExperts) and bank.settings.inter_kind != "euclidean" else None
+    group = layer.groups.group_of_expert(layer.groups.inter[0])
+    return bank_in(layer.experts).bank(group.name) if group.kind in ("lorentz", "product") else None
 
 
 def drawn_layers(model: Any) -> list[ModalityMoE]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import abc
+import itertools
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from moiety.config import MoESettings
 from moiety.groups import ExpertGroups, Modality
 from moiety.moe.context import Context
+from moiety.moe.gate import Gate
 from moiety.moe.trace import Routing
 
 
@@ -104,9 +106,9 @@ class GatedRouter(Router):
     r"""Softmax, top-k, renormalise, with one linear gate for each set of modality groups that share one.
 
     For token *t* of modality group *g*: :math:`z_t = W_g x_t` over the experts visible to *g*, :math:`p_t =
-    softmax(z_t)` in float32, the `top_k` largest are chosen and, with ``norm_topk``, rescaled to sum to 1. All gates
-    are one product; scores of closed experts are -inf. The choice is made on the scores, not on the probabilities:
-    the order is the same, and probabilities that underflow to 0 cannot tie with closed experts.
+    softmax(z_t)` in float32, the `top_k` largest are chosen and, with ``norm_topk``, rescaled to sum to 1. Scores of
+    closed experts are -inf. The choice is made on the scores, not on the probabilities: the order is the same, and
+    probabilities that underflow to 0 cannot tie with closed experts.
 
     Source:
         Mixtral (Jiang et al. 2024, eq. 1-2) for the order of operations; MoIIE (2508.09779), released code, for one
@@ -118,10 +120,13 @@ class GatedRouter(Router):
 
     def __init__(self, groups: ExpertGroups, hidden: int, settings: MoESettings) -> None:
         super().__init__(groups, hidden, settings)
+        rows = [len(groups.gate_rows(gate)) for gate in range(len(groups.gates))]
+        ends, wide = [0, *itertools.accumulate(rows)], settings.router_dtype == "float32"
+        places = [slice(start, end) for start, end in itertools.pairwise(ends)]
         self.gates = nn.ModuleDict(
             {
-                name: nn.Linear(hidden, len(groups.gate_rows(gate)), bias=False)
-                for gate, name in enumerate(groups.gate_names)
+                name: Gate(hidden, place, ends[-1], wide=wide)
+                for name, place in zip(groups.gate_names, places, strict=True)
             }
         )
         GatedRouter.initialise(self)
@@ -150,12 +155,14 @@ class GatedRouter(Router):
         return Routing(logits, index, weights, group)
 
     def _scores(self, x: Tensor) -> Tensor:
-        """All gates in one product: ``(tokens, hidden)`` -> ``(tokens, rows)``, rows = sum over the gates."""
-        weight = torch.cat([cast(nn.Linear, gate).weight for gate in self.gates.values()])
-        if self.settings.router_dtype == "float32" and x.dtype != torch.float64:
-            with torch.autocast(x.device.type, enabled=False):
-                return F.linear(x.float(), weight.float())
-        return F.linear(x, weight)
+        """The answers of all gates side by side: ``(tokens, hidden)`` -> ``(tokens, rows)``, rows of all gates.
+
+        What stands in the place of a gate (an adapter, a quantised or packed layer) gets `x` in the type of the model.
+        """
+        wide = self.settings.router_dtype == "float32"
+        lifted = x.to(torch.promote_types(x.dtype, torch.float32)) if wide else x  # one copy for all gates
+        with torch.autocast(x.device.type, enabled=False) if wide else nullcontext():
+            return torch.cat([gate(lifted if isinstance(gate, Gate) else x) for gate in self.gates.values()], dim=-1)
 
     def _visible_scores(self, scores: Tensor, group: Tensor) -> Tensor:
         """Lay the rows of each token's own gate over the bank: ``(tokens, rows)`` -> ``(tokens, experts)``.

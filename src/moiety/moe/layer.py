@@ -17,7 +17,7 @@ from moiety.moe.asymmetric_router import AsymmetricRouter, at_layer
 from moiety.moe.budget import design
 from moiety.moe.context import Context, ContextAttention, Evidence
 from moiety.moe.experts import ExpertBank, FFNExperts
-from moiety.moe.experts.bank import Beside
+from moiety.moe.experts.bank import Beside, bank_in
 from moiety.moe.experts.mixed import MixedExperts
 from moiety.moe.routers import GatedRouter, resolve
 from moiety.moe.trace import Routing, active_trace
@@ -74,6 +74,11 @@ class ModalityMoE(nn.Module):
             if settings.asymoe.needs_context:
                 self.context = ContextAttention(hidden, settings.asymoe)
         self._lent: tuple[Tensor | None, Evidence | None] = None, None
+        # adapters and packers may take the places of experts and router: then they are called, and asked nothing
+        self.reads_beside = getattr(self.experts, "reads_beside", False)
+        self.weighs_evidence = isinstance(self.experts, MixedExperts) and bool(self.experts.weighing)
+        self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
+        self._shared = {name: self._shared_parameters(name) for name in self.groups.names}
 
     @contextmanager
     def bound(self, modality_ids: Tensor | None, evidence: Evidence | None = None) -> Iterator[None]:
@@ -110,7 +115,7 @@ class ModalityMoE(nn.Module):
             trace.append(self.layer_index, self._traced(routing, x, context, trace.keeps_inputs))
         elif self.training and torch.is_grad_enabled():
             self._traced(routing, x, context, False)  # checkpointing runs this again, and must save as many tensors
-        if not self.experts.reads_beside:
+        if not self.reads_beside:
             return self.experts(x, routing.index, routing.weights).view(hidden_states.shape)
         beside = Beside(routing.modality_group, *(context or (None, None)))
         return self.experts(x, routing.index, routing.weights, beside).view(hidden_states.shape)
@@ -140,17 +145,12 @@ class ModalityMoE(nn.Module):
         """Parameters that one token of `modality_group` passes through, for the dearest set of experts it may choose.
 
         Context attention and router count with what the token uses of them: only text asks the context attention,
-        the others lend it keys and values.
+        the others lend it keys and values. Adapters do not count.
         """
         number = self.groups.names.index(modality_group)
         sets = itertools.combinations(self.groups.visible(modality_group), self.top_k)
-        return self._shared_parameters(modality_group) + max(self._parameters_of(chosen, number) for chosen in sets)
-
-    def _parameters_of(self, chosen: tuple[int, ...], modality_group: int) -> int:
-        """What a token that chose these experts passes through in the bank."""
-        if isinstance(self.experts, MixedExperts):
-            return self.experts.activated_by(chosen, modality_group)
-        return sum(self.experts.activated_of(expert, modality_group) for expert in chosen)
+        bank = bank_in(self.experts)
+        return self._shared[modality_group] + max(bank.activated_by(chosen, number) for chosen in sets)
 
     def _shared_parameters(self, modality_group: str) -> int:
         """What a token passes through of router and context attention."""
@@ -194,9 +194,10 @@ class ModalityMoE(nn.Module):
 
     def _alpha(self, x: Tensor, context: Context | None) -> Tensor | None:
         """Alpha of the evidence experts; None in a layer without any."""
-        if context is None or not isinstance(self.experts, MixedExperts):
+        if context is None or not self.weighs_evidence:
             return None
-        return self.experts.alpha(x, context.output, context.mass)
+        nobody = x.new_full((len(x),), -1, dtype=torch.int64)  # alpha is the same for all modality groups
+        return self.experts(x, beside=Beside(nobody, context.output, context.mass))
 
     def _traced(self, routing: Routing, x: Tensor, context: Context | None, keeps_inputs: bool) -> Routing:
         """The decision with what losses and lens read beside it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moiety.asymmetric import AsyMoESettings
 from moiety.groups import ExpertGroups, Modality
+from moiety.moe.experts.bank import bank_in
 from moiety.moe.experts.mixed import HYPERBOLIC
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.order_loss import OrderLoss, expert_order_loss, pool
@@ -103,4 +104,4 @@ def order_layers(layers: Sequence[ModalityMoE], depth: int, settings: AsyMoESett
 
 def inter_bank(layer: ModalityMoE) -> Any:
     """The bank of a layer's inter-modality experts."""
-    return layer.experts.banks[INTER_GROUP]  # type: ignore[index]
+    return bank_in(layer.experts).bank(INTER_GROUP)

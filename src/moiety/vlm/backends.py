@@ -13,7 +13,9 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation
 
 from moiety.groups import nearest_name
+from moiety.moe.experts.bank import Beside
 from moiety.moe.experts.ffn import FFNExperts
+from moiety.moe.experts.slots import Share
 from moiety.moe.kernels import reference_experts
 
 DEFAULT_BACKEND = "moiety"
@@ -44,8 +46,23 @@ class Backend:
 
 
 @use_experts_implementation
-class SwitchableExperts(FFNExperts):
-    """:class:`FFNExperts` whose forward is looked up by name; undecorated it is the plain loop over experts.
+class _NamedRoute(FFNExperts):
+    """:class:`FFNExperts` whose forward is looked up by name; undecorated it is the plain loop over experts."""
+
+    def __init__(self, backend: Backend, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Reference route ``eager``: shapes ``(tokens, hidden)``, ``(tokens, top_k)``, ``(tokens, top_k)``."""
+        return reference_experts(
+            hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj, self.act_fn
+        )
+
+
+class SwitchableExperts(_NamedRoute):
+    """:class:`FFNExperts` under the switch, for slots that nobody has sorted.
 
     Args:
         backend: The route, shared by all banks of a model.
@@ -53,16 +70,17 @@ class SwitchableExperts(FFNExperts):
         **kwargs: As for :class:`FFNExperts`.
     """
 
-    def __init__(self, backend: Backend, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-
     def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+        self,
+        hidden_states: torch.Tensor,
+        top_k_index: torch.Tensor | Share,
+        top_k_weights: torch.Tensor,
+        beside: Beside | None = None,
     ) -> torch.Tensor:
-        """Reference route ``eager``: shapes ``(tokens, hidden)``, ``(tokens, top_k)``, ``(tokens, top_k)``."""
-        return reference_experts(
-            hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj, self.act_fn
-        )
+        """As :meth:`FFNExperts.forward`; slots that are sorted already take our own route."""
+        if isinstance(top_k_index, Share):
+            return self.run(hidden_states, top_k_weights, top_k_index)
+        return super().forward(hidden_states, top_k_index, top_k_weights)
 
 
 def bank_for(backend: Backend) -> Callable[..., SwitchableExperts]:

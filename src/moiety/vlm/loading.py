@@ -10,6 +10,8 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from moiety.json_reader import parse_json
+from moiety.vlm.adapters import base_of_adapters
+from moiety.vlm.quantised import quantised_by
 from moiety.vlm.sizes import check_numbers, check_size
 
 
@@ -39,7 +41,7 @@ def check_folder(path: str | Path) -> None:
 
 def model_type_of(path: str | Path) -> str | None:
     """The model type that the config of a local folder names; None where there is none to read."""
-    found = _as_written(path).get("model_type")
+    found = _as_written(base_of_adapters(path) or path).get("model_type")
     return found if isinstance(found, str) else None
 
 
@@ -53,12 +55,13 @@ def _as_written(path: str | Path) -> dict[str, Any]:
 
 
 def read_config(path: str | Path) -> Any:
-    """The config of a model folder or id.
+    """The config of a model folder or id; of adapters, that of their model.
 
     Raises:
         FileNotFoundError: there is no model.
         ValueError: its type is unknown, or the config is damaged.
     """
+    path = base_of_adapters(path) or path
     check_folder(path)
     check_numbers(_as_written(path), path)
     try:
@@ -106,6 +109,7 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
     """``cls.from_pretrained`` that accepts nothing but whole, undamaged weights.
 
     Raises:
+        ImportError: they are quantised, and what reads them is not installed.
         ValueError: the weights are damaged, or some are missing, left over or of another shape.
     """
     try:
@@ -117,6 +121,11 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
             trust_remote_code=False,
             **options,
         )
+    except ImportError as error:
+        method = quantised_by(read_config(path))
+        if method is None:
+            raise
+        raise ImportError(f"{path} holds quantised weights ({method}): {str(error).strip().splitlines()[0]}") from error
     except (SafetensorError, OSError, EOFError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"the weights in {path} cannot be read ({type(error).__name__}: {error}); "

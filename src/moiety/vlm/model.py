@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from moiety.config import MoESettings
 from moiety.moe.layer import ModalityMoE
+from moiety.vlm.adapters import base_of_adapters, merge_adapters
 from moiety.vlm.backends import Backend
 from moiety.vlm.configs import (
     DENSE,
@@ -42,6 +43,7 @@ from moiety.vlm.outputs import (
     tracing,
 )
 from moiety.vlm.placeholders import placeholder_ids
+from moiety.vlm.quantised import say_full_width
 from moiety.vlm.splice import FAMILIES, UNSUPPORTED, initialise_sparse, sparse_layers, splice
 from moiety.vlm.towers import freeze_unread
 
@@ -108,6 +110,7 @@ class MoietyModel(GeneratesWithIds):
         kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True, "trust_remote_code": False, **kwargs}
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
         refuse_partial(report, str(args[0]) if args else cls.__name__)
+        say_full_width(model)
         return (model, report) if output_loading_info else model
 
     def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> Any:
@@ -226,14 +229,18 @@ def _register(cls: Any) -> None:
 
 
 def sparse_class(config: Any) -> Any:
-    """The registered class of a config of ours.
+    """The class of a config of ours, registered with the Auto classes if it was not.
 
     Raises:
-        ValueError: its family is not registered, and is unknown to this transformers.
+        ValueError: its family is unknown to this transformers.
     """
+    register_type(type(config).model_type)
     mapping = AutoModelForImageTextToText._model_mapping
     if type(config) not in mapping:
-        raise ValueError(f"{type(config).__name__} is not registered; call moiety.with_moe on its Hugging Face class")
+        raise ValueError(
+            f"{type(config).__name__} is a config without a model: transformers {transformers.__version__} has no "
+            f"image-text-to-text class of type {type(config).model_type.removeprefix(MODEL_TYPE)!r}"
+        )
     return mapping[type(config)]
 
 
@@ -296,10 +303,10 @@ def load(
     """Read a model from a folder of ours, or a dense one from a Hugging Face folder or id.
 
     A dense Hugging Face model gets our class with ``scheme: dense``, which computes the same and saves under the names
-    it has in memory.
+    it has in memory. Adapters of peft are merged into the model that they name.
 
     Args:
-        path: The folder or id.
+        path: The folder or id, or a folder of adapters.
         dtype: Weights' type; None: the one they were saved in.
         experts_implementation: Route of the experts; None: ours.
         device: Where the model goes; None: CPU.
@@ -312,12 +319,16 @@ def load(
         The model in eval mode.
     """
     route = Backend(experts_implementation).name
+    base = base_of_adapters(path)
+    if base is not None:
+        return merge_adapters(load(base, dtype, experts_implementation, device), path)
     register_type(model_type_of(path))
     config = read_config(path)
     if config.model_type.startswith(MODEL_TYPE):
         model = read_model(sparse_class(config), path, config=config, dtype=dtype or "auto")
     else:
         model = adopt(read_model(dense_class(config, path), path, dtype=dtype or "auto"), DENSE, copy=False)
+        say_full_width(model)
     model.set_experts_implementation(route)
     model.eval()
     return model if device is None else model.to(device)

@@ -18,6 +18,7 @@ from typing import Any
 from transformers import AutoProcessor
 
 from moiety.groups import nearest_name
+from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.loading import refuse_own_code
 
 _CONTENT = (
@@ -151,7 +152,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
     """Load the processor of a model folder and see to its chat template.
 
     Args:
-        folder: Hugging Face folder or id.
+        folder: Hugging Face folder or id; adapters without a tokenizer of their own have that of their model.
         template: Name of a template of :data:`TEMPLATES`; it is written into the processor, so that saving keeps it.
             None: keep the processor's own.
         marks: Ask for a template with generation marks; labels need them unless they are found by prefixes.
@@ -165,9 +166,11 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
         ImportError: the processor needs a package that is not installed (torchvision for most video models).
         ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers.
     """
+    base = base_of_adapters(folder)
+    place = folder if base is None or (Path(folder) / "tokenizer_config.json").is_file() else base
     with _without_torchvision_notice():
         try:
-            processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=False, **options)
+            processor = AutoProcessor.from_pretrained(str(place), trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
             refuse_own_code(error, folder)
             raise FileNotFoundError(f"no processor in {folder}: {error}") from error

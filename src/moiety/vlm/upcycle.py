@@ -26,9 +26,12 @@ from moiety.groups import Modality
 from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.routers import resolve
 from moiety.saving import whole_folder
+from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
+from moiety.vlm.loading import read_config
 from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
+from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
 from moiety.vlm.templates import control_ids, load_processor
 
 logger = logging.getLogger(__name__)
@@ -99,11 +102,12 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
         The sparse model, in eval mode. ``model.config.provenance`` holds the receipt.
 
     Raises:
-        ValueError: the settings do not fit the model, or it is sparse already.
+        ValueError: the settings do not fit the model, or it is sparse already or quantised.
         TypeError: its decoder has no FFN that can be copied.
         ParityError: the logits differ by more than the tolerance, although the settings promise equality.
     """
     settings = with_special_ids(settings, processor)
+    refuse_quantised(quantisation_of(model), model.name_or_path or type(model).__name__)
     if settings_of(model) is not None:
         raise ValueError(f"the model is sparse already (scheme {settings_of(model).scheme!r}); upcycle a dense one")  # type: ignore[union-attr]
     if settings.scheme != "dense":
@@ -255,7 +259,7 @@ def upcycle_folder(
     """Upcycle a folder (or Hub id) into a new folder, with its processor.
 
     Args:
-        source: A dense Hugging Face model or a dense model of ours.
+        source: A dense Hugging Face model or a dense model of ours, or adapters of one, which are merged.
         destination: Folder to write; written whole or not at all.
         settings: As for :func:`upcycle`.
         seed: As for :func:`upcycle`.
@@ -268,18 +272,25 @@ def upcycle_folder(
     Raises:
         FileExistsError: `destination` exists.
         FileNotFoundError: there is no model at `source`.
-        ValueError: `source` is damaged, pickled or sparse, or the settings do not fit.
+        ValueError: `source` is damaged, pickled, quantised or sparse, or the settings do not fit.
     """
     destination = Path(destination)
     if destination.exists() and not overwrite:
         raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
     folder = local_folder(source, revision)
+    refuse_quantised(quantised_by(read_config(folder)), str(source))
     model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))
+    base = base_of_adapters(folder)
+    if base is not None:
+        base = str(local_folder(base))
+        history.update(adapters_of=base, base_sha256=hash_weights(Path(base)))
     with whole_folder(destination) as fresh:
         model.save_pretrained(fresh)
-        copy_processor(folder, fresh)
+        for place in (base, folder):  # adapters may bring a tokenizer of their own
+            if place is not None:
+                copy_processor(Path(place), fresh)
         write_card(fresh, model)
     return ParityReceipt(**history["receipt"])
 

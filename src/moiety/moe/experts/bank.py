@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +34,9 @@ class ExpertBank(nn.Module, abc.ABC):
 
     A bank knows nothing of gates: it is told which expert each slot wants and how much its answer weighs. Index
     ``num_experts`` means no expert.
+
+    Adapters and packers put a module of their own in the place of a bank, and change its weights while they call it.
+    So whatever reads weights goes through a call of the module; :func:`bank_in` finds the bank for questions of size.
     """
 
     num_experts: int
@@ -40,8 +44,13 @@ class ExpertBank(nn.Module, abc.ABC):
     """Whether ``forward`` takes a :class:`Beside` as its fourth argument."""
 
     @abc.abstractmethod
-    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """``(tokens, hidden)`` -> ``(tokens, hidden)``; index and weights are ``(tokens, top_k)``."""
+    def forward(
+        self, hidden_states: Tensor, top_k_index: Tensor | Share, top_k_weights: Tensor, beside: Beside | None = None
+    ) -> Tensor:
+        """``(tokens, hidden)`` -> ``(tokens, hidden)``; index and weights are ``(tokens, top_k)``.
+
+        In the place of the index a :class:`Share` says that the slots are sorted already.
+        """
 
     def run(
         self,
@@ -51,8 +60,7 @@ class ExpertBank(nn.Module, abc.ABC):
         beside: Beside | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
         """``forward`` on slots that are sorted already; a bank that cannot use this sorts them again."""
-        extra = (beside,) if self.reads_beside else ()
-        return self(hidden_states, share.index, top_k_weights, *extra)
+        return self.forward(hidden_states, share.index, top_k_weights, beside)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """Draw new weights with the functions of `init`: ``torch.nn.init``, or those of transformers, which leave
@@ -77,6 +85,10 @@ class ExpertBank(nn.Module, abc.ABC):
         """
         return self.activated_parameters()
 
+    def activated_by(self, experts: Sequence[int], modality_group: int) -> int:
+        """Parameters of all experts that run for a token of this modality group that chose `experts`."""
+        return sum(self.activated_of(expert, modality_group) for expert in experts)
+
 
 class BesideBank(ExpertBank):
     """A bank that reads more of a token than its hidden state, and works on sorted slots.
@@ -91,7 +103,7 @@ class BesideBank(ExpertBank):
     def forward(
         self,
         hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens top_k"],
+        top_k_index: Int[Tensor, "tokens top_k"] | Share,
         top_k_weights: Float[Tensor, "tokens top_k"],
         beside: Beside | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
@@ -100,6 +112,8 @@ class BesideBank(ExpertBank):
         Raises:
             RuntimeError: something beside the hidden states is missing.
         """
+        if isinstance(top_k_index, Share):
+            return self.run(hidden_states, top_k_weights, top_k_index, beside)
         if beside is None:
             raise RuntimeError(
                 f"{type(self).__name__} reads more than hidden states; pass a Beside as the fourth argument"
@@ -115,6 +129,13 @@ class BesideBank(ExpertBank):
     def nothing(self, hidden_states: Tensor) -> Tensor:
         """The answer to no token at all: empty, and every parameter gets gradient 0."""
         return hidden_states * sum(parameter.sum() * 0 for parameter in self.parameters())
+
+
+def bank_in(module: nn.Module) -> Any:
+    """The bank that stands at this place, or inside the adapters that took it; never to be called, only to be asked."""
+    while not isinstance(module, ExpertBank) and "base_layer" in module._modules:
+        module = cast(nn.Module, module.base_layer)
+    return module  # other wrappers (FSDP, torch.compile, a saved copy of peft) hand every question on
 
 
 @torch.no_grad()

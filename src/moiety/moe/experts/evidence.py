@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moiety.asymmetric import AsyMoESettings
@@ -103,6 +103,23 @@ class EvidenceExperts(StaysPrecise, BesideBank):
         lo, hi = self.settings.alpha_range
         share = (self.settings.alpha_start - lo) / (hi - lo) if lo < hi else 0.5
         init.constant_(self.b_alpha, math.log(share / (1 - share)))
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens top_k"] | Share | None = None,
+        top_k_weights: Float[Tensor, "tokens top_k"] | None = None,
+        beside: Beside | None = None,
+    ) -> Float[Tensor, "tokens hidden_or_experts"]:
+        """Weighted sum of the chosen experts; without index and weights :meth:`alpha` of every expert.
+
+        Raises:
+            RuntimeError: something beside the hidden states is missing.
+        """
+        if top_k_index is not None and top_k_weights is not None:
+            return super().forward(hidden_states, top_k_index, top_k_weights, beside)
+        context, mass = (None, None) if beside is None else (beside.context, beside.mass)
+        return self.alpha(hidden_states, context, mass)
 
     def alpha(
         self,

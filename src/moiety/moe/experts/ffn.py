@@ -60,10 +60,13 @@ class FFNExperts(ExpertBank):
     def forward(
         self,
         hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens top_k"],
+        top_k_index: Int[Tensor, "tokens top_k"] | Share,
         top_k_weights: Float[Tensor, "tokens top_k"],
+        beside: Beside | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
-        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen."""
+        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen. Nothing is read beside."""
+        if isinstance(top_k_index, Share):
+            return self.run(hidden_states, top_k_weights, top_k_index)
         kernel = choose_kernel(self.kernel, self.act, hidden_states, top_k_index, self.gate_up_proj)
         if kernel == "reference":
             return reference_experts(
@@ -85,7 +88,7 @@ class FFNExperts(ExpertBank):
         slots = share.plan.slot_of_row  # at least one row, also where nobody chose this bank
         kernel = choose_kernel(self.kernel, self.act, hidden_states, slots, self.gate_up_proj)
         if kernel == "reference" or not share.index.numel():
-            return self(hidden_states, share.index, top_k_weights)
+            return self.forward(hidden_states, share.index, top_k_weights)
         return gated_experts(
             hidden_states, top_k_weights, self.gate_up_proj, self.down_proj, share.by_expert(), str(self.act), kernel
         )

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moiety.asymmetric import AsyMoESettings
-from moiety.moe.experts.bank import Beside, BesideBank, check_dense, largest_units
+from moiety.moe.experts.bank import Beside, BesideBank, bank_in, check_dense, largest_units
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.lorentz_kernel import Layout, lorentz_experts
 from moiety.moe.experts.lorentz_maps import Maps
@@ -121,7 +121,7 @@ class LorentzExperts(StaysPrecise, BesideBank):
         if share.num_sides != self.num_sides:
             raise RuntimeError(f"slots sorted by {share.num_sides} sides reached experts of {self.num_sides} sides")
         out = self._branch(hidden_states, top_k_weights, share)
-        return out if self.residual is None else out + self.residual.run(hidden_states, top_k_weights, share)
+        return out if self.residual is None else out + self.residual(hidden_states, share, top_k_weights)
 
     def _branch(self, x: Tensor, weights: Tensor, share: Share) -> Tensor:
         dtype, wide = compute_dtype(x), torch.promote_types(x.dtype, torch.float32)
@@ -170,7 +170,7 @@ class LorentzExperts(StaysPrecise, BesideBank):
         gate_up = 2 * self.inner * (self.space + self.num_factors)
         branch = self.hidden * self.space + gate_up + self.hidden * (self.inner + 1) + 3
         curvature = 0 if self.log_curvature is None else self.num_factors
-        return branch + curvature + (0 if self.residual is None else self.residual.activated_parameters())
+        return branch + curvature + (0 if self.residual is None else bank_in(self.residual).activated_parameters())
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""

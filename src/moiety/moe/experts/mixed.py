@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from moiety.config import MoESettings
 from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, nearest_name
-from moiety.moe.experts.bank import Beside, BesideBank, ExpertBank, largest_units
+from moiety.moe.experts.bank import Beside, BesideBank, ExpertBank, bank_in, largest_units
 from moiety.moe.experts.evidence import EvidenceExperts
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.lorentz import LorentzExperts
@@ -54,6 +54,7 @@ class MixedExperts(BesideBank):
         self.num_experts, self.num_sides = groups.num_experts, len(groups.names)
         self.members = tuple(group for group in groups.groups if group.count)
         self.banks = nn.ModuleDict({group.name: self._bank(group, act, bank) for group in self.members})
+        self.weighing = tuple(group.name for group in self.members if group.kind == "evidence")
         self.cascades = self.settings.inter_text_input != "x" and bool(groups.inter) and TEXT_GROUP in self.banks
 
     def _bank(self, group: ExpertGroup, act: Any, plain: Callable[..., ExpertBank]) -> ExpertBank:
@@ -72,9 +73,9 @@ class MixedExperts(BesideBank):
             )
         return kinds[group.kind](count, self.hidden, own, act=act)
 
-    def bank(self, name: str) -> ExpertBank:
-        """The bank of the expert group called `name`."""
-        return cast(ExpertBank, self.banks[name])
+    def bank(self, name: str) -> Any:
+        """The bank of the expert group called `name`, to be asked; what is called is ``banks[name]``."""
+        return bank_in(self.banks[name])
 
     def _all(self) -> list[ExpertBank]:
         return [self.bank(group.name) for group in self.members]
@@ -89,22 +90,28 @@ class MixedExperts(BesideBank):
 
     def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
         """``forward`` on slots sorted by somebody else; they are sorted again."""
-        return self(hidden_states, share.index, top_k_weights, beside)
+        return self.forward(hidden_states, share.index, top_k_weights, beside)
 
     def forward(
         self,
         hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens top_k"],
-        top_k_weights: Float[Tensor, "tokens top_k"],
+        top_k_index: Int[Tensor, "tokens top_k"] | Share | None = None,
+        top_k_weights: Float[Tensor, "tokens top_k"] | None = None,
         beside: Beside | None = None,
-    ) -> Float[Tensor, "tokens hidden"]:
+    ) -> Float[Tensor, "tokens hidden_or_experts"]:
         """Weighted sum of the chosen experts; exactly 0 where no expert is chosen.
+
+        Without index and weights: alpha of every evidence expert for every token, float32.
 
         Raises:
             RuntimeError: what stands beside the hidden states is missing.
         """
         if beside is None:
             raise RuntimeError("mixed experts read more than hidden states; pass a Beside as the fourth argument")
+        if top_k_index is None or top_k_weights is None:
+            return torch.cat([self.banks[name](hidden_states, beside=beside) for name in self.weighing], dim=-1)
+        if isinstance(top_k_index, Share):
+            return self.run(hidden_states, top_k_weights, top_k_index, beside)
         side = side_of(beside.modality_group, self.num_sides)
         shares = share_slots(top_k_index, side, [group.count for group in self.members], self.num_sides)
         named = dict(zip(self.banks, shares, strict=True))
@@ -119,7 +126,7 @@ class MixedExperts(BesideBank):
                     inputs[group.name] = torch.where(text, given, hidden_states)
             out = answer * weight
         for name, share in named.items():
-            found = self.bank(name).run(inputs[name], top_k_weights, share, beside)
+            found = self.banks[name](inputs[name], share, top_k_weights, beside)
             out = found if out is None else out + found
         assert out is not None  # a table has at least one expert
         return out
@@ -131,24 +138,20 @@ class MixedExperts(BesideBank):
 
         Its slots leave `named`: they are answered here, so that nothing is computed twice.
         """
-        bank, index = self.bank(TEXT_GROUP), named[TEXT_GROUP].index
+        index = named[TEXT_GROUP].index
+        (num_experts,) = (group.count for group in self.members if group.name == TEXT_GROUP)
         text = beside.modality_group == self.groups.names.index(TEXT_GROUP)
         first = index == 0
-        every = torch.where(text, 0, bank.num_experts).unsqueeze(-1).to(index.dtype)
+        every = torch.where(text, 0, num_experts).unsqueeze(-1).to(index.dtype)
         zero = torch.zeros_like(beside.modality_group)
-        (share,) = share_slots(every, zero, [bank.num_experts], self.num_sides)
-        answer = bank.run(x, torch.ones_like(weights[:, :1]), share, beside)
-        if bank.num_experts == 1:
+        (share,) = share_slots(every, zero, [num_experts], self.num_sides)
+        answer = self.banks[TEXT_GROUP](x, share, torch.ones_like(weights[:, :1]), beside)
+        if num_experts == 1:
             del named[TEXT_GROUP]
         else:
-            others = index.masked_fill(first, bank.num_experts)
-            (named[TEXT_GROUP],) = share_slots(others, zero, [bank.num_experts], self.num_sides)
+            others = index.masked_fill(first, num_experts)
+            (named[TEXT_GROUP],) = share_slots(others, zero, [num_experts], self.num_sides)
         return answer, (weights * first).sum(dim=-1, keepdim=True).to(answer.dtype)
-
-    def alpha(self, x: Tensor, context: Tensor | None, mass: Tensor | None) -> Float[Tensor, "tokens experts"] | None:
-        """Alpha of every evidence expert for every token, float32; None where there is no evidence expert."""
-        found = [bank.alpha(x, context, mass) for bank in self._all() if isinstance(bank, EvidenceExperts)]
-        return torch.cat(found, dim=-1) if found else None
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """Each bank in its own way."""
@@ -174,7 +177,7 @@ class MixedExperts(BesideBank):
         first = self.groups.slice_of(group.name).start
         return self.bank(group.name).activated_of(expert - first, modality_group)
 
-    def activated_by(self, experts: tuple[int, ...], modality_group: int) -> int:
+    def activated_by(self, experts: Sequence[int], modality_group: int) -> int:
         """Parameters of all experts that run for a token of this modality group that chose `experts`.
 
         In a cascade inter-modality experts read what the first text expert says: it runs for every text token that
@@ -184,4 +187,4 @@ class MixedExperts(BesideBank):
         text = TEXT_GROUP in self.groups.names and modality_group == self.groups.names.index(TEXT_GROUP)
         if self.cascades and text and run & set(self.groups.inter):
             run.add(self.groups.slice_of(TEXT_GROUP).start)
-        return sum(self.activated_of(expert, modality_group) for expert in run)
+        return super().activated_by(sorted(run), modality_group)

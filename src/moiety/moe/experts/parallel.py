@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moiety.asymmetric import AsyMoESettings
-from moiety.moe.experts.bank import Beside, BesideBank, largest_units
+from moiety.moe.experts.bank import Beside, BesideBank, bank_in, largest_units
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.slots import Share
 
@@ -52,7 +52,7 @@ class ParallelExperts(BesideBank):
         """
         if beside is None or beside.context is None:
             raise RuntimeError("parallel experts add what the prompt says to each token; pass a Beside with context")
-        plain = self.ffn.run(hidden_states, top_k_weights, share)
+        plain = self.ffn(hidden_states, share, top_k_weights)
         gain = torch.cat([self.gain, self.gain.new_zeros(1)])[share.index]  # 0 for no expert
         added = (gain * top_k_weights).sum(dim=-1, keepdim=True)
         return plain + (added * beside.context).to(plain.dtype)
@@ -65,4 +65,4 @@ class ParallelExperts(BesideBank):
 
     def activated_parameters(self) -> int:
         """Parameters that one slot passes through."""
-        return self.ffn.activated_parameters() + 1
+        return bank_in(self.ffn).activated_parameters() + 1

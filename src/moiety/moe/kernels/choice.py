@@ -23,7 +23,7 @@ LARGE_ROWS_PER_EXPERT = 256
 def choose_kernel(
     kernel: str, act: str | Callable[[Tensor], Tensor], x: Tensor, index: Tensor, gate_up_proj: Tensor
 ) -> str:
-    """Resolve ``auto``; a callable activation or an empty batch always runs the reference.
+    """Resolve ``auto``; a callable activation, an empty batch or quantised experts always run the reference.
 
     Args:
         kernel: One of :data:`KERNELS`.
@@ -35,7 +35,7 @@ def choose_kernel(
     Raises:
         ValueError: ``grouped`` was asked for by name where ``grouped_mm`` cannot run.
     """
-    if kernel == "reference" or act not in ACTIVATIONS or not index.numel():
+    if kernel == "reference" or act not in ACTIVATIONS or not index.numel() or is_packed(gate_up_proj):
         return "reference"
     dtype = compute_dtype(x)
     if dtype == torch.float16 and x.device.type == "cpu":
@@ -53,6 +53,11 @@ def choose_kernel(
     gate_up_bytes = index.numel() * twice_ffn * dtype.itemsize
     large = gate_up_bytes >= LARGE_GATE_UP_BYTES and index.numel() >= LARGE_ROWS_PER_EXPERT * experts
     return "loop" if large and x.device.type == "cpu" else "grouped"
+
+
+def is_packed(weights: Tensor) -> bool:
+    """Whether weights are quantised by torchao, whose tensors know products of one matrix and none of a stack."""
+    return type(weights).__module__.startswith("torchao")
 
 
 @functools.cache

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from moiety.moe.kernels.choice import is_packed
 
 
 def reference_experts(
@@ -21,12 +23,17 @@ def reference_experts(
     """Each expert on the tokens that chose it, by ordinary autograd.
 
     The stacked weights are taken apart once (``unbind``): indexing them expert by expert would write a gradient of the
-    size of the whole bank for every expert.
+    size of the whole bank for every expert. Quantised stacks, which get no gradient, are indexed.
     """
     out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-    for expert, (gate_up, down) in enumerate(zip(gate_up_proj.unbind(0), down_proj.unbind(0), strict=True)):
+    for expert, (gate_up, down) in enumerate(zip(_each(gate_up_proj), _each(down_proj), strict=True)):
         token, choice = torch.where(index == expert)
         gate, up = F.linear(x[token], gate_up).chunk(2, dim=-1)
         y = F.linear(act(gate) * up, down)
         out = out.index_add(0, token, y.to(out.dtype) * weights[token, choice, None].to(out.dtype))
     return out.to(x.dtype)
+
+
+def _each(stack: Tensor) -> Sequence[Tensor]:
+    """The matrix of each expert."""
+    return [stack[expert] for expert in range(len(stack))] if is_packed(stack) else stack.unbind(0)
