@@ -33,6 +33,7 @@ WING = {
         "signal_video",
         "label_prompt",
         *("signs", "phrases", "voice", "figure", "clip_writer"),
+        *("downmix", "frame_clock", "orientation", "timeline"),
     ),
     2: (
         *("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
