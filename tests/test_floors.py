@@ -44,6 +44,7 @@ WING = {
     3: (
         *("classifier", "storage", "training", "__init__"),
         *("recipe", "sources", "floors", "grading", "run_record", "outcome", "tables", "pictures", "report"),
+        *("folds", "persons", "training_run", "fold_runs"),
         *("compare", "explain", "answers", "demo", "demo_page", "demo_pictures"),
     ),
 }

@@ -106,15 +106,18 @@ def test_evaluate_grades_with_and_without_modalities(fitted: tuple[Result, Path]
 
 
 def test_compare_plans_and_runs(recipe: Path, tmp_path: Path) -> None:
-    words = ("compare", recipe, f"output={tmp_path / 'out'}", "--methods", "majority, concat", "--seeds", "0")
+    words = ("compare", recipe, f"output={tmp_path / 'out'}", "--methods", "majority, amess", "--seeds", "0")
     plan = moiety(*words, "--dry-run")
     assert plan.exit_code == 0, plan.stderr
     assert "No contrast can be shown" in plan.stdout
+    assert "2 runs, none made yet" in plan.stdout
     assert not (tmp_path / "out").exists()
     result = moiety(*words)
     assert result.exit_code == 0, result.stderr
     assert f"open {tmp_path / 'out' / 'report.html'}" in result.stderr
-    assert "no seed with all of its methods yet" in result.stdout
+    assert "2 of 2 runs are finished" in result.stdout
+    assert "one seed: no verdict" in result.stdout
+    assert "synchronisation" not in result.stdout, "its second method was not asked for"
     assert (tmp_path / "out" / "report.html").is_file()
 
 

@@ -14,6 +14,10 @@ from typing import Any
 
 from moiety.groups import nearest_name
 
+GROUP_NAMES = ("group", "person", "speaker", "session")
+"""What a file may call the field ``group``."""
+_WORDS = ("key", "text", "label", "split", "group")
+
 
 @dataclass(frozen=True)
 class ClipRow:
@@ -28,6 +32,8 @@ class ClipRow:
         end_s: Where it ends, seconds; None: at the end of the file.
         label: The intent; None: not known.
         split: ``train``, ``dev``, ``test`` or another name; None: the file tells none apart.
+        group: Who speaks, or in which session: rows of one group never teach and score at once where
+            ``intent compare`` makes the parts. A file may call it ``person``, ``speaker`` or ``session``.
     """
 
     key: str
@@ -38,6 +44,7 @@ class ClipRow:
     end_s: float | None = None
     label: str | None = None
     split: str | None = None
+    group: str | None = None
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], folder: Path) -> ClipRow:
@@ -51,11 +58,15 @@ class ClipRow:
             ValueError: a name is unknown, the key or every input is missing, or a value cannot be used.
         """
         known = [field.name for field in fields(cls)]
+        grouped = [name for name in tree if name in GROUP_NAMES]
+        if len(grouped) > 1:
+            raise ValueError(f"{' and '.join(grouped)} both say which rows belong together; give one of them")
+        tree = {"group" if name in grouped else name: value for name, value in tree.items()}
         for name in tree:
             if name not in known:
                 raise ValueError(f"unknown field {name!r}; {nearest_name(str(name), known)}")
         given = {name: value for name, value in tree.items() if value is not None and str(value).strip()}
-        words = {name: _text(name, given[name]) for name in ("key", "text", "label", "split") if name in given}
+        words = {name: _text(name, given[name]) for name in _WORDS if name in given}
         paths = {name: folder / _text(name, given[name]) for name in ("clip", "audio") if name in given}
         seconds = {name: _seconds(name, given[name]) for name in ("start_s", "end_s") if name in given}
         if "key" not in words:
