@@ -12,7 +12,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
     0: (
         *("asymmetric", "comparison", "config", "contrasts", "evaluation", "groups", "intervals", "permutation"),
-        *("provenance", "reporting", "run_files", "saving", "second_process", "section", "yaml_reader"),
+        *("provenance", "reporting", "run_files", "saving", "second_process", "section", "text_files", "yaml_reader"),
     ),
     1: ("moe",),
     2: ("vlm", "scenes", "worlds"),

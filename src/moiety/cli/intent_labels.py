@@ -35,6 +35,7 @@ def describe_labels(
     """Describe labels in sentences, from a file or by a language model, for semantic synchronisation."""
     from moiety.intent.providers import check_table, write_table
     from moiety.intent.providers import describe_labels as describe
+    from moiety.saving import check_writable
 
     names = labels_at(labels, settings)
     if check:
@@ -47,6 +48,7 @@ def describe_labels(
         return
     if out is None:
         raise ValueError("give --out FILE for the table, or --check to compare only")
+    check_writable(out)
     written = describe(
         names,
         provider=provider,
@@ -72,6 +74,7 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
     """
     from moiety.intent.rows import read_clip_rows
     from moiety.intent.sources import ROWS_FILES, read_source, source_at
+    from moiety.text_files import read_text
 
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}; give a text file with one label a line, rows, or a data folder")
@@ -81,7 +84,7 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
     elif path.suffix.lower() in ROWS_FILES:
         found = [row.label for row in read_clip_rows(path) if row.label is not None]
     else:
-        found = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        found = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not found:
         raise ValueError(f"{path} holds no label")
     return sorted(set(found))

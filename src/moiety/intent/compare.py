@@ -23,7 +23,7 @@ from moiety.intent.run_record import IntentRun, load_run, run_folder, save_run
 from moiety.intent.sources import fingerprint, known_persons, parts_of, read_source
 from moiety.intent.training_run import graded, run_of, trained
 from moiety.provenance import provenance
-from moiety.saving import write_atomically
+from moiety.saving import check_writable, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +151,7 @@ def run_intent_compare(
     if dry_run:
         return IntentComparison(recipe, chosen, (), asked.planned, Path(recipe.output))
     whole = replace(asked, names=names, planned=_pairs(recipe, names, all_seeds))
+    check_writable(recipe.output, is_folder=True)
     _write_recipe(recipe)
     _warn_of_known_persons(asked)
     for pair in asked.planned:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moiety.groups import nearest_name
+from moiety.text_files import TextFileError, read_text
 
 GROUP_NAMES = ("group", "person", "speaker", "session")
 """What a file may call the field ``group``."""
@@ -121,9 +122,9 @@ def read_clip_rows(path: str | Path) -> list[ClipRow]:
     if path.suffix.lower() not in (".jsonl", ".csv"):
         raise RowsError(str(path), [("name", f"ends in {path.suffix!r}; rows are read from .jsonl or .csv")])
     try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RowsError(str(path), [(f"byte {error.start}", "is not UTF-8; save the file as UTF-8")]) from error
+        text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    except TextFileError as error:
+        raise RowsError(str(path), [(error.place, error.reason)]) from error
     problems: list[tuple[str, str]] = []
     rows: list[ClipRow] = []
     lines: dict[str, str] = {}
@@ -206,6 +207,9 @@ def _text(name: str, value: Any) -> str:
         raise ValueError(f"{name} is {type(value).__name__} {value!r}, expected text")
     if "\0" in str(value):
         raise ValueError(f"{name} holds a zero byte")
+    half = next((place for place, letter in enumerate(str(value)) if "\ud800" <= letter <= "\udfff"), None)
+    if half is not None:
+        raise ValueError(f"{name} holds half a character (letter {half + 1}, {str(value)[half]!a}); write it anew")
     return str(value).strip()
 
 

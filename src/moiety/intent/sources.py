@@ -19,6 +19,7 @@ from moiety.intent.samples import MODALITIES, IntentSample
 from moiety.yaml_reader import RecipeError, apply_override
 
 ROWS_FILES = (".jsonl", ".csv")
+_FILES_OF_KINDS = ("features.npz", "rows.jsonl", "columns.json", "train.tsv", "dev.tsv", "test.tsv")
 
 
 def read_source(data: IntentDataSettings, on_progress: Callable[[int, int], None] | None = None) -> IntentDataset:
@@ -82,11 +83,12 @@ def source_at(path: str | Path, overrides: Sequence[str] = ()) -> IntentDataSett
 def _kind_of(path: Path) -> str:
     if path.is_file() and path.suffix.lower() in ROWS_FILES:
         return "clips"
-    if (path / "features.npz").is_file():
+    there = {name for name in _FILES_OF_KINDS if (path / name).is_file()}
+    if "features.npz" in there or {"rows.jsonl", "columns.json"} <= there:
         return "hazumi"
     if (path / "in-scope").is_dir():
         return "mintrec2"
-    if (path / "train.tsv").is_file():
+    if any(name.endswith(".tsv") for name in there):
         return "mintrec"
     raise RecipeError(
         f"{path} is no data set moiety knows: expected features.npz (Hazumi), train.tsv (MIntRec), in-scope/ "
