@@ -92,6 +92,18 @@ def test_wav_and_mp4_are_equally_loud(tmp_path: Path, layout: str) -> None:
     assert level(mp4) == pytest.approx(level(wav), rel=0.02)  # 0.1 % seen for mono, 0.9 % for six channels
 
 
+def test_a_stream_may_change_its_channels_on_the_way(tmp_path: Path) -> None:
+    parts = [
+        write_recording(tmp_path / f"{layout}.aac", [(0, 1)], layout=layout) for layout in ("5.1", "stereo", "mono")
+    ]
+    (tmp_path / "all.aac").write_bytes(b"".join(path.read_bytes() for path in parts[1:]))
+    both = heard(tmp_path / "all.aac").samples
+    assert len(both) / RATE == pytest.approx(2, abs=0.1)
+    loudness = [np.sqrt(np.mean(half[2000:14_000] ** 2)) / LEVEL for half in np.array_split(both, 2)]
+    assert loudness == pytest.approx([1, 1], abs=0.03)
+    assert level(parts[0]) > 2
+
+
 def opposite(path: Path, noise: float = 0.0) -> Path:
     left = tone(1)
     right = -left + noise * np.random.default_rng(0).normal(size=len(left)).astype(np.float32)

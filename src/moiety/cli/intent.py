@@ -235,7 +235,7 @@ def of_clips(path: Path, cache: Path | None, on_error: str) -> dict[str, Any]:
 
 
 def check_inputs(dims: Iterable[str], rows: Split, hidden: Sequence[str], data: Path) -> None:
-    """Refuse data in which a modality of the model is absent altogether, unless that was asked for.
+    """Refuse a folder in which a modality of the model is absent altogether, unless that was asked for; rows: say it.
 
     Raises:
         ValueError: the grades would be those of another question; says which files would do.
@@ -250,10 +250,10 @@ def check_inputs(dims: Iterable[str], rows: Split, hidden: Sequence[str], data: 
     files = [f"{name}: one of {', '.join(FEATURES[name])}" for name in absent if name in FEATURES]
     is_mintrec = (data / "in-scope").is_dir() or (data / "train.tsv").is_file()
     expected = f" (expected {'; '.join(files)})" if files and is_mintrec else ""
-    raise ValueError(
-        f"no row of {data} has {' or '.join(absent)}, which the model reads{expected}; add it, or grade without it: "
-        f"--hide {','.join([*hidden, *absent])}"
-    )
+    told = f"no row of {data} has {' or '.join(absent)}, which the model reads{expected}"
+    if data.is_dir():
+        raise ValueError(f"{told}; add it, or grade without it: --hide {','.join([*hidden, *absent])}")
+    say(f"{told}: these are grades without it")
 
 
 def evaluation_folder(model: Path, data: Path, how: Sequence[str]) -> Path:

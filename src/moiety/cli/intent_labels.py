@@ -35,7 +35,6 @@ def describe_labels(
     """Describe labels in sentences, from a file or by a language model, for semantic synchronisation."""
     from moiety.intent.providers import check_table, write_table
     from moiety.intent.providers import describe_labels as describe
-    from moiety.saving import check_writable
 
     names = labels_at(labels, settings)
     if check:
@@ -46,9 +45,7 @@ def describe_labels(
         if not found.complete:
             raise CheckFailed
         return
-    if out is None:
-        raise ValueError("give --out FILE for the table, or --check to compare only")
-    check_writable(out)
+    place = file_for(out)
     written = describe(
         names,
         provider=provider,
@@ -62,7 +59,22 @@ def describe_labels(
         cache=cache,
         on_progress=lambda done, total, label: say(f"{done + 1}/{total} {label}"),
     )
-    say(f"wrote {len(written['labels'])} descriptions to {write_table(written, out)}")
+    say(f"wrote {len(written['labels'])} descriptions to {write_table(written, place)}")
+
+
+def file_for(out: Path | None) -> Path:
+    """The file to write, tried before a model is asked.
+
+    Raises:
+        ValueError: none is given.
+        OSError: it cannot be written.
+    """
+    from moiety.saving import check_writable
+
+    if out is None:
+        raise ValueError("give --out FILE for the table, or --check to compare only")
+    check_writable(out)
+    return out
 
 
 def labels_at(path: Path, settings: list[str] | None) -> list[str]:

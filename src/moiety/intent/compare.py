@@ -151,7 +151,6 @@ def run_intent_compare(
     if dry_run:
         return IntentComparison(recipe, chosen, (), asked.planned, Path(recipe.output))
     whole = replace(asked, names=names, planned=_pairs(recipe, names, all_seeds))
-    check_writable(recipe.output, is_folder=True)
     _write_recipe(recipe)
     _warn_of_known_persons(asked)
     for pair in asked.planned:
@@ -234,6 +233,8 @@ def _pairs(recipe: IntentRecipe, names: Sequence[str], seeds: Sequence[int]) -> 
 
 
 def _write_recipe(recipe: IntentRecipe) -> None:
+    """The recipe as it is run; before anything else, so that an output that cannot be written is noticed now."""
+    check_writable(recipe.output, is_folder=True)
     tree = recipe.model_dump(mode="json") | {"data": recipe.data.given()}
     write_atomically(Path(recipe.output) / "recipe.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
 

@@ -7,7 +7,8 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
@@ -60,3 +61,21 @@ def mixed(
         names = [channel.name for channel in av.AudioLayout(usual).channels]
     weights = channel_weights(names).astype(np.float32)
     return samples @ weights, float(np.square(samples, dtype=np.float64).sum(0) @ np.square(weights, dtype=np.float64))
+
+
+class Mixer:
+    """Decoded frames to one channel, whatever their format, which a broadcast may change on the way."""
+
+    def __init__(self) -> None:
+        self._format: tuple[Any, ...] | None = None
+        self._floats: Any = None
+
+    def pieces(self, frame: Any, rate: int) -> Iterator[tuple[Float[np.ndarray, " samples"], float]]:
+        """What :func:`mixed` makes of a PyAV frame, brought to `rate` where its own is another."""
+        given = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if given != self._format:
+            # packed: PyAV 18 cannot hand out more than seven channels side by side
+            self._format, self._floats = given, av.AudioResampler(format="flt", rate=rate)
+        for part in self._floats.resample(frame):
+            names = [channel.name for channel in part.layout.channels]
+            yield mixed(part.to_ndarray().reshape(-1, len(names)), names)

@@ -19,7 +19,7 @@ import soundfile
 from jaxtyping import Float
 
 from moiety.intent.containers import MediaError, check_whole
-from moiety.intent.downmix import mixed
+from moiety.intent.downmix import Mixer, mixed
 from moiety.intent.frame_clock import FrameClock
 from moiety.intent.orientation import upright
 from moiety.intent.timeline import Timeline, silence_of
@@ -272,19 +272,18 @@ def _picture(frame: Any, max_side: int | None) -> np.ndarray:
 def _from_container(container: Any, stream: Any, zero: float, rate: int, start_s: float, until: float | None) -> Sound:
     if not MIN_RATE <= (stream.rate or 0) <= MAX_RATE:
         raise MediaError(f"a sample rate of {stream.rate} Hz cannot be right")
-    # packed: PyAV 18 cannot hand out more than seven channels side by side
-    floats, last = av.AudioResampler(format="flt", rate=stream.rate), until
-    sound = Timeline(stream.rate, float(stream.time_base))
+    last, sound, mixer = np.inf if until is None else until, None, Mixer()
     for frame, time in _decoded(container, stream, zero, start_s):
         # one moment more than asked for, since resampling looks a little ahead
-        if until is not None and time > until + 0.1:
+        if time > last + 0.1:
             break
-        for part in floats.resample(frame):
-            names = [channel.name for channel in part.layout.channels]
-            sound.add(time, *mixed(part.to_ndarray().reshape(-1, len(names)), names))
+        # the rate of what comes out: a header may name half of it (HE-AAC)
+        sound = sound or Timeline(frame.sample_rate, float(stream.time_base))
+        for number, piece in enumerate(mixer.pieces(frame, sound.rate)):
+            sound.add(sound.end_s if number else time, *piece)
     else:
-        last = min(sound.end_s, sound.end_s if until is None else until)
-    if not sound.runs:
+        last = last if sound is None else min(sound.end_s, last)
+    if sound is None or not sound.runs:
         return Sound(np.zeros(0, np.float32), rate, start_s)
     known = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base) - zero
     begin, first = max(start_s, known), sound.runs[0][0]
