@@ -12,17 +12,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
     0: (
         *("asymmetric", "comparison", "config", "contrasts", "evaluation", "groups", "intervals", "permutation"),
-        *(
-            "devices",
-            "json_reader",
-            "provenance",
-            "reporting",
-            "run_files",
-            "saving",
-            "second_process",
-            "section",
-            "yaml_reader",
-        ),
+        *("devices", "json_reader", "provenance", "reporting", "run_files", "saving", "second_process", "section"),
+        *("text_files", "yaml_reader"),
     ),
     1: ("moe",),
     2: ("vlm", "scenes", "worlds"),
@@ -43,6 +34,7 @@ WING = {
         "signal_video",
         "label_prompt",
         *("signs", "phrases", "voice", "figure", "clip_writer"),
+        *("downmix", "frame_clock", "orientation", "timeline"),
     ),
     2: (
         *("model", "baselines", "labels", "features", "data", "pickles", "prepare"),
@@ -53,6 +45,7 @@ WING = {
     3: (
         *("classifier", "storage", "training", "__init__"),
         *("recipe", "sources", "floors", "grading", "run_record", "outcome", "tables", "pictures", "report"),
+        *("folds", "persons", "training_run", "fold_runs"),
         *("compare", "explain", "answers", "demo", "demo_page", "demo_pictures"),
     ),
 }

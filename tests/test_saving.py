@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from moiety.saving import whole_file, whole_folder
+from moiety.saving import check_writable, whole_file, whole_folder
 from moiety.vlm.model import load
 from tests.tiny import FAMILIES, sparse
 
@@ -25,6 +25,28 @@ def save(model: Any, folder: Path) -> None:
 
 def listing(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_place_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("kept")
+    for place, is_folder in (("a/b/c", True), ("a/b/c.json", False), ("file", False), (".", True)):
+        check_writable(tmp_path / place, is_folder=is_folder)
+    with pytest.raises(OSError, match=r"file is a file, so nothing can be written below it; name a folder"):
+        check_writable(tmp_path / "file", is_folder=True)
+    with pytest.raises(OSError, match=r"is a folder; name a file"):
+        check_writable(tmp_path)
+    for is_folder in (True, False):
+        with pytest.raises(OSError, match=r"file/x cannot be written: .*/file is a file, not a folder"):
+            check_writable(tmp_path / "file" / "x", is_folder=is_folder)
+
+    def refused(**_: Any) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("moiety.saving.tempfile.TemporaryFile", refused)
+    with pytest.raises(OSError, match=r"new cannot be written: Read-only file system in .*; name another place"):
+        check_writable(tmp_path / "new")
+    assert listing(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:

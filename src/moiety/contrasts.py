@@ -31,6 +31,7 @@ class Contrast:
         corrected_over_all: The same over every contrast and type of the comparison.
         remarks: What keeps the schemes from activating equally many parameters.
         unit: What the members of a family are called.
+        pairs: What the test pairs: a seed, or a person.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Contrast:
     corrected_over_all: float = 1.0
     remarks: Sequence[str] = ()
     unit: str = "types"
+    pairs: str = "seed"
 
     @property
     def is_clear(self) -> bool:
@@ -54,7 +56,7 @@ class Contrast:
         """In words, never more than the corrected test and the interval show."""
         pair, mean = self._pair(), self.estimate.mean
         if not self.estimate.has_interval:
-            return "one seed: no verdict"
+            return f"one {self.pairs}: no verdict"
         if not self.is_clear:
             return f"{pair[0]} and {pair[1]} are not distinguishable" if pair else "not distinguishable from 0"
         if pair is None:
@@ -66,7 +68,7 @@ class Contrast:
     def numbers(self) -> str:
         """Estimate, interval, seeds and p; where as many seeds can show nothing, that too."""
         low, high = (f"{100 * end:+.1f}".replace("-", "−") for end in (self.estimate.low, self.estimate.high))
-        seeds = f"{self.test.num_values} seed{'s' * (self.test.num_values != 1)}"
+        seeds = f"{self.test.num_values} {self.pairs}{'s' * (self.test.num_values != 1)}"
         parts = [f"{100 * self.estimate.mean:+.1f} points".replace("-", "−")]
         if self.estimate.has_interval:
             parts += [f"95 % interval {low} to {high}", seeds, f"p = {shown_p(self.test.p)}"]
@@ -79,7 +81,7 @@ class Contrast:
     @property
     def limit(self) -> str:
         """What the number of seeds cannot show, whatever they say; empty when they can."""
-        return limit_of(self.test.num_values, self.test.smallest, self.family, self.unit)
+        return limit_of(self.test.num_values, self.test.smallest, self.family, self.unit, self.pairs)
 
     @property
     def sentence(self) -> str:
@@ -112,7 +114,7 @@ def contrast_over(
     return Contrast(name, weights, question_type, seed_interval(sums), sign_flip_test(sums))
 
 
-def limit_of(num_seeds: int, smallest: float, family: int, unit: str = "types") -> str:
+def limit_of(num_seeds: int, smallest: float, family: int, unit: str = "types", pairs: str = "seed") -> str:
     """What `num_seeds` cannot show in a family of tests, in words; empty when they can show something.
 
     Example:
@@ -122,7 +124,7 @@ def limit_of(num_seeds: int, smallest: float, family: int, unit: str = "types") 
     if smallest * family < LEVEL:
         return ""
     many = f" on {family} {unit}" if family > 1 else ""
-    return f"{num_seeds} seeds{many} cannot give p below {shown_p(min(1.0, smallest * family))}"
+    return f"{num_seeds} {pairs}s{many} cannot give p below {shown_p(min(1.0, smallest * family))}"
 
 
 def as_families(contrasts: Sequence[Contrast]) -> list[Contrast]:

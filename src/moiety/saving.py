@@ -16,6 +16,32 @@ def write_atomically(path: Path, text: str) -> None:
         fresh.write_text(text, encoding="utf-8")
 
 
+def check_writable(path: str | Path, *, is_folder: bool = False) -> None:
+    """Refuse a place that cannot be written, before the work whose result shall go there; nothing is left behind.
+
+    Args:
+        path: A file, or a folder, that need not exist; nor need the folders above it.
+        is_folder: Whether it is a folder.
+
+    Raises:
+        OSError: a folder stands where a file is to be written, a file where a folder is, or the system refuses.
+    """
+    path = Path(path)
+    if path.exists() and path.is_dir() != is_folder:
+        told = "a file, so nothing can be written below it; name a folder" if is_folder else "a folder; name a file"
+        raise OSError(f"{path} is {told}")
+    above = path.absolute() if is_folder else path.absolute().parent
+    while not above.exists():
+        above = above.parent
+    if not above.is_dir():
+        raise OSError(f"{path} cannot be written: {above} is a file, not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror or error} in {above}; name another place") from error
+
+
 @contextlib.contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A fresh folder to write into; it takes the place of `folder` when the block ends without an error.

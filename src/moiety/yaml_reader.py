@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from moiety.text_files import TextFileError, read_text
+
 
 class RecipeError(ValueError):
     """A recipe cannot be used; the text lists every problem."""
@@ -56,7 +58,9 @@ def read_tree(path: str | Path, sections: Iterable[str], overrides: Sequence[str
     if not path.is_file():
         raise FileNotFoundError(f"no recipe at {path}; recipes are YAML files, see the folder recipes/")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=StrictLoader)
+        tree = yaml.load(read_text(path), Loader=StrictLoader)
+    except TextFileError as error:
+        raise RecipeError(str(error)) from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     except RecursionError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ def write_clip(
     sound: bool = True,
     sound_s: float | None = None,
     rotation: int = 0,
+    hflip: bool = False,
+    vflip: bool = False,
     step: int = 1,
     title: str = "",
     options: dict[str, Any] | None = None,
@@ -47,8 +51,8 @@ def write_clip(
         seen = container.add_stream("libx264", rate=FPS) if pictures else None
         if seen is not None:
             seen.width, seen.height, seen.pix_fmt = *size, "yuv420p"
-            if rotation:
-                seen.set_display_rotation(rotation)
+            if rotation or hflip or vflip:
+                seen.set_display_rotation(rotation, hflip=hflip, vflip=vflip)
         heard = container.add_stream("aac", rate=RATE, layout="mono") if sound else None
         if seen is not None:
             for number in range(round(seconds * FPS)):
@@ -63,6 +67,49 @@ def write_clip(
                 part.sample_rate, part.pts = RATE, start
                 container.mux(heard.encode(part))
             container.mux(heard.encode())
+    return path
+
+
+def write_recording(
+    path: Path,
+    pieces: Sequence[tuple[float, float]],
+    pictures: Sequence[float] = (),
+    *,
+    shift_s: float = 0.0,
+    codec: str = "",
+    layout: str = "mono",
+    options: dict[str, Any] | None = None,
+) -> Path:
+    """A recording at 48 kHz whose tone sounds from second to second of each piece, all channels alike, with pictures at
+    the given seconds, whose square stands one pixel further right each; `shift_s` moves everything."""
+    webm = path.suffix == ".webm"
+    with av.open(str(path), "w", options=options) as container:
+        seen = container.add_stream("libvpx" if webm else "libx264", rate=FPS) if len(pictures) else None
+        heard = container.add_stream(codec or ("libopus" if webm else "aac"), rate=48_000, layout=layout)
+        packets = []
+        if seen is not None:
+            seen.width, seen.height, seen.pix_fmt = *SIZE, "yuv420p"
+            seen.codec_context.time_base = Fraction(1, 1000)
+            for number, second in enumerate(pictures):
+                frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+                frame.pts, frame.time_base = round((second + shift_s) * 1000), Fraction(1, 1000)
+                packets += seen.encode(frame)
+            packets += seen.encode()
+        size = heard.codec_context.frame_size or 960
+        for start, end in pieces:
+            wave = np.stack([tone(end - start, 48_000)] * heard.layout.nb_channels)
+            for place in range(0, wave.shape[1] // size * size, size):
+                samples = np.ascontiguousarray(wave[:, place : place + size])
+                kind = heard.codec_context.format.name
+                samples = samples if kind == "fltp" else samples.T.reshape(1, -1)
+                samples = (32767 * samples).astype(np.int16) if kind == "s16" else np.ascontiguousarray(samples)
+                part = av.AudioFrame.from_ndarray(samples, format=kind, layout=layout)
+                part.sample_rate, part.pts = 48_000, round((start + shift_s) * 48_000) + place
+                part.time_base = Fraction(1, 48_000)
+                packets += heard.encode(part)
+        packets += heard.encode()
+        packets.sort(key=lambda packet: (packet.pts if packet.dts is None else packet.dts) * packet.time_base)
+        container.mux(packets)
     return path
 
 

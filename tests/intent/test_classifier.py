@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from moiety.intent import IntentClassifier, IntentSample
 from moiety.intent.baselines import METHODS
+from moiety.intent.prepare import _tell_that_hashing_is_weak
 
 SMALL: dict[str, Any] = {
     "hidden": 16, "num_heads": 2, "num_anchors": 2, "max_epochs": 6, "learning_rate": 6e-3, "batch_size": 16,
@@ -188,6 +191,29 @@ def test_out_of_scope_rules(rule: str) -> None:
     assert grades["oid_acc"] > 0.6
     if rule != "distance":
         assert grades["auroc"] > 0.75
+    outside = np.array(truth) == "wait"
+    scores = model.oos_score(asked)
+    assert roc_auc_score(outside, scores) == pytest.approx(grades["auroc"]), "higher: further out of scope"
+    if rule != "doc":
+        # the threshold of a saved folder keeps its sign, so folders of any age decide alike
+        said = np.array(model.predict(asked)) == "wait"
+        assert (said == (scores > (1 - model.thresholds_ if rule == "msp" else -model.thresholds_))).all()
+    else:
+        np.testing.assert_allclose(scores, 1 - model.predict_proba(asked).max(1), atol=1e-6)
+
+
+def test_hashing_says_once_that_it_is_weak(caplog: pytest.LogCaptureFixture) -> None:
+    _tell_that_hashing_is_weak.cache_clear()
+    rows = [{"text": word, "audio": np.full((2, 3), number)} for number, word in enumerate(["go", "stay"] * 6)]
+    settings = {**SMALL, "triplet_weight": 0, "max_epochs": 1}
+    with caplog.at_level(logging.WARNING, "moiety"):
+        IntentClassifier(**{**settings, "modalities": ("audio",)}).fit(rows, ["go", "stay"] * 6)
+    assert "weak" not in caplog.text, "no word is read"
+    with caplog.at_level(logging.WARNING, "moiety"):
+        for _ in range(2):
+            IntentClassifier(**settings).fit(rows, ["go", "stay"] * 6)
+    assert caplog.text.count("text_encoder='hashing' (groups of letters): it needs no model, and is weak") == 1
+    assert "text_encoder='bert-base-uncased' with train_text_encoder=True" in caplog.text
 
 
 def test_every_set_of_modalities_is_graded(fitted: IntentClassifier) -> None:

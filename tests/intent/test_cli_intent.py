@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,16 +106,73 @@ def test_evaluate_grades_with_and_without_modalities(fitted: tuple[Result, Path]
     assert [path.name for path in (tmp_path / "hidden").iterdir()] == ["grades.json"], "pictures show the whole input"
 
 
+def test_each_model_and_data_has_an_evaluation_of_its_own(
+    fitted: tuple[Result, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other" / "model"
+    shutil.copytree(fitted[1], other)
+    questions = [(fitted[1],), (other,), (other, "--split", "train"), (other, "--hide", "audio"), (other, "--masks")]
+    for model, *options in questions:
+        assert moiety("evaluate", model, folder, *options).exit_code == 0
+    found = sorted(path.name for path in (tmp_path / "runs" / "intent" / "evaluate").iterdir())
+    assert len(found) == len(questions)
+    assert sum(name.startswith("amess-seed4-model-data-") for name in found) == 1
+    moiety("evaluate", other, folder)
+    assert len(list((tmp_path / "runs" / "intent" / "evaluate").iterdir())) == len(questions), "asked again"
+
+
+def test_outputs_are_tried_before_the_work(
+    fitted: tuple[Result, Path], recipe: Path, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    below, model = tmp_path / "file" / "x", fitted[1]
+    refusal = f"error: {below} cannot be written: {tmp_path / 'file'} is a file, not a folder"
+    assert refused("evaluate", model, folder, "-o", below) == f"{refusal}\n"
+    assert refused("predict", model, folder, "--out", below) == f"{refusal}\n"
+    assert refused("describe-labels", folder, "--out", below) == f"{refusal}\n"
+    assert refused("demo", "-o", below) == f"{refusal}\n"
+    assert refused("compare", recipe, f"output={below}").endswith(f"{refusal}\n")
+    assert f"{tmp_path} is a folder; name a file" in refused("predict", model, folder, "--out", tmp_path)
+    told = f"{tmp_path / 'file'} is a file, so nothing can be written below it; name a folder"
+    assert told in refused("evaluate", model, folder, "-o", tmp_path / "file")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"], "nothing is left behind"
+
+
+def test_a_folder_without_features_says_what_would_do(
+    fitted: tuple[Result, Path], folder: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(folder, bare)
+    with np.load(folder / "features.npz") as file:
+        np.savez(bare / "features.npz", **{name: file[name] for name in file.files if name != "text_bert"})
+    assert "features.npz lacks text_bert; it holds audio, video, text_pos" in refused("evaluate", fitted[1], bare)
+    (bare / "features.npz").unlink()
+    assert "no features.npz in" in refused("evaluate", fitted[1], bare)
+    mintrec = tmp_path / "mintrec"
+    mintrec.mkdir()
+    for name in ("train", "dev", "test"):
+        (mintrec / f"{name}.tsv").write_text("season\tepisode\tclip\ttext\tlabel\nS01\tE01\t1\thello\tgo\n")
+    said = refused("evaluate", fitted[1], mintrec)
+    assert "has video or audio, which the model reads (expected video: one of video_data/video_feats.pkl, " in said
+    assert said.endswith("; add it, or grade without it: --hide video,audio\n")
+    (mintrec / "train.tsv").unlink()
+    assert "no train.tsv in" in refused("evaluate", fitted[1], mintrec)
+
+
 def test_compare_plans_and_runs(recipe: Path, tmp_path: Path) -> None:
-    words = ("compare", recipe, f"output={tmp_path / 'out'}", "--methods", "majority, concat", "--seeds", "0")
+    words = ("compare", recipe, f"output={tmp_path / 'out'}", "--methods", "majority, amess", "--seeds", "0")
     plan = moiety(*words, "--dry-run")
     assert plan.exit_code == 0, plan.stderr
     assert "No contrast can be shown" in plan.stdout
+    assert "2 runs, none made yet" in plan.stdout
     assert not (tmp_path / "out").exists()
     result = moiety(*words)
     assert result.exit_code == 0, result.stderr
     assert f"open {tmp_path / 'out' / 'report.html'}" in result.stderr
-    assert "no seed with all of its methods yet" in result.stdout
+    assert "2 of 2 runs are finished" in result.stdout
+    assert "one seed: no verdict" in result.stdout
+    assert "synchronisation" not in result.stdout, "its second method was not asked for"
     assert (tmp_path / "out" / "report.html").is_file()
 
 

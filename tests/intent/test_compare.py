@@ -130,9 +130,9 @@ def test_a_run_in_work_elsewhere_is_left_to_that_process(folder: Path, tmp_path:
     taken.mkdir(parents=True)
     with FileLock(taken / ".lock"):
         shared = run_intent_compare(recipe, seeds=[0])
-        assert shared.missing == [("concat", 0), ("concat", 1)]
-        assert "1 of 3 runs are finished; without result: concat seed 0, concat seed 1" in markdown(shared)
-    assert run_intent_compare(recipe, seeds=[0]).missing == [("concat", 1)]
+        assert shared.missing == [("concat", 0)]
+        assert "1 of 2 runs are finished; without result: concat seed 0" in markdown(shared)
+    assert run_intent_compare(recipe, seeds=[0]).missing == []
 
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
@@ -158,8 +158,26 @@ def test_names_beside_the_recipe_are_checked_and_shown(folder: Path, tmp_path: P
     with pytest.raises(RecipeError, match=r"compare.methods names 'mut'; .*did you mean 'mult'"):
         run_intent_compare(recipe, methods=["mut"], dry_run=True)
     plan = run_intent_compare(recipe, methods=["text"], seeds=[9], dry_run=True)
-    assert plan.names[-1] == "text"
-    assert plan.seeds == [0, 1, 9]
+    assert (plan.names, plan.seeds, plan.planned) == (["text"], [9], [("text", 9)])
+    assert "1 run, none made yet" in markdown(plan)
+
+
+def test_plan_progress_and_table_show_what_was_asked_and_files_what_is_finished(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, told = recipe_of(folder, tmp_path / "out"), []
+    run_intent_compare(recipe, methods=["majority", "logistic"])
+    with caplog.at_level(logging.INFO, "moiety"):
+        asked = run_intent_compare(recipe, methods=["concat"], seeds=[1], on_run=lambda *both: told.append(both))
+    assert told == [(0, 1), (1, 1)]
+    assert "concat-seed1: training (run 1 of 1)" in caplog.text
+    assert (asked.names, len(asked.runs), asked.missing) == (["concat"], 1, [])
+    assert "1 of 1 runs are finished." in markdown(asked)
+    assert asked.contrasts() == [], "both contrasts need lines that nobody asked for"
+    assert asked.limit == ""
+    written = (tmp_path / "out" / "table.md").read_text("utf-8")
+    assert "3 of 3 runs are finished." in written
+    assert "| majority | any |" in written
 
 
 def test_a_split_without_anything_to_read_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -14,8 +14,16 @@ import pytest
 import torch
 
 from moiety.intent.data import IntentDataError, read_hazumi, read_mintrec
-from moiety.intent.labels import descriptions_for, encode_descriptions, hashed_vectors, read_table, shipped_tables
+from moiety.intent.labels import (
+    descriptions_for,
+    encode_descriptions,
+    hashed_vectors,
+    load_table,
+    read_table,
+    shipped_tables,
+)
 from moiety.intent.pickles import FeatureFileError, read_feature_pickle
+from tests.intent.small_folder import write_folder
 
 
 def write(path: Path, tree: Any, protocol: int = 4) -> Path:
@@ -171,6 +179,131 @@ def test_hazumi_needs_its_three_files(tmp_path: Path) -> None:
         FileNotFoundError, match=r"no features.npz in .*expected features.npz, rows.jsonl and columns.json"
     ):
         read_hazumi(tmp_path)
+
+
+TSV = "season\tepisode\tclip\ttext\tlabel\nS01\tE01\t1\tle café “noir”\tThank\n"
+
+
+@pytest.mark.parametrize("kind", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_tables_with_a_mark_are_read(tmp_path: Path, kind: str) -> None:
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.tsv").write_bytes(("\ufeff" * (kind == "utf-16-be") + TSV).encode(kind))
+    assert read_mintrec(tmp_path)["dev"].samples[0].text == "le café “noir”"
+
+
+@pytest.mark.parametrize("kind", ["cp1252", "latin-1", "mac-roman", "cp1250", "shift-jis"])
+def test_tables_in_other_letters_are_refused_with_byte_and_remedy(tmp_path: Path, kind: str) -> None:
+    text = TSV.replace("“noir”", "noir") if kind == "latin-1" else TSV
+    text = text.replace("é", "語").replace("“noir”", "") if kind == "shift-jis" else text
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.tsv").write_bytes(text.encode(kind))
+    with pytest.raises(
+        IntentDataError, match=r"train.tsv: byte \d\d is not UTF-8; save the file .* in line 2; .*iconv"
+    ):
+        read_mintrec(tmp_path)
+
+
+def test_the_reported_table(shared: Path) -> None:
+    folder = shared / "cases" / "08-encodings" / "mintrec-cp1252"
+    if not folder.is_dir():
+        pytest.skip("no cases/08-encodings there")
+    with pytest.raises(IntentDataError, match=r"train.tsv: byte \d+ is not UTF-8; save the file as UTF-8"):
+        read_mintrec(folder)
+
+
+def test_a_field_that_never_ends_is_named(tmp_path: Path) -> None:
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.tsv").write_text(TSV + "x" * 200_000)
+    with pytest.raises(IntentDataError, match=r"train.tsv is no table of tab-separated lines \(field larger than"):
+        read_mintrec(tmp_path)
+
+
+def test_arrays_that_python_2_wrote_are_read(tmp_path: Path) -> None:
+    frames = np.arange(6, dtype=np.float32).reshape(3, 2)
+    old = (
+        b"\x80\x02}q\x01U\x02u1cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x03K\x02\x86cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U" + bytes([frames.nbytes]) + frames.tobytes() + b"tbs."
+    )
+    (tmp_path / "old.pkl").write_bytes(old)
+    np.testing.assert_array_equal(read_feature_pickle(tmp_path / "old.pkl")["u1"], frames)
+
+
+def changed(folder: Path, **arrays: Any) -> Path:
+    """A small folder of Hazumi whose arrays are exchanged, or left out where None."""
+    write_folder(folder)
+    with np.load(folder / "features.npz") as file:
+        known = {name: file[name] for name in file.files} | arrays
+    np.savez(folder / "features.npz", **{name: array for name, array in known.items() if array is not None})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"text_bert": None}, r"features.npz lacks text_bert; it holds audio, video, text_pos, da, ui_ternary. Exp"),
+        ({"audio": None, "video": None}, r"lacks video, audio; .*zeros count as absent"),
+        ({"da": None}, r"lacks da; .*and the target da"),
+        ({"audio": np.zeros((50, 5))}, r"rows.jsonl has 84 rows, but features.npz has of audio 50"),
+        ({"da": np.full(84, 7)}, r"da holds codes \[7\], but there are 3 labels \(0 up\)"),
+        ({"audio": np.array([None] * 84)}, r"features.npz is no whole npz file of plain arrays \(ValueError\); fetch"),
+    ],
+)  # fmt: skip
+def test_arrays_of_hazumi_that_do_not_fit(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
+    with pytest.raises(IntentDataError, match=message):
+        read_hazumi(changed(tmp_path / "h", **arrays))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("features.npz", b"hello", r"features.npz is no whole npz file of plain arrays"),
+        ("features.npz", b"PK\x03\x04" + bytes(40), r"features.npz is no whole npz file of plain arrays"),
+        ("rows.jsonl", b'{"row": 0\n', r"rows.jsonl:1: no JSON \(Expecting ',' delimiter at letter 10\)"),
+        ("rows.jsonl", b'{"row": 0}\n', r"rows.jsonl:1: expected an object with row and dialogue"),
+        ("rows.jsonl", "{'é'}".encode("cp1252"), r"rows.jsonl: byte 2 is not UTF-8"),
+        ("columns.json", b"[1]", r"columns.json names no da_labels; expected an object that lists the labels there"),
+        ("columns.json", b"{}", r"columns.json names no da_labels"),
+    ],
+)
+def test_files_of_hazumi_that_are_damaged(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    folder = write_folder(tmp_path / "h")
+    (folder / name).write_bytes(data)
+    with pytest.raises(IntentDataError, match=message):
+        read_hazumi(folder)
+
+
+def test_label_descriptions_in_any_writing(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    tabbed = '{\n\t"Café": "A place: for coffee.",\n\t"Bar": "Another."\n}'
+    for data in (
+        tabbed.encode(),
+        tabbed.encode("utf-8-sig"),
+        tabbed.encode("utf-16"),
+        tabbed.replace("\t", " ").encode(),
+    ):
+        path.write_bytes(data)
+        assert set(load_table(path)) == {"Café", "Bar"}
+    (tmp_path / "t.yaml").write_bytes("Café: A place.\nBar: [Another., One more.]\n".encode("utf-16"))
+    assert load_table(tmp_path / "t.yaml")["Bar"].descriptions == ("Another.", "One more.")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.json", "{'Café'}".encode("cp1252"), r"a.json: byte 5 is not UTF-8; save the file as UTF-8"),
+        ("a.json", b'{"a": "x"', r"a.json is no JSON \(Expecting ',' delimiter in line 1\)"),
+        ("a.json", b'{"a": "x", "a": "y"}', r"a stands twice"),
+        ("a.yaml", b"a: x\nb: [1\n", r"a.yaml is no JSON or YAML \(expected .* in line 3\)"),
+        ("a.yaml", b"a: x\na: y\n", r"a.yaml: key 'a' stands twice"),
+        ("a.json", b"[" * 100_000, r"a.json is no table: nested too deep"),
+        ("a.json", b'"words"', r"a.json holds str, expected a list of"),
+    ],
+)
+def test_label_descriptions_that_are_no_table(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=message):
+        load_table(tmp_path / name)
 
 
 def test_history_never_crosses_dialogues() -> None:

@@ -116,7 +116,7 @@ def test_answers_are_plain_rows(fitted: IntentClassifier) -> None:
     assert first["probability"] == first["top"][0]["probability"] >= first["top"][1]["probability"]
     assert sum(entry["probability"] for entry in first["top"]) == pytest.approx(1)
     assert (first["label"], second["modalities"]) == (fitted.predict(samples)[0], ["video"])
-    assert first["oos_score"] == pytest.approx(first["probability"]), "msp without a rule of its own"
+    assert first["oos_score"] == pytest.approx(1 - first["probability"]), "msp without a rule of its own"
     assert set(second["shares"]) == {"video"}
     with pytest.raises(SampleError, match=r"1 of 2 samples have none of text, video, audio: empty; give what"):
         answers(fitted, [utterance(1), IntentSample("empty", text=" ")])

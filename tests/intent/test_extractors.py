@@ -268,6 +268,21 @@ def test_a_moment_of_sound_is_enough(models: Path, tmp_path: Path) -> None:
     assert len(found[0]) >= 1
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.05, 0.09, 0.1, 0.2])
+def test_silence_behind_a_short_sound_takes_no_part_in_its_scale(models: Path, tmp_path: Path, seconds: float) -> None:
+    """Mean 0 and deviation 1 are those of the sound; padded first, 0.02 s would come out more than twice as loud."""
+    row = ClipRow("a", write_wav(tmp_path / "a.wav", 0.1 + tone(seconds), kind="FLOAT"))
+    found = extractor_for("audio", str(models / "Wav2Vec2")).extract(row)
+    wave = (0.1 + tone(seconds)).astype(np.float64)
+    scaled = np.zeros(max(len(wave), RATE // 10), np.float32)
+    scaled[: len(wave)] = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+    model = transformers.Wav2Vec2Model.from_pretrained(models / "Wav2Vec2").eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(scaled)[None]).last_hidden_state[0].numpy()
+    assert found is not None
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["ViT", "bare", "Swin", "CLIP", "SigLIP"])
 def test_models_that_see(models: Path, clip: Path, name: str) -> None:
     extractor = extractor_for("video", {"extractor": str(models / name), "fps": FPS})

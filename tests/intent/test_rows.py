@@ -102,6 +102,31 @@ def test_bad_tables(tmp_path: Path, text: str, message: str) -> None:
         read_clip_rows(tmp_path / "rows.csv")
 
 
+@pytest.mark.parametrize("kind", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_files_with_a_mark_are_read(tmp_path: Path, kind: str, end: str) -> None:
+    table = end.join(["key,text,group", 'a,"déjà, vu",Zoë', ""])
+    (tmp_path / "rows.csv").write_bytes(table.encode(kind))
+    lines = end.join(['{"key": "a", "text": "déjà, vu", "session": "Zoë"}', ""])
+    (tmp_path / "rows.jsonl").write_bytes(lines.encode(kind))
+    for name in ("rows.csv", "rows.jsonl"):
+        (row,) = read_clip_rows(tmp_path / name)
+        assert (row.text, row.group) == ("déjà, vu", "Zoë")
+
+
+@pytest.mark.parametrize("name", ["group", "person", "speaker", "session"])
+def test_who_speaks_has_four_names(tmp_path: Path, name: str) -> None:
+    (row,) = read_clip_rows(jsonl(tmp_path, {"key": "a", "text": "hi", name: "p1"}))
+    assert row.group == "p1"
+    with pytest.raises(RowsError, match="group and session both say which rows belong together; give one of them"):
+        read_clip_rows(jsonl(tmp_path, {"key": "a", "text": "hi", "group": "p1", "session": "s1"}))
+
+
+def test_half_a_character_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RowsError, match=r"line 1: text holds half a character \(letter 4, '.ud83d'\); write it anew"):
+        read_clip_rows(jsonl(tmp_path, {"key": "a", "text": "hi \ud83d"}))
+
+
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(RowsError, match="line 3: key 'a' stands also in line 1"):
         read_clip_rows(jsonl(tmp_path, *({"key": key, "text": "hi"} for key in "aba")))

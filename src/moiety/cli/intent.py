@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +11,11 @@ import typer
 from moiety.cli import intent_labels
 from moiety.cli.door import progress_line, say
 from moiety.cli.recipes import find_recipe, is_intent
-from moiety.cli.runs import AsJson, DryRun, Overrides, RecipeName, SetOption, numbers, split
+from moiety.cli.runs import AsJson, DryRun, RecipeName, SetOption, numbers, split
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
+    from moiety.intent.data import Split
     from moiety.intent.grading import Graded
     from moiety.intent.recipe import IntentRecipe
 
@@ -25,6 +26,12 @@ app = typer.Typer(
 app.command("describe-labels")(intent_labels.describe_labels)
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `moiety intent fit` wrote.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Dotted overrides, for instance data.path=rows.jsonl model.hidden=64."
+    ),
+]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated seeds, over the recipe's.")]
 DataSettings = Annotated[
     list[str] | None, typer.Option("--set", help="key=value of a data folder, for instance target=ui_ternary.")
@@ -97,7 +104,10 @@ def predict(
 
     from moiety.intent.answers import answers, samples_at, write_answers
     from moiety.intent.classifier import IntentClassifier
+    from moiety.saving import check_writable
 
+    if out is not None:
+        check_writable(out)
     classifier = IntentClassifier.load(model)
     options = of_clips(given, cache, on_error)
     rows = samples_at(classifier, given, text=text, split=part, settings=settings or (), **options)
@@ -117,7 +127,12 @@ def evaluate(
     part: Annotated[str | None, typer.Option("--split", help="Default: test, else dev, else all rows.")] = None,
     hide: Annotated[str | None, typer.Option(help="Modalities taken away, with commas: audio,video.")] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Grade every set of modalities left in.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for pictures and grades.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for pictures and grades; default: its own for each model and data."
+        ),
+    ] = None,
     settings: DataSettings = None,
     cache: Cache = None,
     on_error: OnError = "raise",
@@ -129,19 +144,22 @@ def evaluate(
     from moiety.intent.grading import grade, subsets
     from moiety.intent.pictures import draw_model
     from moiety.intent.samples import check_hidden
+    from moiety.saving import check_writable
 
     hidden = tuple(split(hide) or ())
     if masks and hidden:
         raise ValueError("--hide and --masks exclude each other: --masks takes every set of modalities away in turn")
     check_hidden(hidden)
+    where = part or default_split(data, settings or ())
+    folder = output or evaluation_folder(model, data, [where or "all", *hidden, *["masks"] * masks, *(settings or ())])
+    check_writable(folder, is_folder=True)
     classifier = IntentClassifier.load(model)
-    where = part or default_split(data)
     rows = samples_at(classifier, data, split=where, settings=settings or (), **of_clips(data, cache, on_error))
+    check_inputs(classifier.dims_, rows, hidden, data)
     wanted = list(subsets(tuple(classifier.dims_))) if masks else [hidden]
     graded = {names: found for names in wanted if (found := grade(classifier, rows, names)) is not None}
     if not graded:
         raise ValueError(f"no row of {data} has a modality that is left; the model reads {', '.join(classifier.dims_)}")
-    folder = output or Path("runs/intent/evaluate") / model.name
     first = next(iter(graded.items()))
     pictures = () if first[0] else draw_model(classifier, rows, first[1], folder)
     trees = {left_in(tuple(classifier.dims_), names): found.grades | count_of(found) for names, found in graded.items()}
@@ -162,7 +180,9 @@ def demo(
 ) -> None:
     """Make spoken clips, learn their intents and write a report: minutes on two cores."""
     from moiety.intent.demo import run_demo
+    from moiety.saving import check_writable
 
+    check_writable(output, is_folder=True)
     lines: dict[str, Callable[[int, int], None]] = {}
 
     def told(what: str, done: int, total: int) -> None:
@@ -214,7 +234,45 @@ def of_clips(path: Path, cache: Path | None, on_error: str) -> dict[str, Any]:
     return {"cache": cache, "on_error": on_error, "on_progress": progress_line("clips")}
 
 
-def default_split(data: Path) -> str | None:
+def check_inputs(dims: Iterable[str], rows: Split, hidden: Sequence[str], data: Path) -> None:
+    """Refuse a folder in which a modality of the model is absent altogether, unless that was asked for; rows: say it.
+
+    Raises:
+        ValueError: the grades would be those of another question; says which files would do.
+    """
+    from moiety.intent.data import FEATURES
+    from moiety.intent.sources import has_input
+
+    asked = [name for name in dims if name not in hidden]
+    absent = [name for name in asked if not any(has_input(sample, (name,)) for sample in rows.samples)]
+    if not absent or absent == asked:
+        return
+    files = [f"{name}: one of {', '.join(FEATURES[name])}" for name in absent if name in FEATURES]
+    is_mintrec = (data / "in-scope").is_dir() or (data / "train.tsv").is_file()
+    expected = f" (expected {'; '.join(files)})" if files and is_mintrec else ""
+    told = f"no row of {data} has {' or '.join(absent)}, which the model reads{expected}"
+    if data.is_dir():
+        raise ValueError(f"{told}; add it, or grade without it: --hide {','.join([*hidden, *absent])}")
+    say(f"{told}: these are grades without it")
+
+
+def evaluation_folder(model: Path, data: Path, how: Sequence[str]) -> Path:
+    """Where grades go unless a folder is named: the same for the same question, another for every other one.
+
+    Args:
+        model: Folder of the model; its name is often ``model``, so the folder above it stands in front.
+        data: What it is asked about.
+        how: Split, hidden modalities and settings.
+    """
+    import hashlib
+
+    whole = model.resolve()
+    asked = "\0".join([str(whole), str(data.resolve()), *how])
+    name = "-".join([*whole.parts[-2:], data.resolve().stem]).strip("/")
+    return Path("runs/intent/evaluate") / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+
+
+def default_split(data: Path, settings: Sequence[str] = ()) -> str | None:
     """The part that is graded where none is named."""
     from moiety.intent.rows import read_clip_rows
     from moiety.intent.sources import ROWS_FILES, read_source, source_at
@@ -222,7 +280,7 @@ def default_split(data: Path) -> str | None:
     if data.suffix.lower() in ROWS_FILES:
         known = {row.split for row in read_clip_rows(data)}
     else:
-        known = {name for name, rows in read_source(source_at(data)).splits.items() if len(rows)}
+        known = {name for name, rows in read_source(source_at(data, settings)).splits.items() if len(rows)}
     return next((name for name in ("test", "dev") if name in known), None)
 
 

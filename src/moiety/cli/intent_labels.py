@@ -45,8 +45,7 @@ def describe_labels(
         if not found.complete:
             raise CheckFailed
         return
-    if out is None:
-        raise ValueError("give --out FILE for the table, or --check to compare only")
+    place = file_for(out)
     written = describe(
         names,
         provider=provider,
@@ -60,7 +59,22 @@ def describe_labels(
         cache=cache,
         on_progress=lambda done, total, label: say(f"{done + 1}/{total} {label}"),
     )
-    say(f"wrote {len(written['labels'])} descriptions to {write_table(written, out)}")
+    say(f"wrote {len(written['labels'])} descriptions to {write_table(written, place)}")
+
+
+def file_for(out: Path | None) -> Path:
+    """The file to write, tried before a model is asked.
+
+    Raises:
+        ValueError: none is given.
+        OSError: it cannot be written.
+    """
+    from moiety.saving import check_writable
+
+    if out is None:
+        raise ValueError("give --out FILE for the table, or --check to compare only")
+    check_writable(out)
+    return out
 
 
 def labels_at(path: Path, settings: list[str] | None) -> list[str]:
@@ -72,6 +86,7 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
     """
     from moiety.intent.rows import read_clip_rows
     from moiety.intent.sources import ROWS_FILES, read_source, source_at
+    from moiety.text_files import read_text
 
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}; give a text file with one label a line, rows, or a data folder")
@@ -81,7 +96,7 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
     elif path.suffix.lower() in ROWS_FILES:
         found = [row.label for row in read_clip_rows(path) if row.label is not None]
     else:
-        found = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        found = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not found:
         raise ValueError(f"{path} holds no label")
     return sorted(set(found))

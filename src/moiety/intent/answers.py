@@ -33,7 +33,8 @@ def answers(
 
     Returns:
         ``label`` is what ``predict`` says and may be the out-of-scope label; ``top`` holds the likeliest classes with
-        their probabilities, and ``probability`` is that of the first. ``oos_score`` is higher for what looks in scope.
+        their probabilities, and ``probability`` is that of the first. ``oos_score`` is higher for what looks further
+        out of scope.
 
     Raises:
         SampleError: samples have nothing that the model reads; all are named.

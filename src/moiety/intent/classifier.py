@@ -188,9 +188,16 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         return self._asked(X, hide)[1].numpy()
 
     def oos_score(self, X: Sequence[Any], kind: str | None = None, hide: Sequence[str] = ()) -> np.ndarray:
-        """How much each sample looks in scope; `kind` as setting ``oos``, its own or msp by default."""
-        logits, embedding = self._asked(X, hide)
-        return self._score(logits, embedding, kind).numpy()
+        """How far each sample looks out of scope, ``(samples,)``: higher = further out.
+
+        Args:
+            X: Samples.
+            kind: As setting ``oos``; None: the classifier's own, or msp. For msp it is 1 minus the largest probability,
+                for every other kind the score of :mod:`moiety.intent.openset` with its sign changed.
+            hide: Modalities taken away from every sample.
+        """
+        scores = self._score(*self._asked(X, hide), kind).numpy()
+        return 1 - scores if self._kind_of_score(kind) == "msp" else -scores
 
     def score(self, X: Sequence[Any], y: Sequence[str], sample_weight: Any = None) -> float:
         """Accuracy of :meth:`predict`.
@@ -294,11 +301,15 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         return self.preparation_.batch(samples, hide)
 
     def _score(self, logits: torch.Tensor, embedding: torch.Tensor, kind: str | None = None) -> torch.Tensor:
-        kind = kind or (self.oos_rule_ if self.oos_rule_ not in (None, "doc") else "msp")
+        """How far each row looks in scope, as thresholds and grades take it: higher = further in."""
+        kind = self._kind_of_score(kind)
         if kind == "distance":
             f, g = self.model_.synchronised(embedding.to(self.device))
             return (f @ g.T).amax(-1).detach().cpu()
         return score_of(kind, logits)
+
+    def _kind_of_score(self, kind: str | None) -> str:
+        return kind or (self.oos_rule_ if self.oos_rule_ not in (None, "doc") else "msp")
 
     def _positions(self, labels: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.searchsorted(self.classes_, labels))

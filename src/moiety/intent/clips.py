@@ -69,12 +69,22 @@ class ClipReading:
 
     @property
     def dataset(self) -> IntentDataset:
-        """Samples and labels by split; rows without a split are in ``train``."""
+        """Samples and labels by split; rows without a split are in ``train``.
+
+        Raises:
+            RowsError: some rows name a group and others do not.
+        """
+        bare = [row.key for row in self.rows if row.group is None]
+        if 0 < len(bare) < len(self.rows):
+            reason = f"{len(bare)} of {len(self.rows)} rows name no group: {', '.join(bare[:5])}; name all, or none"
+            raise RowsError("rows", [("group", reason)])
         splits: dict[str, Split] = {}
         for row, sample in zip(self.rows, self.samples, strict=True):
             split = splits.setdefault(row.split or ALL, Split([], []))
             split.samples.append(sample)
             split.labels.append(row.label)  # type: ignore[arg-type]
+            if row.group is not None:
+                split.groups.append(row.group)
         return IntentDataset("clips", splits)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,17 @@ import yaml
 from filelock import FileLock, Timeout
 
 from moiety.intent.classifier import IntentClassifier
-from moiety.intent.data import IntentDataset, Split
-from moiety.intent.floors import FLOOR_METHODS
-from moiety.intent.grading import Model, grade
+from moiety.intent.data import IntentDataset
+from moiety.intent.fold_runs import made_in_folds
 from moiety.intent.outcome import IntentComparison, Pair
 from moiety.intent.pictures import draw_model
-from moiety.intent.recipe import FLOORS, IntentRecipe, hidden_names, parse_intent_recipe
+from moiety.intent.recipe import FLOORS, IntentRecipe, parse_intent_recipe
 from moiety.intent.report import write_outcome, write_tables
 from moiety.intent.run_record import IntentRun, load_run, run_folder, save_run
-from moiety.intent.sources import Parts, fingerprint, has_input, parts_of, read_source, rows_of
+from moiety.intent.sources import fingerprint, known_persons, parts_of, read_source
+from moiety.intent.training_run import graded, run_of, trained
 from moiety.provenance import provenance
-from moiety.saving import write_atomically
+from moiety.saving import check_writable, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,8 @@ class Job:
         if key not in self.read:
             self.read[key] = read_source(data, self.on_progress)
             wanted = dict.fromkeys([data.train, data.score, *([data.choose] if data.choose else [])])
-            self.prints[key] = {split: fingerprint(self.read[key][split]) for split in wanted}
+            in_folds = data.folds is not None
+            self.prints[key] = {split: fingerprint(self.read[key][split], in_folds) for split in wanted}
         return self.read[key]
 
     def settings(self, pair: Pair) -> dict[str, Any]:
@@ -79,6 +79,8 @@ class Job:
         model = self.recipe.model_of(name).model_dump(mode="json", exclude=_WITHOUT_EFFECT)
         method = self.recipe.method_of(name)
         rows = {"rows": prints, "splits": [data["train"], data["choose"], data["score"]]}
+        if data["folds"] is not None:
+            rows["folds"] = data["folds"]
         return {"method": method, "model": model, "seed": seed, "data": rows, "hide": list(self.recipe.compare.hide)}
 
     def run(self, pair: Pair) -> IntentRun | None:
@@ -89,13 +91,26 @@ class Job:
         """
         return load_run(self.folder(pair), self.settings(pair))
 
+    def _rows(self, dataset: IntentDataset) -> dict[str, int]:
+        """How many rows teach and score; in folds every row does both in turn."""
+        data = self.recipe.data
+        if data.folds is not None:
+            return {"train": len(dataset[data.train]), "score": len(dataset[data.train])}
+        parts = parts_of(dataset, data, 0)
+        return {"train": len(parts.all_train), "score": len(parts.score)}
+
     def summary(self) -> IntentComparison:
         """The comparison as it stands, with the results of other processes."""
         runs = [run for pair in self.planned if (run := self.run(pair)) is not None]
-        parts = parts_of(self.dataset(self.names[0]), self.recipe.data, 0)
-        rows = {"train": len(parts.all_train), "score": len(parts.score)}
+        rows = self._rows(self.dataset(self.names[0]))
         context = {"rows": rows, "recipe": self.recipe.model_dump(mode="json"), "provenance": self.made_by}
         return IntentComparison(self.recipe, self.names, runs, self.planned, Path(self.recipe.output), context)
+
+    def so_far(self, asked: Sequence[Pair]) -> IntentComparison:
+        """What was asked, and all else that is finished."""
+        planned = [pair for pair in self.planned if pair in asked or self.run(pair) is not None]
+        names = [name for name in self.names if name in {name for name, _ in planned}]
+        return replace(self, names=names, planned=planned).summary()
 
 
 def run_intent_compare(
@@ -118,7 +133,8 @@ def run_intent_compare(
 
     Args:
         recipe: The recipe.
-        methods: Run these only; the table also shows what the recipe's others have finished.
+        methods: Run these only. What comes back is about them alone; the files also hold what the recipe's others have
+            finished.
         seeds: Run these only, likewise.
         dry_run: Plan only: no run, no file.
         on_progress: Called with (clips read, clips in all) where clips are read.
@@ -131,21 +147,29 @@ def run_intent_compare(
     chosen, names = _united(methods, recipe.compare.methods)
     numbers, all_seeds = _united(seeds, recipe.seeds)
     recipe = _known(recipe, names, all_seeds)
-    job = Job(recipe, names, _pairs(recipe, names, all_seeds), on_progress)
+    asked = Job(recipe, chosen, _pairs(recipe, chosen, numbers), on_progress)
     if dry_run:
-        return IntentComparison(recipe, names, (), job.planned, Path(recipe.output))
-    Path(recipe.output).mkdir(parents=True, exist_ok=True)
+        return IntentComparison(recipe, chosen, (), asked.planned, Path(recipe.output))
+    whole = replace(asked, names=names, planned=_pairs(recipe, names, all_seeds))
     _write_recipe(recipe)
-    for pair in _pairs(recipe, chosen, numbers):
+    _warn_of_known_persons(asked)
+    for pair in asked.planned:
         if on_run is not None:
-            on_run(sum(job.run(known) is not None for known in job.planned), len(job.planned))
-        if _take(job, pair):
-            write_tables(job.summary())
-    comparison = job.summary()
-    write_outcome(comparison)
+            on_run(sum(asked.run(known) is not None for known in asked.planned), len(asked.planned))
+        if _take(asked, pair):
+            write_tables(whole.so_far(asked.planned))
+    comparison = asked.summary()
+    write_outcome(whole.so_far(asked.planned))
     if on_run is not None:
-        on_run(len(comparison.runs), len(job.planned))
+        on_run(len(comparison.runs), len(asked.planned))
     return comparison
+
+
+def _warn_of_known_persons(job: Job) -> None:
+    """Say it before hours of work: the notes of the runs say it once more beside the numbers."""
+    data = job.recipe.data
+    for note in known_persons(job.dataset(job.names[0]), data) if data.folds is None else ():
+        logger.warning("%s", note)
 
 
 def run_intent_fit(
@@ -165,7 +189,15 @@ def run_intent_fit(
 
     Returns:
         What came out, and the model folders in the order of the seeds.
+
+    Raises:
+        ValueError: the recipe asks for folds, or as for :func:`run_intent_compare`.
     """
+    if recipe.data.folds is not None:
+        raise ValueError(
+            f"data.folds is {recipe.data.folds}, which makes as many models a seed and keeps none; to fit one that is "
+            "kept, leave folds out"
+        )
     tree = recipe.model_dump()
     method = recipe.model.method
     own = {**tree["compare"], "methods": [method], "variants": {}, "contrasts": {}, "keep_models": "all"}
@@ -201,6 +233,8 @@ def _pairs(recipe: IntentRecipe, names: Sequence[str], seeds: Sequence[int]) -> 
 
 
 def _write_recipe(recipe: IntentRecipe) -> None:
+    """The recipe as it is run; before anything else, so that an output that cannot be written is noticed now."""
+    check_writable(recipe.output, is_folder=True)
     tree = recipe.model_dump(mode="json") | {"data": recipe.data.given()}
     write_atomically(Path(recipe.output) / "recipe.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
 
@@ -234,31 +268,18 @@ def _place(job: Job, pair: Pair) -> str:
 def _made(job: Job, pair: Pair, folder: Path) -> IntentRun:
     """Train, score with and without each modality, draw and keep what the recipe asks to keep."""
     (name, seed), recipe = pair, job.recipe
-    parts = parts_of(job.dataset(name), recipe.data_of(name), seed)
-    model, training, notes = _trained(recipe, name, seed, parts)
-    oos_label = recipe.model.oos_label
-    full = grade(model, parts.score, oos_label=oos_label)
-    if full is None:
-        raise ValueError(f"{name}: no row of {recipe.data.score!r} has a modality that it reads")
-    hidden = {hide: grade(model, parts.score, hidden_names(hide), oos_label) for hide in recipe.compare.hide}
-    left = {hide: found for hide, found in hidden.items() if found is not None}
+    data, settings = recipe.data_of(name), job.settings(pair)
+    rows = job.dataset(name)
+    if data.folds is not None:
+        return made_in_folds(recipe, pair, rows[data.train], folder, settings, job.made_by)
+    parts = parts_of(rows, data, seed)
+    model, training, notes = trained(recipe, name, seed, parts)
+    found = graded(recipe, name, model, parts.score)
     if isinstance(model, IntentClassifier) and _is_pictured(recipe, pair):
-        draw_model(model, parts.score, full, folder)
+        draw_model(model, parts.score, found[""], folder)
     if isinstance(model, IntentClassifier) and _keeps(recipe, seed):
         model.save(folder / MODEL)
-    return IntentRun(
-        name=name,
-        seed=seed,
-        settings=job.settings(pair),
-        grades=full.grades,
-        hidden={hide: found.grades for hide, found in left.items()},
-        rows=len(full.truth),
-        without_input={"": full.without_input, **{hide: found.without_input for hide, found in left.items()}},
-        confusion=full.confusion(),
-        training=training,
-        notes=notes,
-        provenance=job.made_by,
-    )
+    return run_of(pair, settings, found, training, notes, job.made_by)
 
 
 def _is_pictured(recipe: IntentRecipe, pair: Pair) -> bool:
@@ -271,35 +292,3 @@ def _is_pictured(recipe: IntentRecipe, pair: Pair) -> bool:
 def _keeps(recipe: IntentRecipe, seed: int) -> bool:
     keep = recipe.compare.keep_models
     return keep == "all" or (keep == "first_seed" and seed == recipe.seeds[0])
-
-
-def _trained(
-    recipe: IntentRecipe, name: str, seed: int, parts: Parts
-) -> tuple[Model, Mapping[str, float], Sequence[str]]:
-    """A fitted model, what that cost, and what a reader should know."""
-    settings, method, started = recipe.model_of(name), recipe.method_of(name), time.perf_counter()
-    if method in FLOORS:
-        rows = _teaching(parts.all_train, settings.modalities, settings.oos_label)
-        floor: Model = FLOOR_METHODS[method](settings).fit(rows.samples, rows.labels)
-        return floor, {"seconds": time.perf_counter() - started}, []
-    model = IntentClassifier(**settings.model_dump(exclude={"random_state"}), random_state=seed)
-    rows = _teaching(parts.train, settings.modalities)
-    choose = None if parts.choose is None else _teaching(parts.choose, settings.modalities)
-    model.fit(rows.samples, rows.labels, *((choose.samples, choose.labels) if choose else (None, None)))
-    training = {
-        "seconds": time.perf_counter() - started,
-        "parameters": float(sum(parameter.numel() for parameter in model.model_.parameters())),
-        "epochs": float(len(model.history_)),
-        "best_epoch": float(model.best_epoch_),
-    }
-    return model, training, parts.notes
-
-
-def _teaching(split: Split, modalities: Sequence[str] | None, without: str | None = None) -> Split:
-    """Rows that have something to learn from; a floor knows no rows beyond every class."""
-    kept = [
-        i
-        for i, (sample, label) in enumerate(zip(split.samples, split.labels, strict=True))
-        if has_input(sample, modalities) and (without is None or label != without)
-    ]
-    return rows_of(split, kept)

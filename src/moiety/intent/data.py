@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from moiety.groups import nearest_name
 from moiety.intent.pickles import read_feature_pickle
 from moiety.intent.samples import IntentSample
 from moiety.json_reader import parse_json
+from moiety.text_files import TextFileError, read_text
 
 SPLITS = ("train", "dev", "test")
 
@@ -88,8 +92,11 @@ def read_tsv(path: Path) -> tuple[list[IntentSample], list[str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; expected train.tsv, dev.tsv and test.tsv there")
-    with path.open(encoding="utf-8", newline="") as file:
-        lines = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    text = _text_of(path)
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE))
+    except csv.Error as error:
+        raise IntentDataError(f"{path} is no table of tab-separated lines ({error})") from error
     head = lines[0] if lines else []
     kinds = [kind for kind in (MINTREC, MINTREC2) if {*kind.key, kind.text, kind.label} <= set(head)]
     if not kinds:
@@ -163,6 +170,7 @@ def _joined(
     ]
 
 
+_HAZUMI_FEATURES = ("text_bert", "text_pos", "video", "audio")
 HAZUMI_TARGETS = {"da": "da_labels", "ui_ternary": ("low", "middle", "high"), "tc_ternary": ("low", "middle", "high")}
 
 
@@ -180,6 +188,7 @@ def read_hazumi(folder: str | Path, *, target: str = "da", view: str = "exchange
 
     Raises:
         FileNotFoundError: a file is missing.
+        IntentDataError: a file is damaged, lacks arrays, or has other rows than the next; the text says what would do.
         ValueError: unknown target or view.
     """
     folder = Path(folder)
@@ -190,11 +199,10 @@ def read_hazumi(folder: str | Path, *, target: str = "da", view: str = "exchange
         raise ValueError(f"unknown target {target!r}; {nearest_name(target, HAZUMI_TARGETS)}")
     if view not in ("exchange", "history", "tokens"):
         raise ValueError(f"unknown view {view!r}; {nearest_name(view, ('exchange', 'history', 'tokens'))}")
-    with np.load(folder / "features.npz", allow_pickle=False) as file:
-        arrays = {name: np.ascontiguousarray(file[name]) for name in file.files}
-    rows = [parse_json(line) for line in (folder / "rows.jsonl").read_text("utf-8").splitlines()]
+    arrays, rows = _hazumi_arrays(folder / "features.npz", target), _hazumi_rows(folder / "rows.jsonl")
     names = HAZUMI_TARGETS[target]
-    labels = parse_json((folder / "columns.json").read_text("utf-8"))[names] if isinstance(names, str) else names
+    labels = _named_labels(folder / "columns.json", names) if isinstance(names, str) else names
+    _check_lengths(folder, arrays, rows, target, labels)
     frames = {
         "text": np.concatenate([arrays["text_bert"].astype(np.float32), arrays["text_pos"]], axis=1),
         "video": arrays["video"],
@@ -208,6 +216,66 @@ def read_hazumi(folder: str | Path, *, target: str = "da", view: str = "exchange
         split.labels.append(labels[int(arrays[target][number])])
         split.groups.append(str(row.get("person", row["dialogue"])))
     return IntentDataset("hazumi", splits)
+
+
+def _hazumi_arrays(path: Path, target: str) -> dict[str, np.ndarray]:
+    wanted = (*_HAZUMI_FEATURES, target)
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            there = list(file.files)
+            arrays = {name: np.ascontiguousarray(file[name]) for name in wanted if name in there}
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        reason = type(error).__name__  # numpy's own text advises to run what is in the file
+        raise IntentDataError(f"{path} is no whole npz file of plain arrays ({reason}); fetch it again") from error
+    missing = [name for name in wanted if name not in arrays]
+    if missing:
+        raise IntentDataError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(there) or 'nothing'}. Expected one array a "
+            "modality, a row an exchange: text_bert and text_pos (text), video, audio, and the target "
+            f"{target}; where nothing is known of a modality, zeros count as absent"
+        )
+    return arrays
+
+
+def _hazumi_rows(path: Path) -> list[Mapping[str, Any]]:
+    rows = []
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line)
+        except json.JSONDecodeError as error:
+            raise IntentDataError(f"{path}:{number}: no JSON ({error.msg} at letter {error.pos + 1})") from error
+        if not isinstance(row, Mapping) or not {"row", "dialogue"} <= set(row):
+            raise IntentDataError(f"{path}:{number}: expected an object with row and dialogue, and person and split")
+        rows.append(row)
+    return rows
+
+
+def _named_labels(path: Path, name: str) -> Sequence[str]:
+    try:
+        labels = parse_json(_text_of(path))[name]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise IntentDataError(f"{path} names no {name}; expected an object that lists the labels there") from error
+    return list(labels)
+
+
+def _check_lengths(
+    folder: Path, arrays: Mapping[str, np.ndarray], rows: Sequence[Any], target: str, labels: Sequence[str]
+) -> None:
+    wrong = [f"{name} {len(array)}" for name, array in arrays.items() if len(array) != len(rows)]
+    if wrong:
+        raise IntentDataError(f"{folder}: rows.jsonl has {len(rows)} rows, but features.npz has of {', '.join(wrong)}")
+    codes = np.unique(arrays[target]).tolist()
+    if codes and not 0 <= min(codes) <= max(codes) < len(labels):
+        raise IntentDataError(f"{folder}: {target} holds codes {codes}, but there are {len(labels)} labels (0 up)")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return read_text(path)
+    except TextFileError as error:
+        raise IntentDataError(str(error)) from error
 
 
 def _windows(rows: Sequence[Mapping[str, Any]], length: int) -> list[list[int]]:

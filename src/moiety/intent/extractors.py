@@ -104,7 +104,7 @@ class Prosody(BuiltIn):
         path, known = self.source(row), self.options
         longest = known.window_s + (known.max_frames - 1) * known.hop_s
         sound = path and decode_audio(path, rate=known.rate, start_s=row.start_s, end_s=row.end_s, max_s=longest)
-        if not sound:
+        if not sound or sound.silence:
             return None
         features, times = prosody(
             sound.samples, sound.rate, window_s=known.window_s, hop_s=known.hop_s, num_bands=known.num_bands

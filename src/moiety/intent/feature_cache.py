@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from moiety.intent.extractors import Extractor, Features
-from moiety.intent.media import MediaError, check_file
+from moiety.intent.media import DECODING, MediaError, check_file
 from moiety.intent.rows import ClipRow
 from moiety.saving import whole_file, write_atomically
 
@@ -105,7 +105,7 @@ def content_key(source: Path | str, row: ClipRow) -> str:
         raise MediaError(f"{source.name}: {error}") from error
     except OSError as error:
         raise MediaError(f"{source.name}: it cannot be read ({error})") from error
-    return hashlib.sha256(f"file {digest} {row.start_s!r} {row.end_s!r}".encode()).hexdigest()
+    return hashlib.sha256(f"file {digest} {row.start_s!r} {row.end_s!r} {DECODING}".encode()).hexdigest()
 
 
 def read_features(path: Path) -> Features | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +30,29 @@ class Graded:
         truth: Labels of the graded rows, ``(rows,)``.
         predicted: What was answered, likewise.
         without_input: Rows left out: none of the modalities that are left is in them.
+        groups: Who speaks in each graded row; empty where the rows do not say.
     """
 
     grades: dict[str, float]
     truth: np.ndarray
     predicted: np.ndarray
     without_input: int
+    groups: Sequence[str] = ()
 
     def confusion(self) -> dict[str, Any]:
         """``labels``, and ``counts`` ``(labels, labels)``: truth down, answers across."""
         labels = sorted({*self.truth.tolist(), *self.predicted.tolist()})
         return {"labels": labels, "counts": confusion_matrix(self.truth, self.predicted, labels=labels).tolist()}
+
+    def by_group(self) -> dict[str, Any]:
+        """``labels``, and for each group its ``counts``: triples of true label, answer and number of rows."""
+        labels = sorted({*self.truth.tolist(), *self.predicted.tolist()})
+        place = {label: i for i, label in enumerate(labels)}
+        cells = Counter(zip(self.groups, self.truth.tolist(), self.predicted.tolist(), strict=True))
+        counts: dict[str, list[list[int]]] = {}
+        for (group, truth, said), number in sorted(cells.items()):
+            counts.setdefault(group, []).append([place[truth], place[said], number])
+        return {"labels": labels, "counts": counts}
 
 
 def grade(model: Model, split: Split, hide: Sequence[str] = (), oos_label: str | None = None) -> Graded | None:
@@ -73,8 +86,9 @@ def grade(model: Model, split: Split, hide: Sequence[str] = (), oos_label: str |
     else:
         inside = np.array([label != oos_label for label in truth])
         truth, predicted = truth[inside], predicted[inside]
+        rows = rows_of(rows, np.flatnonzero(inside).tolist())
         grades = closed_set_metrics(truth.astype(str), predicted.astype(str))
-    return Graded(grades, truth, predicted, len(split) - len(readable))
+    return Graded(grades, truth, predicted, len(split) - len(readable), rows.groups)
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor
 
 from moiety.groups import nearest_name
-from moiety.yaml_reader import parse_value
+from moiety.text_files import read_text
+from moiety.yaml_reader import RecipeError, StrictLoader
 
 HASHING = "hashing"
 SHARED = "shared"
@@ -112,7 +114,39 @@ def load_table(source: Any, field: str = "description") -> dict[str, LabelDescri
             f"no label descriptions at {path}; write JSON or YAML, label -> sentence, or let "
             "'moiety intent describe-labels' write them"
         )
-    return read_table(parse_value(path.read_text("utf-8")), str(path), field)
+    return read_table(_parsed(read_text(path), path), str(path), field)
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """JSON, or YAML of which JSON without tabs is a part; a key that stands twice is an error in both.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(text, object_pairs_hook=_unrepeated)
+        except json.JSONDecodeError as error:
+            if path.suffix.lower() == ".json":
+                raise ValueError(f"{path} is no JSON ({error.msg} in line {error.lineno})") from error
+        except RecursionError as error:
+            raise ValueError(f"{path} is no table: nested too deep") from error
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise ValueError(f"{path} is no JSON or YAML ({getattr(error, 'problem', None) or error}{where})") from error
+    except RecipeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"{', '.join(twice[:5])} stands twice")
+    return dict(pairs)
 
 
 def descriptions_for(source: Any, classes: Sequence[str], field: str = "description") -> dict[str, LabelDescription]:

@@ -16,10 +16,13 @@ from typing import Any
 import av
 import numpy as np
 import soundfile
-import soxr
 from jaxtyping import Float
 
 from moiety.intent.containers import MediaError, check_whole
+from moiety.intent.downmix import Mixer, mixed
+from moiety.intent.frame_clock import FrameClock
+from moiety.intent.orientation import upright
+from moiety.intent.timeline import Timeline, silence_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +34,8 @@ MAX_PIXELS = 50_000_000
 """Pictures larger than 8K are taken for damage."""
 SLACK_S = 1.0
 """An end may lie this far behind the end of the file: time stamps of data sets are rounded."""
+DECODING = 2
+"""Rises when a file gives other pictures or sound than before, so that no cache mixes both."""
 
 _OPTIONS = {
     # formats that name other files (playlists, concatenations) could read what the clip does not hold
@@ -60,11 +65,13 @@ class Sound:
         samples: Amplitudes, ``(samples,)`` float32, about -1 to 1.
         rate: Samples a second.
         start_s: Second of the first one.
+        silence: Why nothing can be heard in it; empty where something can.
     """
 
     samples: Float[np.ndarray, " samples"]
     rate: int
     start_s: float = 0.0
+    silence: str = ""
 
 
 def decode_video(
@@ -120,7 +127,9 @@ def decode_video(
 def decode_audio(
     path: str | Path, *, rate: int, start_s: float = 0.0, end_s: float | None = None, max_s: float | None = None
 ) -> Sound | None:
-    """Sound of a file, channels averaged, resampled to `rate`.
+    """Sound of a file in one channel (see :mod:`moiety.intent.downmix`), resampled to `rate`.
+
+    Where the sound stops and goes on later there are zeros in between, so that each sample stands at its second.
 
     Args:
         path: Media file.
@@ -130,7 +139,7 @@ def decode_audio(
         max_s: Longer sound is cut at the end, with a line in the log; None: it is not.
 
     Returns:
-        At least one sample; None where the file has no audio stream.
+        At least one sample; None where the file has no audio stream. Silence is told of in the log.
 
     Raises:
         MediaError: the file is missing, no media, damaged, has no sound in that time, or samples that are not finite.
@@ -147,6 +156,8 @@ def decode_audio(
             sound = _from_container(container, container.streams.audio[0], zero, rate, start_s, until)
     with _named(path):
         _check_sound(sound, start_s, end_s)
+    if sound.silence:
+        logger.warning("%s: sound %s counts as absent: %s", path.name, _between(start_s, until), sound.silence)
     if until != end_s and max_s is not None and len(sound.samples) >= int(max_s * rate):
         logger.info("%s: sound after the first %g s is left out", path, max_s)
     return sound
@@ -234,32 +245,19 @@ def _decoded(container: Any, stream: Any, zero: float, start_s: float) -> Iterat
     """Frames of one stream with their seconds, from a key frame at or before `start_s` on."""
     if stream.type == "video":
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    # avi stores the order of decoding alone, which is counted from its first frame
-    by_order, first = container.format.name == "avi" and stream.type == "video", None
-    if start_s > SLACK_S and not by_order:
+    clock = FrameClock(container, stream, zero)
+    if start_s > SLACK_S and not clock.by_order:
         with contextlib.suppress(av.FFmpegError):  # what cannot be searched is read from its start
             container.seek(int((zero + start_s - SLACK_S) * av.time_base))
-    after = 0.0
     for packet in container.demux(stream):
         # what lies before the cut is decoded only to get there
-        if packet.is_corrupt and after >= start_s:
-            raise MediaError(f"its {stream.type} is damaged at {after:.2f} s")
-        for frame in packet.decode():
-            if by_order and frame.dts is not None:
-                first = frame.dts if first is None else first
-                time = float((frame.dts - first) * stream.time_base)
-            else:
-                time = after if by_order or frame.time is None else frame.time - zero
+        if packet.is_corrupt and clock.after_s >= start_s:
+            raise MediaError(f"its {stream.type} is damaged at {clock.after_s:.2f} s")
+        for frame, time in clock.timed(packet.decode()):
             if frame.is_corrupt and time >= start_s:
                 raise MediaError(f"its {stream.type} is damaged at {time:.2f} s")
-            after = time + _length(frame, stream)
             yield frame, time
-
-
-def _length(frame: Any, stream: Any) -> float:
-    if stream.type == "audio":
-        return frame.samples / frame.sample_rate
-    return float(1 / (stream.average_rate or stream.guessed_rate or 25))
+    yield from clock.rest()
 
 
 def _picture(frame: Any, max_side: int | None) -> np.ndarray:
@@ -267,30 +265,31 @@ def _picture(frame: Any, max_side: int | None) -> np.ndarray:
     shrink = min(1.0, (max_side or np.inf) / max(frame.width, frame.height))
     width, height = max(1, round(frame.width * shrink)), max(1, round(frame.height * shrink))
     small = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
-    # the rotation is counter-clockwise, in degrees, as that of numpy
-    return np.ascontiguousarray(np.rot90(small.to_ndarray(), round(frame.rotation / 90)))
+    return upright(small.to_ndarray(), frame)
 
 
 # -- sound -------------------------------------------------------------------------------------------------------------
 def _from_container(container: Any, stream: Any, zero: float, rate: int, start_s: float, until: float | None) -> Sound:
     if not MIN_RATE <= (stream.rate or 0) <= MAX_RATE:
         raise MediaError(f"a sample rate of {stream.rate} Hz cannot be right")
-    resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate)
-    parts: list[np.ndarray] = []
-    first: float | None = None
-    # one moment more than asked for, since the resampler holds some back
+    last, sound, mixer = np.inf if until is None else until, None, Mixer()
     for frame, time in _decoded(container, stream, zero, start_s):
-        if until is not None and time > until + 0.1:
+        # one moment more than asked for, since resampling looks a little ahead
+        if time > last + 0.1:
             break
-        first = time if first is None else first
-        parts += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-    if first is None:
+        # the rate of what comes out: a header may name half of it (HE-AAC)
+        sound = sound or Timeline(frame.sample_rate, float(stream.time_base))
+        for number, piece in enumerate(mixer.pieces(frame, sound.rate)):
+            sound.add(sound.end_s if number else time, *piece)
+    else:
+        last = last if sound is None else min(sound.end_s, last)
+    if sound is None or not sound.runs:
         return Sound(np.zeros(0, np.float32), rate, start_s)
-    parts += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    begin = max(0, round((start_s - first) * rate))
-    end = len(samples) if until is None else max(0, round((until - first) * rate))
-    return Sound(samples[begin:end].astype(np.float32), rate, max(first, start_s))
+    known = 0.0 if stream.start_time is None else float(stream.start_time * stream.time_base) - zero
+    begin, first = max(start_s, known), sound.runs[0][0]
+    begin = first if begin < first <= begin + sound.drift_s else begin
+    samples = sound.between(begin, last, rate)
+    return Sound(samples, rate, begin, silence_of(samples, sound.cancels(begin, last)))
 
 
 def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, until: float | None) -> Sound | None:
@@ -312,5 +311,15 @@ def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, 
             end = file.frames if until is None else min(file.frames, round(until * file.samplerate))
             file.seek(begin)
             samples = file.read(end - begin, dtype="float32", always_2d=True)
-            mono = samples.mean(1)
-            return Sound(soxr.resample(mono, file.samplerate, rate).astype(np.float32), rate, start_s)
+            sound = Timeline(file.samplerate)
+            sound.add(start_s, *mixed(samples, _places(path, file.channels)))
+        mono = sound.between(start_s, sound.end_s, rate)
+        return Sound(mono, rate, start_s, silence_of(mono, sound.cancels(start_s, sound.end_s)))
+
+
+def _places(path: Path, channels: int) -> list[str]:
+    """Where each channel of a wav or flac belongs; soundfile does not tell."""
+    if channels > 2:
+        with av.open(str(path), options=dict(_OPTIONS), metadata_errors="replace") as container:
+            return [channel.name for channel in container.streams.audio[0].layout.channels]
+    return ["NONE"] * channels

@@ -5,7 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+
+
+def measures_of(counts: Float[np.ndarray, "*tables classes classes"]) -> dict[str, np.ndarray]:
+    """The same six grades from tables of counts, truth down and answers across; any number of tables at once.
+
+    Returns:
+        Name of a measure -> values, ``(tables...)``; as :func:`closed_set_metrics` gives them.
+    """
+    hits, asked, said = counts.diagonal(axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
+    rows, occurs = asked.sum(-1), (asked + said) > 0
+    precision, recall, f1 = _share(hits, said), _share(hits, asked), _share(2 * hits, asked + said)
+    classes = np.maximum(occurs.sum(-1), 1)
+    return {
+        "acc": _share(hits.sum(-1), rows),
+        "f1": f1.sum(-1) / classes,
+        "prec": precision.sum(-1) / classes,
+        "rec": recall.sum(-1) / classes,
+        "weighted_f1": _share((f1 * asked).sum(-1), rows),
+        "weighted_prec": _share((precision * asked).sum(-1), rows),
+    }
+
+
+def _share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
+    return np.divide(part, of, out=np.zeros(np.broadcast(part, of).shape), where=of > 0)
 
 
 def closed_set_metrics(truth: Sequence[str] | np.ndarray, predicted: Sequence[str] | np.ndarray) -> dict[str, float]:

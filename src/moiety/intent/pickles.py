@@ -72,7 +72,8 @@ def read_feature_pickle(path: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"no feature file at {path}")
     try:
         with path.open("rb") as file:
-            tree = ArrayUnpickler(file).load()
+            # arrays that Python 2 wrote are strings of bytes: numpy wants them as latin1
+            tree = ArrayUnpickler(file, encoding="latin1").load()
     except pickle.UnpicklingError as error:
         raise FeatureFileError(
             f"{path} is refused: {error}. A feature file holds arrays alone; anything else could run code on reading"

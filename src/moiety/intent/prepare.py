@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +15,8 @@ from moiety.intent.labels import HASHING, encode_texts
 from moiety.intent.makers import check_makers, is_pretrained, maker_of
 from moiety.intent.samples import MODALITIES, IntentBatch, IntentSample, SampleError, make_batch
 from moiety.intent.settings import IntentSettings
+
+logger = logging.getLogger(__name__)
 
 CLIP = 10.0
 """Standardised features are cut at this many deviations."""
@@ -58,6 +62,8 @@ class Preparation:
             if name not in MODALITIES:
                 raise ValueError(f"unknown modality {name!r}; {nearest_name(name, MODALITIES)}")
         encoded = _with_text(samples, settings.text_encoder, tokenizer)
+        if "text" in wanted and settings.text_encoder == HASHING and _bare(samples):
+            _tell_that_hashing_is_weak()
         dims, mean, deviation, makers = {}, {}, {}, {}
         for name in MODALITIES:
             arrays = (
@@ -121,8 +127,7 @@ class Preparation:
 
 def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = None) -> list[IntentSample]:
     """Samples whose text has frames, or word pieces where a tokenizer is given; blank text stays absent."""
-    bare = [i for i, sample in enumerate(samples) if sample.text_features is None and (sample.text or "").strip()]
-    found = list(samples)
+    bare, found = _bare(samples), list(samples)
     if tokenizer is not None and (own := [sample.key for sample in samples if sample.text_features is not None]):
         raise SampleError(
             f"{len(own)} samples bring text frames ({', '.join(own[:5])}), but train_text_encoder reads words; "
@@ -146,6 +151,21 @@ def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = N
     for i, frames in zip(bare, TextEncoder(encoder).frames(texts), strict=True):
         found[i] = replace(samples[i], text_features=frames, text_marks=True)
     return found
+
+
+def _bare(samples: Sequence[IntentSample]) -> list[int]:
+    """Which samples bring words and no frames of them."""
+    return [i for i, sample in enumerate(samples) if sample.text_features is None and (sample.text or "").strip()]
+
+
+@functools.cache
+def _tell_that_hashing_is_weak() -> None:
+    """Once in a process: whoever takes the default should know what it costs."""
+    logger.warning(
+        "words are read by text_encoder='hashing' (groups of letters): it needs no model, and is weak; where words "
+        "matter, name a Hugging Face id or folder of a text encoder, such as text_encoder='bert-base-uncased' with "
+        "train_text_encoder=True"
+    )
 
 
 def _is_hand_made(name: str, samples: Sequence[IntentSample], settings: IntentSettings) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from torch.nn import functional as F
 
 from moiety.intent.extractors import VERSION, Extractor, Features, checked, pictures_of
 from moiety.intent.features import LOADING_ERRORS, TextEncoder, first_line, frozen_model
@@ -107,11 +108,12 @@ class PretrainedSound(_Pretrained):
         # a frame looks a little beyond its own stretch
         longest = (limit + 1) * self.frame_s + MIN_SOUND_S
         sound = path and decode_audio(path, rate=self.rate, start_s=row.start_s, end_s=row.end_s, max_s=longest)
-        if not sound:
+        if not sound or sound.silence:
             return None
-        short = max(0, int(MIN_SOUND_S * self.rate) - len(sound.samples))
-        given = self.processor(np.pad(sound.samples, (0, short)), sampling_rate=self.rate, return_tensors="pt")
-        found = self.model(given["input_values"].to(self.model.device), output_hidden_states=True)
+        given = self.processor(sound.samples, sampling_rate=self.rate, return_tensors="pt")["input_values"]
+        # padded after the processor, which may bring mean and deviation to 0 and 1: those are of the sound alone
+        given = F.pad(given, (0, max(0, int(MIN_SOUND_S * self.rate) - given.shape[1])))
+        found = self.model(given.to(self.model.device), output_hidden_states=True)
         layer = self.options.layer
         states = found.last_hidden_state if layer is None else found.hidden_states[layer]
         frames = states[0, :limit].float().cpu().numpy()

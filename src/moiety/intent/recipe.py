@@ -28,7 +28,7 @@ _OF_KIND: dict[str, tuple[str, ...]] = {
     "mintrec2": ("on_missing",),
     "clips": ("audio", "video", "text", "cache", "on_error"),
 }
-_OF_EVERY_KIND = ("kind", "path", "train", "choose", "score")
+_OF_EVERY_KIND = ("kind", "path", "train", "choose", "score", "folds")
 
 
 class IntentDataSettings(Section):
@@ -43,6 +43,12 @@ class IntentDataSettings(Section):
         "whole persons where the data names them",
     )
     score: str = Field("test", description="split that scores")
+    folds: int | None = Field(
+        None,
+        ge=2,
+        description="nested parts instead of choose and score: every person (group, session) of split train scores "
+        "once, in as many folds, by models that never saw that person; verdicts then rest on persons",
+    )
 
     # -- hazumi
     target: str = Field("da", description="da, ui_ternary or tc_ternary")
@@ -71,6 +77,20 @@ class IntentDataSettings(Section):
             if name not in own:
                 owner = next(kind for kind, names in _OF_KIND.items() if name in names)
                 raise ValueError(f"{name} belongs to data of kind {owner}; kind is {self.kind!r}, so leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_choose_by_themselves(self) -> IntentDataSettings:
+        if self.folds is not None:
+            named = [name for name in ("choose", "score") if name in self.model_fields_set]
+            named = [name for name in named if getattr(self, name) not in (None, self.train)]
+            if named:
+                raise ValueError(
+                    f"folds is {self.folds}: persons of each fold score and some of the others choose, so leave "
+                    f"{' and '.join(named)} out (over a recipe with them: data.choose=null data.score={self.train})"
+                )
+            object.__setattr__(self, "choose", None)
+            object.__setattr__(self, "score", self.train)
         return self
 
     def given(self) -> dict[str, Any]:
@@ -198,6 +218,12 @@ class IntentRecipe(Section):
         if len(set(seeds)) != len(seeds) or min(seeds) < 0:
             raise ValueError(f"seeds must be distinct and 0 or more, got {seeds}")
         return seeds
+
+    @model_validator(mode="after")
+    def _folds_know_all_classes(self) -> IntentRecipe:
+        if self.data.folds is not None and (self.model.oos is not None or self.model.oos_label is not None):
+            raise ValueError("data.folds grades rows of known classes alone; leave model.oos and model.oos_label out")
+        return self
 
     @model_validator(mode="after")
     def _variants(self) -> IntentRecipe:

@@ -103,16 +103,13 @@ def report_page(comparison: IntentComparison) -> str:
 def _contrasts(comparison: IntentComparison) -> list[str]:
     """The recipe's own questions and their answers."""
     compare = comparison.recipe.compare
-    if not compare.contrasts:
+    if not comparison.asked_contrasts:
         return []
     meaning = [
         f"{name}: {', '.join(f'{weight:+g} × {member}' for member, weight in compare.weights(name).items())}"
-        for name in compare.contrasts
+        for name in comparison.asked_contrasts
     ]
-    note = (
-        "Verdicts read the exact two-sided sign-flip test over paired seeds at 0.05, after Holm's correction over the "
-        f"measures that a contrast is tested on. The interval is Student's. {'; '.join(meaning)}."
-    )
+    note = f"{comparison.how_tested} {'; '.join(meaning)}."
     return [
         "<h2>What the recipe asks</h2>",
         f'<p class="note">{html.escape(note)}</p>',

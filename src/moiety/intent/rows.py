@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from moiety.groups import nearest_name
+from moiety.text_files import TextFileError, read_text
+
+GROUP_NAMES = ("group", "person", "speaker", "session")
+"""What a file may call the field ``group``."""
+_WORDS = ("key", "text", "label", "split", "group")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class ClipRow:
         end_s: Where it ends, seconds; None: at the end of the file.
         label: The intent; None: not known.
         split: ``train``, ``dev``, ``test`` or another name; None: the file tells none apart.
+        group: Who speaks, or in which session: rows of one group never teach and score at once where
+            ``intent compare`` makes the parts. A file may call it ``person``, ``speaker`` or ``session``.
     """
 
     key: str
@@ -38,6 +45,7 @@ class ClipRow:
     end_s: float | None = None
     label: str | None = None
     split: str | None = None
+    group: str | None = None
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], folder: Path) -> ClipRow:
@@ -51,11 +59,15 @@ class ClipRow:
             ValueError: a name is unknown, the key or every input is missing, or a value cannot be used.
         """
         known = [field.name for field in fields(cls)]
+        grouped = [name for name in tree if name in GROUP_NAMES]
+        if len(grouped) > 1:
+            raise ValueError(f"{' and '.join(grouped)} both say which rows belong together; give one of them")
+        tree = {"group" if name in grouped else name: value for name, value in tree.items()}
         for name in tree:
             if name not in known:
                 raise ValueError(f"unknown field {name!r}; {nearest_name(str(name), known)}")
         given = {name: value for name, value in tree.items() if value is not None and str(value).strip()}
-        words = {name: _text(name, given[name]) for name in ("key", "text", "label", "split") if name in given}
+        words = {name: _text(name, given[name]) for name in _WORDS if name in given}
         paths = {name: folder / _text(name, given[name]) for name in ("clip", "audio") if name in given}
         seconds = {name: _seconds(name, given[name]) for name in ("start_s", "end_s") if name in given}
         if "key" not in words:
@@ -110,9 +122,9 @@ def read_clip_rows(path: str | Path) -> list[ClipRow]:
     if path.suffix.lower() not in (".jsonl", ".csv"):
         raise RowsError(str(path), [("name", f"ends in {path.suffix!r}; rows are read from .jsonl or .csv")])
     try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RowsError(str(path), [(f"byte {error.start}", "is not UTF-8; save the file as UTF-8")]) from error
+        text = read_text(path).replace("\r\n", "\n").replace("\r", "\n")
+    except TextFileError as error:
+        raise RowsError(str(path), [(error.place, error.reason)]) from error
     problems: list[tuple[str, str]] = []
     rows: list[ClipRow] = []
     lines: dict[str, str] = {}
@@ -195,6 +207,9 @@ def _text(name: str, value: Any) -> str:
         raise ValueError(f"{name} is {type(value).__name__} {value!r}, expected text")
     if "\0" in str(value):
         raise ValueError(f"{name} holds a zero byte")
+    half = next((place for place, letter in enumerate(str(value)) if "\ud800" <= letter <= "\udfff"), None)
+    if half is not None:
+        raise ValueError(f"{name} holds half a character (letter {half + 1}, {str(value)[half]!a}); write it anew")
     return str(value).strip()
 
 

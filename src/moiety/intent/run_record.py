@@ -41,6 +41,7 @@ class IntentRun:
         training: ``seconds``, ``parameters``, ``epochs``, ``best_epoch``.
         notes: What a reader of the scores should know.
         provenance: Command, versions, commit, machine.
+        by_group: Of a run in folds: modalities taken away, "" for none -> ``labels`` and ``counts`` of each person.
     """
 
     name: str
@@ -54,6 +55,7 @@ class IntentRun:
     training: Mapping[str, float]
     notes: Sequence[str] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    by_group: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def save_run(run: IntentRun, folder: Path) -> None:

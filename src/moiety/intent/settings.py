@@ -61,7 +61,9 @@ class IntentSettings(Section):
 
     # -- inputs
     text_encoder: str = Field(
-        "hashing", description="for samples with text but no text features: hashing, or a Hugging Face id or folder"
+        "hashing",
+        description="for samples with text but no text features: hashing (needs no model, and is weak), or a Hugging "
+        "Face id or folder",
     )
     train_text_encoder: Switch = Field(
         False, description="the text encoder learns with the rest; otherwise it is frozen"

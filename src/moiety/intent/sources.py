@@ -19,6 +19,7 @@ from moiety.intent.samples import MODALITIES, IntentSample
 from moiety.yaml_reader import RecipeError, apply_override
 
 ROWS_FILES = (".jsonl", ".csv")
+_FILES_OF_KINDS = ("features.npz", "rows.jsonl", "columns.json", "train.tsv", "dev.tsv", "test.tsv")
 
 
 def read_source(data: IntentDataSettings, on_progress: Callable[[int, int], None] | None = None) -> IntentDataset:
@@ -82,11 +83,12 @@ def source_at(path: str | Path, overrides: Sequence[str] = ()) -> IntentDataSett
 def _kind_of(path: Path) -> str:
     if path.is_file() and path.suffix.lower() in ROWS_FILES:
         return "clips"
-    if (path / "features.npz").is_file():
+    there = {name for name in _FILES_OF_KINDS if (path / name).is_file()}
+    if "features.npz" in there or {"rows.jsonl", "columns.json"} <= there:
         return "hazumi"
     if (path / "in-scope").is_dir():
         return "mintrec2"
-    if (path / "train.tsv").is_file():
+    if any(name.endswith(".tsv") for name in there):
         return "mintrec"
     raise RecipeError(
         f"{path} is no data set moiety knows: expected features.npz (Hazumi), train.tsv (MIntRec), in-scope/ "
@@ -133,17 +135,31 @@ def parts_of(dataset: IntentDataset, data: IntentDataSettings, seed: int, fracti
     for name, split in ((data.train, train), (data.score, score)):
         if not len(split):
             raise ValueError(f"split {name!r} of {data.path} holds no rows; its splits: {', '.join(dataset.splits)}")
+    known = known_persons(dataset, data)
     if data.choose is not None:
         same = data.choose == data.score
         note = f"the best epoch was chosen on {data.choose}, the rows that score: read these numbers as optimistic"
-        return Parts(train, dataset[data.choose], score, train, [note] if same else [])
+        return Parts(train, dataset[data.choose], score, train, [note] * same + known)
     if not train.groups:
         note = f"the best epoch was chosen on {fraction:.0%} of the training rows, drawn by the seed"
-        return Parts(train, None, score, train, [note])
+        return Parts(train, None, score, train, [note, *known])
     taken = set_aside(train, seed, fraction)
     left = [i for i in range(len(train)) if i not in taken]
     note = f"the best epoch was chosen on {fraction:.0%} of the training rows, whole persons drawn by the seed"
-    return Parts(rows_of(train, left), rows_of(train, sorted(taken)), score, train, [note])
+    return Parts(rows_of(train, left), rows_of(train, sorted(taken)), score, train, [note, *known])
+
+
+def known_persons(dataset: IntentDataset, data: IntentDataSettings) -> list[str]:
+    """What a reader must know where a person teaches, or chooses, and scores; empty where nobody does."""
+    score, found = set(dataset[data.score].groups), []
+    for name in dict.fromkeys((data.train, data.choose)):
+        both = sorted(score & set(dataset[name].groups)) if name not in (None, data.score) else []
+        if both:
+            found.append(
+                f"{len(both)} of {len(score)} groups of {data.score} also stand in {name} ({', '.join(both[:5])}): "
+                "these grades are for persons that the model knows; for new ones set data.folds"
+            )
+    return found
 
 
 def set_aside(split: Split, seed: int, fraction: float) -> set[int]:
@@ -184,8 +200,13 @@ def has_input(sample: IntentSample, kept: Sequence[str] | None) -> bool:
     return with_text or any(sample.frames(name) is not None for name in names)
 
 
-def fingerprint(split: Split) -> str:
-    """Short hash of keys, labels, words and every number of a split: what a result depends on, wherever it lies."""
+def fingerprint(split: Split, with_groups: bool = False) -> str:
+    """Short hash of keys, labels, words and every number of a split: what a result depends on, wherever it lies.
+
+    Args:
+        split: The rows.
+        with_groups: Who speaks decides as well: in folds of persons it does.
+    """
     found = hashlib.sha256()
     for sample, label in zip(split.samples, split.labels, strict=True):
         found.update(f"{sample.key}\0{label}\0{sample.text}\0{sample.text_marks}\0".encode())
@@ -194,4 +215,6 @@ def fingerprint(split: Split) -> str:
             if array is not None:
                 found.update(f"{name}{array.shape}".encode())
                 found.update(np.ascontiguousarray(array).data)
+    if with_groups:
+        found.update("\0".join(split.groups).encode())
     return found.hexdigest()[:16]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -63,19 +64,28 @@ def plan_table(comparison: IntentComparison) -> list[list[str]]:
 
 def caption(comparison: IntentComparison) -> str:
     """What the numbers mean and how many runs they rest on."""
+    number = len(comparison.planned)
     if not comparison.runs:
-        return f"{len(comparison.planned)} runs, none made yet."
+        return f"{number} run{'s' * (number != 1)}, none made yet."
     seeds = len(comparison.seeds)
     meaning = f"mean over up to {seeds} seeds with Student's 95 % interval" if seeds > 1 else "one seed, no interval"
+    if comparison.rests_on_persons:
+        meaning = f"mean over up to {seeds} seed{'s' * (seeds != 1)} with the 95 % interval of persons drawn anew"
     waiting = [f"{name} seed {seed}" for name, seed in comparison.missing]
     shown = ", ".join(waiting[:8]) + (f" and {len(waiting) - 8} more" if len(waiting) > 8 else "")
     rows = comparison.context.get("rows", {})
     return (
         f"Percent: {meaning}. {len(comparison.runs)} of {len(comparison.planned)} runs are finished"
         + (f"; without result: {shown}" if waiting else "")
-        + f". Rows: {rows.get('train', 0):,} teach, {rows.get('score', 0):,} score "
-        f"(split {comparison.recipe.data.score!r}). F1, P and R are means over classes."
+        + f". Rows: {_rows_sentence(comparison, rows)} F1, P and R are means over classes."
     )
+
+
+def _rows_sentence(comparison: IntentComparison, rows: Mapping[str, int]) -> str:
+    data = comparison.recipe.data
+    if data.folds is not None:
+        return f"each of {rows.get('score', 0):,} (split {data.train!r}) scores once and teaches in other folds."
+    return f"{rows.get('train', 0):,} teach, {rows.get('score', 0):,} score (split {data.score!r})."
 
 
 def notes(comparison: IntentComparison) -> list[str]:
@@ -128,7 +138,7 @@ def contrast_table(comparison: IntentComparison) -> list[list[str]]:
     found = comparison.contrasts()
     lines = [["contrast", "measure", "verdict", "numbers"]]
     lines += [[entry.name, SHOWN[entry.question_type], entry.verdict, entry.numbers] for entry in found]
-    waiting = [name for name in comparison.recipe.compare.contrasts if name not in {entry.name for entry in found}]
+    waiting = [name for name in comparison.asked_contrasts if name not in {entry.name for entry in found}]
     return lines + [[name, "", "no seed with all of its methods yet", ""] for name in waiting]
 
 
