@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.benchmarks import Limit, Lines, Rule, TraceFile, TraceLimit, ask_benchmarks
-from moiety.cli.door import progress_line, say
+from moiety.cli.door import calm_libraries, progress_line, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
@@ -53,13 +54,16 @@ def train(
     if dry_run:
         show(plan(read))
         return
+    calm_libraries()
     told = StepLines()
     results = run_recipe(read, only_stage=stage, resume=not fresh, on_progress=told.of_stage, quiet=True)
     if as_json:
         show_json([vars(result) for result in results])
         return
-    rows = [(done.name, done.folder, "was finished" if done.reused else "trained") for done in results]
-    show(table("stages", ("stage", "folder", "state"), rows))
+    rows = [(done.name, "was finished" if done.reused else "trained", done.folder) for done in results]
+    show(table("stages", ("stage", "state", "folder"), rows))
+    last = shlex.quote(str(results[-1].folder))
+    say(f"talk to it: moiety demo-app {last}\nscore it:   moiety evaluate {last} ROWS.jsonl --images FOLDER")
 
 
 def compare(
@@ -71,16 +75,20 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Train and score several schemes from one base at equal activated parameters; write table, plot and report."""
+    from moiety.cli.compared import say_next, show_plan, show_scores
     from moiety.compare import run_compare
 
     read = load(recipe, [*(overrides or ()), *(settings or ())])
+    calm_libraries()
     told = StepLines()
     result = run_compare(
         read, schemes=split(schemes), seeds=numbers(seeds), dry_run=dry_run, on_progress=told.of_run, quiet=True
     )
-    show(result.table())
-    if not dry_run:
-        say(f"open {result.report}")
+    if dry_run:
+        show_plan(result)
+        return
+    show_scores(result)
+    say_next(result)
 
 
 def evaluate(
@@ -232,10 +240,13 @@ def demo(
     ),
 ) -> None:
     """Train and compare small models on scenes of handwritten digits and write a report: minutes on two cores."""
-    from moiety.demo import run_demo
+    from moiety.cli.compared import say_next, show_scores
+    from moiety.demo import compare_scenes
 
-    report = run_demo(output, on_progress=StepLines().of_run)
-    say(f"open {report}")
+    calm_libraries()
+    result = compare_scenes(output, on_progress=StepLines().of_run)
+    show_scores(result)
+    say_next(result)
 
 
 class StepLines:

@@ -20,10 +20,39 @@ def screen() -> Console:
 
 
 def show(*renderables: Any) -> None:
-    """Print tables and texts, one below the other."""
+    """Print tables and texts, one below the other; a table that the screen would cut is printed as blocks."""
     console = screen()
     for renderable in renderables:
-        console.print(renderable)
+        console.print(fitting(renderable, console))
+
+
+def fitting(renderable: Any, console: Console) -> Any:
+    """A table as it is where its longest words fit the console, else a block of ``head: cell`` lines for each row.
+
+    Rich shortens what does not fit, and a number or a name that lost its end is worth nothing. Other things come back
+    as they are.
+    """
+    from rich.protocol import rich_cast
+    from rich.table import Table
+
+    drawn = rich_cast(renderable)
+    if not isinstance(drawn, Table):
+        return renderable
+    for column in drawn.columns:
+        column.overflow = "fold"
+    least = drawn.__rich_measure__(console, console.options.update(max_width=10_000)).minimum
+    return drawn if least <= console.width else "\n".join(_blocks(drawn))
+
+
+def _blocks(drawn: Table) -> list[str]:
+    """The cells of a table, one a line."""
+    heads, columns = [str(column.header) for column in drawn.columns], [list(column.cells) for column in drawn.columns]
+    wide = max(map(len, heads), default=0)
+    lines = [str(drawn.title)] if drawn.title else []
+    for row in zip(*columns, strict=True):
+        pairs = [(head, str(value)) for head, value in zip(heads, row, strict=True) if str(value)]
+        lines += ["", *(f"  {head:<{wide}}  {value.replace(chr(10), ', ')}" for head, value in pairs)]
+    return [*lines, "", *([str(drawn.caption)] if drawn.caption else [])]
 
 
 def show_json(value: Any) -> None:
