@@ -170,8 +170,8 @@ class DataSettings(Section):
     """How rows are read; paths are relative to `root`."""
 
     root: str = Field(".", description="folder that all data paths are relative to")
-    made_by: str = Field(
-        "", description="command that writes the files; {root} stands for data.root; named where they are missing"
+    made_by: str | None = Field(
+        None, description="command that writes the files; {root} stands for data.root; named where they are missing"
     )
     images: list[str] = Field(default_factory=list, description="image folders and .tar files, searched in order")
     max_length: int = Field(2048, ge=8, description="longest sequence in tokens, image tokens included")

@@ -11,7 +11,7 @@ import typer
 
 from moiety.cli.benchmarks import Limit, Lines, Rule, TraceFile, TraceLimit, ask_benchmarks
 from moiety.cli.door import calm_libraries, progress_line, say
-from moiety.cli.look import DeviceOption, ModelFolder, load_both
+from moiety.cli.look import DeviceOption, ModelFolder, load_both, pictures_of
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
@@ -175,12 +175,12 @@ def answer_files(
     """Let a model answer conversation files and print its scores by type of question."""
     from moiety.evaluate import evaluate_model, percent
     from moiety.evaluation import DecodingSettings
-    from moiety.vlm.images import Images
     from moiety.vlm.rows import load_rows
 
     rows = load_rows(data)[: asking.limit]
     longest = asking.max_new_tokens or 16
-    both, pictures = load_both(model, device), Images(images or dict.fromkeys(path.parent for path in data))
+    pictures = pictures_of(rows, data, images)
+    both = load_both(model, device)
     result = evaluate_model(
         *both,
         rows,
