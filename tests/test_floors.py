@@ -42,7 +42,18 @@ WING = {
     ),
     3: (
         *("classifier", "storage", "training", "__init__"),
-        *("recipe", "sources", "floors", "grading", "run_record", "outcome", "tables", "pictures", "report"),
+        *(
+            "recipe",
+            "sources",
+            "floors",
+            "grading",
+            "run_record",
+            "outcome",
+            "tables",
+            "sentences",
+            "pictures",
+            "report",
+        ),
         *("compare", "explain", "answers", "demo", "demo_page", "demo_pictures"),
     ),
 }

@@ -119,10 +119,11 @@ def html_figure(text: str, path: Path) -> str:
     )
 
 
-def html_clip(text: str, path: Path) -> str:
-    """An mp4 file with its caption, inside the page; it plays when asked."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    video = f'<video controls preload="metadata" src="data:video/mp4;base64,{data}"></video>'
+def html_clip(text: str, path: Path, still: bytes = b"") -> str:
+    """An mp4 file with its caption, inside the page; it plays when asked, and shows a PNG until then."""
+    data, shown = (base64.b64encode(content).decode() for content in (path.read_bytes(), still))
+    poster = f' poster="data:image/png;base64,{shown}"' if still else ""
+    video = f'<video controls preload="none"{poster} src="data:video/mp4;base64,{data}"></video>'
     return f"<figure>{video}<figcaption>{html.escape(text)}</figcaption></figure>"
 
 
