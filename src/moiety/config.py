@@ -170,6 +170,9 @@ class DataSettings(Section):
     """How rows are read; paths are relative to `root`."""
 
     root: str = Field(".", description="folder that all data paths are relative to")
+    made_by: str | None = Field(
+        None, description="command that writes the files; {root} stands for data.root; named where they are missing"
+    )
     images: list[str] = Field(default_factory=list, description="image folders and .tar files, searched in order")
     max_length: int = Field(2048, ge=8, description="longest sequence in tokens, image tokens included")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="what a bad row does before training starts")
@@ -222,6 +225,7 @@ class Recipe(Section):
     """One YAML file, one command, one row of a results table."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    title: str = Field("", description="what the report of a comparison is called; empty: its name and schemes")
     output: str = Field(description="folder that all results are written below")
     seed: int = Field(0, ge=0)
     model: ModelSettings

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from moiety.compare import Comparison, run_compare
 from moiety.compare.outcome import write_outcome
@@ -16,6 +17,7 @@ from moiety.lens import tinted_picture
 from moiety.scenes import SceneFiles, write_scenes
 from moiety.second_process import one_thread, second_process, stop_if_alone
 from moiety.train import Progress
+from moiety.train.order import without_weight_bars
 from moiety.vlm.images import Images
 from moiety.vlm.model import load
 from moiety.vlm.rows import IMAGE_MARK, Row, load_rows
@@ -26,9 +28,26 @@ logger = logging.getLogger(__name__)
 RECIPE = Path(__file__).parent / "recipes" / "demo.yaml"
 READING = "conversations-reading-train.jsonl"
 NUM_TRAIN, NUM_TEST = 2000, 400
+MORE_SEEDS = {
+    "Train more seeds, so that the intervals speak of training too": "moiety compare demo output=. data.root=scenes "
+    "--seeds 0,1,2"
+}
 
 
-def run_demo(
+def run_demo(output: str | Path = "runs/demo", **options: Any) -> Path:
+    """The demo as one page.
+
+    Args:
+        output: Folder for scenes, models, tables and report.
+        options: As :func:`compare_scenes` takes them.
+
+    Returns:
+        The report, one HTML file.
+    """
+    return compare_scenes(output, **options).report
+
+
+def compare_scenes(
     output: str | Path = "runs/demo",
     *,
     recipe: Recipe | None = None,
@@ -36,7 +55,7 @@ def run_demo(
     num_test: int = NUM_TEST,
     on_progress: OnProgress | None = None,
     quiet: bool = True,
-) -> Path:
+) -> Comparison:
     """Write the scenes, compare the schemes of ``recipes/demo.yaml`` on them and draw who read what.
 
     Nothing is downloaded. A stopped demo goes on where it was.
@@ -50,9 +69,10 @@ def run_demo(
         quiet: No progress bars.
 
     Returns:
-        The report, one HTML file.
+        What came out, written as tables and as one HTML page.
     """
     folder = Path(output)
+    logger.info("scenes of handwritten digits: %d to learn from, %d to answer questions about", num_train, num_test)
     scenes = write_scenes(folder / "scenes", num_train=num_train, num_test=num_test, seed=0)
     chosen = load_recipe(RECIPE) if recipe is None else recipe
     _write_reading_rows(scenes)
@@ -62,12 +82,15 @@ def run_demo(
         one_thread(),
         second_process("moiety.demo", chosen.model_dump_json(), Path(chosen.output) / "second-process.log"),
     ):
-        run_compare(chosen, on_progress=on_progress, quiet=quiet)
-    comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)  # what the other process left, if anything
+        comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)
+        if comparison.missing:
+            waited = ", ".join(f"{scheme}, seed {seed}" for scheme, seed in comparison.missing)
+            logger.info("waiting for the second process, which is at %s", waited)
+    if comparison.missing:  # what it has done by now, or left
+        comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)
     pictures = _draw_experts(comparison, chosen, load_rows([scenes.test]), Images(scenes.images))
-    write_outcome(comparison, pictures)
-    logger.info("report in %s", comparison.report)
-    return comparison.report
+    write_outcome(comparison, pictures, MORE_SEEDS)
+    return comparison
 
 
 def work(recipe: str) -> None:
@@ -103,10 +126,11 @@ def _draw_experts(comparison: Comparison, recipe: Recipe, rows: list[Row], image
     model_folder = comparison.folder / RUNS / name / stage.name
     row = _busiest(rows)
     question = row.turns[0].text.replace(IMAGE_MARK, "").strip()
-    model = load(model_folder)
+    with without_weight_bars():
+        model = load(model_folder)
     processor = load_processor(model_folder, recipe.model.template, marks=False)
     path = tinted_picture(model, processor, images[row.images[0]], question, comparison.folder / "experts.png")
-    caption = f"Which expert of {comparison.reference} read which patch, with the question {question!r}"
+    caption = f"Which expert of {comparison.reference} read which patch of a test scene, asked {question!r}"
     return {caption: path}
 
 

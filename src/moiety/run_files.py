@@ -27,6 +27,7 @@ def load_run_file(
     kind: Callable[..., Record],
     whole: Callable[[Mapping[str, Any]], Any],
     settings: Mapping[str, Any] | None = None,
+    aligned: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] | None = None,
 ) -> Record | None:
     """The record in `folder`; None when the run has not finished.
 
@@ -35,6 +36,7 @@ def load_run_file(
         kind: Dataclass of the record; has a field ``settings``.
         whole: Writes the defaults of settings out, so that settings that came later change nothing.
         settings: What the run would be made with now; None: take the record as it is.
+        aligned: (then, now) -> now without what came after the record was written; None: all of it counts.
 
     Raises:
         ValueError: the record was made with other settings, or the file is not a record.
@@ -47,7 +49,8 @@ def load_run_file(
         record = kind(**tree)
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not the result of a run ({error}); delete it to repeat the run") from error
-    changes = [] if settings is None else differences(whole(tree["settings"]), whole(settings))
+    now = settings if aligned is None or settings is None else aligned(tree["settings"], settings)
+    changes = [] if now is None else differences(whole(tree["settings"]), whole(now))
     if changes:
         more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         raise ValueError(

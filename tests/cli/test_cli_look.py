@@ -51,6 +51,25 @@ def test_inspect_refuses_what_is_no_picture(moiety: Run, sparse: Path, tmp_path:
     assert (result.exit_code, result.stderr) == (2, f"error: no picture at {tmp_path / 'gone.png'}\n")
 
 
+@pytest.mark.parametrize("verb", ["ground", "evaluate"])
+def test_pictures_that_are_elsewhere_are_asked_for_before_the_model_is_loaded(
+    moiety: Run, rows: Path, tmp_path: Path, verb: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    moved = (tmp_path / "picture.png").rename(tmp_path / "elsewhere" / "picture.png")
+    result = moiety(verb, tmp_path / "no-model", rows)
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: picture 'picture.png' of row 'one' is not beside the rows, in {rows.parent}; give --images "
+        "FOLDER_OR_TAR, several are searched; names in rows are paths inside it\n"
+    )
+    (tmp_path / "empty").mkdir()
+    wrong = moiety(verb, tmp_path / "no-model", rows, "--images", tmp_path / "empty")
+    assert f"of row 'one' is not in --images {tmp_path / 'empty'}; give --images FOLDER_OR_TAR" in wrong.stderr
+    found = moiety(verb, tmp_path / "no-model", rows, "--images", moved.parent)
+    assert "picture" not in found.stderr.splitlines()[0].replace(str(tmp_path), "")
+
+
 def test_chat_through_a_pipe_survives_mistakes(moiety: Run, sparse: Path, tmp_path: Path) -> None:
     picture = model_folders.picture_file()
     lines = [

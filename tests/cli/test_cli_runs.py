@@ -47,6 +47,9 @@ def test_train_plans_runs_and_keeps_what_is_finished(moiety: Run, recipe: Path, 
     result = moiety("train", recipe, "stages.experts.train.max_steps=1")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("trained") == 2
+    assert f"talk to it: moiety demo-app {tmp_path / 'out' / 'experts'}" in result.stderr
+    assert "Loading weights" not in result.stderr
+    assert "receipt" not in result.stderr
     assert "words: step 2/2" in result.stderr
     again = json.loads(moiety("train", recipe, "--set", "stages.experts.train.max_steps=1", "--json").stdout)
     assert [stage["reused"] for stage in again] == [True, True]
@@ -65,8 +68,51 @@ def test_train_refuses_an_unknown_key_and_an_unknown_stage(moiety: Run, recipe: 
 def test_compare_plans_without_a_file(moiety: Run, recipe: Path, tmp_path: Path) -> None:
     result = moiety("compare", recipe, "moe.top_k=2", "--schemes", "moiie, vanilla", "--seeds", "0,1", "--dry-run")
     assert result.exit_code == 0, result.stderr
-    assert "vanilla" in result.stdout
+    for run in ("moiie-seed0", "moiie-seed1", "vanilla-seed0", "vanilla-seed1"):
+        assert run in result.stdout
+    assert "4 of 4 runs to do" in result.stdout
     assert not (tmp_path / "out").exists()
+    one = moiety("compare", recipe, "--schemes", "moiie", "--seeds", "7", "--dry-run").stdout
+    assert "moiie-seed7" in one
+    assert "1 of 1 runs to do" in one
+    assert "vanilla" not in one
+
+
+def test_compare_shows_what_was_asked_and_ends_with_what_to_do(moiety: Run, recipe: Path, tmp_path: Path) -> None:
+    first = moiety("compare", recipe, "--schemes", "moiie", "--seeds", "0")
+    assert first.exit_code == 0, first.stderr
+    assert "1 of 1 runs are finished." in first.stdout
+    assert "vanilla" not in first.stdout
+    assert first.stderr.splitlines()[-1].startswith("  moiety inspect ")
+    model = tmp_path / "out" / "runs" / "moiie-seed0" / "experts"
+    assert f"  moiety demo-app {model}\n" in first.stderr
+    assert "moiie, seed 0: run 1 of 1\n" in first.stderr
+    assert "Loading weights" not in first.stderr
+    planned = moiety("compare", recipe, "--dry-run").stdout
+    assert "1 of 2 runs to do" in planned
+    second = moiety("compare", recipe, "--schemes", "vanilla")
+    assert "2 of 2 runs are finished." in second.stdout, "what others of the recipe have finished is shown, too"
+    assert "moiie" in second.stdout
+
+
+@pytest.mark.parametrize("verb", ["compare", "train"])
+@pytest.mark.parametrize("name", ["conflict", "factorial", "containment"])
+def test_data_that_are_not_made_yet_are_named_with_what_makes_them(
+    moiety: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = "containment" if name == "containment" else "conflict"
+    for words in ((), ("--dry-run",)):
+        result = moiety(verb, name, *words)
+        assert result.exit_code == 2
+        assert f"`moiety data make {world} runs/{world}/world`" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+    elsewhere = moiety(verb, name, "data.root=my world")
+    assert f"are not in my world; write the data of this recipe with `moiety data make {world} my world`" in (
+        elsewhere.stderr
+    )
+    own = moiety(verb, name, "data.made_by=")
+    assert "a recipe's files are relative to data.root: give data.root=FOLDER" in own.stderr
 
 
 def test_compare_refuses_what_it_cannot_read(moiety: Run, recipe: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,10 +91,10 @@ def test_standing_needs_the_whole_interval_above_every_control(three_seeds: Comp
 
 def test_table_names_what_is_missing_and_unequal(three_seeds: Comparison) -> None:
     text = markdown(three_seeds)
-    assert "| moiie | 3 | 81.0 [78.5, 83.5] |" in text
-    assert "| dense (fewer activated parameters) | 1 | 50.0 [40.4, 59.6] |" in text
+    assert "| moiie | 3 | 73.0 [65.5, 80.5] | 81.0 [78.5, 83.5] |" in text
+    assert "| dense (fewer activated parameters) | 1 | 50.0 | 50.0 [40.4, 59.6] |" in text
     assert "7 of 9 runs are finished; without result: dense seeds 1, 2." in text
-    assert "| question-only |  | 25.0 |" in text
+    assert "| question-only |  |  | 25.0 |" in text
     assert "-20.00 % (fewer activated parameters)" in text
 
 
@@ -130,7 +131,7 @@ def test_page_stands_alone_and_escapes(three_seeds: Comparison, tmp_path: Path) 
     assert "data:image/png;base64," in page
     assert "exist &lt;b&gt;" in page
     assert "exist <b>" not in page
-    assert page.index("<table") < page.index("<img") < page.index("Differences to moiie")
+    assert page.index("<img") < page.index("<table") < page.index("Differences to moiie")
     for request in ("http://", "https://", "<script", "<link", "url("):
         assert request not in page
     assert "with 3 comparisons at 95 %, about 0.15 would look different by chance" in page
@@ -248,3 +249,31 @@ def test_work_left_is_counted_by_scheme_and_seed() -> None:
     assert seconds_left(runs, done, ["vanilla"]) == 2 * 100 + 2 * 30 + 3 * 65  # vanilla only asks: 20 s and 10 s
     assert place_of(runs, {}) == "run 1 of 9"
     assert place_of(runs[2:4], done) == "run 1 of 2, about 4 min of work left", "asked for alone; others tell the pace"
+
+
+def test_records_from_before_pictures_and_weights_counted_stay_valid(tmp_path: Path) -> None:
+    now: dict[str, Any] = {
+        "stages": [{"seed": 0, "base": {"model.safetensors": "a"}, "pictures": {"x.tar": "b"}}],
+        "evaluate": {"limit": None, "pictures": {"x.tar": "b"}},
+    }
+    then = {"stages": [{"seed": 0}], "evaluate": {"limit": None}}
+    save_record(replace(record("moiie", 0, 80, 60), settings=then), tmp_path)
+    assert load_record(tmp_path, now) is not None
+    save_record(replace(record("moiie", 0, 80, 60), settings=now), tmp_path)
+    assert load_record(tmp_path, now) is not None
+    changed = {**now, "evaluate": {"limit": None, "pictures": {"x.tar": "c"}}}
+    with pytest.raises(ValueError, match=r"other settings: evaluate.pictures.x.tar was 'b', is 'c'\. Choose"):
+        load_record(tmp_path, changed)
+
+
+@pytest.mark.parametrize("score", [0, 50, 100])
+def test_points_at_both_ends_stay_inside_the_frame(tmp_path: Path, score: int) -> None:
+    """The dot of the mean of types, the uppermost, is as wide as it is high wherever it stands."""
+    draw(comparison(record("vanilla", 0, score, score, blank=30), seeds=1), tmp_path / "ends.png")
+    with Image.open(tmp_path / "ends.png") as picture:
+        blue = np.abs(np.asarray(picture.convert("RGB")).astype(int) - (0, 114, 178)).sum(-1) < 30
+    rows = np.flatnonzero(blue.any(1))
+    high = int(np.argmin(np.diff(rows) == 1)) + 1  # rows of the first dot, up to the first gap
+    columns = np.flatnonzero(blue[rows[:high]].any(0))
+    assert high > 5
+    assert abs(columns.max() - columns.min() + 1 - high) <= 1

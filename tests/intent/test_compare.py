@@ -263,7 +263,7 @@ def test_the_page_needs_nothing_else(finished: IntentComparison) -> None:
         assert words in page
     assert first_method(finished) == "amess"
     hostile = replace(finished, recipe=finished.recipe.model_copy(update={"name": "<b>"}))
-    assert "<h1>&lt;b&gt;</h1>" in report_page(hostile)
+    assert "methods side by side: &lt;b&gt;</h1>" in report_page(hostile)
 
 
 def test_the_recipe_beside_the_results_makes_the_same_comparison(folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import logging
 from pathlib import Path
 
 import pytest
-from toy import recipe_for
+from PIL import Image
+from toy import recipe_for, write_world
 
 from moiety.config import MoESettings, Recipe
 from moiety.train.ledger import (
@@ -176,3 +177,40 @@ def test_a_damaged_record_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / RECORD).write_text(text)
     with pytest.raises(ValueError, match=r"moiety_stage\.json is damaged.*train this stage again"):
         read_record(tmp_path)
+
+
+def test_weights_and_pictures_that_changed_are_another_stage(tmp_path: Path) -> None:
+    world, base = write_world(tmp_path / "world"), tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "model.safetensors").write_bytes(b"one")
+    recipe = recipe_for(world)
+
+    def now() -> dict:
+        return identity_of(recipe.stages[1], recipe, 0, None, base)
+
+    made_from = now()
+    (tmp_path / "tune").mkdir()
+    write_record(tmp_path / "tune", made_from, recipe, {})
+    assert finished_stage(tmp_path / "tune", "tune", now()) is not None
+    (base / "model.safetensors").write_bytes(b"two")
+    with pytest.raises(
+        StageChanged, match=r"made with other settings or files:\n  base\.model\.safetensors: '\w+' -> "
+    ):
+        finished_stage(tmp_path / "tune", "tune", now())
+    (base / "model.safetensors").write_bytes(b"one")
+    assert now() == made_from
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(world / "pictures" / "red.png")
+    with pytest.raises(StageChanged, match=r"  pictures\.pictures: '\w+' -> '\w+'\nNothing was overwritten"):
+        finished_stage(tmp_path / "tune", "tune", now())
+
+
+def test_stages_from_before_weights_and_pictures_counted_stay_valid(world: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(world)
+    now = identity(recipe, world)
+    then = {key: value for key, value in now.items() if key not in ("base", "pictures")}
+    (tmp_path / "tune").mkdir()
+    write_record(tmp_path / "tune", then, recipe, {})
+    assert finished_stage(tmp_path / "tune", "tune", now) is not None
+    with pytest.raises(StageChanged, match=r"seed: 0 -> 1\nNothing"):
+        finished_stage(tmp_path / "tune", "tune", identity(recipe, world, seed=1))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import dataclasses
 import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moiety.cli.door import calm_libraries, progress_line, say
 from moiety.cli.screen import show, show_json
+
+if TYPE_CHECKING:
+    from moiety.vlm.images import Images
+    from moiety.vlm.rows import Row
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU when there is one.")]
@@ -26,6 +31,28 @@ def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
     calm_libraries()
     chosen = device_named(device)
     return load(folder, device=chosen).eval(), load_processor(folder, marks=False)
+
+
+def pictures_of(rows: Sequence[Row], data: Sequence[Path], images: Sequence[str] | None) -> Images:
+    """Where the pictures of `rows` are: the given places, or beside the rows; checked before a model is loaded.
+
+    Raises:
+        FileNotFoundError: a place does not exist, or a picture is in none of them.
+    """
+    from moiety.vlm.images import Images
+
+    places = list(images or dict.fromkeys(str(path.parent) for path in data))
+    found = Images(places)
+    for row in rows:
+        for name in row.images:
+            if isinstance(name, str) and name not in found:
+                where = ", ".join(places[:3])
+                given = f"not in --images {where}" if images else f"not beside the rows, in {where}"
+                raise FileNotFoundError(
+                    f"picture {name[-40:]!r} of row {row.id[:40]!r} is {given}; give --images FOLDER_OR_TAR, several "
+                    "are searched; names in rows are paths inside it"
+                )
+    return found
 
 
 def ground(
@@ -45,11 +72,10 @@ def ground(
     """Measure what a model leans on, layer by layer: pictures and given text, or memory."""
     from moiety.lens.ground import ground as read_rows_of
     from moiety.lens.ground_report import write_ground_report
-    from moiety.vlm.images import Images
     from moiety.vlm.rows import load_rows
 
     rows = load_rows(data)[:limit]
-    found = Images(images or dict.fromkeys(path.parent for path in data))
+    found = pictures_of(rows, data, images)
     numbers = [
         read_rows_of(*load_both(name, device), rows, found, progress=progress_line(f"{role}: questions"))
         for role, name in (("model", model), ("reference", reference))

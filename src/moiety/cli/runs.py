@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.benchmarks import Limit, Lines, Rule, TraceFile, TraceLimit, ask_benchmarks
-from moiety.cli.door import keeps_files, progress_line, say
-from moiety.cli.look import DeviceOption, ModelFolder, load_both
+from moiety.cli.door import calm_libraries, keeps_files, progress_line, say
+from moiety.cli.look import DeviceOption, ModelFolder, load_both, pictures_of
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
@@ -54,14 +55,17 @@ def train(
     if dry_run:
         show(plan(read))
         return
+    calm_libraries()
     told = StepLines()
     keeps_files(Path(read.output), TRAINED)
     results = run_recipe(read, only_stage=stage, resume=not fresh, on_progress=told.of_stage, quiet=True)
     if as_json:
         show_json([vars(result) for result in results])
         return
-    rows = [(done.name, done.folder, "was finished" if done.reused else "trained") for done in results]
-    show(table("stages", ("stage", "folder", "state"), rows))
+    rows = [(done.name, "was finished" if done.reused else "trained", done.folder) for done in results]
+    show(table("stages", ("stage", "state", "folder"), rows))
+    last = shlex.quote(str(results[-1].folder))
+    say(f"talk to it: moiety demo-app {last}\nscore it:   moiety evaluate {last} ROWS.jsonl --images FOLDER")
 
 
 def compare(
@@ -73,17 +77,21 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Train and score several schemes from one base at equal activated parameters; write table, plot and report."""
+    from moiety.cli.compared import say_next, show_plan, show_scores
     from moiety.compare import run_compare
 
     read = load(recipe, [*(overrides or ()), *(settings or ())])
+    calm_libraries()
     told = StepLines()
     keeps_files(Path(read.output), TRAINED)
     result = run_compare(
         read, schemes=split(schemes), seeds=numbers(seeds), dry_run=dry_run, on_progress=told.of_run, quiet=True
     )
-    show(result.table())
-    if not dry_run:
-        say(f"open {result.report}")
+    if dry_run:
+        show_plan(result)
+        return
+    show_scores(result)
+    say_next(result)
 
 
 def evaluate(
@@ -170,14 +178,14 @@ def answer_files(
     """Let a model answer conversation files and print its scores by type of question."""
     from moiety.evaluate import evaluate_model, percent
     from moiety.evaluation import DecodingSettings
-    from moiety.vlm.images import Images
     from moiety.vlm.rows import load_rows
 
     if predictions is not None:
         keeps_files(predictions.parent, {predictions.name: f"the answers in {predictions}"})
     rows = load_rows(data)[: asking.limit]
     longest = asking.max_new_tokens or 16
-    both, pictures = load_both(model, device), Images(images or dict.fromkeys(path.parent for path in data))
+    pictures = pictures_of(rows, data, images)
+    both = load_both(model, device)
     result = evaluate_model(
         *both,
         rows,
@@ -237,11 +245,14 @@ def demo(
     ),
 ) -> None:
     """Train and compare small models on scenes of handwritten digits and write a report: minutes on two cores."""
-    from moiety.demo import run_demo
+    from moiety.cli.compared import say_next, show_scores
+    from moiety.demo import compare_scenes
 
+    calm_libraries()
     keeps_files(output, TRAINED)
-    report = run_demo(output, on_progress=StepLines().of_run)
-    say(f"open {report}")
+    result = compare_scenes(output, on_progress=StepLines().of_run)
+    show_scores(result)
+    say_next(result)
 
 
 class StepLines:

@@ -22,10 +22,66 @@ def screen() -> Console:
 
 
 def show(*renderables: Any) -> None:
-    """Print tables and texts, one below the other."""
+    """Print tables and texts, one below the other, so that nothing that must be typed is cut or broken.
+
+    A table that the screen would cut is printed as blocks. Texts, titles and notes are left to the terminal to wrap.
+    """
+    from rich.protocol import rich_cast
+    from rich.table import Table
+
     console = screen()
     for renderable in renderables:
-        console.print(renderable)
+        drawn = rich_cast(renderable)
+        if not isinstance(drawn, Table):
+            console.print(renderable, soft_wrap=isinstance(renderable, str))
+            continue
+        title, note, drawn.title, drawn.caption = drawn.title, drawn.caption, None, None
+        if title:
+            console.print(title, style="table.title", soft_wrap=True)
+        if fit(drawn, console):
+            console.print(drawn)
+        else:
+            console.print("\n".join(blocks(drawn)), soft_wrap=True)
+        if note:
+            console.print(note, style="table.caption", soft_wrap=True)
+
+
+def fit(drawn: Table, console: Console) -> bool:
+    """Give a table the widths under which it fits and no word is broken; False where there are none.
+
+    Left alone, rich takes the space from the widest column first, and shortens the names that stand there.
+    """
+    from rich.cells import cell_len
+    from rich.measure import Measurement
+
+    texts = [[str(column.header), *map(str, column.cells)] for column in drawn.columns]
+    whole = [max(cell_len(line) for text in column for line in text.split("\n")) for column in texts]
+    least = [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
+    frame = Measurement.get(console, console.options.update(max_width=100_000), drawn).maximum - sum(whole)
+    room = console.width - frame - sum(least)
+    if room < 0:
+        return False
+    for place in sorted(range(len(texts)), key=lambda place: whole[place] - least[place]):
+        more = min(room, whole[place] - least[place])  # columns of short texts first: sentences are wrapped
+        drawn.columns[place].width = least[place] + more
+        room -= more
+    return True
+
+
+def blocks(drawn: Table) -> list[str]:
+    """A block of ``head  cell`` lines for each row; empty cells are left out.
+
+    Example:
+        >>> blocks(table("", ("scheme", "#total"), [("moiie", 335936)]))
+        ['', 'scheme  moiie', 'total   335,936']
+    """
+    heads, columns = [str(column.header) for column in drawn.columns], [list(column.cells) for column in drawn.columns]
+    wide = max(map(len, heads), default=0)
+    lines = []
+    for row in zip(*columns, strict=True):
+        pairs = [(head, str(value)) for head, value in zip(heads, row, strict=True) if str(value)]
+        lines += ["", *(f"{head:<{wide}}  {value.replace(chr(10), ', ')}" for head, value in pairs)]
+    return lines
 
 
 def show_json(value: Any) -> None:

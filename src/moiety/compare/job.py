@@ -16,6 +16,7 @@ from moiety.config import Recipe
 from moiety.evaluation import EvaluateSettings
 from moiety.provenance import file_digests
 from moiety.train import Progress
+from moiety.train.fingerprints import FileDigests, picture_digests
 from moiety.train.ledger import identity_of
 from moiety.vlm.images import Images
 from moiety.vlm.rows import Row
@@ -32,7 +33,7 @@ class Job:
         recipe: The recipe.
         base: Folder of the dense base.
         schemes: Name -> plan.
-        pairs: (scheme, seed) of the table.
+        pairs: (scheme, seed) that the table may show.
         asked: Those that this call is to run.
         questions: Rows that score a run.
         floors: Type -> floors.
@@ -41,6 +42,7 @@ class Job:
         on_progress: Called after each optimizer step with the name of the run.
         quiet: No progress bars.
         known: (scheme, seed) -> what its weights depend on, once it was worked out: files are read for it.
+        seen: Conversation files -> hashes of their pictures, likewise.
     """
 
     recipe: Recipe
@@ -55,6 +57,7 @@ class Job:
     on_progress: OnProgress | None
     quiet: bool
     known: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
+    seen: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
     def folder(self, scheme: str, seed: int) -> Path:
         """Folder of one run."""
@@ -78,7 +81,7 @@ class Job:
         return {
             "stages": self.training(scheme, seed),
             "evaluate": evaluate.model_dump(mode="json", exclude={"batch_size"})
-            | {"files": file_digests(self.recipe.data.root, evaluate.data)}
+            | {"files": file_digests(self.recipe.data.root, evaluate.data), "pictures": self.pictures(evaluate.data)}
             | ({} if forced is None else {"clamp_alpha": forced}),
         }
 
@@ -87,8 +90,17 @@ class Job:
         if (scheme, seed) not in self.known:
             stages = [stage for stage in self.recipe.stages if stage.sparse]
             moe = self.schemes[scheme].settings
-            self.known[scheme, seed] = [identity_of(stage, self.recipe, seed, moe, self.base) for stage in stages]
+            self.known[scheme, seed] = [
+                identity_of(stage, self.recipe, seed, moe, self.base, self.pictures(stage.data)) for stage in stages
+            ]
         return self.known[scheme, seed]
+
+    def pictures(self, files: Sequence[str]) -> dict[str, str]:
+        """Hashes of the pictures that the rows of `files` may show, worked out once for all runs."""
+        asked = tuple(files)
+        if asked not in self.seen:
+            self.seen[asked] = picture_digests(self.recipe.data, asked, FileDigests(self.recipe.output))
+        return self.seen[asked]
 
     def families(self) -> dict[str, list[str]]:
         """Scheme that is trained -> all schemes that ask its model, itself first."""
@@ -113,15 +125,26 @@ class Job:
         return {pair: record for pair, record in found.items() if record is not None}
 
     def summary(self) -> Comparison:
-        """The comparison as it stands."""
+        """The comparison as it stands: what was asked for, and what else of the recipe is finished."""
+        records = self.records()
+        known = {*self.asked, *records}
         return Comparison(
             name=self.recipe.name,
-            rows=[scheme.row for scheme in self.schemes.values()],
+            rows=[scheme.row for name, scheme in self.schemes.items() if any(name == other for other, _ in known)],
             reference=self.recipe.moe.scheme,
-            records=list(self.records().values()),
+            records=list(records.values()),
             floors=self.floors,
-            planned=self.pairs,
+            planned=[pair for pair in self.pairs if pair in known],
             context=self.context,
             folder=Path(self.recipe.output),
             asked=self.recipe.compare,
+            title=self.recipe.title,
+            model=self.kept_model(),
         )
+
+    def kept_model(self) -> Path | None:
+        """A trained model that is on the disk: the reference's, or that of the first scheme that has experts."""
+        last = [stage.name for stage in self.recipe.stages if stage.sparse][-1]
+        names = [self.recipe.moe.scheme, *(name for name, scheme in self.schemes.items() if scheme.settings)]
+        folders = [self.folder(name, seed) / last for name in names for seed in self.recipe.compare.seeds]
+        return next((folder for folder in folders if (folder / "config.json").is_file()), None)

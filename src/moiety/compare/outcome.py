@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from moiety.vlm.rows import Row, load_rows
 
 PLOT = "comparison.png"
 PLOT_CAPTION = (
-    "Accuracy per type of question with 95 % intervals; hollow: blank image; lines: floors without a picture."
+    "Accuracy by type of question, with 95 % intervals. Hollow: the same model with a blank image. Grey marks: what "
+    "can be had without a picture."
 )
 
 
@@ -57,12 +59,15 @@ def _type_of(row: Row, scored: Container[str]) -> str:
     return name if name in scored else f"{name} ({task_of(row).name})"
 
 
-def write_outcome(comparison: Comparison, pictures: Mapping[str, Path] | None = None) -> None:
+def write_outcome(
+    comparison: Comparison, pictures: Mapping[str, Path] | None = None, commands: Mapping[str, str] | None = None
+) -> None:
     """Write table, plot and page into the comparison's folder; each file is whole at any time.
 
     Args:
         comparison: What is known by now.
         pictures: Caption -> PNG of further pictures for the page.
+        commands: What a reader may do next -> the command, typed in that folder; beside what any comparison offers.
     """
     folder = comparison.folder
     write_atomically(folder / "table.md", markdown(comparison))
@@ -70,4 +75,25 @@ def write_outcome(comparison: Comparison, pictures: Mapping[str, Path] | None = 
     write_atomically(folder / "results.json", json_text(comparison))
     if comparison.records:
         draw(comparison, folder / PLOT)
-    write_atomically(comparison.report, report_page(comparison, {PLOT_CAPTION: folder / PLOT, **(pictures or {})}))
+    shown, further = (
+        {PLOT_CAPTION: folder / PLOT, **(pictures or {})},
+        {**next_commands(comparison), **(commands or {})},
+    )
+    write_atomically(comparison.report, report_page(comparison, shown, further))
+
+
+def next_commands(comparison: Comparison, *, whole: bool = False) -> dict[str, str]:
+    """What may be done with the model that was kept -> the command, typed in the comparison's folder.
+
+    Args:
+        comparison: Some of its models may be kept.
+        whole: Name the model by its whole path instead.
+    """
+    if comparison.model is None:
+        return {}
+    path = comparison.model if whole else comparison.model.relative_to(comparison.folder)
+    model = shlex.quote(path.as_posix())
+    return {
+        "Talk to a trained model in a page, and see which expert reads what": f"moiety demo-app {model}",
+        "Ask it about one picture of yours": f'moiety inspect {model} PICTURE "QUESTION"',
+    }

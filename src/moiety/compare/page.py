@@ -7,42 +7,88 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from moiety.compare.sentences import limits, made, result, sight, title_of, told_apart
 from moiety.compare.summary import Comparison
 from moiety.compare.table import caption, conflict_table, contrast_table, cost_table, notes, score_table
 from moiety.permutation import shown_p
-from moiety.reporting import document, html_figure, html_list, html_table
+from moiety.reporting import (
+    document,
+    html_command,
+    html_figure,
+    html_fold,
+    html_heading,
+    html_list,
+    html_note,
+    html_table,
+    html_terms,
+    opening,
+)
 
 CONTROLS = ("blank image", "majority", "question-only", "chance")
 """Ends of the names of rows that are no scheme."""
+WORDS = {
+    "activated parameters": "those that one token passes through; what a token costs depends on them, not on all there "
+    "are",
+    "blank image": "the same model asked again with an empty picture: what it can answer without looking",
+    "majority": "always the answer that is most frequent in training for this type of question",
+    "question-only": "the most frequent training answer to the same question, word by word",
+    "chance": "guessing among the options of a multiple-choice question",
+}
 
 
-def report_page(comparison: Comparison, pictures: Mapping[str, Path]) -> str:
+def report_page(comparison: Comparison, pictures: Mapping[str, Path], commands: Mapping[str, str] | None = None) -> str:
     """HTML of the whole report.
 
     Args:
         comparison: What is reported.
         pictures: Caption -> PNG file; files that do not exist are left out.
+        commands: What a reader may do next -> the command, typed in the folder of the page.
     """
-    escaped = html.escape(comparison.name)
     parts = [
-        f"<h1>{escaped}</h1>",
-        f'<p class="note">{html.escape(caption(comparison))}</p>',
-        html_table(score_table(comparison), CONTROLS),
+        opening(title_of(comparison), made(comparison), result(comparison), limits(comparison)),
         *(html_figure(text, path) for text, path in pictures.items() if path.exists()),
+        *_scores(comparison),
         *_contrasts(comparison),
-        *_section("Evidence against memory", conflict_table(comparison)),
-        "<h2>Differences to " + html.escape(comparison.reference) + "</h2>",
+        *_section("Evidence against memory", conflict_table(comparison), 2),
+        html_heading(f"Differences to {comparison.reference}"),
         *_differences(comparison),
-        "<h2>Is the picture used?</h2>",
-        '<p class="note">Above: the lower end of the interval exceeds every floor and the blank-image control.</p>',
-        html_list([(standing.sentence, standing.sees) for standing in comparison.standings()]),
-        "<h2>Parameters and cost</h2>",
+        html_heading("Is the picture used?"),
+        f"<p>{html.escape(sight(comparison))}</p>",
+        *_standings(comparison),
+        html_heading("Parameters and cost"),
         html_table(cost_table(comparison)),
-        *(f'<p class="note">{html.escape(note)}</p>' for note in notes(comparison)),
-        "<h2>Settings</h2>",
-        f"<pre>{html.escape(json.dumps(dict(comparison.context), indent=1, ensure_ascii=False))}</pre>",
+        *map(html_note, notes(comparison)),
+        html_heading("What the words mean"),
+        html_terms(_words(comparison)),
+        *_next(commands or {}),
+        html_heading("How it was made"),
+        html_fold(
+            "All settings, versions and the command, as JSON",
+            f"<pre>{html.escape(json.dumps(dict(comparison.context), indent=1, ensure_ascii=False))}</pre>",
+        ),
     ]
-    return document(comparison.name, parts)
+    return document(title_of(comparison), parts)
+
+
+def _scores(comparison: Comparison) -> list[str]:
+    if not comparison.records:
+        return [html_note(caption(comparison))]
+    return [html_heading("Scores"), html_table(score_table(comparison), CONTROLS), html_note(caption(comparison))]
+
+
+def _words(comparison: Comparison) -> list[tuple[str, str]]:
+    """The schemes of this comparison, and what the controls are."""
+    schemes = [(row.scheme, row.meaning) for row in comparison.rows if row.meaning]
+    names = [line[0] for line in score_table(comparison)[1:]] if comparison.records else []
+    ends = {word for word in CONTROLS if any(name.endswith(word) for name in names)}
+    return schemes + [(word, text) for word, text in WORDS.items() if word not in CONTROLS or word in ends]
+
+
+def _next(commands: Mapping[str, str]) -> list[str]:
+    if not commands:
+        return []
+    parts = [html_heading("What to do next"), html_note("In the folder of this page:")]
+    return parts + [f"<p>{html.escape(what)}:</p>{html_command(command)}" for what, command in commands.items()]
 
 
 def _contrasts(comparison: Comparison) -> list[str]:
@@ -58,21 +104,23 @@ def _contrasts(comparison: Comparison) -> list[str]:
         "Verdicts read the exact two-sided sign-flip test over paired seeds at 0.05, after Holm's correction over the "
         "types that a contrast is tested on. The interval is Student's. " + "; ".join(meaning) + "."
     )
-    return [
-        "<h2>What the recipe asks</h2>",
-        f'<p class="note">{html.escape(note)}</p>',
-        html_table(contrast_table(comparison)),
-    ]
+    return [html_heading("What the recipe asks"), html_note(note), html_table(contrast_table(comparison), num_texts=4)]
 
 
-def _section(title: str, lines: Sequence[Sequence[str]]) -> list[str]:
-    return [f"<h2>{html.escape(title)}</h2>", html_table(lines)] if len(lines) > 1 else []
+def _section(title: str, lines: Sequence[Sequence[str]], num_texts: int) -> list[str]:
+    return [html_heading(title), html_table(lines, num_texts=num_texts)] if len(lines) > 1 else []
+
+
+def _standings(comparison: Comparison) -> list[str]:
+    found = [(standing.sentence, standing.sees) for standing in comparison.standings()]
+    return [html_fold(f"All {len(found)}, one by one", html_list(found))] if found else []
 
 
 def _differences(comparison: Comparison) -> list[str]:
     found = comparison.differences()
+    parts = [f"<p>{html.escape(told_apart(comparison))}</p>"]
     if not found:
-        return ["<p>Nothing to compare yet.</p>"]
+        return parts
     tested = sum(difference.estimate.has_interval for difference in found)
     note = (
         "Paired by seed: both runs of a pair share data, data order and dense base. All seeds share one dense base, so "
@@ -87,4 +135,6 @@ def _differences(comparison: Comparison) -> list[str]:
             "them."
         )
     sentences = [(difference.sentence, " is " in difference.verdict) for difference in found]
-    return [f'<p class="note">{note}</p>', html_list(sentences)]
+    clear = [sentence for sentence in sentences if sentence[1]]
+    parts += [html_list(clear)] if 0 < len(clear) <= 6 else []
+    return [*parts, html_fold(f"All {len(found)}, one by one", html_note(note), html_list(sentences))]

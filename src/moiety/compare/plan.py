@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moiety.compare.summary import SchemeRow
-from moiety.compare.variants import UNWIDENED, check_names, settings_for
+from moiety.compare.variants import UNWIDENED, check_names, meaning_of, settings_for
 from moiety.config import MoESettings, Recipe
 from moiety.vlm.configs import sparse_config
 from moiety.vlm.loading import read_config
@@ -83,6 +83,7 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
         against_dense=_of_decoder(count) / _of_decoder(dense) - 1,
         widths=_widths(settings, config),
         note="" if variant is None else variant.note,
+        meaning=meaning_of(name, recipe),
     )
     return PlannedScheme(row, settings)
 

@@ -1,4 +1,4 @@
-"""The comparison as one picture: a column of dots per type of question, floors as lines."""
+"""The comparison as one picture: a row of dots per type of question, floors as marks; it is read on a phone, too."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Floors
 # Okabe and Ito's palette: told apart with every kind of colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v")  # another form for each round through the colours
+STYLES = {"majority": ":", "question_only": "--", "chance": "-."}
+WIDTH = 5.4  # inches: letters of 9 points stay readable where a phone shows it
+EDGE = 2.5  # points beyond 0 and 100, so that no dot is cut
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Write a PNG with one group of dots per type of question.
+    """Write a PNG with one row of dots per type of question, the mean of types first.
 
-    Dots are means with 95 % intervals, hollow dots of the same colour the blank-image control, grey lines the floors.
+    Dots are means with 95 % intervals, hollow dots of the same colour the blank-image control, grey marks the floors.
 
     Args:
         comparison: At least one finished run.
@@ -23,46 +26,57 @@ def draw(comparison: Comparison, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    types = comparison.types
+    names = [MEAN_OF_TYPES, *comparison.types]
     schemes = [row.scheme for row in comparison.rows if comparison.values(row.scheme, MEAN_OF_TYPES)]
-    column_width = max(1.7, 0.15 * len(schemes) + 0.5)  # inches; dots of many schemes need room beside each other
-    figure = Figure(figsize=(max(7.0, column_width * (len(types) + 1)), 4.6), layout="constrained", dpi=150)
+    high = max(0.55, 0.13 * len(schemes) + 0.2)  # inches of a row; dots of many schemes need room below each other
+    figure = Figure(figsize=(WIDTH, high * len(names) + 1.1), layout="constrained", dpi=150)
     axes = figure.add_subplot()
-    for column, name in enumerate([*types, MEAN_OF_TYPES]):
-        _draw_floors(axes, column, comparison.floors.get(name, Floors()))
+    for row, name in enumerate(names):
+        _draw_floors(axes, row, comparison.floors.get(name, Floors()))
         for number, scheme in enumerate(schemes):
-            at = column + (number - (len(schemes) - 1) / 2) * 0.75 / max(1, len(schemes))
-            _draw_score(axes, at, comparison, scheme, name, number, label=column == 0)
-    if any(comparison.values(scheme, name, blank=True) for scheme in schemes for name in types):
+            at = row + (number - (len(schemes) - 1) / 2) * 0.72 / max(1, len(schemes))
+            _draw_score(axes, at, comparison, scheme, name, number, label=row == 0)
+    if any(comparison.values(scheme, name, blank=True) for scheme in schemes for name in names):
         axes.plot([], [], "o", markersize=4, color="0.4", markerfacecolor="none", label="blank image")
-    axes.set_xticks(range(len(types) + 1), [*types, MEAN_OF_TYPES], rotation=20 if len(types) > 6 else 0)
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("accuracy, %")
-    axes.grid(axis="y", color="0.9")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    for row in range(1, len(names)):
+        axes.axhline(row - 0.5, color="0.9" if row > 1 else "0.6", linewidth=0.8)
+    _dress(axes, names)
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(
         unique.values(),
         unique.keys(),
         loc="outside lower center",
-        ncols=max(2, int(figure.get_figwidth() / 1.6)),
+        ncols=3,
         frameon=False,
+        fontsize=9,
+        columnspacing=1.2,
     )
     temporary = path.with_name(f".{path.name}.part")
     figure.savefig(temporary, format="png")
     temporary.replace(path)
 
 
-def _draw_floors(axes: Any, column: int, floors: Floors) -> None:
-    styles = {"majority": ":", "question_only": "--", "chance": "-."}
-    for name, style in styles.items():
+def _dress(axes: Any, names: list[str]) -> None:
+    """Names of the rows, the scale, and no frame."""
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(-EDGE, 100 + EDGE)
+    axes.set_xticks(range(0, 101, 20))
+    axes.tick_params(axis="x", labelsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("accuracy, %", fontsize=9)
+    axes.grid(axis="x", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _draw_floors(axes: Any, row: int, floors: Floors) -> None:
+    for name, style in STYLES.items():
         value = getattr(floors, name)
         if value is not None:
-            ends = (column - 0.42, column + 0.42)
-            label = f"floor: {name.replace('_', '-')}"
-            axes.hlines(100 * value, *ends, colors="0.45", linestyles=style, linewidth=1, label=label)
+            ends, label = (row - 0.42, row + 0.42), f"floor: {name.replace('_', '-')}"
+            axes.vlines(100 * value, *ends, colors="0.45", linestyles=style, linewidth=1.2, label=label)
 
 
 def _draw_score(axes: Any, at: float, comparison: Comparison, scheme: str, name: str, number: int, label: bool) -> None:
@@ -75,5 +89,7 @@ def _draw_score(axes: Any, at: float, comparison: Comparison, scheme: str, name:
         error = [[mean - 100 * score.low], [100 * score.high - mean]] if score.has_interval else None
         text = scheme if label and not blank else None
         face = "none" if blank else colour
-        style = {"markersize": 4 if blank else 6, "linewidth": 0.8 if blank else 1.4, "alpha": 0.6 if blank else 1.0}
-        axes.errorbar(at, mean, error, fmt=marker, color=colour, markerfacecolor=face, capsize=2, label=text, **style)
+        style = {"markersize": 4 if blank else 5.5, "linewidth": 0.8 if blank else 1.4, "alpha": 0.6 if blank else 1.0}
+        axes.errorbar(
+            mean, at, xerr=error, fmt=marker, color=colour, markerfacecolor=face, capsize=1.5, label=text, **style
+        )

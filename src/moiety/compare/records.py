@@ -11,7 +11,8 @@ from typing import Any
 from moiety.evaluation import EvaluateSettings
 from moiety.run_files import load_run_file, save_run_file
 from moiety.section import with_defaults
-from moiety.train.ledger import whole_identity
+from moiety.train.fingerprints import without_later
+from moiety.train.ledger import LATER, whole_identity
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,18 @@ def load_record(folder: Path, settings: Mapping[str, Any] | None = None) -> RunR
     Raises:
         ValueError: the record was made with other settings, or the file is not a record.
     """
-    return load_run_file(folder, RunRecord, whole, settings)
+    return load_run_file(folder, RunRecord, whole, settings, aligned)
+
+
+def aligned(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """`now` without hashes that runs were not recorded with when `then` was written."""
+    tree = dict(now)
+    stages = (then.get("stages") or [], now.get("stages") or [])
+    if all(stages) and len(stages[0]) == len(stages[1]):
+        tree["stages"] = [without_later(old, new, LATER) for old, new in zip(*stages, strict=True)]
+    if "evaluate" in now and "evaluate" in then:
+        tree["evaluate"] = without_later(then["evaluate"], now["evaluate"], LATER)
+    return tree
 
 
 def whole(settings: Mapping[str, Any]) -> dict[str, Any]:

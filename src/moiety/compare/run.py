@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from moiety.compare.job import RUNS, Job, OnProgress
 from moiety.compare.outcome import floors_of, questions_of, write_outcome
 from moiety.compare.pace import place_of
 from moiety.compare.plan import PlannedScheme, plan_schemes
-from moiety.compare.records import RunRecord, run_name, save_record
+from moiety.compare.records import RunRecord, save_record
 from moiety.compare.summary import Comparison, Floors
 from moiety.comparison import MEAN_OF_TYPES
 from moiety.config import Recipe
@@ -27,8 +28,9 @@ from moiety.moe.routers import resolve
 from moiety.provenance import provenance
 from moiety.train import Progress, StageData, prepare_data, run_recipe, run_stage
 from moiety.train.ledger import fingerprint_of
+from moiety.train.order import without_weight_bars
 from moiety.train.plan import plan as plan_training
-from moiety.train.start import start_folder, texts_of
+from moiety.train.start import require_files, start_folder, texts_of
 from moiety.vlm.images import Images
 from moiety.vlm.loading import read_config
 from moiety.vlm.model import load
@@ -62,9 +64,9 @@ def run_compare(
 
     Args:
         recipe: With at least one sparse stage and questions in ``evaluate.data``.
-        schemes: Run these only; the table also shows what the recipe's other schemes have finished.
+        schemes: Run these only, over the recipe's; the table also shows what others of the recipe have finished.
         seeds: Run these only, likewise.
-        dry_run: Plan only: no run, no file.
+        dry_run: Plan only, for the schemes and seeds that are asked for: no run, no file.
         on_progress: Called after each optimizer step with the name of the run.
         quiet: No progress bars.
 
@@ -73,13 +75,14 @@ def run_compare(
             made with other settings.
     """
     _check(recipe)
+    require_files(recipe, questions=True)
     chosen, shown = _united(schemes, recipe.compare.schemes)
     numbers, all_seeds = _united(seeds, recipe.compare.seeds)
     planned_pairs = [(scheme, seed) for scheme in shown for seed in all_seeds]
-    if dry_run:
-        return _dry(recipe, shown, planned_pairs)
-    Path(recipe.output).mkdir(parents=True, exist_ok=True)
     asked_pairs = [(scheme, seed) for scheme in chosen for seed in numbers]
+    if dry_run:
+        return _dry(recipe, chosen, asked_pairs)
+    Path(recipe.output).mkdir(parents=True, exist_ok=True)
     job = _prepare(recipe, shown, planned_pairs, asked_pairs, on_progress, quiet)
     for seed in numbers:
         data: dict[str, StageData] = {}
@@ -107,16 +110,31 @@ def _prepare(
     images = Images([Path(recipe.data.root) / path for path in recipe.data.images])
     runs = Path(recipe.output) / RUNS  # no stage can be called so, thus no lock of a stage lies here
     runs.mkdir(parents=True, exist_ok=True)
-    with FileLock(runs / ".base.lock"):
+    with _alone(runs / ".base.lock", "makes the dense base"), without_weight_bars():
         base = start_folder(recipe)
         planned = plan_schemes(recipe, read_config(base), schemes)
         for stage in recipe.stages:
             if not stage.sparse:
-                tell = None if on_progress is None else _named(on_progress, f"base: {stage.name}")
+                tell = None if on_progress is None else _named(on_progress, f"dense base: {stage.name}")
                 base = run_recipe(recipe, only_stage=stage.name, on_progress=tell, quiet=quiet)[0].folder
     context = {"provenance": provenance(), "base": fingerprint_of(base), "recipe": recipe.model_dump(mode="json")}
     by_name = {scheme.name: scheme for scheme in planned}
     return Job(recipe, base, by_name, pairs, asked, questions, floors, images, context, on_progress, quiet)
+
+
+@contextmanager
+def _alone(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock; say for whom this process waits where another one has it."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        logger.info("waiting for another process, which %s in %s", what, lock.parents[1])
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str, StageData]) -> bool:
@@ -129,34 +147,32 @@ def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str
         seed: The seed.
         data: Rows of the stages that were encoded for this seed already.
     """
-    folder, name = job.folder(leader, seed), run_name(leader, seed)
+    folder = job.folder(leader, seed)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # The system frees the lock of a process that died, so a killed run is taken over by the next process.
         with FileLock(folder / ".lock", timeout=0):
             missing = [scheme for scheme in asked if job.record(scheme, seed) is None]
             if not missing:
-                logger.info("%s is finished and used as it is", name)
                 return False
             borrowers = [borrower for members in job.families().values() for borrower in members[1:]]
             place = place_of(job.asked, job.records(), borrowers)
-            logger.info("%s: training (%s)", name, place)
-            model_folder, training = _train(job, leader, seed, folder, data, f"{name} ({place})")
+            logger.info("%s, seed %d: %s", leader, seed, place)
+            model_folder, training = _train(job, leader, seed, folder, data)
             for scheme in missing:
-                logger.info("%s: answering %d questions", run_name(scheme, seed), len(job.questions))
+                blank = ", then again with blank pictures" * job.evaluation(scheme).blank_image
+                logger.info("%s, seed %d: answers %s questions%s", scheme, seed, f"{len(job.questions):,}", blank)
                 _ask(job, scheme, seed, model_folder, training)
             _drop_models(job, folder, seed)
             return True
     except Timeout:
-        logger.info("%s is in work in another process", name)
+        logger.debug("%s is in work in another process", folder.name)
         return False
 
 
-def _train(
-    job: Job, scheme: str, seed: int, folder: Path, data: dict[str, StageData], title: str
-) -> tuple[Path, dict[str, float]]:
+def _train(job: Job, scheme: str, seed: int, folder: Path, data: dict[str, StageData]) -> tuple[Path, dict[str, float]]:
     """Train one scheme with one seed through the sparse stages; its model folder and what that cost."""
-    recipe, source, metrics = job.recipe, job.base, []
+    recipe, source, metrics, title = job.recipe, job.base, [], f"{scheme}, seed {seed}"
     for stage in recipe.stages:
         if not stage.sparse:
             continue
@@ -199,7 +215,8 @@ def _ask(job: Job, scheme: str, seed: int, model_folder: Path, training: Mapping
 
 
 def _evaluate(job: Job, scheme: str, model_folder: Path, folder: Path, blank: bool) -> dict[str, Any]:
-    model = load(model_folder, dtype=job.recipe.model.dtype)
+    with without_weight_bars():
+        model = load(model_folder, dtype=job.recipe.model.dtype)
     processor = load_processor(model_folder, job.recipe.model.template, marks=False)
     settings = job.evaluation(scheme)
     result = evaluate_model(
@@ -242,7 +259,8 @@ def _drop_models(job: Job, folder: Path, seed: int) -> None:
     keep = job.recipe.compare.keep_models
     last = [stage.name for stage in job.recipe.stages if stage.sparse][-1]
     for stage in job.recipe.stages:
-        kept = keep == "all" or (keep == "first_seed" and stage.name == last and seed == job.pairs[0][1])
+        first = seed == job.recipe.compare.seeds[0]
+        kept = keep == "all" or (keep == "first_seed" and stage.name == last and first)
         if stage.sparse and not kept:
             shutil.rmtree(folder / stage.name, ignore_errors=True)
 
@@ -251,7 +269,7 @@ def _plan_only(recipe: Recipe, schemes: Sequence[str]) -> list[PlannedScheme]:
     """The plan without a file left behind: a model from nothing is built aside."""
     if recipe.model.scratch is None:
         return plan_schemes(recipe, read_config(start_folder(recipe)), schemes)
-    with tempfile.TemporaryDirectory(prefix="moiety-compare-") as aside:
+    with without_weight_bars(), tempfile.TemporaryDirectory(prefix="moiety-compare-") as aside:
         build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=recipe.model.template or "plain")
         return plan_schemes(recipe, read_config(aside), schemes)
 
@@ -268,6 +286,7 @@ def _dry(recipe: Recipe, schemes: Sequence[str], pairs: Sequence[tuple[str, int]
         context={"stages": [asdict(stage) for stage in stages], "recipe": recipe.model_dump(mode="json")},
         folder=Path(recipe.output),
         asked=recipe.compare,
+        title=recipe.title,
     )
 
 

@@ -52,6 +52,7 @@ class SchemeRow:
         against_dense: The same to the dense model, vision tower and projector left out on both sides.
         widths: Expert group or part -> width, where one width does not say it.
         note: What a variant is there for.
+        meaning: What the scheme does, in one sentence.
     """
 
     scheme: str
@@ -63,6 +64,7 @@ class SchemeRow:
     against_dense: float | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Comparison:
         context: Settings, command and versions for the report.
         folder: Where everything is written.
         asked: The recipe's section ``compare``: its contrasts are drawn from it.
+        title: What the report is called; empty: the recipe's name says it.
+        model: Folder of a trained model that was kept, None without one.
     """
 
     name: str
@@ -90,6 +94,8 @@ class Comparison:
     context: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     asked: CompareSettings = field(default_factory=CompareSettings)
+    title: str = ""
+    model: Path | None = None
 
     @property
     def report(self) -> Path:

@@ -68,19 +68,20 @@ def notes(comparison: Comparison) -> list[str]:
 def score_table(comparison: Comparison) -> list[list[str]]:
     """Header and lines: one scheme a line, one type of question a column, then the floors."""
     types = comparison.types
-    lines = [["scheme", "seeds", *types, MEAN_OF_TYPES]]
+    columns = [MEAN_OF_TYPES, *types]  # what a reader looks for comes first
+    lines = [["scheme", "seeds", *columns]]
     for row in comparison.rows:
         num_seeds = sum(record.scheme == row.scheme for record in comparison.records)
-        scores = [_score(comparison.score(row.scheme, name)) for name in [*types, MEAN_OF_TYPES]]
+        scores = [_score(comparison.score(row.scheme, name)) for name in columns]
         lines.append([row.scheme + _mark(row), str(num_seeds), *scores])
         if any(comparison.values(row.scheme, name, blank=True) for name in types):
-            blanks = [_score(comparison.score(row.scheme, name, blank=True)) for name in [*types, MEAN_OF_TYPES]]
+            blanks = [_score(comparison.score(row.scheme, name, blank=True)) for name in columns]
             lines.append([f"{row.scheme}, blank image", str(num_seeds), *blanks])
     for floor in FLOOR_NAMES:
         values = [getattr(comparison.floors.get(name), floor, None) for name in types]
         if any(value is not None for value in values):
             shown = ["" if value is None else f"{100 * value:.1f}" for value in values]
-            lines.append([floor.replace("_", "-"), "", *shown, ""])
+            lines.append([floor.replace("_", "-"), "", "", *shown])
     return lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,6 +81,20 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
         return None
     settings = carried_over(scheme, reference)
     return settings if name in UNWIDENED else equalised(settings, recipe, config)
+
+
+def meaning_of(name: str, recipe: Recipe) -> str:
+    """What stands behind `name`, in one sentence of its router; of a variant also what it is a variant of."""
+    variant = recipe.compare.variants.get(name)
+    scheme = name if variant is None else variant.scheme or recipe.moe.scheme
+    scheme = UNWIDENED.get(scheme) or WIDENED.get(scheme) or scheme
+    if scheme == "dense":
+        text = "The dense base, trained through the same stages; no experts."
+    else:
+        text = inspect.cleandoc(ROUTERS[scheme].__doc__ or "").split("\n\n")[0].replace("\n", " ")
+    if name in UNWIDENED and scheme != "dense":
+        text += " At the dense width, so it activates fewer parameters than the reference."
+    return text if variant is None else f"A variant of {scheme}: {text}"
 
 
 def _check_dense(name: str, variant: VariantSettings) -> None:

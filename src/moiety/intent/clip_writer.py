@@ -51,6 +51,12 @@ def write_clip(
     return Path(path)
 
 
+def plays(path: str | Path) -> bool:
+    """Whether browsers play the pictures of a clip: they know H.264 and not MPEG-4 Part 2."""
+    with av.open(str(path)) as file:
+        return all(stream.codec_context.name == "h264" for stream in file.streams.video)
+
+
 def _pictures(frames: np.ndarray, fps: int) -> Iterator[av.VideoFrame]:
     for number, picture in enumerate(frames):
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moiety.intent.demo_pictures import draw_clips, draw_subsets
+from moiety.intent.clip_writer import plays
+from moiety.intent.demo_pictures import draw_clips, draw_subsets, open_clips, still
 from moiety.intent.outcome import IntentComparison
 from moiety.intent.recipe import FLOORS
 from moiety.intent.report import pictures_of
+from moiety.intent.sentences import fusion, limits, luck, made
 from moiety.intent.signs import ANY_GESTURE, ANY_TONE, INTENTS, MASKS, SIGNS
 from moiety.intent.tables import caption, cost_table, notes, percent, score_table
 from moiety.intent.world import IntentWorldFiles
-from moiety.intervals import wilson_interval
-from moiety.reporting import document, html_figure, html_table
+from moiety.reporting import (
+    document,
+    html_clip,
+    html_command,
+    html_figure,
+    html_fold,
+    html_heading,
+    html_note,
+    html_table,
+    opening,
+)
 from moiety.saving import write_atomically
 
 CLIPS, SUBSETS = "clips.png", "subsets.png"
+TITLE = "Intent from what is said, heard and seen: is fusion needed, and is it learned?"
+WORLD = (
+    "The clips are of a small spoken world, made by moiety and recorded by nobody: templated sentences, a voice of "
+    "harmonics, a drawn figure; speakers differ between training and test."
+)
+SCOPE = "Nor does a made world say anything about recorded people."
 
 
 @dataclass(frozen=True)
@@ -86,53 +102,48 @@ def write_page(folder: Path, comparison: IntentComparison, world: IntentWorldFil
     draw_clips(world, folder / CLIPS)
     draw_subsets(rows, trained, folder / SUBSETS)
     path = folder / "report.html"
-    parts = [*_world_parts(folder), *_result_parts(folder, comparison, rows)]
-    parts += [*_asked_parts(folder, asked), *_rest_parts(comparison)]
-    write_atomically(path, document("intent demo", parts))
+    parts = [*_result_parts(folder, comparison, rows), *_world_parts(folder, world), *_asked_parts(folder, asked)]
+    write_atomically(path, document(TITLE, [*parts, *_rest_parts(comparison)]))
     return path
 
 
-def _world_parts(folder: Path) -> list[str]:
-    """What the clips are."""
+def _result_parts(folder: Path, comparison: IntentComparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The question of the demo with its answer, as sentences, picture and table."""
+    lines = [["given when scored", "rows", "attainable", *comparison.names]]
+    for row in rows:
+        shown = [percent(comparison.estimate(name, "acc", row["hide"])) for name in comparison.names]
+        lines.append([row["modalities"], str(row["rows"]), f"{100 * row['attainable']:.1f}", *shown])
+    done = f"{made(comparison)} {WORLD}"
+    note = (
+        "Attainable: the accuracy of the best reader who never misreads a sign, computed from the law of the world. "
+        "Modalities are taken away when scored; nothing is trained anew. Brackets: Student's interval over seeds. "
+    )
+    return [
+        opening(TITLE, done, fusion(comparison, rows), f"{limits(comparison)} {SCOPE}"),
+        html_figure("Accuracy by what is given: grey bars are attainable, dots are reached.", folder / SUBSETS),
+        html_table(lines),
+        html_note(note + luck(rows)),
+    ]
+
+
+def _world_parts(folder: Path, world: IntentWorldFiles) -> list[str]:
+    """What the clips are; they play where the browser knows their format."""
     lines = [["intent", "words", "voice", "gesture"]]
     for one in INTENTS:
         tones = "any" if one.tones == ANY_TONE else ", ".join(one.tones)
         gestures = "any" if one.gestures == ANY_GESTURE else ", ".join(one.gestures)
         lines.append([one.label, one.words, tones, gestures])
-    return [
-        "<h1>Intent from what is said, heard and seen</h1>",
-        '<p class="note">A small spoken world, made by moiety and recorded by nobody: templated sentences, a voice of '
-        "harmonics, a drawn figure. The words leave open what the speaker wants; voice and gesture tell. Speakers "
-        "differ between training and test. A-MESS here means A-MESS as reconstructed by moiety.</p>",
-        html_figure(
-            "The same kind of words, four intents: only voice and gesture together tell which.", folder / CLIPS
-        ),
-        html_table(lines),
+    clips = [
+        html_clip(f"{one['label']}: “{one['text']}”, {one['tone']} voice, gesture: {one['gesture']}", path, still(path))
+        for one in open_clips(world)
+        if plays(path := world.folder / "clips" / f"{one['key']}.mp4")
     ]
-
-
-def _result_parts(folder: Path, comparison: IntentComparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Measured beside attainable, and the usual tables."""
-    lines = [["given when scored", "rows", "attainable", *comparison.names]]
-    for row in rows:
-        shown = [percent(comparison.estimate(name, "acc", row["hide"])) for name in comparison.names]
-        lines.append([row["modalities"], str(row["rows"]), f"{100 * row['attainable']:.1f}", *shown])
-    chance = wilson_interval(round(rows[1]["attainable"] * rows[1]["rows"]), rows[1]["rows"])
-    note = (
-        "Attainable: the accuracy of the best reader who never misreads a sign, computed from the law of the world. "
-        "Where it has to guess, luck decides which rows it gets: an accuracy of "
-        f"{100 * chance.mean:.0f} on {rows[1]['rows']} rows has a 95 % interval of {100 * chance.low:.0f} to "
-        f"{100 * chance.high:.0f}, so a measured number may lie a little above. Methods were trained with all three; "
-        "modalities are taken away when scored. Brackets: Student's interval over seeds."
-    )
     return [
-        "<h2>Is fusion needed, and is it learned?</h2>",
-        html_figure("Accuracy by what is given: grey is attainable, dots are reached.", folder / SUBSETS),
-        html_table(lines),
-        f'<p class="note">{html.escape(note)}</p>',
-        "<h2>All measures</h2>",
-        html_table(score_table(comparison), FLOORS),
-        *(html_figure(text, path) for text, path in list(pictures_of(comparison).items())[1:]),
+        html_heading("What the clips are"),
+        html_note("The same kind of words; which intent it is, only voice and gesture together tell."),
+        f'<div class="clips">{"".join(clips)}</div>' if clips else "",
+        html_figure("The same clips as strips, with the pitch of the voice.", folder / CLIPS),
+        html_fold(f"The signs of all {len(INTENTS)} intents", html_table(lines, num_texts=4)),
     ]
 
 
@@ -144,14 +155,19 @@ def _asked_parts(folder: Path, asked: Asked) -> list[str]:
         others = ", ".join(f"{one['label']} {one['probability']:.2f}" for one in row["top"][1:])
         lines.append([kept, row["label"], f"{row['probability']:.2f}", others])
     model, clip = (path.relative_to(folder).as_posix() for path in (asked.model, asked.clip))
+    spoken = f"“{drawn['text']}”"
     command = f'moiety intent predict {model} {clip} --text "{drawn["text"]}"'
     truth = f"The speaker meant {drawn['label']}, with a {drawn['tone']} voice and this gesture: {drawn['gesture']}."
+    verdict = "The answer with everything given is right." if whole["label"] == drawn["label"] else (
+        f"The answer with everything given, {whole['label']}, is wrong."
+    )  # fmt: skip
     return [
-        "<h2>One clip, asked as you would</h2>",
-        '<p class="note">In the folder of this page:</p>',
-        f"<pre>{html.escape(command)}</pre>",
-        f'<p class="note">{html.escape(truth)} {html.escape(_grounds(whole))}</p>',
-        html_table(lines),
+        html_heading("One clip, asked as you would"),
+        html_note(f"{truth} {verdict} {_grounds(whole)}"),
+        f'<div class="clips">{html_clip(spoken, asked.clip, still(asked.clip))}</div>' if plays(asked.clip) else "",
+        html_table(lines, num_texts=2),
+        html_note("In the folder of this page:"),
+        html_command(command),
     ]
 
 
@@ -166,11 +182,15 @@ def _grounds(row: Mapping[str, Any], most: int = 3) -> str:
 
 
 def _rest_parts(comparison: IntentComparison) -> list[str]:
-    """Cost, and what a reader should know."""
+    """All measures, cost, and what a reader should know."""
+    further = [html_figure(text, path) for text, path in list(pictures_of(comparison).items())[1:]]
     return [
-        "<h2>Cost</h2>",
+        html_heading("All measures"),
+        html_table(score_table(comparison), FLOORS),
+        html_note(caption(comparison)),
+        html_fold("Who is taken for whom, and where the clips lie", *further) if further else "",
+        html_heading("Cost"),
         html_table(cost_table(comparison), FLOORS),
-        "<h2>To know when reading these numbers</h2>",
-        f'<p class="note">{html.escape(caption(comparison))}</p>',
-        *(f'<p class="note">{html.escape(note)}</p>' for note in notes(comparison)),
+        html_heading("To know when reading these numbers"),
+        *map(html_note, notes(comparison)),
     ]

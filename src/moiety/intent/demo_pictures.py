@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from moiety.intent.figure import FPS
 from moiety.intent.media import decode_audio, decode_video
@@ -67,6 +69,16 @@ def draw_clips(world: IntentWorldFiles, path: Path) -> None:
         curve.spines[["top", "right"]].set_visible(False)
     parts[-1][1].set_xlabel("seconds; dots: pitch of the voice, larger when louder", fontsize=7)
     _write(figure, path)
+
+
+def still(clip: Path) -> bytes:
+    """A PNG of the picture in the middle of a clip; empty where it has none."""
+    frames = decode_video(clip, fps=FPS, max_frames=100)
+    if frames is None:
+        return b""
+    out = io.BytesIO()
+    Image.fromarray(frames.images[len(frames.images) // 2]).save(out, format="PNG")
+    return out.getvalue()
 
 
 def draw_subsets(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: Path) -> None:

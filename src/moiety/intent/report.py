@@ -10,6 +10,7 @@ from moiety.intent.outcome import IntentComparison
 from moiety.intent.pictures import CONFUSION, EMBEDDING, SCORES, draw_confusion, draw_scores
 from moiety.intent.recipe import FLOORS
 from moiety.intent.run_record import run_folder
+from moiety.intent.sentences import limits, made, result, title_of
 from moiety.intent.tables import (
     caption,
     contrast_table,
@@ -21,7 +22,7 @@ from moiety.intent.tables import (
     notes,
     score_table,
 )
-from moiety.reporting import document, html_figure, html_table
+from moiety.reporting import document, html_figure, html_fold, html_heading, html_note, html_table, opening
 from moiety.saving import write_atomically
 
 
@@ -79,25 +80,39 @@ def report_page(comparison: IntentComparison) -> str:
     Raises:
         OSError: a picture that is there cannot be read.
     """
-    name = html.escape(comparison.recipe.name)
-    limits = [f'<p class="note">{html.escape(note)}</p>' for note in notes(comparison)]
+    first, *further = [html_figure(text, path) for text, path in pictures_of(comparison).items()] or [""]
     parts = [
-        f"<h1>{name}</h1>",
-        f'<p class="note">{html.escape(caption(comparison))} A-MESS here means A-MESS as reconstructed by moiety.</p>',
+        opening(title_of(comparison), made(comparison), result(comparison), limits(comparison)),
+        first,
+        html_heading("Scores"),
         html_table(score_table(comparison), FLOORS),
-        *(html_figure(text, path) for text, path in pictures_of(comparison).items()),
+        html_note(caption(comparison)),
         *_contrasts(comparison),
-        "<h2>When a modality is missing</h2>",
-        '<p class="note">Trained with everything; taken away when scored.</p>',
-        html_table(hidden_table(comparison), FLOORS),
-        "<h2>Cost</h2>",
+        *_hidden(comparison),
+        *further,
+        html_heading("Cost"),
         html_table(cost_table(comparison), FLOORS),
-        "<h2>To know when reading these numbers</h2>",
-        *limits,
-        "<h2>Settings</h2>",
-        f"<pre>{html.escape(json.dumps(dict(comparison.context), indent=1, ensure_ascii=False))}</pre>",
+        html_heading("To know when reading these numbers"),
+        *map(html_note, notes(comparison)),
+        html_heading("How it was made"),
+        html_fold(
+            "All settings, versions and the command, as JSON",
+            f"<pre>{html.escape(json.dumps(dict(comparison.context), indent=1, ensure_ascii=False))}</pre>",
+        ),
     ]
-    return document(comparison.recipe.name, parts)
+    return document(title_of(comparison), parts)
+
+
+def _hidden(comparison: IntentComparison) -> list[str]:
+    """What is left when modalities are taken away, where the recipe asks."""
+    if not comparison.recipe.compare.hide:
+        return []
+    note = "Nothing is trained anew: each model answers again with modalities taken away from the rows."
+    return [
+        html_heading("When a modality is missing"),
+        html_note(note),
+        html_table(hidden_table(comparison), FLOORS, num_texts=2),
+    ]
 
 
 def _contrasts(comparison: IntentComparison) -> list[str]:
@@ -110,8 +125,4 @@ def _contrasts(comparison: IntentComparison) -> list[str]:
         for name in comparison.asked_contrasts
     ]
     note = f"{comparison.how_tested} {'; '.join(meaning)}."
-    return [
-        "<h2>What the recipe asks</h2>",
-        f'<p class="note">{html.escape(note)}</p>',
-        html_table(contrast_table(comparison)),
-    ]
+    return [html_heading("What the recipe asks"), html_note(note), html_table(contrast_table(comparison), num_texts=4)]

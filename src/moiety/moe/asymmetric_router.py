@@ -66,10 +66,11 @@ class EvidenceScore(StaysPrecise):
 
 
 class AsymmetricRouter(GatedRouter):
-    r"""MoIIE's gates; text tokens add :math:`gain \cdot s_t` to the scores of evidence experts before the choice.
+    r"""MoIIE's gates, and a score that lifts the evidence experts for text tokens whose prompt holds evidence.
 
-    The boosted scores decide index and weights. ``Routing.logits`` stay raw, so that load balancing does not fight
-    evidence; with `balance_logits` ``boosted`` the boosted ones stand in ``Routing.extras`` as well.
+    Text tokens add :math:`gain \cdot s_t` to the scores of evidence experts before the choice. The boosted scores
+    decide index and weights. ``Routing.logits`` stay raw, so that load balancing does not fight evidence; with
+    `balance_logits` ``boosted`` the boosted ones stand in ``Routing.extras`` as well.
 
     Source:
         AsyMoE (2606.00275), eq. 18-19. With s in (0, 1) and gain 1 the odds of an evidence expert grow e-fold at most.

@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from moiety.config import DataSettings, ModelSettings, MoESettings, Recipe, StageSettings
 from moiety.json_reader import parse_json
 from moiety.section import with_defaults
+from moiety.train.fingerprints import ABSENT, FileDigests, base_digests, picture_digests, without_later
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ RECORD = "moiety_stage.json"
 UNFINISHED = ".unfinished"
 # Settings that change how a run is watched or resumed, but not its weights.
 _NEUTRAL = {"logging_steps", "save_steps", "save_total_limit", "dataloader_num_workers", "starved_share"}
-_ABSENT = "(absent)"
+LATER = ("base", "pictures")
+"""Fields that an identity did not always have; a record without one of them stays valid."""
 
 
 class StageChanged(RuntimeError):
@@ -64,7 +66,12 @@ def work_folder(folder: Path) -> Path:
 
 
 def identity_of(
-    stage: StageSettings, recipe: Recipe, seed: int, moe: MoESettings | None, source: str | Path
+    stage: StageSettings,
+    recipe: Recipe,
+    seed: int,
+    moe: MoESettings | None,
+    source: str | Path,
+    pictures: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything the weights of a stage depend on, as plain JSON values.
 
@@ -76,20 +83,23 @@ def identity_of(
         seed: Seed of order, routers and noise.
         moe: Settings of the sparse layers, None for a dense stage.
         source: Folder that the stage starts from.
+        pictures: Hashes of its pictures, where they were worked out already.
 
     Raises:
         FileNotFoundError: a conversation file does not exist.
     """
-    tree = _given(stage)
+    tree, digests = _given(stage), FileDigests(recipe.output)
     tree["train"] = {key: value for key, value in tree.get("train", {}).items() if key not in _NEUTRAL}
     return {
         "seed": seed,
         "model": _given(recipe.model),
         "moe": None if moe is None else _given(moe),
-        "data": {key: value for key, value in _given(recipe.data).items() if key != "root"},
+        "data": {key: value for key, value in _given(recipe.data).items() if key not in ("root", "made_by")},
         "files": {name: _digest(Path(recipe.data.root) / name) for name in stage.data},
         "stage": tree,
         "start": fingerprint_of(source),
+        "base": base_digests(source, digests),
+        "pictures": picture_digests(recipe.data, stage.data, digests) if pictures is None else dict(pictures),
     }
 
 
@@ -162,8 +172,11 @@ def finished_stage(folder: Path, name: str, identity: Mapping[str, Any]) -> Stag
     """
     for place in (folder, work_folder(folder)):
         record = read_record(place)
-        if record is not None and whole_identity(record["identity"]) != whole_identity(identity):
-            raise StageChanged(_what_changed(place, name, record["identity"], identity))
+        if record is None:
+            continue
+        asked = without_later(record["identity"], identity, LATER)
+        if whole_identity(record["identity"]) != whole_identity(asked):
+            raise StageChanged(_what_changed(place, name, record["identity"], asked))
     record = read_record(folder)
     if record is not None and record["finished"]:
         return StageResult(name, folder, record["metrics"], reused=True)
@@ -208,13 +221,13 @@ def discard_stage(folder: Path) -> None:
 def _what_changed(place: Path, name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     before, after = dict(_leaves(whole_identity(old))), dict(_leaves(whole_identity(new)))
     lines = [
-        f"  {key}: {before.get(key, _ABSENT)!r} -> {after.get(key, _ABSENT)!r}"
+        f"  {key}: {before.get(key, ABSENT)!r} -> {after.get(key, ABSENT)!r}"
         for key in sorted({*before, *after})
-        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+        if before.get(key, ABSENT) != after.get(key, ABSENT)
     ]
     return (
-        f"stage {name!r} in {place} was made with other settings:\n" + "\n".join(lines) + "\n"
-        "Nothing was overwritten. Give another folder (output=...), put the settings back, or run again with --fresh "
+        f"stage {name!r} in {place} was made with other settings or files:\n" + "\n".join(lines) + "\n"
+        "Nothing was overwritten. Give another folder (output=...), put them back, or run again with --fresh "
         "to delete this stage and train it anew"
     )
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from moiety.config import MoESettings, Recipe, StageSettings, TrainSettings
 from moiety.train.ledger import read_record
 from moiety.train.order import without_weight_bars
-from moiety.train.start import texts_of
+from moiety.train.start import require_files, texts_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images
 from moiety.vlm.parameters import count_parameters, stage_memory
@@ -94,6 +94,7 @@ def plan(recipe: Recipe) -> TrainingPlan:
         FileNotFoundError: the model or a file of rows does not exist.
         ValueError: settings do not fit the model.
     """
+    require_files(recipe)
     with without_weight_bars(), tempfile.TemporaryDirectory(prefix="moiety-plan-") as aside:
         if recipe.model.scratch is not None:
             template = recipe.model.template or "plain"

@@ -96,10 +96,11 @@ def run_stage(
         if not resume and ranks.is_main_process:
             discard_stage(folder)
         ranks.wait_for_everyone()
-        identity = identity_of(stage, recipe, seed, moe, source)
+        with ranks.main_process_first():  # the others find in memory what it had to read
+            identity = identity_of(stage, recipe, seed, moe, source)
         found = finished_stage(folder, stage.name, identity)
         if found is not None:
-            logger.info("stage %r is finished in %s and used as it is", stage.name, folder)
+            logger.debug("stage %r is finished in %s and used as it is", stage.name, folder)
             return found
         metrics = _run(source, stage, recipe, folder, seed, moe, identity, data, on_progress, quiet)
     return StageResult(stage.name, folder, metrics)

@@ -7,7 +7,7 @@ from pathlib import Path
 from moiety.config import Recipe
 from moiety.train.ledger import StageResult, read_record
 from moiety.train.stage import OnProgress, ranks_now, run_stage
-from moiety.train.start import SCRATCH, start_folder
+from moiety.train.start import SCRATCH, require_files, start_folder
 
 
 def run_recipe(
@@ -39,6 +39,7 @@ def run_recipe(
         RuntimeError: the stage before `only_stage` is not finished.
     """
     _check_names(recipe, only_stage)
+    require_files(recipe)
     ranks = ranks_now()
     with ranks.main_process_first():
         source = start_folder(recipe, resume=resume or only_stage is not None or not ranks.is_main_process)

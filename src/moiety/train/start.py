@@ -15,6 +15,30 @@ from moiety.vlm.scratch import build_scratch
 from moiety.vlm.upcycle import local_folder
 
 SCRATCH = "scratch"
+_NAMED = 3
+
+
+def require_files(recipe: Recipe, *, questions: bool = False) -> None:
+    """Refuse a recipe whose data are not there, before anything is made.
+
+    Args:
+        recipe: Its stages name conversation files, its section ``data`` pictures.
+        questions: Ask for the files of section ``evaluate``, too.
+
+    Raises:
+        FileNotFoundError: names what is missing, and the command that writes it where the recipe knows one.
+    """
+    root, settings = Path(recipe.data.root), recipe.data
+    files = [name for stage in recipe.stages for name in stage.data] + [*recipe.evaluate.data] * questions
+    missing = [name for name in dict.fromkeys([*files, *settings.images]) if not (root / name).exists()]
+    if not missing:
+        return
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    remedy = "a recipe's files are relative to data.root: give data.root=FOLDER"
+    if settings.made_by:
+        remedy = f"write the data of this recipe with `{settings.made_by.format(root=settings.root)}`"
+    what = "is" if len(missing) == 1 else "are"
+    raise FileNotFoundError(f"{', '.join(missing[:_NAMED])}{more} {what} not in {root}; {remedy}")
 
 
 def start_folder(recipe: Recipe, *, resume: bool = True) -> Path:

@@ -99,5 +99,5 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
         raise ValueError(f"nothing would learn: trains={list(trains)}, but the model has the parts {sorted(counts)}")
     absent = sorted(wanted - counts.keys())
     if absent:
-        logger.info("%s has no %s; passed over", type(model).__name__, ", ".join(absent))
+        logger.debug("%s has no %s; passed over", type(model).__name__, ", ".join(absent))
     return counts

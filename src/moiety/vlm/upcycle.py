@@ -121,7 +121,7 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
         sparse = adopt(dense, settings, earlier, copy=True).eval()
     receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
     receipt = replace(receipt, promised=starts_as_dense(settings_of(sparse), sparse.config))
-    logger.info("%s", receipt)
+    logger.debug("%s", receipt)  # it stands in the provenance
     if receipt.promised and receipt.relative_difference > receipt.tolerance:
         raise ParityError(f"upcycling changed the model; {receipt}. Please report the family {type(sparse).__name__}")
     sparse.config.provenance = {**earlier, **_history(sparse, receipt, seed)}

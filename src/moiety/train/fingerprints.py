@@ -1,0 +1,127 @@
+"""What the files behind a stage hold: hashes of a base's weights and of pictures, remembered so that they stay cheap.
+
+A file is read once. After that its size and times are looked at, and only where they differ it is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+from moiety.config import DataSettings
+from moiety.saving import write_atomically
+from moiety.vlm.rows import read_ids, read_rows
+
+MEMORY = ".digests.json"
+ABSENT = "(absent)"
+READ_BESIDE = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.jinja"),
+    *("preprocessor_config.json", "processor_config.json"),
+)
+"""Files of a model folder that decide, beside weights and config, what a stage reads."""
+
+
+class FileDigests:
+    """Hashes of files, remembered with size and times.
+
+    Args:
+        folder: Where the memory lies, as ``.digests.json``; it may be lost, then files are read again. Nothing is
+            written where the folder does not exist.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.memory = Path(folder) / MEMORY
+        self._known = self._read()
+
+    def of(self, paths: Iterable[Path]) -> dict[Path, str]:
+        """Path -> short hash of its content; of a file that is not there, :data:`ABSENT`."""
+        stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
+        keys = {path: str(path.resolve()) for path in stamps}
+        new = [path for path, stamp in stamps.items() if stamp and self._known.get(keys[path], [])[:-1] != stamp]
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing lets go of the interpreter
+            fresh = dict(zip(new, threads.map(digest_of, new), strict=True))
+        self._known |= {keys[path]: [*(stamps[path] or []), digest] for path, digest in fresh.items()}
+        if fresh and self.memory.parent.is_dir():
+            self._known = {**self._read(), **self._known}  # another process may have read other files meanwhile
+            write_atomically(self.memory, json.dumps(self._known))
+        return {path: str(self._known[keys[path]][-1]) if stamp else ABSENT for path, stamp in stamps.items()}
+
+    def _read(self) -> dict[str, list[int | str]]:
+        try:
+            tree = json.loads(self.memory.read_text(encoding="utf-8"))
+            return {str(path): list(entry) for path, entry in tree.items()}
+        except (OSError, ValueError, AttributeError, TypeError):  # lost or damaged: everything is read again
+            return {}
+
+
+def base_digests(folder: str | Path, digests: FileDigests) -> dict[str, str]:
+    """File -> hash of the weights of a model folder, and of what its processor reads."""
+    folder = Path(folder)
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    files = [*weights, *(folder / name for name in READ_BESIDE if (folder / name).is_file())]
+    found = digests.of(files)
+    return {path.name: found[path] for path in files}
+
+
+def picture_digests(settings: DataSettings, files: Sequence[str], digests: FileDigests) -> dict[str, str]:
+    """Source of pictures -> hash of what a stage may see of it: of a tar all, of a folder the pictures of its rows.
+
+    Args:
+        settings: Section ``data``.
+        files: Conversation files, relative to ``data.root``.
+        digests: Memory of what was read before.
+    """
+    root = Path(settings.root)
+    folders = [name for name in settings.images if (root / name).is_dir()]
+    tars = [name for name in settings.images if name not in folders]
+    whole = digests.of(root / name for name in tars)
+    found = {name: whole[root / name] for name in tars}
+    if folders:
+        skip = None if settings.skip is None else root / settings.skip
+        names = sorted({name for file in files for name in _named(root / file, skip)})
+        for folder in folders:
+            inside = digests.of(path for name in names if (path := root / folder / name).is_file())
+            lines = [f"{path.relative_to(root / folder)}\0{digest}" for path, digest in inside.items()]
+            found[folder] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+    return {name: found[name] for name in settings.images}
+
+
+def without_later(then: Mapping[str, object], now: Mapping[str, object], later: Sequence[str]) -> dict[str, object]:
+    """`now` without those fields of `later` that `then` was written before: what was finished without them stays valid.
+
+    Example:
+        >>> without_later({"seed": 0}, {"seed": 0, "pictures": {}}, ["pictures"])
+        {'seed': 0}
+    """
+    return {key: value for key, value in now.items() if key in then or key not in later}
+
+
+def digest_of(path: Path) -> str:
+    """Short hash of one file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _stamp(path: Path) -> list[int] | None:
+    """Size and times; None where there is no file. The time of the last change of the entry cannot be set back."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
+def _named(file: Path, skip: Path | None) -> tuple[str, ...]:
+    """Pictures that the rows of a file name; read again when the file changed."""
+    return _names_in(file, skip, *(tuple(_stamp(path) or ()) for path in (file, skip) if path is not None))
+
+
+@lru_cache(maxsize=64)
+def _names_in(file: Path, skip: Path | None, *stamps: tuple[int, ...]) -> tuple[str, ...]:
+    rows, _ = read_rows([file], read_ids(skip) if skip else ())
+    return tuple(dict.fromkeys(name for row in rows for name in row.images if isinstance(name, str)))
