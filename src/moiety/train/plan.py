@@ -19,8 +19,9 @@ from moiety.train.start import texts_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images
 from moiety.vlm.parameters import count_parameters, stage_memory
-from moiety.vlm.rows import Row, merge_rows, read_ids, read_rows
+from moiety.vlm.rows import Row, merge_rows, read_rows
 from moiety.vlm.scratch import build_scratch
+from moiety.vlm.skips import skips_of
 from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import local_folder
 
@@ -120,8 +121,7 @@ def steps_of(train: TrainSettings, num_rows: int, num_ranks: int = 1) -> int:
 def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -> StagePlan:
     moe: MoESettings | None = recipe.moe if stage.sparse else None
     root = Path(recipe.data.root)
-    skip = read_ids(root / recipe.data.skip) if recipe.data.skip else ()
-    rows, _ = read_rows([root / name for name in stage.data], skip)
+    rows, _ = read_rows([root / name for name in stage.data], skips_of(recipe.data))
     if recipe.data.merge_turns if stage.merge_turns is None else stage.merge_turns:
         rows = merge_rows(rows)
     lengths, unusable = _sampled_lengths(rows, recipe, processor)

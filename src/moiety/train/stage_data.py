@@ -15,7 +15,9 @@ from moiety.groups import ExpertGroups
 from moiety.vlm.check import DataReport, check_files
 from moiety.vlm.data import Collator, ConversationDataset, Encoder
 from moiety.vlm.images import Images
-from moiety.vlm.rows import Row, read_ids
+from moiety.vlm.problems import num_bad
+from moiety.vlm.rows import Row
+from moiety.vlm.skips import skips_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class StageData:
     @property
     def num_skipped(self) -> int:
         """Rows that were left out."""
-        return len({(problem.file, problem.line) for problem in self.report.problems})
+        return num_bad(self.report.problems)
 
 
 def prepare_data(
@@ -99,9 +101,8 @@ def prepare_data(
         processor, images, settings.max_length, settings.labels, token_ids, control=control, spans=True
     )
     merge = settings.merge_turns if stage.merge_turns is None else stage.merge_turns
-    skip = read_ids(root / settings.skip) if settings.skip else frozenset()
     files = [root / name for name in stage.data]
-    report = check_files(files, encoder, merge_turns=merge, seed=seed, groups=groups, skip=skip)
+    report = check_files(files, encoder, merge_turns=merge, seed=seed, groups=groups, skip=skips_of(settings))
     if settings.on_bad_row == "stop":
         report.stop_on_problems()
     data = StageData(ConversationDataset(report.good, encoder), Collator(encoder.pad_token_id), report)

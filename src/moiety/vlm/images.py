@@ -10,6 +10,9 @@ from typing import Protocol
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from moiety.vlm.inline_pictures import InlinePicture
+from moiety.vlm.problems import shown
+
 
 class Pictures(Protocol):
     """Pictures by the names that rows use: :class:`Images`, a dict, or whatever decodes them."""
@@ -44,6 +47,8 @@ class Images:
         self._members = {source: _index_tar(source) for source in self.sources if not _is_folder(source)}
 
     def __contains__(self, name: object) -> bool:
+        if isinstance(name, InlinePicture):
+            return True
         return isinstance(name, str) and next(self._places(name), None) is not None
 
     def __getitem__(self, name: str) -> Image.Image:
@@ -52,14 +57,17 @@ class Images:
         Raises:
             FileNotFoundError: no source holds the name.
             ValueError: the file cannot be decoded.
+            OSError: the file cannot be read.
         """
+        if isinstance(name, InlinePicture):
+            return decode(name.content, repr(str(name)))
         for source, offset, size in self._places(name):
             with open(source, "rb") as file:
                 file.seek(offset)
                 content = file.read(size)
             return decode(content, f"{name!r} of {source}")
         raise FileNotFoundError(
-            f"picture {name!r} is in none of {len(self.sources)} image sources "
+            f"picture {shown(name)} is in none of {len(self.sources)} image sources "
             f"({', '.join(map(str, self.sources)) or 'data.images is empty'}); names are paths inside a folder or a tar"
         )
 
@@ -68,7 +76,7 @@ class Images:
         for source in self.sources:
             members = self._members.get(source)
             if members is None:
-                if name and (source / name).is_file():
+                if name and _is_file(source / name):
                     yield source / name, 0, -1
             elif name in members:
                 yield source, *members[name]
@@ -101,6 +109,13 @@ def decode(content: bytes, where: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises all four
         why = "no format of pictures that is known" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"picture {where} cannot be decoded ({len(content)} bytes): {why}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, for instance a longer one than the system allows
+        return False
 
 
 def _is_folder(path: Path) -> bool:
