@@ -15,6 +15,7 @@ from rich.table import Table
 from moiety.config import MoESettings, Recipe, StageSettings, TrainSettings
 from moiety.train.ledger import read_record
 from moiety.train.order import without_weight_bars
+from moiety.train.stage_data import num_silent
 from moiety.train.start import texts_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images
@@ -44,6 +45,7 @@ class StagePlan:
         activated: Parameters one token passes through, for the modality group that uses most.
         gib: Weights, gradients and optimizer in GiB; activations come on top.
         finished: Whether the stage was run already.
+        silent: Rows that teach nothing: without a picture where nothing but tower and projector learns.
     """
 
     name: str
@@ -57,6 +59,7 @@ class StagePlan:
     activated: int
     gib: float
     finished: bool
+    silent: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class TrainingPlan:
             state = "finished" if stage.finished else "to do"
             if stage.unusable:
                 state += f"\n{stage.unusable} bad rows in a sample: run `moiety data check`"
+            if stage.silent:
+                state += f"\n{stage.silent} rows without a picture teach nothing here"
             table.add_row(
                 stage.name, stage.scheme, *(f"{value:,}" for value in numbers), f"{stage.gib:.2f}", learns, state
             )
@@ -145,6 +150,7 @@ def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -
         activated=count.activated,
         gib=stage_memory(count, stage.trains, getattr(torch, recipe.model.dtype)),
         finished=bool(record and record["finished"]),
+        silent=num_silent(rows, stage),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,19 @@ class StageData:
         return num_bad(self.report.problems)
 
 
+def num_silent(rows: Sequence[Row], stage: StageSettings) -> int:
+    """Rows that teach nothing in `stage`: those without a picture where nothing but tower and projector learns.
+
+    Example:
+        >>> from moiety.vlm.rows import Turn
+        >>> alone = StageSettings(name="align", data=["rows.jsonl"], trains=["projector"])
+        >>> num_silent([Row("a", (Turn("user", "Which?"), Turn("assistant", "x")))], alone)
+        1
+    """
+    sees = set(stage.trains) <= {"vision_tower", "projector"}
+    return sum(not row.images for row in rows) if sees else 0
+
+
 def prepare_data(
     stage: StageSettings,
     recipe: Recipe,
@@ -114,6 +127,15 @@ def prepare_data(
             data.num_skipped,
             report.num_rows,
             shown,
+        )
+    silent = num_silent(report.good, stage)
+    if silent:
+        logger.warning(
+            "stage %r: %d of %d rows have no picture and teach nothing: it trains %s alone; put them into another",
+            stage.name,
+            silent,
+            len(report.good),
+            " and ".join(stage.trains),
         )
     if not report.good:
         raise ValueError(f"stage {stage.name!r} has no usable row in {', '.join(stage.data)} ({report.num_rows} read)")

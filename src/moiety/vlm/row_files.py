@@ -71,8 +71,9 @@ def _as_text(value: Any) -> str:
 
 def _of_text(content: bytes) -> Iterator[Entry]:
     encoding = json.detect_encoding(content[:4])  # type: ignore[attr-defined]  # the standard's rule, by the zeros
+    encoding = re.sub("-(?=[lb]e$)", "", encoding)  # as iconv spells it
     if not encoding.startswith("utf-8"):
-        yield Entry(1, Unreadable(_not_utf8(content, 0, re.sub("-(?=[LB]E$)", "", encoding.upper())), content, whole=True))
+        yield Entry(1, Unreadable(_not_utf8(content, 0, encoding.upper()), content, whole=True))
         return
     content = content.removeprefix(codecs.BOM_UTF8)
     if not content.lstrip().startswith(b"["):

@@ -18,6 +18,7 @@ from typing import Any
 from transformers import AutoProcessor
 
 from moiety.groups import nearest_name
+from moiety.vlm.vocabulary import check_vocabulary
 
 _CONTENT = (
     "{%- macro content(message) -%}"
@@ -162,7 +163,8 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
     Raises:
         FileNotFoundError: the folder holds no processor.
         ImportError: the processor needs a package that is not installed (torchvision for most video models).
-        ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers.
+        ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers; or the
+            embedding table of the model has no row for some tokens.
     """
     with _without_torchvision_notice():
         try:
@@ -173,6 +175,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
         raise ValueError(
             f"{folder} holds {type(processor).__name__}, expected the processor of a vision-language model"
         )
+    check_vocabulary(processor.tokenizer, folder, **options)
     if template is not None:
         use_template(processor, template)
     check_template(processor, str(folder), marks)
