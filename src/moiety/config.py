@@ -176,7 +176,7 @@ class DataSettings(Section):
     images: list[str] = Field(default_factory=list, description="image folders and .tar files, searched in order")
     max_length: int = Field(2048, ge=8, description="longest sequence in tokens, image tokens included")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="what a bad row does before training starts")
-    skip: str | None = Field(None, description="file of row ids that no stage reads: data check --fix-list")
+    skip: str | None = Field(None, description="list of rows that no stage reads: data check --fix-list")
     merge_turns: Switch = Field(False, description="join the rows of one picture into one conversation")
     labels: Literal["assistant", "prefix"] = Field("assistant", description="how trained spans are found")
 

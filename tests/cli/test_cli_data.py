@@ -29,7 +29,7 @@ evaluate: {{data: [rows.jsonl]}}
 def bad_rows(rows: Path) -> Path:
     good = rows.read_text()
     bad = [
-        json.dumps(model_folders.row("one", "Again?", "no")),
+        good.splitlines()[0],
         json.dumps(model_folders.row("gone", "Which?", "none") | {"image": "gone.png"}),
         "{not json",
         json.dumps(model_folders.row("empty", "Which?", "")),
@@ -51,14 +51,35 @@ def test_every_bad_row_is_named_with_its_line(moiety: Run, bad_rows: Path, dense
     result = moiety("data", "check", bad_rows, "--model", dense, "--fix-list", tmp_path / "lists" / "bad.txt")
     assert result.exit_code == 1
     for line, text in [
-        (3, "row 'one': the id stands already in"),
+        (3, "row 'one': the same row, id and all, stands already in"),
         (4, "row 'gone': picture 'gone.png' is missing"),
         (5, "not JSON"),
         (6, "row 'empty': turn 2: the answer is empty"),
     ]:
         assert f"{bad_rows}:{line}: {text}" in result.stdout
     assert "4 problems in 4 rows" in result.stdout
-    assert (tmp_path / "lists" / "bad.txt").read_text().split() == ["one", "gone", "empty"]
+    head, *lines = (tmp_path / "lists" / "bad.txt").read_text().splitlines()
+    assert head.startswith("# rows to pass over: file:line, fingerprint, id")
+    assert [line.split("\t")[0] for line in lines] == [f"../rows.jsonl:{number}" for number in (3, 4, 5, 6)]
+    assert [line.split("\t")[2] for line in lines] == ["one", "gone", "", "empty"]
+
+
+def test_a_list_of_bad_rows_leaves_the_others(moiety: Run, bad_rows: Path, tmp_path: Path) -> None:
+    recipe, bad = tmp_path / "small.yaml", bad_rows.parent / "bad.txt"
+    recipe.write_text(RECIPE.format(output=tmp_path / "out", root=bad_rows.parent, length=64))
+    assert moiety("data", "check", recipe, "--fix-list", bad).exit_code == 1
+    result = moiety("data", "check", recipe, "--set", "data.skip=bad.txt", "--set", "evaluate.data=[]", "--json")
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["problems"]) == (0, [])
+    assert {part["rows"] for part in found["rows"].values()} == {2}
+
+
+def test_rows_that_share_an_id_are_noted(moiety: Run, rows: Path, dense: Path) -> None:
+    rows.write_text(rows.read_text() + json.dumps(model_folders.row("one", "Again?", "no")) + "\n")
+    result = moiety("data", "check", rows, "--model", dense)
+    assert result.exit_code == 0
+    assert "note: 1 ids stand for 2 rows, for instance 'one' in" in result.stdout
+    assert "no problems" in result.stdout
 
 
 def test_json_holds_the_same(moiety: Run, bad_rows: Path) -> None:

@@ -96,5 +96,5 @@ def test_a_row_is_read_back_as_it_was() -> None:
         {"role": "user", "content": "<image>\nA pear?", "order": 0},
         {"role": "assistant", "content": "no"},
     ]
-    row = parse_row({"id": "x", "images": ["p.png"], "messages": messages, "choices": ["yes", "no"], "weight": 2})
+    row = parse_row({"id": "x", "images": ["p.png"], "messages": messages, "choices": ["yes", "no"], "level": 2})
     assert parse_row(row_entry(row)) == row

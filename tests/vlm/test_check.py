@@ -56,15 +56,56 @@ def test_all_problems_are_found_at_once_with_their_lines(tmp_path: Path) -> None
         (7, "turns must alternate user, assistant and end with assistant; got user, assistant, user"),
         (8, "turn 2: the answer is empty"),
         (9, "turn 2: <image> stands outside the turns of the user"),
-        (10, f"the id stands already in {path}:1"),
         (11, "a system turn stands after the first place"),
     ]
     assert "tokens, data.max_length is 60; raise it to 1" in report.problems[4].text
-    assert [found.id for found in report.good] == ["good"]
+    assert [found.line for found in report.good] == [1, 10]
+    assert report.notes == (
+        f"1 ids stand for 2 rows, for instance 'good' in {path}:1 and {path}:10; rows are told apart by their place",
+    )
     assert (report.num_rows, report.types) == (11, {"x": 1, "untyped": 9})
-    assert report.tokens == {"text": report.lengths[0] - NUM_PATCHES, "image": NUM_PATCHES}
-    with pytest.raises(BadRows, match="10 problems in 11 rows:"):
+    assert report.tokens == {"text": sum(report.lengths) - NUM_PATCHES, "image": NUM_PATCHES}
+    with pytest.raises(BadRows, match="9 problems in 11 rows:"):
         report.stop_on_problems()
+
+
+def test_a_row_that_stands_twice_is_a_problem_of_the_later_one(tmp_path: Path) -> None:
+    twice = entry("q", "a", id="one", split="train")
+    other = {**twice, "split": "dev"}
+    path = write_lines(tmp_path / "rows.jsonl", [twice, other, twice, entry("q", "b", id="one")])
+    report = check_files([path], encoder())
+    assert [str(problem) for problem in report.problems] == [
+        f"{path}:3: row 'one': the same row, id and all, stands already in {path}:1"
+    ]
+    assert [found.line for found in report.good] == [1, 2, 4]
+    unnamed = write_lines(tmp_path / "unnamed.jsonl", [entry("q", "a", id=None), entry("q", "a", id="")] * 2)
+    report = check_files([unnamed, unnamed], encoder())  # a file that is named twice counts twice
+    assert (report.problems, report.notes, len(report.good)) == ((), (), 8)
+
+
+def test_pictures_that_cannot_be_looked_up_belong_to_their_row(tmp_path: Path) -> None:
+    for name, picture in pictures("p").items():
+        picture.save(tmp_path / f"{name}.png")
+    names = ["x" * 300 + ".png", "a/" * 3000 + "p.png", "https://example.org/p.png", "\0", "p.png"]
+    rows = [row("<image>q", "a", image=name, id=str(number)) for number, name in enumerate(names)]
+    report = check_rows(rows, encoder(Images([tmp_path])))
+    assert [problem.text for problem in report.problems] == [
+        f"picture '{'x' * 40}…' is no file and no picture in base64 that is known",
+        f"picture '{'a/' * 20}…' is no file and no picture in base64 that is known",
+        "picture 'https://example.org/p.png' is an address; nothing is fetched: download it and name the file",
+        "picture '\\x00' is missing",
+    ]
+    assert [found.id for found in report.good] == ["4"]
+
+
+def test_a_picture_file_that_cannot_be_read_belongs_to_its_row() -> None:
+    class Torn(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise PermissionError(13, "Permission denied", name)
+
+    report = check_rows([row("<image>q", "a", image="p"), row("q", "a")], encoder(Torn(p=None)))
+    assert [problem.text for problem in report.problems] == ["[Errno 13] Permission denied: 'p'"]
+    assert len(report.good) == 1
 
 
 def test_sound_rows_pass_and_progress_is_told() -> None:
@@ -104,7 +145,9 @@ def test_the_own_picture_token_of_a_model_in_a_text() -> None:
         image_token_id = 5
 
     coder = Encoder(Qwen(), {}, 60)
-    report = check_rows([row("<|image_pad|> q", "a")], coder)
+    coder.processor.video_token = "<|video_pad|>"
+    report = check_rows([row("<|image_pad|> q", "a <|video_pad|>")], coder)
+    assert "turn 2: the text holds this model's video token <|video_pad|>; take it out" in report.problems[1].text
     assert "turn 1: the text holds this model's picture token <|image_pad|>; write <image>" in report.problems[0].text
 
 

@@ -44,6 +44,15 @@ def test_a_question_may_say_whether_it_belongs_to_the_picture(tmp_path: Path) ->
         load_rows([bad])
 
 
+def test_null_and_nothing_are_no_id() -> None:
+    for given in (None, "", " ", float("nan")):
+        found = row("q", "a", id=given)
+        assert (found.id, found.is_named) == ("rows-3", False)
+    assert (row("q", "a", id=0).id, row("q", "a", id=0).is_named) == ("0", True)
+    later = parse_row(entry("q", "a", id=None), "rows.json", 1, 90)
+    assert (later.id, later.place) == ("rows-1-90", "rows.json:1:90: row 'rows-1-90'")
+
+
 def test_text_only_and_several_pictures() -> None:
     assert row("q", "a").images == ()
     assert row("q", "a", image=None, images=None).images == ()
@@ -62,6 +71,7 @@ def test_text_only_and_several_pictures() -> None:
         ({"conversations": [{"from": "humam", "value": "q"}]}, "turn 1: role 'humam'; .*did you mean 'human'"),
         ({"messages": [{"role": "user", "content": 3}]}, "turn 1: content must be text or a list of parts, got 3"),
         ({"messages": [{"role": "user", "content": [{"type": "sound"}]}]}, "a content part must be of type text or im"),
+        ({**entry("q", "a"), "image": ["", "p"]}, r"'image' must be a text or a list of texts, got \['', 'p'\]"),
         ({**entry("q", "a"), "image": 3}, "'image' must be a text or a list of texts, got 3"),
         ({**entry("q", "a"), "answers": [1]}, r"'answers' must be a text or a list of texts, got \[1\]"),
         ({**entry("q", "a"), "type": 3}, "'type' must be a text, got 3"),
@@ -103,6 +113,11 @@ def test_json_arrays_know_their_lines(tmp_path: Path) -> None:
     assert [found.id for found in rows] == ["1", "2"]
     assert all(lines[found.line - 1] == " {" and f'"{found.id}"' in lines[found.line] for found in rows)
     assert f'"{problems[0].id}"' in lines[problems[0].line]
+    path.write_text(json.dumps([entry("q", "a", id=None)] * 3))  # one line, as LLaVA's own files are
+    rows = read_rows([path])[0]
+    assert [found.line for found in rows] == [1, 1, 1]
+    assert [path.read_text()[found.column - 1] if found.column else "" for found in rows] == ["", "{", "{"]
+    assert len({found.id for found in rows}) == 3
     path.write_text("[\n{},\n{broken\n]")
     assert [problem.line for problem in read_rows([path])[1]] == [3]
     path.write_text("[]")

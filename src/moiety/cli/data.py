@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from moiety.groups import ExpertGroups
     from moiety.vlm.check import DataReport
     from moiety.vlm.data import Encoder
+    from moiety.vlm.skips import Skips
 
 app = typer.Typer(no_args_is_help=True, help="Conversation files: check, stats, open; made worlds: make.")
 app.add_typer(worlds.app, name="make")
 BARS = 12
-CONVERSATIONS = (".json", ".jsonl")
+CONVERSATIONS = (".json", ".jsonl", ".ndjson", ".parquet")
 
-What = Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="A recipe, or one conversation file (.json, .jsonl).")]
+What = Annotated[
+    str, typer.Argument(metavar="RECIPE|FILE", help="A recipe, or one conversation file (.json, .jsonl, .parquet).")
+]
 ImagesOption = Annotated[list[str] | None, typer.Option("--images", help="Image folder or .tar; for a FILE.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Model whose processor reads the rows; for a FILE.")]
 LengthOption = Annotated[int, typer.Option(help="Longest row in tokens; for a FILE.")]
@@ -43,11 +46,12 @@ class Reading:
     merge_turns: bool = False
     seed: int | None = None
     groups: ExpertGroups | None = None
-    skip: frozenset[str] = frozenset()
+    skip: Skips | None = None
 
     def report(self) -> DataReport:
         """Check every row."""
         from moiety.vlm.check import check_files
+        from moiety.vlm.skips import NO_SKIPS
 
         return check_files(
             self.files,
@@ -55,7 +59,7 @@ class Reading:
             merge_turns=self.merge_turns,
             seed=self.seed,
             groups=self.groups,
-            skip=self.skip,
+            skip=self.skip or NO_SKIPS,
             on_progress=progress_line(f"{self.name}: rows"),
         )
 
@@ -67,34 +71,30 @@ def check(
     model: ModelOption = None,
     max_length: LengthOption = 2048,
     settings: SetOption = None,
-    fix_list: Annotated[Path | None, typer.Option(help="Write the ids of bad rows here, one a line.")] = None,
+    fix_list: Annotated[Path | None, typer.Option(help="Write the bad rows here: file, line, fingerprint.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show one row as the model sees it, then every bad row with its line. Exit code 1 when there is one."""
     from moiety.vlm.check import describe_sample
+    from moiety.vlm.problems import num_bad
+    from moiety.vlm.skips import write_skips
 
     reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
     problems = list(dict.fromkeys(problem for _, report in reports for problem in report.problems))
+    notes = list(dict.fromkeys(note for _, report in reports for note in report.notes))
     if fix_list is not None:
-        fix_list.parent.mkdir(parents=True, exist_ok=True)
-        names = dict.fromkeys(problem.id for problem in problems if problem.id)
-        fix_list.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        say(f"wrote {len(names)} ids to {fix_list}")
+        say(f"wrote {write_skips(fix_list, problems)} rows to {fix_list}; a recipe passes over them with data.skip")
     if as_json:
         rows = {reading.name: numbers_of(report) for reading, report in reports}
-        show_json({"rows": rows, "problems": [asdict(problem) for problem in problems]})
+        show_json({"rows": rows, "problems": [asdict(problem) for problem in problems], "notes": notes})
     else:
         shown = next(((reading, report.good[0]) for reading, report in reports if report.good), None)
         if shown is not None:
             show(describe_sample(shown[1], shown[0].encoder), "")
         show(overview(reports))
-        for problem in problems:
-            typer.echo(str(problem))
-        show(
-            "no problems"
-            if not problems
-            else f"{len(problems)} problems in {len({(p.file, p.line) for p in problems})} rows"
-        )
+        for line in (*(f"note: {note}" for note in notes), *map(str, problems)):
+            typer.echo(line)
+        show(f"{len(problems)} problems in {num_bad(problems)} rows" if problems else "no problems")
     if problems:
         raise CheckFailed
 
@@ -122,7 +122,7 @@ def stats(
 
 @app.command("open")
 def open_questions(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="Conversation file (.json, .jsonl).")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Conversation file (.json, .jsonl, .parquet).")],
     target: Annotated[Path, typer.Argument(metavar="NEW", help="Where the open questions go (.jsonl).")],
     instruction: Annotated[
         str, typer.Option(help="Last line of each question.")
@@ -150,10 +150,12 @@ def overview(reports: Sequence[tuple[Reading, DataReport]]) -> Any:
 
 def numbers_of(report: DataReport) -> dict[str, Any]:
     """The numbers of a report as plain data."""
+    from moiety.vlm.problems import num_bad
+
     lengths = report.lengths
     return {
         "rows": report.num_rows,
-        "bad": len({(problem.file, problem.line) for problem in report.problems}),
+        "bad": num_bad(report.problems),
         "longest": max(lengths, default=0),
         "mean_length": round(sum(lengths) / len(lengths), 1) if lengths else 0.0,
         "trained_tokens": sum(report.num_trained),
@@ -203,7 +205,7 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
     from moiety.moe.routers import resolve
     from moiety.vlm.data import Encoder
     from moiety.vlm.images import Images
-    from moiety.vlm.rows import read_ids
+    from moiety.vlm.skips import skips_of
 
     root, data = Path(recipe.data.root), recipe.data
     encoder = Encoder(
@@ -214,7 +216,7 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
         merge = data.merge_turns if stage.merge_turns is None else stage.merge_turns
         together.setdefault((tuple(stage.data), merge), []).append(stage)
     found = []
-    skip = read_ids(root / data.skip) if data.skip else frozenset()
+    skip = skips_of(data)
     for (names, merge), stages in together.items():
         sparse = any(stage.sparse for stage in stages) and recipe.moe.scheme != "dense"
         title = f"stage{'s' * (len(stages) > 1)} {', '.join(stage.name for stage in stages)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any
 from moiety.evaluate.scorers import LETTERS, option_letter
 from moiety.saving import whole_file
 from moiety.vlm.floors import accepted_answers
+from moiety.vlm.inline_pictures import InlinePicture
 from moiety.vlm.rows import ROLES, Row, load_rows
 
 SHORT_ANSWER = "Answer with one word or a short phrase."
@@ -49,7 +51,7 @@ def open_choices(source: str | Path, target: str | Path, instruction: str = SHOR
     rows = load_rows([source])
     opened = [open_row(row, instruction) if row.choices else row for row in rows]
     with whole_file(target) as fresh:
-        lines = (json.dumps(row_entry(row), ensure_ascii=False) for row in opened)
+        lines = (_line(row_entry(row)) for row in opened)
         fresh.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     num_opened = sum(bool(row.choices) for row in rows)
     return Opened(num_opened, len(rows) - num_opened)
@@ -96,11 +98,31 @@ def row_entry(row: Row) -> dict[str, Any]:
     listed = {"answers": list(row.answers), "choices": list(row.choices), "type": row.type}
     return {
         "id": row.id,
-        **({"image": list(row.images)} if row.images else {}),
+        **({"image": [_whole(name) for name in row.images]} if row.images else {}),
         "conversations": turns,
         **{key: value for key, value in listed.items() if value},
         **row.extra,
     }
+
+
+def _whole(name: str) -> str:
+    """A picture for a file of rows: its name, or the picture where it stood in the row."""
+    return name.url if isinstance(name, InlinePicture) else name
+
+
+def _line(entry: dict[str, Any]) -> str:
+    """One line of JSON; what tables hold beyond it becomes text, bytes in base64."""
+    text = json.dumps(entry, ensure_ascii=False, default=_plain)
+    return text if text.isascii() or _is_whole(text) else json.dumps(entry, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+
+
+def _is_whole(text: str) -> bool:
+    """Whether UTF-8 can hold a text; half characters of fields that nobody reads stay escaped."""
+    return text.encode("utf-8", "replace").decode() == text
 
 
 def _without_options(row: Row, question: str, instruction: str) -> str:

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moiety.evaluate.identities import identity_of
 from moiety.json_reader import parse_json
+from moiety.vlm.rows import Row
 
 
 class PredictionFile:
     """Answers by row id in a JSON-lines file whose first line names the settings they were made with.
 
-    Lines are written in one piece and flushed to disk. A last line that a killed process left torn is cut off.
+    A line holds the row's id, the fingerprint ``asked`` of what was asked, and the answer; where other rows have the
+    id, too, also the question. An answer to something else under the same id is not taken for this row's. Lines are
+    written in one piece and flushed to disk. A last line that a killed process left torn is cut off.
 
     Args:
         path: The file; made, with its folder, when absent.
         settings: What the answers depend on. A file made with other settings is refused.
+        rows: What is asked, as :func:`moiety.evaluate.identities.told_apart` gives it; None: every line of the file
+            counts, by its id.
 
     Raises:
         ValueError: the file was made with other settings, or a line before the last is not an answer.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path, settings: Mapping[str, Any], rows: Sequence[Row] | None = None) -> None:
         self.path = Path(path)
         self.settings = json.loads(json.dumps(settings))
         self.answers: dict[str, str] = {}
+        self._identities = None if rows is None else {row.id: identity_of(row) for row in rows}
+        self._names: dict[tuple[str, str | None], list[str]] = {}
+        for name, known in (self._identities or {}).items():
+            self._names.setdefault((known.id, known.asked), []).append(name)
+            self._names.setdefault((known.id, None), []).append(name)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         whole = self._read() if self.path.exists() else 0
         with self.path.open("ab") as file:
@@ -37,8 +48,19 @@ class PredictionFile:
 
     def add(self, answers: Mapping[str, str]) -> None:
         """Append answers, row id -> text."""
-        self._write([{"id": name, "prediction": text} for name, text in answers.items()])
+        self._write([{**self._said_of(name), "prediction": text} for name, text in answers.items()])
         self.answers.update(answers)
+
+    def _said_of(self, name: str) -> dict[str, str]:
+        if self._identities is None:
+            return {"id": name}
+        known = self._identities[name]
+        said = {"id": known.id, "asked": known.asked}
+        return said if known.question is None else said | {"question": known.question}
+
+    def _named(self, own: str, asked: str | None) -> list[str]:
+        """The rows of this run that a line answers."""
+        return [own] if self._identities is None else self._names.get((own, asked), [])
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -65,7 +87,13 @@ class PredictionFile:
 
     def _take(self, record: dict[str, Any], number: int) -> None:
         if number > 1:
-            self.answers[record["id"]] = record["prediction"]
+            names = self._named(record["id"], record.get("asked"))
+            if "asked" not in record and len(names) > 1:
+                raise ValueError(
+                    f"{self.path}:{number}: {len(names)} rows have the id {record['id']!r}, and the line does not say "
+                    "which of them it answers; delete the file or choose another one"
+                )
+            self.answers.update(dict.fromkeys(names, record["prediction"]))
             return
         given = record["settings"]
         if given != self.settings:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from moiety.evaluate.identities import told_apart
 from moiety.evaluate.scorers import conflict_counts
 from moiety.evaluate.tasks import TASKS, prior_of, task_of
 from moiety.intervals import Estimate, wilson_interval
@@ -122,7 +123,8 @@ def score_predictions(rows: Sequence[Row], predictions: Mapping[str, str], secon
 
     Args:
         rows: Questions with answers.
-        predictions: Row id -> text; every row needs one.
+        predictions: Row id -> text, every row needs one; rows that share an id are named as by
+            :func:`moiety.evaluate.identities.told_apart`.
         seconds: Passed on to the result.
 
     Raises:
@@ -130,6 +132,7 @@ def score_predictions(rows: Sequence[Row], predictions: Mapping[str, str], secon
     """
     if not rows:
         raise ValueError("no rows to score; give at least one question")
+    rows = told_apart(rows)
     missing = [row.id for row in rows if row.id not in predictions]
     if missing:
         raise ValueError(f"{len(missing)} of {len(rows)} rows have no prediction, first {missing[0]!r}")

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import LogitsProcessorList
 
 from moiety.evaluate.decoding import CONTEXT, HAS_RIVAL, decoding_batch, decoding_with, keywords_of_generate
+from moiety.evaluate.identities import prompt_turns, told_apart
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
 from moiety.evaluate.watch import Watch
@@ -46,7 +47,8 @@ def evaluate_model(
     Args:
         model: A vision-language model, dense or sparse; it is left in the mode it came in.
         processor: Its processor, with a chat template.
-        rows: Questions with answers and distinct ids; a last assistant turn is never shown to the model.
+        rows: Questions with answers; a last assistant turn is never shown to the model. Rows that share an id are told
+            apart by what they ask, see :func:`moiety.evaluate.identities.told_apart`.
         images: Name -> picture.
         batch_size: Questions asked at once.
         max_new_tokens: Longest answer in tokens.
@@ -57,7 +59,7 @@ def evaluate_model(
         watch: Sees every batch, see :mod:`moiety.lens.gather`.
         progress: Called with (answers made, answers asked for) after each batch.
     """
-    started = time.perf_counter()
+    started, rows = time.perf_counter(), told_apart(rows)
     answers = answer_rows(
         *(model, processor, rows, images),
         batch_size=batch_size,
@@ -88,7 +90,7 @@ def answer_rows(
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """What `model` says to each of `rows`, row id -> text; the first half of :func:`evaluate_model`.
+    """What `model` says to each row of :func:`told_apart`, id -> text; the first half of :func:`evaluate_model`.
 
     Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
     asked once; under `blank_image` that is every repetition of a question. An answer that is written stays; where
@@ -99,15 +101,15 @@ def answer_rows(
             The other arguments are those of :func:`evaluate_model`.
 
     Raises:
-        ValueError: no rows, two rows of one id, `predictions` was made with another model or other settings, or
+        ValueError: no rows, one that stands twice, `predictions` was made with another model or other settings, or
             `clamp_alpha` is given for a model without evidence experts.
     """
-    _check_ids(rows)
+    rows = told_apart(rows)
     decoding, progress = decoding or DecodingSettings(), progress or (lambda done, of: None)
     settings: dict[str, Any] = {**_changes(model, decoding, clamp_alpha), **(made_for or {})}
     if predictions is not None or watch is not None:
         settings |= {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
-    written, add = _store(predictions, settings)
+    written, add = _store(predictions, settings, rows)
     with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
         todo = [row for row in rows if row.id not in written or watch.lacks(row)]
         num_done = len(rows) - len(todo)
@@ -178,13 +180,13 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _store(
-    path: str | Path | None, settings: Mapping[str, Any]
+    path: str | Path | None, settings: Mapping[str, Any], rows: Sequence[Row]
 ) -> tuple[dict[str, str], Callable[[Mapping[str, str]], None]]:
     """Answers there are already, row id -> text, and how to add more; without `path` they live in memory."""
     if path is None:
         written: dict[str, str] = {}
         return written, written.update
-    file = PredictionFile(path, settings)
+    file = PredictionFile(path, settings, rows)
     return file.answers, file.add
 
 
@@ -207,18 +209,6 @@ def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | 
     return {**changes, "clamp_alpha": f"{clamp_alpha:g}"}
 
 
-def _check_ids(rows: Sequence[Row]) -> None:
-    if not rows:
-        raise ValueError("no rows to evaluate; give at least one question")
-    seen: dict[str, Row] = {}
-    for row in rows:
-        if row.id in seen:
-            raise ValueError(
-                f"{row.place} has the id of {seen[row.id].place}; answers are kept by id: give each its own"
-            )
-        seen[row.id] = row
-
-
 def _batches(rows: Sequence[Row], images: Pictures, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
     """Batches of groups of rows that get the same answer; alike lengths together, so that little is padded."""
     sizes: dict[str, tuple[int, int]] = {}
@@ -230,17 +220,12 @@ def _batches(rows: Sequence[Row], images: Pictures, batch_size: int, blank_image
 
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
-        turns = tuple((turn.role, turn.text) for turn in _prompt_turns(row))
+        turns = tuple((turn.role, turn.text) for turn in prompt_turns(row))
         groups.setdefault((turns, tuple(shown(name) for name in row.images), row.extra.get(CONTEXT)), []).append(row)
     ordered = sorted(groups.values(), key=lambda same: (len(same[0].images), _num_characters(same[0])))
     for start in range(0, len(ordered), batch_size):
         yield ordered[start : start + batch_size]
 
 
-def _prompt_turns(row: Row) -> Sequence[Any]:
-    turns = row.turns
-    return turns[:-1] if turns and turns[-1].role == "assistant" else turns
-
-
 def _num_characters(row: Row) -> int:
-    return sum(len(turn.text) for turn in _prompt_turns(row))
+    return sum(len(turn.text) for turn in prompt_turns(row))

@@ -15,12 +15,14 @@ from rich.table import Table
 from moiety.config import MoESettings, Recipe, StageSettings, TrainSettings
 from moiety.train.ledger import read_record
 from moiety.train.order import without_weight_bars
+from moiety.train.stage_data import num_silent
 from moiety.train.start import require_files, texts_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images
 from moiety.vlm.parameters import count_parameters, stage_memory
-from moiety.vlm.rows import Row, merge_rows, read_ids, read_rows
+from moiety.vlm.rows import Row, merge_rows, read_rows
 from moiety.vlm.scratch import build_scratch
+from moiety.vlm.skips import skips_of
 from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import local_folder
 
@@ -43,6 +45,7 @@ class StagePlan:
         activated: Parameters one token passes through, for the modality group that uses most.
         gib: Weights, gradients and optimizer in GiB; activations come on top.
         finished: Whether the stage was run already.
+        silent: Rows that teach nothing: without a picture where nothing but tower and projector learns.
     """
 
     name: str
@@ -56,6 +59,7 @@ class StagePlan:
     activated: int
     gib: float
     finished: bool
+    silent: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class TrainingPlan:
             state = "finished" if stage.finished else "to do"
             if stage.unusable:
                 state += f"\n{stage.unusable} bad rows in a sample: run `moiety data check`"
+            if stage.silent:
+                state += f"\n{stage.silent} rows without a picture teach nothing here"
             table.add_row(
                 stage.name, stage.scheme, *(f"{value:,}" for value in numbers), f"{stage.gib:.2f}", learns, state
             )
@@ -121,8 +127,7 @@ def steps_of(train: TrainSettings, num_rows: int, num_ranks: int = 1) -> int:
 def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -> StagePlan:
     moe: MoESettings | None = recipe.moe if stage.sparse else None
     root = Path(recipe.data.root)
-    skip = read_ids(root / recipe.data.skip) if recipe.data.skip else ()
-    rows, _ = read_rows([root / name for name in stage.data], skip)
+    rows, _ = read_rows([root / name for name in stage.data], skips_of(recipe.data))
     if recipe.data.merge_turns if stage.merge_turns is None else stage.merge_turns:
         rows = merge_rows(rows)
     lengths, unusable = _sampled_lengths(rows, recipe, processor)
@@ -146,6 +151,7 @@ def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -
         activated=count.activated,
         gib=stage_memory(count, stage.trains, getattr(torch, recipe.model.dtype)),
         finished=bool(record and record["finished"]),
+        silent=num_silent(rows, stage),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from moiety.groups import ExpertGroups
 from moiety.vlm.check import DataReport, check_files
 from moiety.vlm.data import Collator, ConversationDataset, Encoder
 from moiety.vlm.images import Images
-from moiety.vlm.rows import Row, read_ids
+from moiety.vlm.problems import num_bad
+from moiety.vlm.rows import Row
+from moiety.vlm.skips import skips_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,20 @@ class StageData:
     @property
     def num_skipped(self) -> int:
         """Rows that were left out."""
-        return len({(problem.file, problem.line) for problem in self.report.problems})
+        return num_bad(self.report.problems)
+
+
+def num_silent(rows: Sequence[Row], stage: StageSettings) -> int:
+    """Rows that teach nothing in `stage`: those without a picture where nothing but tower and projector learns.
+
+    Example:
+        >>> from moiety.vlm.rows import Turn
+        >>> alone = StageSettings(name="align", data=["rows.jsonl"], trains=["projector"])
+        >>> num_silent([Row("a", (Turn("user", "Which?"), Turn("assistant", "x")))], alone)
+        1
+    """
+    sees = set(stage.trains) <= {"vision_tower", "projector"}
+    return sum(not row.images for row in rows) if sees else 0
 
 
 def prepare_data(
@@ -99,9 +114,8 @@ def prepare_data(
         processor, images, settings.max_length, settings.labels, token_ids, control=control, spans=True
     )
     merge = settings.merge_turns if stage.merge_turns is None else stage.merge_turns
-    skip = read_ids(root / settings.skip) if settings.skip else frozenset()
     files = [root / name for name in stage.data]
-    report = check_files(files, encoder, merge_turns=merge, seed=seed, groups=groups, skip=skip)
+    report = check_files(files, encoder, merge_turns=merge, seed=seed, groups=groups, skip=skips_of(settings))
     if settings.on_bad_row == "stop":
         report.stop_on_problems()
     data = StageData(ConversationDataset(report.good, encoder), Collator(encoder.pad_token_id), report)
@@ -113,6 +127,15 @@ def prepare_data(
             data.num_skipped,
             report.num_rows,
             shown,
+        )
+    silent = num_silent(report.good, stage)
+    if silent:
+        logger.warning(
+            "stage %r: %d of %d rows have no picture and teach nothing: it trains %s alone; put them into another",
+            stage.name,
+            silent,
+            len(report.good),
+            " and ".join(stage.trains),
         )
     if not report.good:
         raise ValueError(f"stage {stage.name!r} has no usable row in {', '.join(stage.data)} ({report.num_rows} read)")

@@ -10,8 +10,9 @@ from moiety.config import Recipe, StageSettings
 from moiety.saving import whole_folder
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
 from moiety.train.order import without_weight_bars
-from moiety.vlm.rows import read_ids, read_rows
+from moiety.vlm.rows import read_rows
 from moiety.vlm.scratch import build_scratch
+from moiety.vlm.skips import skips_of
 from moiety.vlm.upcycle import local_folder
 
 SCRATCH = "scratch"
@@ -77,7 +78,7 @@ def texts_of(recipe: Recipe) -> Iterator[str]:
     """Every turn of every readable row of all stages, each file once."""
     files = dict.fromkeys(name for stage in recipe.stages for name in stage.data)
     root = Path(recipe.data.root)
-    rows, _ = read_rows([root / name for name in files], read_ids(root / recipe.data.skip) if recipe.data.skip else ())
+    rows, _ = read_rows([root / name for name in files], skips_of(recipe.data))
     for row in rows:
         for turn in row.turns:
             yield turn.text

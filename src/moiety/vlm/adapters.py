@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+
+from moiety.json_reader import parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -33,7 +34,7 @@ def base_of_adapters(path: str | Path) -> str | None:
             )
         raise FileNotFoundError(f"{folder} holds {CONFIG} and no {WEIGHTS}")
     try:
-        base = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        base = parse_json((folder / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{folder / CONFIG} is no JSON object: {error}") from error
     if not base:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,14 @@ from torch import Tensor
 from moiety.groups import ExpertGroups, Modality
 from moiety.vlm.data import IGNORED_LABEL, Encoder
 from moiety.vlm.images import absence
-from moiety.vlm.rows import IMAGE_MARK, BadRows, Problem, Row, merge_rows, read_rows
+from moiety.vlm.problems import BadRows, Problem, place_of, shown
+from moiety.vlm.rows import Row, merge_rows, read_rows
+from moiety.vlm.skips import NO_SKIPS, Skips
+from moiety.vlm.turns import IMAGE_MARK
 
 Progress = Callable[[int, int], None]
+
+_OWN_MARKS = {"image_token": "picture", "video_token": "video", "audio_token": "sound"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class DataReport:
         num_trained: Trained tokens of each good row.
         tokens: Tokens of all good rows by modality name.
         types: Rows by type, before joining; the bad ones included.
+        notes: What is worth knowing and wrong in no row.
     """
 
     num_rows: int
@@ -42,6 +48,7 @@ class DataReport:
     num_trained: tuple[int, ...]
     tokens: dict[str, int]
     types: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     def stop_on_problems(self) -> None:
         """Raise when there is any.
@@ -60,7 +67,7 @@ def check_files(
     merge_turns: bool = False,
     seed: int | None = None,
     groups: ExpertGroups | None = None,
-    skip: Collection[str] = (),
+    skip: Skips = NO_SKIPS,
     on_progress: Progress | None = None,
 ) -> DataReport:
     """Read conversation files and check every row.
@@ -71,7 +78,7 @@ def check_files(
         merge_turns: Check (and return) the rows of one picture joined into one conversation.
         seed: Order of joined rows.
         groups: Expert groups of the scheme; a modality that none of them admits is a problem.
-        skip: Ids of rows that are passed over and not counted.
+        skip: Rows that are passed over and not counted.
         on_progress: Called with (rows done, rows in all).
 
     Raises:
@@ -105,14 +112,16 @@ def faults_of(row: Row, encoder: Encoder) -> list[str]:
         faults.append(f"turns must alternate user, assistant and end with assistant; got {', '.join(roles) or 'none'}")
     if row.num_marks != len(row.images):
         faults.append(f"{row.num_marks} {IMAGE_MARK} marks in the turns of the user, {len(row.images)} pictures")
-    token = getattr(encoder.processor, "image_token", None) or IMAGE_MARK
+    tokens = {getattr(encoder.processor, name, None) or IMAGE_MARK: what for name, what in _OWN_MARKS.items()}
     for number, turn in enumerate(row.turns, start=1):
         if turn.role == "assistant" and not turn.text.strip():
             faults.append(f"turn {number}: the answer is empty")
         if turn.role != "user" and IMAGE_MARK in turn.text:
             faults.append(f"turn {number}: {IMAGE_MARK} stands outside the turns of the user")
-        if token != IMAGE_MARK and token in turn.text:
-            faults.append(f"turn {number}: the text holds this model's picture token {token}; write {IMAGE_MARK}")
+        for token, what in tokens.items():
+            if token != IMAGE_MARK and token in turn.text:
+                remedy = f"write {IMAGE_MARK}" if what == "picture" else "take it out"
+                faults.append(f"turn {number}: the text holds this model's {what} token {token}; {remedy}")
     faults += [absence(name, encoder.images) for name in row.images if name not in encoder.images]
     return faults
 
@@ -175,7 +184,7 @@ def _report(
             if groups is not None:
                 for modality in present:
                     groups.index_of_modality(modality)  # raises when the scheme has no group for it
-        except (FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError) as error:
             found.append(_problem(row, str(error).removeprefix(f"{row.place}: ")))
         else:
             good.append(row)
@@ -185,8 +194,8 @@ def _report(
         if on_progress:
             on_progress(done, len(candidates))
     order = {file: number for number, file in enumerate(dict.fromkeys(row.file for row in rows))}
-    found.sort(key=lambda problem: (order.get(problem.file, len(order)), problem.line))
-    unreadable = {(problem.file, problem.line) for problem in problems} - {(row.file, row.line) for row in rows}
+    found.sort(key=lambda problem: (order.get(problem.file, len(order)), problem.line, problem.column))
+    unreadable = {problem.where for problem in problems} - {row.where for row in rows}
     return DataReport(
         num_rows=len(rows) + len(unreadable),
         problems=tuple(found),
@@ -195,26 +204,51 @@ def _report(
         num_trained=tuple(num_trained),
         tokens={Modality(modality).name.lower(): count for modality, count in sorted(tokens.items())},
         types=dict(Counter(row.type or "untyped" for row in rows)),
+        notes=tuple(_notes(rows)),
     )
 
 
 def _without_faults(rows: Sequence[Row], encoder: Encoder) -> tuple[list[Row], list[Problem]]:
-    """Rows without a fault, and the faults of the others; an id that stands twice is a fault of the later row."""
+    """Rows without a fault, and the faults of the others; a row that stands twice is a fault of the later one."""
     sound, problems = [], []
-    first: dict[str, Row] = {}
+    shared = _shared_ids(rows)
+    first: dict[Hashable, Row] = {}
     for row in rows:
         faults = faults_of(row, encoder)
-        earlier = first.setdefault(row.id, row)
-        if earlier is not row:
-            faults.append(f"the id stands already in {earlier.file}:{earlier.line}")
+        earlier = first.setdefault(_content(row), row) if row.id in shared else row
+        if earlier.where != row.where:  # a file that is named twice shall be read twice
+            faults.append(f"the same row, id and all, stands already in {place_of(*earlier.where)}")
         problems += [_problem(row, fault) for fault in faults]
         if not faults:
             sound.append(row)
     return sound, problems
 
 
+def _shared_ids(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Id -> rows, of the ids that name more than one row."""
+    named: dict[str, dict[tuple[str, int, int], Row]] = {}
+    for row in rows:
+        if row.is_named:
+            named.setdefault(row.id, {}).setdefault(row.where, row)
+    return {name: list(found.values()) for name, found in named.items() if len(found) > 1}
+
+
+def _content(row: Row) -> Hashable:
+    return row.id, row.turns, row.images, row.type, row.answers, row.choices, repr(sorted(row.extra.items()))
+
+
+def _notes(rows: Sequence[Row]) -> Iterable[str]:
+    shared = _shared_ids(rows)
+    if shared:
+        name, found = next(iter(shared.items()))
+        yield (
+            f"{len(shared)} ids stand for {sum(map(len, shared.values()))} rows, for instance {shown(name)} in "
+            f"{' and '.join(place_of(*row.where) for row in found[:2])}; rows are told apart by their place"
+        )
+
+
 def _problem(row: Row, text: str) -> Problem:
-    return Problem(row.file, row.line, row.id, text)
+    return Problem(row.file, row.line, row.id, text, row.column)
 
 
 def _runs(modality_ids: Tensor, trained: Tensor) -> list[tuple[int, int]]:

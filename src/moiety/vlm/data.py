@@ -92,7 +92,7 @@ class Encoder:
 
         Raises:
             FileNotFoundError: a picture is missing.
-            ValueError: marks and pictures differ in number, a picture cannot be decoded, nothing would be trained, or
+            ValueError: marks and pictures differ in number, a picture cannot be read, nothing would be trained, or
                 the row is too long. The text names file, line and id.
         """
         messages = _messages(row, self._pictures(row))
@@ -157,8 +157,10 @@ class Encoder:
             )
         try:
             return [self.images[name] for name in row.images]
-        except (FileNotFoundError, ValueError) as error:
-            raise type(error)(f"{row.place}: {error}") from error
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{row.place}: {error}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{row.place}: {error}") from error
 
     def _tokenise(
         self, messages: list[dict[str, Any]], prompt: bool = False, mask: bool = False

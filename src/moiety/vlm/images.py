@@ -12,6 +12,10 @@ from typing import Protocol
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from moiety.vlm.inline_pictures import InlinePicture
+from moiety.vlm.problems import shown
+
+_LONGEST_NAME = 255
 MOST_PIXELS = 89_478_485
 """Pixels of one picture: where Pillow begins to warn. Four times as much costs more than a GiB to decode."""
 
@@ -53,6 +57,8 @@ class Images:
         self._members = {source: _index_tar(source) for source in self.sources if not _is_folder(source)}
 
     def __contains__(self, name: object) -> bool:
+        if isinstance(name, InlinePicture):
+            return True
         return isinstance(name, str) and next(self._places(name), None) is not None
 
     def __getitem__(self, name: str) -> Image.Image:
@@ -61,7 +67,10 @@ class Images:
         Raises:
             FileNotFoundError: no source holds the name.
             ValueError: the file cannot be decoded.
+            OSError: the file cannot be read.
         """
+        if isinstance(name, InlinePicture):
+            return decode(name.content, repr(str(name)))
         for source, offset, size in self._places(name):
             with open(source, "rb") as file:
                 file.seek(offset)
@@ -70,11 +79,12 @@ class Images:
         places = ", ".join(map(str, self.sources)) or "data.images is empty"
         if self.leads_outside(name):
             raise FileNotFoundError(
-                f"picture {name!r} lies outside of the image sources ({places}); give the folder that holds it, too"
+                f"picture {shown(name)} lies outside of the image sources ({places}); "
+                "give the folder that holds it, too"
             )
         raise FileNotFoundError(
-            f"picture {name!r} is in none of {len(self.sources)} image sources ({places}); names are paths inside a "
-            "folder or a tar"
+            f"picture {shown(name)} is in none of {len(self.sources)} image sources ({places}); "
+            "names are paths inside a folder or a tar"
         )
 
     def leads_outside(self, name: str) -> bool:
@@ -106,8 +116,12 @@ class Images:
 def absence(name: str, pictures: Pictures) -> str:
     """What to say of a picture that is not there."""
     if isinstance(pictures, Images) and pictures.leads_outside(name):
-        return f"picture {name!r} lies outside of the image sources; give the folder that holds it, too"
-    return f"picture {name!r} is missing"
+        return f"picture {shown(name)} lies outside of the image sources; give the folder that holds it, too"
+    if name[:8].lower().startswith(("http://", "https://")):
+        return f"picture {shown(name)} is an address; nothing is fetched: download it and name the file"
+    if len(name) > _LONGEST_NAME:
+        return f"picture {shown(name)} is no file and no picture in base64 that is known"
+    return f"picture {shown(name)} is missing"
 
 
 def _is_roving(name: str) -> bool:

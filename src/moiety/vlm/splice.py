@@ -86,13 +86,17 @@ class TakesModalityIds:
 
 
 class TouchesTower(KeepsOffsets):
-    """Mixin in front of the multimodal base model's class: no rank keeps the others waiting for its pictures."""
+    """Mixin in front of the multimodal base model's class: a step without pictures is a step where only they teach.
+
+    No rank keeps the others waiting for its pictures, and a batch of texts has a gradient, of zeros, where nothing but
+    tower and projector learns.
+    """
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the base model's own forward, plus a zero made from a blank picture where other ranks may need it."""
+        """As the base model's own forward, plus a zero made from a blank picture where that has to be in the graph."""
         kwargs = by_name(original_class(self).forward, args, kwargs)
         outputs = super().forward(input_ids, **kwargs)
-        if self._misses_pictures(kwargs):
+        if self._misses_pictures(kwargs) and (_has_ranks() or not outputs[0].requires_grad):
             touch = touch_tower(self)
             if isinstance(outputs, tuple):
                 return (outputs[0] + touch, *outputs[1:])
@@ -100,18 +104,21 @@ class TouchesTower(KeepsOffsets):
         return outputs
 
     def _misses_pictures(self, kwargs: dict[str, Any]) -> bool:
-        """Whether other ranks may wait for gradients of a tower that this rank does not use in this step."""
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        """Whether this is a step of training that does not use the tower."""
         return (
-            distributed
-            and torch.distributed.get_world_size() > 1
-            and self.training  # type: ignore[attr-defined]
+            self.training  # type: ignore[attr-defined]
             and torch.is_grad_enabled()
             and not brings_pictures(kwargs)
         )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return reduce(self)
+
+
+def _has_ranks() -> bool:
+    """Whether other ranks may wait for gradients of a tower that this one does not use."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return distributed and torch.distributed.get_world_size() > 1
 
 
 class FindsModalityIds(TouchesTower):

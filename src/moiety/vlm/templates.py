@@ -20,6 +20,7 @@ from transformers import AutoProcessor
 from moiety.groups import nearest_name
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.loading import refuse_own_code
+from moiety.vlm.vocabulary import check_vocabulary
 
 _CONTENT = (
     "{%- macro content(message) -%}"
@@ -164,7 +165,8 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
     Raises:
         FileNotFoundError: the folder holds no processor.
         ImportError: the processor needs a package that is not installed (torchvision for most video models).
-        ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers.
+        ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers; or the
+            embedding table of the model has no row for some tokens.
     """
     base = base_of_adapters(folder)
     place = folder if base is None or (Path(folder) / "tokenizer_config.json").is_file() else base
@@ -185,6 +187,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
         raise ValueError(
             f"{folder} holds {type(processor).__name__}, expected the processor of a vision-language model"
         )
+    check_vocabulary(processor.tokenizer, folder, **options)
     if template is not None:
         use_template(processor, template)
     check_template(processor, str(folder), marks)

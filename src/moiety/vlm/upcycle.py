@@ -33,6 +33,7 @@ from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
 from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
 from moiety.vlm.templates import control_ids, load_processor
+from moiety.vlm.vocabulary import check_folder_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -272,13 +273,15 @@ def upcycle_folder(
     Raises:
         FileExistsError: `destination` exists.
         FileNotFoundError: there is no model at `source`.
-        ValueError: `source` is damaged, pickled, quantised or sparse, or the settings do not fit.
+        ValueError: `source` is damaged, pickled, quantised or sparse, its tokenizer has more tokens than its table
+            rows, or the settings do not fit.
     """
     destination = Path(destination)
     if destination.exists() and not overwrite:
         raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
     folder = local_folder(source, revision)
     refuse_quantised(quantised_by(read_config(folder)), str(source))
+    check_folder_vocabulary(folder)
     model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))

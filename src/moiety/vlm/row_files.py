@@ -1,0 +1,217 @@
+"""The entries of conversation files: JSON (one list), JSON lines, and parquet as the Hub has it."""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moiety.json_reader import parse_json
+from moiety.vlm.inline_pictures import of_content
+
+PICTURE_COLUMNS = ("image", "images")
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What stands where a row should be.
+
+    Args:
+        text: What is wrong and what to do.
+        content: The bytes that cannot be read.
+        whole: Nothing behind it can be read either.
+    """
+
+    text: str
+    content: bytes = b""
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of a file: line from 1 (row of a table), column where another entry begins in the same line."""
+
+    line: int
+    value: Any
+    column: int = 0
+
+
+def entries(file: str | Path) -> Iterator[Entry]:
+    """Every entry of one file in order; what is no JSON comes as :class:`Unreadable`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: it is a parquet file, and pyarrow is not installed.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"no conversation file at {path}; a recipe's files are relative to data.root")
+    with path.open("rb") as opened:
+        is_table = opened.read(4) == b"PAR1" or path.suffix == ".parquet"
+    yield from _of_table(path) if is_table else _of_text(path.read_bytes())
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen letters that tell one entry from others, whatever the order of its keys."""
+    if isinstance(value, Unreadable):
+        return hashlib.sha256(value.content).hexdigest()[:16]
+    text = json.dumps(value, sort_keys=True, default=_as_text)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _as_text(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+
+
+def _of_text(content: bytes) -> Iterator[Entry]:
+    encoding = json.detect_encoding(content[:4])  # type: ignore[attr-defined]  # the standard's rule, by the zeros
+    encoding = re.sub("-(?=[lb]e$)", "", encoding)  # as iconv spells it
+    if not encoding.startswith("utf-8"):
+        yield Entry(1, Unreadable(_not_utf8(content, 0, encoding.upper()), content, whole=True))
+        return
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if not content.lstrip().startswith(b"["):
+        yield from _of_lines(content)
+        return
+    try:
+        yield from _of_array(content.decode())
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield Entry(line, Unreadable(_not_utf8(content, error.start), content, whole=True))
+
+
+def _not_utf8(content: bytes, place: int, encoding: str = "") -> str:
+    """One line: the byte, where it stands, and what helps."""
+    likely = encoding or ("CP1252" if re.search(rb"[\x80-\x9f]", content) else "LATIN1")
+    where = f"byte 0x{content[place]:02x} at place {place} is not UTF-8"
+    return f"{where}; the file looks like {likely}: write it anew with `iconv -f {likely} -t UTF-8 FILE > NEW`"
+
+
+def _of_lines(content: bytes) -> Iterator[Entry]:
+    start = 0
+    for line, raw in enumerate(content.split(b"\n"), start=1):
+        value = _of_line(raw, start, content) if raw.strip() else None
+        if line == 1 and isinstance(value, Unreadable) and raw.lstrip().startswith(b"{"):
+            try:  # one object over several lines
+                yield Entry(1, parse_json(content))
+                return
+            except ValueError:
+                pass
+        if raw.strip():
+            yield Entry(line, value)
+        start += len(raw) + 1
+
+
+def _of_line(raw: bytes, start: int, content: bytes) -> Any:
+    try:
+        return parse_json(raw.decode())
+    except UnicodeDecodeError as error:
+        return Unreadable(_not_utf8(content, start + error.start), raw)
+    except json.JSONDecodeError as error:
+        return Unreadable(f"not JSON: {error.msg} (column {error.colno})", raw)
+    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets without end
+        return Unreadable(f"not JSON that can be read: {error}", raw)
+
+
+def _of_array(text: str) -> Iterator[Entry]:
+    """Entries of one JSON array, each with the line it begins on (which ``json.loads`` does not tell)."""
+    try:
+        parse_json(text)
+    except json.JSONDecodeError as error:  # behind a broken entry the rest of an array cannot be found
+        yield Entry(error.lineno, Unreadable(f"not JSON: {error.msg} (column {error.colno})", text.encode(), True))
+        return
+    except (ValueError, RecursionError) as error:
+        yield Entry(1, Unreadable(f"not JSON that can be read: {error}", text.encode(), True))
+        return
+    decoder, gap = json.JSONDecoder(), re.compile(r"[\s,\]]*")
+    position, line, counted, last = text.index("[") + 1, 1, 0, 0
+    while (position := _end_of(gap, text, position)) < len(text):
+        line, counted = line + text.count("\n", counted, position), position
+        column = position - text.rfind("\n", 0, position) if line == last else 0
+        entry, position = decoder.raw_decode(text, position)
+        yield Entry(line, entry, column)
+        last = line
+
+
+def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:
+    matched = pattern.match(text, position)
+    return matched.end() if matched else position
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+def _of_table(path: Path) -> Iterator[Entry]:
+    """Rows of a parquet file; pictures are not kept but read again where they are wanted."""
+    try:
+        from pyarrow import ArrowException
+    except ImportError as error:
+        raise ImportError(f"{path} is a parquet file; to read it: pip install pyarrow") from error
+    number, stamp = 0, _stamp(path)
+    try:
+        with _parquet(path) as file:
+            for group in range(file.num_row_groups):
+                inside = 0
+                for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group]):
+                    for entry in batch.to_pylist():
+                        number += 1
+                        yield Entry(number, _unpacked(entry, (path, stamp, group), inside))
+                        inside += 1
+    except (ArrowException, OSError) as error:
+        text = f"not a whole parquet file ({str(error).splitlines()[0]}); fetch it anew"
+        yield Entry(number + 1, Unreadable(text, whole=True))
+
+
+def _parquet(path: Path) -> Any:
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetFile(path)
+
+
+def _unpacked(entry: dict[str, Any], group: tuple[Path, tuple[int, int], int], row: int) -> dict[str, Any]:
+    """The entry with its pictures as names that find their bytes in the file again."""
+    for column in PICTURE_COLUMNS:
+        value = entry.get(column)
+        listed = value if isinstance(value, list) else [value]
+        named = [
+            of_content(content, _path_in(cell), functools.partial(_cell, *group, column, row, place))
+            if (content := _bytes_in(cell))
+            else cell
+            for place, cell in enumerate(listed)
+        ]
+        if column in entry:
+            entry[column] = named if isinstance(value, list) else named[0]
+    return entry
+
+
+def _bytes_in(cell: Any) -> bytes | None:
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    return content if isinstance(content, bytes) else None
+
+
+def _path_in(cell: Any) -> str:
+    return str(cell.get("path") or "") if isinstance(cell, dict) else ""
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What changes when a file is written anew."""
+    return path.stat().st_mtime_ns, path.stat().st_size
+
+
+def _cell(path: Path, stamp: tuple[int, int], group: int, column: str, row: int, place: int) -> bytes:
+    value = _column(path, stamp, group, column)[row].as_py()
+    return _bytes_in(value[place] if isinstance(value, list) else value) or b""
+
+
+@functools.lru_cache(maxsize=4)
+def _column(path: Path, stamp: tuple[int, int], group: int, column: str) -> Any:
+    """One column of one row group; the groups looked into last are held."""
+    if _stamp(path) != stamp:
+        raise ValueError(f"{path} was written anew since its rows were read; start again")
+    with _parquet(path) as file:
+        return file.read_row_group(group, columns=[column]).column(column)
