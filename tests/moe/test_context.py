@@ -179,8 +179,8 @@ def test_packed_documents_do_not_leak() -> None:
 
 # -- the cache -------------------------------------------------------------------------------------------------------
 PROMPT, TOTAL = 6, 10
-CACHED = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
-"""T17; measured 1.2e-7 and 0."""
+CACHED = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
+"""T17; measured 1.2e-7, and 0 or one step of rounding near 1 (2**-8), by the processor."""
 
 
 def conversation(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

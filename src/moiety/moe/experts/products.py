@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from moiety.moe.grouped_product import grouped_product
+
 
 @dataclass(frozen=True, eq=False)
 class Runs:
@@ -39,7 +41,7 @@ class Runs:
     def multiply(self, rows: Tensor, weight: Tensor) -> Tensor:
         """``rows @ weight.T``: ``(rows, width)``, ``(runs, out, width)`` -> ``(rows, out)``."""
         if self.grouped:
-            return F.grouped_mm(rows, weight.transpose(-2, -1), offs=self.offsets)
+            return grouped_product(rows, weight.transpose(-2, -1), self.offsets)
         out = rows.new_empty(len(rows), weight.shape[1])
         for number, run in self:
             torch.mm(rows[run], weight[number].T, out=out[run])
@@ -49,7 +51,7 @@ class Runs:
         """Add ``rows @ weight.T`` to `out`; the width may be anything."""
         if self.grouped:
             rows, weight = (F.pad(part, (0, -part.shape[-1] % 8)).contiguous() for part in (rows, weight))
-            out.add_(F.grouped_mm(rows, weight.transpose(-2, -1), offs=self.offsets))
+            out.add_(grouped_product(rows, weight.transpose(-2, -1), self.offsets))
             return
         for number, run in self:
             out[run].addmm_(rows[run], weight[number].T)
@@ -58,7 +60,7 @@ class Runs:
         """``grad @ weight``: ``(rows, out)``, ``(runs, out, width)`` -> ``(rows, width)``."""
         width = weight.shape[2]
         if self.grouped:
-            return F.grouped_mm(grad, F.pad(weight, (0, -width % 8)), offs=self.offsets)[:, :width]
+            return grouped_product(grad, F.pad(weight, (0, -width % 8)), self.offsets)[:, :width]
         out = grad.new_empty(len(grad), width)
         for number, run in self:
             torch.mm(grad[run], weight[number], out=out[run])
@@ -69,7 +71,7 @@ class Runs:
         width = right.shape[1]
         if self.grouped:
             right = F.pad(right, (0, -width % 8))
-            return F.grouped_mm(left.transpose(0, 1), right, offs=self.offsets)[:, :, :width]
+            return grouped_product(left.transpose(0, 1), right, self.offsets)[:, :, :width]
         out = left.new_empty(len(self.ends), left.shape[1], width)
         for number, run in self:
             torch.mm(left[run].T, right[run], out=out[number])

@@ -43,7 +43,9 @@ class Share:
     def by_expert(self) -> Plan:
         """The plan with one offset for each expert."""
         last = self.num_sides - 1
-        return Plan(self.plan.slot_of_row, self.plan.row_of_slot, self.plan.offsets[last :: self.num_sides])
+        # a copy: grouped products want stride 1, also where there is one offset only
+        offsets = self.plan.offsets[last :: self.num_sides].clone(memory_format=torch.contiguous_format)
+        return Plan(self.plan.slot_of_row, self.plan.row_of_slot, offsets)
 
     def expert_of_row(self, num_experts: int) -> Int[Tensor, " rows"]:
         """Expert of each sorted row; nobody's row counts with the last."""

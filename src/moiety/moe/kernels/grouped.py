@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from moiety.moe.dispatch import Plan, dispatch, dispatch_weighted
+from moiety.moe.grouped_product import grouped_product
 from moiety.moe.kernels.swiglu import gated, gated_backward
 
 
 def forward(x: Tensor, gate_up_proj: Tensor, down_proj: Tensor, plan: Plan, act: str) -> tuple[Tensor, Tensor]:
     """Pre-activations ``(rows, 2*ffn)`` and unweighted outputs ``(rows, hidden)``; uncomputed rows hold anything."""
-    gate_up = F.grouped_mm(dispatch(x, plan), gate_up_proj.transpose(-2, -1), offs=plan.offsets)
-    y = F.grouped_mm(gated(gate_up, act), down_proj.transpose(-2, -1), offs=plan.offsets)
+    gate_up = grouped_product(dispatch(x, plan), gate_up_proj.transpose(-2, -1), plan.offsets)
+    y = grouped_product(gated(gate_up, act), down_proj.transpose(-2, -1), plan.offsets)
     return gate_up, y
 
 
@@ -32,17 +32,17 @@ def backward(
     `needs` says which of input, gate_up_proj and down_proj want a gradient.
     """
     needs_x, needs_gate_up, needs_down = needs
-    dh = F.grouped_mm(dispatch(dout, plan), down_proj, offs=plan.offsets)
+    dh = grouped_product(dispatch(dout, plan), down_proj, plan.offsets)
     dw = dh.new_empty(len(dh))
     h, d_gate_up = gated_backward(dh, gate_up, act, dw)
     del dh
     d_down = _outer(dispatch_weighted(dout, weights, plan), h, plan) if needs_down else None
     del h
     d_gate_up_proj = _outer(d_gate_up, dispatch_weighted(x, weights, plan), plan) if needs_gate_up else None
-    dx = F.grouped_mm(d_gate_up, gate_up_proj, offs=plan.offsets) if needs_x else None
+    dx = grouped_product(d_gate_up, gate_up_proj, plan.offsets) if needs_x else None
     return dx, dw, d_gate_up_proj, d_down
 
 
 def _outer(left: Tensor, right: Tensor, plan: Plan) -> Tensor:
     """``left.T @ right`` over the rows of each expert: ``(rows, m)``, ``(rows, n)`` -> ``(experts, m, n)``."""
-    return F.grouped_mm(left.transpose(0, 1), right, offs=plan.offsets)
+    return grouped_product(left.transpose(0, 1), right, plan.offsets)
