@@ -15,7 +15,8 @@ from pathlib import Path
 
 from moiety.config import DataSettings
 from moiety.saving import write_atomically
-from moiety.vlm.rows import read_ids, read_rows
+from moiety.vlm.rows import read_rows
+from moiety.vlm.skips import NO_SKIPS, read_skips
 
 MEMORY = ".digests.json"
 ABSENT = "(absent)"
@@ -123,5 +124,5 @@ def _named(file: Path, skip: Path | None) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _names_in(file: Path, skip: Path | None, *stamps: tuple[int, ...]) -> tuple[str, ...]:
-    rows, _ = read_rows([file], read_ids(skip) if skip else ())
+    rows, _ = read_rows([file], read_skips(skip) if skip else NO_SKIPS)
     return tuple(dict.fromkeys(name for row in rows for name in row.images if isinstance(name, str)))

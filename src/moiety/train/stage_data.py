@@ -119,6 +119,15 @@ def prepare_data(
     if settings.on_bad_row == "stop":
         report.stop_on_problems()
     data = StageData(ConversationDataset(report.good, encoder), Collator(encoder.pad_token_id), report)
+    _tell(stage, data)
+    if not report.good:
+        raise ValueError(f"stage {stage.name!r} has no usable row in {', '.join(stage.data)} ({report.num_rows} read)")
+    return data
+
+
+def _tell(stage: StageSettings, data: StageData) -> None:
+    """Warn of rows that are left out, and of rows that teach nothing."""
+    report = data.report
     if data.num_skipped:
         shown = "\n".join(f"  {problem}" for problem in report.problems[:_SHOWN])
         logger.warning(
@@ -137,6 +146,3 @@ def prepare_data(
             len(report.good),
             " and ".join(stage.trains),
         )
-    if not report.good:
-        raise ValueError(f"stage {stage.name!r} has no usable row in {', '.join(stage.data)} ({report.num_rows} read)")
-    return data
