@@ -42,13 +42,20 @@ StrictLoader.add_implicit_resolver(
 )
 
 
-def read_tree(path: str | Path, sections: Iterable[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+EXAMPLE = "moe.top_k=2"
+"""What an override looks like, where a recipe has no example of its own."""
+
+
+def read_tree(
+    path: str | Path, sections: Iterable[str], overrides: Sequence[str] = (), example: str = EXAMPLE
+) -> dict[str, Any]:
     """A recipe file as a nested dict, dotted ``key=value`` overrides applied; nothing is checked yet.
 
     Args:
         path: A YAML file.
         sections: Names of the sections that a recipe of this kind has, for the error text.
         overrides: Texts like ``moe.top_k=2``; numbers and names of entries index lists.
+        example: An override that fits recipes of this kind, for the error text.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -68,7 +75,7 @@ def read_tree(path: str | Path, sections: Iterable[str], overrides: Sequence[str
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} holds {type(tree).__name__}, expected sections: {', '.join(sections)}")
     for override in overrides:
-        apply_override(tree, override)
+        apply_override(tree, override, example)
     return tree
 
 
@@ -84,11 +91,11 @@ def parse_value(text: str) -> Any:
         raise RecipeError(f"{text[:40]!r} is not a YAML value: {error}") from error
 
 
-def apply_override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str, example: str = EXAMPLE) -> None:
     """Set one dotted key of the nested dict `tree`."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"override {override!r} is not of the form key=value, for instance moe.top_k=2")
+        raise RecipeError(f"override {override!r} is not of the form key=value, for instance {example}")
     *path, last = key.strip().split(".")
     node: Any = tree
     for depth, part in enumerate(path):

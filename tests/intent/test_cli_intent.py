@@ -191,6 +191,8 @@ def test_what_cannot_be_used_is_refused(
     model = fitted[1]
     assert "did you mean 'max_epochs'?" in refused("fit", recipe, "model.max_epoch=1")
     assert "was made with other settings: model.max_epochs was 2, is 3" in refused("fit", recipe, "--seeds", "4")
+    assert "is not of the form key=value, for instance model.hidden=64" in refused("fit", recipe, "hidden")
+    assert "for instance target=ui_ternary" in refused("evaluate", model, folder, "--set", "ui_ternary")
     assert "--seeds 'one': expected whole numbers" in refused("fit", recipe, "--seeds", "one")
     assert "no recipe file gone" in refused("fit", "gone")
     assert "conflict.yaml is no recipe for intents (its data has no kind)" in refused("fit", "conflict")

@@ -252,6 +252,7 @@ def test_tables_say_the_same_as_the_records(finished: IntentComparison) -> None:
     assert float(cells[1]) == pytest.approx(100 * finished.estimate("amess", "acc").mean, abs=0.005)
     assert "The best epoch was chosen on 10% of the training rows, whole persons drawn by the seed." in text
     assert "no_sync: without synchronisation" in text
+    assert "Every seed scores the same 2 groups of rows (persons): intervals and verdicts say how much training" in text
 
 
 def test_the_page_needs_nothing_else(finished: IntentComparison) -> None:

@@ -92,12 +92,14 @@ class Job:
         return load_run(self.folder(pair), self.settings(pair))
 
     def _rows(self, dataset: IntentDataset) -> dict[str, int]:
-        """How many rows teach and score; in folds every row does both in turn."""
+        """How many rows teach and score, and how many groups score; in folds every row does both in turn."""
         data = self.recipe.data
         if data.folds is not None:
-            return {"train": len(dataset[data.train]), "score": len(dataset[data.train])}
+            rows = dataset[data.train]
+            return {"train": len(rows), "score": len(rows), "groups": len(set(rows.groups))}
         parts = parts_of(dataset, data, 0)
-        return {"train": len(parts.all_train), "score": len(parts.score)}
+        groups = len(set(parts.score.groups))
+        return {"train": len(parts.all_train), "score": len(parts.score), "groups": groups}
 
     def summary(self) -> IntentComparison:
         """The comparison as it stands, with the results of other processes."""

@@ -67,4 +67,6 @@ class FrameClock:
     def _length(self, frame: Any) -> float:
         if self.stream.type == "audio":
             return frame.samples / frame.sample_rate
+        if frame.duration and frame.time_base:
+            return float(frame.duration * frame.time_base)
         return float(1 / (self.stream.average_rate or self.stream.guessed_rate or 25))

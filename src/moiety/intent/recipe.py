@@ -270,7 +270,7 @@ def load_intent_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Inten
         RecipeError: the file is not YAML, a key is unknown (the nearest one is named) or a value does not fit; every
             problem is listed.
     """
-    return parse_intent_recipe(read_tree(path, IntentRecipe.model_fields, overrides), str(path))
+    return parse_intent_recipe(read_tree(path, IntentRecipe.model_fields, overrides, "model.hidden=64"), str(path))
 
 
 def parse_intent_recipe(tree: dict[str, Any], where: str = "recipe") -> IntentRecipe:

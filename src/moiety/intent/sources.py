@@ -73,7 +73,7 @@ def source_at(path: str | Path, overrides: Sequence[str] = ()) -> IntentDataSett
         raise FileNotFoundError(f"no data at {path}; give a data folder, or a rows file (.jsonl, .csv)")
     tree: dict[str, Any] = {"kind": _kind_of(path), "path": str(path)}
     for override in overrides:
-        apply_override(tree, override)
+        apply_override(tree, override, "target=ui_ternary")
     try:
         return IntentDataSettings.model_validate(tree)
     except ValidationError as error:

@@ -92,6 +92,12 @@ def notes(comparison: IntentComparison) -> list[str]:
     """What each variant is there for, how epochs were chosen, and what the seeds cannot show."""
     variants = comparison.recipe.compare.variants
     found = [comparison.limit] if comparison.limit else []
+    persons = comparison.context.get("rows", {}).get("groups", 0)
+    if persons and not comparison.rests_on_persons and len(comparison.seeds) > 1:
+        found.append(
+            f"Every seed scores the same {persons} groups of rows (persons): intervals and verdicts say how much "
+            "training varies, not what other persons would give; data.folds asks that."
+        )
     found += list(dict.fromkeys(f"{note[0].upper()}{note[1:]}." for run in comparison.runs for note in run.notes))
     found += [f"{name}: {variants[name].note}" for name in comparison.names if name in variants and variants[name].note]
     left_out = {hide: max(run.without_input.get(hide, 0) for run in comparison.runs) for hide in _hides(comparison)}
