@@ -98,6 +98,13 @@ def pope_bundle_of_one_category(folder: Path) -> Right:
     return {"6": "yes", "7": "no"}
 
 
+def pope_bundle_asked_in_one_category(folder: Path) -> Right:
+    pope_repository(folder)
+    lines = [{**line, "category": "popular"} for line in _pope_lines("COCO_val2014_000000000001.jpg")]
+    write_lines(folder / "llava_pope_test.jsonl", lines)
+    return {"1": "yes", "2": "no"}
+
+
 def _pope_hub(category: str) -> list[dict[str, Any]]:
     return [
         {"question_id": str(line["question_id"]), "question": line["text"], "answer": line["label"], "image": SHOWN}
@@ -391,6 +398,7 @@ FREE = (
     Case("pope", pope_gqa, "gqa"),
     Case("pope", pope_mixed, "random, popular"),
     Case("pope", pope_bundle_of_one_category, "random"),
+    Case("pope", pope_bundle_asked_in_one_category, "popular"),
     Case("pope", pope_hub),
     Case("pope", pope_hub_with_a_file_missing, "random, adversarial, 2 of 3 files of test"),
     Case("pope", pope_hub_full, "popular"),

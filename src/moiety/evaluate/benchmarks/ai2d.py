@@ -63,7 +63,7 @@ def read_hub(table: HubTable) -> Questions:
     """The questions of the hub's table; ids are its lines, from 1. Equal pictures are one picture."""
     rows, names = [], dict[str, str]()
     for place, (file, line, entry) in enumerate(table.rows(same=["image"]), start=1):
-        picture = str(entry.get("image#same"))
+        picture = str(entry.get("image#same") or f"{file}:{line}")  # a table without pictures can be scored
         names.setdefault(picture, str(entry.get("image")))
         rows.append(_row(str(place), entry, picture, file, line))
     return Questions(rows, lambda: table.pictures(names))

@@ -246,4 +246,5 @@ MME = Benchmark(
     together=lambda row: row.extra["picture"],
     part=lambda row: row.type,
     portion=parts_by(lambda row: str(row.type), TASKS),
+    folders=("MME_Benchmark_release_version", "MME_Benchmark"),
 )

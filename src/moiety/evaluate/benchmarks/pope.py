@@ -63,13 +63,13 @@ def _labelled(release: Release, world: str, category: str) -> list[Row]:
 
 
 def _joined(labelled: Sequence[Row], path: Readable, folder: Path) -> list[Row]:
-    """The questions of a file of the LLaVA line, in the categories of which there are labels."""
-    by_question = {(row.type, row.images, _bare(row.turns[0].text)): row for row in labelled}
-    categories = {row.type for row in labelled}
+    """The questions of a file of the LLaVA line, in the categories of which there are both questions and labels."""
+    entries = [(line, entry_with(entry, _QUESTION, f"{path}:{line}")) for line, entry in read_lines(path)]
+    both = {row.type for row in labelled} & {entry["category"] for _, entry in entries}
+    by_question = {(row.type, row.images, _bare(row.turns[0].text)): row for row in labelled if row.type in both}
     rows, alone = [], []
-    for line, entry in read_lines(path):
-        entry_with(entry, _QUESTION, f"{path}:{line}")
-        if entry["category"] not in categories:
+    for line, entry in entries:
+        if entry["category"] not in both:
             continue
         key = (entry["category"], (entry["image"],), _bare(entry["text"]))
         row = by_question.pop(key, None)
