@@ -157,3 +157,21 @@ def test_a_prior_that_is_no_answer_is_refused(prior: object) -> None:
     asked = conflict_row("1", "A", prior, choices=("red", "blue"))
     with pytest.raises(ValueError, match=rf"row '1': prior_answer {prior!r} is no answer .*; give one of red, blue or"):
         score_predictions([asked], {"1": "A"})
+
+
+def test_one_name_for_two_kinds_of_questions_is_kept_apart() -> None:
+    rows = [row("1", "B", "quiz", choices=("red", "blue")), row("2", "yes", "quiz"), row("3", "red", "colour")]
+    result = score_predictions(rows, {"1": "\\boxed{B}", "2": "I cannot say", "3": "**Red.**"})
+    assert {name: score.accuracy.mean for name, score in result.types.items()} == {
+        "quiz (choice)": 1,
+        "quiz (yes_no)": 0,
+        "colour": 1,
+    }
+    assert [score.num_unreadable for score in result.types.values()] == [0, 1, None]
+    assert [line["more"].rpartition(", ")[2] for line in result.table()] == [
+        "unreadable 0 of 1",
+        "unreadable 1 of 1",
+        "",
+    ]
+    assert result.to_dict()["types"]["quiz (yes_no)"]["num_unreadable"] == 1
+    assert set(result.to_dict()["rules"]) == {"choice", "yes_no", "exact"}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from moiety.evaluate.benchmarks.files import read_json, read_lines, text_of
 
@@ -180,8 +181,12 @@ def _sheet(path: Path) -> Iterator[AnswerLine]:
         ) from error
     try:
         # formulas are wanted as they were written: an answer that begins with = is stored as one, without a value
-        rows = load_workbook(path, read_only=True, data_only=False).worksheets[0].iter_rows(values_only=True)
-    except (InvalidFileException, OSError, KeyError, ValueError) as error:
+        rows = (
+            load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=False)
+            .worksheets[0]
+            .iter_rows(values_only=True)
+        )
+    except (BadZipFile, InvalidFileException, OSError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no whole spreadsheet ({error!s:.60}); write it anew") from error
     head = ["" if name is None else str(name) for name in next(rows, ())]
     for number, cells in enumerate(rows, start=2):

@@ -49,7 +49,9 @@ def plain(text: str) -> str:
 
 def common_ids(file: AnswerFile) -> list[str]:
     """Keys of ids that every line has."""
-    return [key for key in ID_KEYS if all(isinstance(line.fields.get(key), str | int) for line in file.lines)]
+    return [
+        key for key in (*ID_KEYS, "image") if all(isinstance(line.fields.get(key), str | int) for line in file.lines)
+    ]
 
 
 def spellings(line: AnswerLine, key: str, words: Sequence[str]) -> Iterator[str]:
@@ -59,7 +61,8 @@ def spellings(line: AnswerLine, key: str, words: Sequence[str]) -> Iterator[str]
     if isinstance(turn, int) and turn and name.isdecimal():
         yield str(int(name) + turn * _ROUND)
         return
-    for category in [*categories_in(line), *words]:
+    told = [str(line.fields[one]) for one in _CATEGORY_KEYS if isinstance(line.fields.get(one), str)]
+    for category in [*told, *words]:  # of several at once an id says nothing
         yield f"{category}/{name}"
     yield name
     if key == "question_id":
@@ -80,6 +83,12 @@ def questions_in(line: AnswerLine) -> list[str]:
     """Questions that a line carries; ``text`` is one only where nothing else is, and is the reply of some tools."""
     found = [str(line.fields[key]) for key in QUESTION_KEYS[:-1] if isinstance(line.fields.get(key), str)]
     return [text for text in found if text.strip()]
+
+
+def shown_question(line: AnswerLine) -> str:
+    """The first question of a line for a message: its first line, short."""
+    text = questions_in(line)[0].replace("<image>", "").strip()
+    return f"{text.splitlines()[0]!r:.50}"
 
 
 def categories_in(line: AnswerLine) -> list[str]:

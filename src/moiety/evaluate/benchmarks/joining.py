@@ -22,6 +22,7 @@ from moiety.evaluate.benchmarks.evidence import (
     names_of_row,
     places,
     questions_in,
+    shown_question,
     spellings,
     tails_of_line,
 )
@@ -72,7 +73,7 @@ def join(file: AnswerFile, rows: Sequence[Row], benchmark: str) -> Joined:
                 raise differs or error from None
         other = next(line for line in file.lines if not questions.asking(line))
         raise differs or ValueError(
-            f"{other.place}: {questions_in(other)[0]!r:.60} is no question of {benchmark} in this folder; {known} of "
+            f"{other.place}: {shown_question(other)} is no question of {benchmark} in this folder; {known} of "
             f"{len(file.lines)} lines ask one of its questions: give answers to these questions"
         )
     return Joined(file, [(line, (_named(line),)) for line in file.lines], "by id")
@@ -154,13 +155,13 @@ class _Questions:
                 continue
             if self.asking(line):
                 raise ValueError(
-                    f"{line.place}: {name!r} carries the question {texts[0]!r:.60}, which {benchmark} asks under "
+                    f"{line.place}: {name!r} carries the question {shown_question(line)}, which {benchmark} asks under "
                     "another id: answers and questions are of different versions; fetch both from one place"
                 )
             unknown.append(line)
         if len(unknown) > len(file.lines) / 2:
             raise ValueError(
-                f"{unknown[0].place}: {questions_in(unknown[0])[0]!r:.60} is not the question that {benchmark} asks "
+                f"{unknown[0].place}: {shown_question(unknown[0])} is not the question that {benchmark} asks "
                 f"under this id, and so in {len(unknown)} of {len(file.lines)} lines: these answers belong to other "
                 "questions"
             )
@@ -207,18 +208,13 @@ class _Questions:
     def _in_order(self, file: AnswerFile) -> list[str] | None:
         """Ids in the order of the questions, or of whole categories of them, if every line's question agrees."""
         texts = [{row.id for row in self.asking(line)} for line in file.lines]
-        if len(texts) == len(self.rows) and all(row.id in ids for row, ids in zip(self.rows, texts, strict=True)):
-            whole = [row.id for row in self.rows]
-        else:
-            whole = None
-        parts: dict[str | None, list[Row]] = defaultdict(list)
+        parts: dict[str | None, list[str]] = defaultdict(list)
         for row in self.rows:
-            parts[row.type].append(row)
+            parts[row.type].append(row.id)
         words = [name for name in parts if name and name in file.path.name]
-        if words:
-            parts = {word: parts[word] for word in [max(words, key=len)]}  # type: ignore[assignment]
-        fits = _orders(texts, [[row.id for row in part] for part in parts.values()])
-        return fits[0] if len(fits) == 1 else whole
+        named = [parts[max(words, key=len)]] if words else list(parts.values())
+        whole = [row.id for row in self.rows]
+        return _laid_out(texts, named) or (whole if len(whole) == len(texts) and _asks(texts, whole) else None)
 
 
 def _narrowed(found: Found, wanted: Sequence[Names], names: Mapping[str, Names]) -> Found | None:
@@ -248,19 +244,22 @@ def _ambiguous(file: AnswerFile, found: Found, benchmark: str) -> ValueError:
     raise AssertionError("every line has one question of its own")
 
 
-def _orders(texts: Sequence[set[str]], parts: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Up to two ways to lay whole parts end to end so that every line asks its question."""
-    if not texts:
-        return [[]]
-    found: list[list[str]] = []
-    for place, part in enumerate(parts):
-        head, rest = texts[: len(part)], texts[len(part) :]
-        if len(head) == len(part) and all(name in text for name, text in zip(part, head, strict=True)):
-            tails = _orders(rest, [*parts[:place], *parts[place + 1 :]])
-            found += [[*part, *tail] for tail in tails]
-        if len(found) > 1:
-            break
-    return found[:2]
+def _laid_out(texts: Sequence[set[str]], parts: Sequence[Sequence[str]]) -> list[str] | None:
+    """The one way to lay whole parts end to end so that every line asks its question; None: none, or several."""
+    order: list[str] = []
+    left = list(parts)
+    while len(order) < len(texts):
+        rest = texts[len(order) :]
+        fits = [part for part in left if _asks(rest, part)]
+        if len(fits) != 1:
+            return None
+        left.remove(fits[0])
+        order += fits[0]
+    return order
+
+
+def _asks(texts: Sequence[set[str]], part: Sequence[str]) -> bool:
+    return len(part) <= len(texts) and all(name in text for name, text in zip(part, texts, strict=False))
 
 
 def _one_of_each_category(lines: Sequence[AnswerLine], found: Sequence[Sequence[Row]]) -> bool:

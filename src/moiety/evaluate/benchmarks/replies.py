@@ -43,8 +43,8 @@ _OF_QUESTIONS = frozenset(
         *("question_type", "data_type", "explanation", "analysis", "semantic", "hint"),
     )
 )
-_GOLD_ELSEWHERE = ("pope",)
-"""Benchmarks whose files of questions keep the right answer under another key than ``answer``."""
+_GOLD_IN_ANSWER = ("mmbench", "mme", "gqa", "seed", "ai2d", "mmmu", "cmmmu", "mathvista", "scienceqa")
+"""Benchmarks whose questions come with the right answer under ``answer``."""
 
 
 def replies_of(joined: Joined, rows: Mapping[str, Row], benchmark: str) -> tuple[dict[str, str], str, tuple[str, ...]]:
@@ -134,7 +134,7 @@ def _refuse_questions(joined: Joined, rows: Mapping[str, Row], benchmark: str) -
     lines = [line for line, _ in joined.pairs]
     about = _OF_QUESTIONS.intersection(*(line.fields for line in lines))
     labels = [key for key in LABELS if all(key in line.fields for line in lines)]
-    if about and not labels and benchmark not in _GOLD_ELSEWHERE and _is_gold(joined, rows, ANSWER):
+    if about and not labels and benchmark in _GOLD_IN_ANSWER and _is_gold(joined, rows, ANSWER):
         raise ValueError(
             f"{lines[0].place}: {ANSWER!r} is the right answer in all {len(lines)} lines, beside "
             f"{', '.join(map(repr, sorted(about)[:3]))}: these are the benchmark's questions; give the replies, under "
