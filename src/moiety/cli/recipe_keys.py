@@ -20,8 +20,7 @@ A recipe is one YAML file. Every key it may hold stands here, with its values, i
 key is an error that names the nearest one. On the command line a key is written with dots:
 `moiety train RECIPE.yaml moe.top_k=2 stages.1.train.learning_rate=1e-4`. What the rows hold stands in [rows](rows.md).
 
-This page is made from the sections in the code (`python -c "from moiety.recipe_keys import recipe_page;
-print(recipe_page(), end='')"`); a test holds it equal.
+This page is what `moiety recipes keys` prints, made from the sections in the code; a test holds it equal.
 """
 _NAMES: dict[Any, str] = {str: "text", int: "whole number", float: "number", bool: "true, false", Any: "anything"}
 
@@ -51,7 +50,8 @@ def sections_of(section: type[BaseModel], path: str = "") -> Iterator[tuple[str,
     yield path, section
     for name, field in section.model_fields.items():
         for inner in sections_in(field.annotation):
-            kind = {list: ".N", dict: ".NAME"}.get(get_origin(field.annotation) or type(None), "")
+            origin = get_origin(field.annotation)
+            kind = ".N" if origin is list else ".NAME" if origin is dict else ""
             yield from sections_of(inner, f"{path}.{name}{kind}".lstrip("."))
 
 
