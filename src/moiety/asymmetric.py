@@ -115,7 +115,7 @@ class AsyMoESettings(Section):
     # -- order (cone) loss -------------------------------------------------------------------------------------------
     order_weight: float = Field(0.1, ge=0, description="weight of the entailment-order loss; 0 switches it off")
     order_layers: Literal["mid_and_last", "all"] = Field("mid_and_last", description="sparse layers that it reads")
-    aperture: Literal["meru", "eq15"] = "meru"
+    aperture: Literal["meru", "eq15"] = Field("meru", description="how wide a cone is: as in MERU, or equation 15")
     cone_k: float = Field(0.1, gt=0, le=0.5, description="constant of the aperture")
     eta: float = Field(0.7, gt=0, description="factor on the aperture in pairs that belong together")
     rho0: float | None = Field(None, ge=0, description="radius that points are moved out by; null: from the aperture")

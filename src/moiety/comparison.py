@@ -124,7 +124,9 @@ class CompareSettings(Section):
         default_factory=list,
         description="types of question that contrasts are about, `mean of types` among them; empty: all",
     )
-    seeds: list[int] = Field(default_factory=lambda: [0, 1, 2], min_length=1)
+    seeds: list[int] = Field(
+        default_factory=lambda: [0, 1, 2], min_length=1, description="one run of each scheme for each"
+    )
     tolerance: float = Field(0.02, ge=0, description="largest relative difference of activated parameters")
     keep_models: Literal["all", "first_seed", "none"] = Field(
         "first_seed", description="whose model folders stay on the disk once they are scored"

@@ -47,7 +47,8 @@ class MoESettings(Section):
     mask_rule: Literal["exact", "last_token_as_text"] = Field("exact", description="which token is an image token")
     delimiters_as_vision: Switch = Field(False, description="count image start and end marks as image tokens")
     modality_groups: dict[int, str] = Field(
-        default_factory=lambda: {int(k): v for k, v in DEFAULT_MODALITY_GROUPS.items()}
+        default_factory=lambda: {int(k): v for k, v in DEFAULT_MODALITY_GROUPS.items()},
+        description="modality id (0 text, 1 image, 2 video, 3 audio) -> modality group",
     )
     router_dtype: Literal["model", "float32"] = Field("model", description="precision of the gate product")
     router_init_std: float = Field(0.02, ge=0, description="standard deviation of new gate weights")
@@ -112,16 +113,16 @@ class MoESettings(Section):
 class ScratchSettings(Section):
     """A small vision-language model built from nothing."""
 
-    decoder: Literal["llama", "qwen2", "qwen3", "mistral"] = "qwen2"
+    decoder: Literal["llama", "qwen2", "qwen3", "mistral"] = Field("qwen2", description="family of the decoder")
     vocab: int = Field(1024, ge=64, description="largest vocabulary of the tokenizer trained on the data")
-    hidden: int = Field(192, ge=16)
-    ffn: int = Field(384, ge=16)
-    layers: int = Field(4, ge=1)
-    heads: int = Field(6, ge=1)
-    vision_hidden: int = Field(192, ge=16)
-    vision_ffn: int = Field(384, ge=16)
-    vision_layers: int = Field(4, ge=1)
-    vision_heads: int = Field(6, ge=1)
+    hidden: int = Field(192, ge=16, description="width of the decoder")
+    ffn: int = Field(384, ge=16, description="inner width of its FFN")
+    layers: int = Field(4, ge=1, description="layers of the decoder")
+    heads: int = Field(6, ge=1, description="attention heads of the decoder")
+    vision_hidden: int = Field(192, ge=16, description="width of the vision tower")
+    vision_ffn: int = Field(384, ge=16, description="inner width of its FFN")
+    vision_layers: int = Field(4, ge=1, description="layers of the vision tower")
+    vision_heads: int = Field(6, ge=1, description="attention heads of the vision tower")
     image_size: int = Field(64, ge=8, description="pixels a side")
     patch_size: int = Field(8, ge=2, description="pixels a side of one patch; image_size must be a multiple")
     image_mean: float = Field(
@@ -157,7 +158,7 @@ class ModelSettings(Section):
     template: str | None = Field(
         None, description="chat template with generation marks: plain, vicuna, llama3, chatml, phi3"
     )
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the weights")
 
     @model_validator(mode="after")
     def _one_of(self) -> ModelSettings:
@@ -184,24 +185,24 @@ class DataSettings(Section):
 class TrainSettings(Section):
     """One training run; names and meanings are those of transformers.TrainingArguments."""
 
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
     learning_rates: dict[Part, float] = Field(
         default_factory=dict, description="learning rate by part, over learning_rate"
     )
-    num_train_epochs: float = Field(1.0, gt=0)
+    num_train_epochs: float = Field(1.0, gt=0, description="passes over the rows")
     max_steps: int = Field(-1, description="overrides num_train_epochs when positive")
-    per_device_train_batch_size: int = Field(8, ge=1)
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    warmup_ratio: float = Field(0.03, ge=0, le=1)
-    lr_scheduler_type: str = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, ge=0)
-    bf16: Switch = False
-    gradient_checkpointing: Switch = False
-    logging_steps: int = Field(10, ge=1)
+    per_device_train_batch_size: int = Field(8, ge=1, description="rows of one micro-batch")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches of one optimizer step")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
+    lr_scheduler_type: str = Field("cosine", description="course of the rate: cosine, linear, constant, …")
+    weight_decay: float = Field(0.0, ge=0, description="decay of matrices; norms and biases have none")
+    max_grad_norm: float = Field(1.0, ge=0, description="longer gradients are scaled down to it; 0: never")
+    bf16: Switch = Field(False, description="compute in bfloat16 beside float32 weights")
+    gradient_checkpointing: Switch = Field(False, description="less memory for more time")
+    logging_steps: int = Field(10, ge=1, description="steps between two lines of the log")
     save_steps: int = Field(200, ge=1, description="steps between checkpoints that a stopped run resumes from")
-    save_total_limit: int = Field(2, ge=1)
-    dataloader_num_workers: int = Field(0, ge=0)
+    save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept")
+    dataloader_num_workers: int = Field(0, ge=0, description="processes that encode rows; 0: none beside")
     train_sampling_strategy: Literal["random", "group_by_length"] = Field(
         "random", description="group_by_length puts rows of like length into one batch, which saves padding"
     )
@@ -213,7 +214,7 @@ class TrainSettings(Section):
 class StageSettings(Section):
     """One stage: what learns, from which rows, dense or sparse. It ends as one Hugging Face folder."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the stage and of its folder below output")
     data: list[str] = Field(min_length=1, description="conversation files, relative to data.root")
     trains: list[Part] = Field(min_length=1, description="parts that learn; all others are frozen")
     sparse: Switch = Field(False, description="upcycle to recipe.moe before this stage, unless it is sparse already")
@@ -224,10 +225,10 @@ class StageSettings(Section):
 class Recipe(Section):
     """One YAML file, one command, one row of a results table."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the recipe in tables and reports")
     title: str = Field("", description="what the report of a comparison is called; empty: its name and schemes")
     output: str = Field(description="folder that all results are written below")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="new weights, order of rows, noise")
     model: ModelSettings
     moe: MoESettings = Field(default_factory=MoESettings)
     data: DataSettings = Field(default_factory=DataSettings)

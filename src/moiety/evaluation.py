@@ -82,8 +82,8 @@ class EvaluateSettings(Section):
     """Which questions score the result."""
 
     data: list[str] = Field(default_factory=list, description="conversation files, relative to data.root")
-    batch_size: int = Field(32, ge=1)
-    max_new_tokens: int = Field(16, ge=1)
+    batch_size: int = Field(32, ge=1, description="questions asked at once")
+    max_new_tokens: int = Field(16, ge=1, description="longest answer in tokens")
     limit: int | None = Field(None, ge=1, description="score the first N rows only")
     blank_image: Switch = Field(True, description="also score with blank images: the question-only control")
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)

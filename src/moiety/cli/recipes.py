@@ -10,7 +10,9 @@ import typer
 from moiety.cli.door import CheckFailed, say
 from moiety.cli.screen import show, show_json, table
 
-app = typer.Typer(no_args_is_help=True, help="Recipes that come with moiety: ls, cp, validate.")
+app = typer.Typer(
+    no_args_is_help=True, help="Recipes that come with moiety: ls, cp, validate; what they may hold: keys."
+)
 
 
 def shipped() -> dict[str, Path]:
@@ -142,3 +144,11 @@ def intent_line(name: str, overrides: list[str] | None) -> str:
 
     recipe = load_intent_recipe(find_recipe(name), overrides or ())
     return f"{name}: ok · data {recipe.data.kind} · method {recipe.model.method} · {len(recipe.seeds)} seeds"
+
+
+@app.command("keys")
+def keys() -> None:
+    """Print every key that a recipe may hold, with values, default and meaning (Markdown)."""
+    from moiety.cli.recipe_keys import recipe_page
+
+    typer.echo(recipe_page(), nl=False)

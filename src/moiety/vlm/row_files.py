@@ -71,8 +71,8 @@ def _as_text(value: Any) -> str:
 
 
 def _of_text(content: bytes) -> Iterator[Entry]:
-    encoding: str = json.detect_encoding(content[:4])  # the standard's rule, by the zeros
-    encoding = re.sub("-(?=[lb]e$)", "", encoding)  # as iconv spells it
+    found = json.detect_encoding(content[:4])  # the rule of the standard, by the zeros
+    encoding = re.sub("-(?=[lb]e$)", "", found)  # as iconv spells it
     if not encoding.startswith("utf-8"):
         yield Entry(1, Unreadable(_not_utf8(content, 0, encoding.upper()), content, whole=True))
         return

@@ -23,7 +23,7 @@ ROW_KEYS = {
     "answers": "accepted answers to the last question, a text or a list; without it the last answer counts",
     "choices": "options of a multiple-choice question, in the order A, B, C, …",
     "prior_answer": "what memory alone would say; `evaluate` counts how often a model believes it against the evidence",
-    "context": "passage that the question quotes word for word; `--decoding cad` asks again without it",
+    "context": "passage that the question quotes word for word; decoding `context_aware` asks again without it",
     "answer_box": "where in the first picture the answer stands: left, top, right, bottom in 0..1; read by `ground`",
 }
 """Keys of a row that something reads, and what they mean."""
@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     ),
     "training switches": (
         _NO_WEIGHTS,
-        "mask masked mask_history train_on_input train_on_inputs train_on_prompt ignore_loss",
+        "mask_history train_on_input train_on_inputs train_on_prompt ignore_loss",
     ),
     "preferences": (
         "one answer is learned, pairs are not: keep the answer that is right, take out the key",
