@@ -132,9 +132,9 @@ def _opening(model: Any, history: Mapping[str, Any]) -> str:
     count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
     what = f"A vision-language model of the {_family(model)} architecture, in the form that moiety writes."
     if groups is not None:
-        depth = len(text_decoder(model.base_model).layers)
+        decoder: Any = text_decoder(model.base_model)
         what = (
-            f"A vision-language model of the {_family(model)} architecture. In {len(layers)} of its {depth} decoder "
+            f"A vision-language model of the {_family(model)} architecture. In {len(layers)} of its {len(decoder.layers)} decoder "
             f"layers each token goes to {layers[0].top_k} of the experts open to its modality: {groups.describe()}."
         )
     size = f"It has {count.total:,} parameters, and one token passes through {count.activated:,} of them (activated)."
