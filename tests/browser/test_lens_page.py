@@ -175,3 +175,42 @@ def test_nothing_is_cut_off_sideways(page: Callable[..., Any], one: Path, two: P
         driver = open_at(page, file, "q=2&l=0", (width, 900))
         wide = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert wide[0] <= wide[1]
+
+
+def test_a_single_sparse_layer_has_no_control_without_a_choice_and_no_chart_of_one_point(
+    page: Callable[..., Any], complaints: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    trace = traces.traced(traces.single(), tmp_path / "single.safetensors")
+    file = write_report(tmp_path / "index.html", [trace])
+    for size in ((1280, 900), (500, 900)):
+        driver = open_at(page, file, "q=1", size)
+        assert not driver.find_element("id", "layers").is_displayed()
+        assert driver.find_element("id", "phases").is_displayed(), "there is a decode to choose"
+        assert css(driver, ".lines, .columns") == []
+        assert f"Layer {trace.layers[0]} of 0–{trace.num_layers - 1}, the only sparse one" in (
+            css(driver, ".where")[0].text
+        )
+        part, picture = trace.questions[1].phases["prefill"], trace.questions[1].picture_of >= 0
+        first = part.index[0, picture, 0]
+        most = int(np.bincount(first).max())
+        assert f"{most} of {len(first)} patches were sent to expert " in css(driver, ".found")[0].text
+        cells = [cell.text for cell in css(driver, ".facts td")]
+        entropies = [part.entropy[0, part.group == group].astype(float).mean() for group in (0, 1)]
+        assert [float(value) for value in cells[::3]] == pytest.approx(entropies, abs=0.01)
+        press(driver, "\ue014", "\ue012")
+        assert complaints() == []
+
+
+def test_a_single_layer_beside_a_deep_model_keeps_the_slider_of_the_other(
+    page: Callable[..., Any], complaints: Callable[[], list[str]], both: tuple[SavedTrace, SavedTrace], tmp_path: Path
+) -> None:
+    trace = traces.traced(traces.single(), tmp_path / "single.safetensors")
+    driver = open_at(page, write_report(tmp_path / "index.html", [trace, both[1]]), "q=1")
+    assert driver.find_element("id", "layers").is_displayed()
+    left, right = css(driver, ".panel")
+    assert left.find_elements("css selector", ".lines, .columns") == []
+    assert len(right.find_elements("css selector", ".columns")) == 2
+    tops = [[card.rect["y"] for card in panel.find_elements("css selector", ".seen, .read, .chart")]
+            for panel in (left, right)]  # fmt: skip
+    assert tops[0] == tops[1][: len(tops[0])], "what belongs together stands side by side"
+    assert complaints() == []

@@ -16,6 +16,7 @@ from PIL import Image
 
 from moiety.groups import ExpertGroup
 from moiety.lens import LensReport, SavedTrace, inspect_beside, inspect_traces, page_data
+from moiety.lens.charts import draw_depth
 from moiety.lens.coselection import draw_co_selection
 from moiety.lens.draw import Export, exporting
 from moiety.lens.numbers import RoutingNumbers
@@ -196,6 +197,19 @@ def test_charts_of_a_trace_are_written_for_papers(left: SavedTrace, tmp_path: Pa
         assert "layer" in path.with_suffix(".svg").read_text(), "text stays text"
     with Image.open(tmp_path / "depth.png") as picture:
         assert picture.size == (9 * 40, 3.2 * 40)
+
+
+def test_a_single_layer_is_drawn_as_bars_with_their_values(tmp_path: Path) -> None:
+    trace = traces.traced(traces.single(), tmp_path / "single.safetensors")
+    with exporting(Export("svg", 40)):
+        draw_depth(trace.numbers(), trace.groups, tmp_path / "depth.png")
+    text = (tmp_path / "depth.svg").read_text()
+    numbers = trace.numbers()
+    for phase in numbers.phases:
+        for what in ("normalised_entropy", "inter_share"):
+            for value in numbers.of(phase, what)[0, numbers.of(phase, "tokens")[0] > 0]:
+                assert f"{value:.2f}" in text
+    assert "layer 0, the only sparse one" in text
 
 
 def test_exports_that_cannot_be() -> None:

@@ -38,6 +38,13 @@ def deep() -> Both:
     return ending(upcycle(load(model_folders.dense_folder()), settings)), sparse()[1]
 
 
+@functools.cache
+def single() -> Both:
+    """A model whose first layer alone is sparse."""
+    settings = MoESettings(scheme="moiie", layers=[0], router_init_std=0.5)
+    return ending(upcycle(load(model_folders.dense_folder()), settings)), sparse()[1]
+
+
 def ending(model: Any) -> Any:
     model.generation_config.eos_token_id = ENDS
     return model

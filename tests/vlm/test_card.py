@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from moiety.config import MoESettings
 from moiety.vlm.card import NOT_EVALUATED, Training, add_results, write_card
+from moiety.vlm.model import moe_layers
 from moiety.vlm.parameters import count_parameters
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import FAMILIES
@@ -27,6 +28,12 @@ def test_a_card_says_what_the_model_is(tmp_path: Path) -> None:
     count = count_parameters(model)
     for value in (count.total, count.activated, *count.activated_by_group.values()):
         assert f"{value:,}" in card.text
+    assert "activated by a vision token" not in card.text, "said apart only where modalities differ"
+    head, lead = card.text.strip().split("\n\n")[:2]
+    assert head == "# Llava, moiie experts"
+    assert f"In {len(moe_layers(model))} of its " in lead
+    assert "It was not trained by moiety." in lead
+    assert card.text.index("## Use") < card.text.index("## Results") < card.text.index("## Model")
     assert "vision×1 + inter×2 + text×1" in card.text
     assert re.search(r"differed from the dense model's by \d\.\de-\d\d relative\.", card.text)
     assert NOT_EVALUATED in card.text
@@ -43,6 +50,23 @@ def test_a_folder_of_this_machine_names_no_base_to_others(tmp_path: Path) -> Non
     assert "| base | my-llava |" in card.text
     assert "learned from 12 rows, 3 left out" in card.text
     assert card.text.count("expert 1 starves") == 1
+
+
+def test_a_card_names_no_folder_of_this_machine_and_sets_numbers_to_the_right(tmp_path: Path) -> None:
+    model = upcycle(LLAVA.build(), MoESettings(scheme="moiie"))
+    trained = {"name": "words", "scheme": "dense", "seed": 0, "steps": 1200, "tokens": 5, "trains": ["head"]}
+    model.config.provenance |= {"origin": "scratch", "stages": [trained]}
+    recipe = {"output": "/srv/somebody/runs/out", "data": {"root": "/data/world", "images": ["/data/a.tar", "b.tar"]}}
+    write_card(tmp_path, model, Training(recipe, alarms=["one", "two", "one"]))
+    text = (tmp_path / "README.md").read_text()
+    assert "somebody" not in text
+    assert "/data" not in text
+    for kept in ("output: out", "root: world", "- a.tar", "- b.tar", "| base | built from nothing, see the stages |"):
+        assert kept in text
+    assert "| stage | scheme | seed | steps | tokens | what learned |\n| --- | --- | ---: | ---: | ---: | --- |" in text
+    assert "It was trained in 1 stages: words." not in text
+    assert "It was trained in one stage: words." in text
+    assert "Training warned of:\n\n- one\n- two\n\n" in text
 
 
 def test_results_are_added_and_replaced_by_title(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +68,20 @@ def _share_bars(panel: Axes, numbers: RoutingNumbers, groups: ExpertGroups, phas
 
 
 def draw_depth(numbers: RoutingNumbers, groups: ExpertGroups, path: Path) -> Path:
-    """Entropy of the router and share of the inter-modality experts, layer by layer."""
+    """Entropy of the router and share of the inter-modality experts: lines layer by layer, bars for a single layer."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     sure, common = figure.subplots(1, 2)
-    for phase in numbers.phases:
-        for row, name in enumerate(groups.names):
-            if not numbers.of(phase, "tokens")[:, row].any():
-                continue
-            colour, marker = LINES.get(name, OTHER_LINE)
-            style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": DASHES[phase], "markersize": 5}
-            style["markerfacecolor"] = "white" if phase == "decode" else colour
-            label = f"{name}, {phase}"
-            sure.plot(numbers.layers, numbers.of(phase, "normalised_entropy")[:, row], label=label, **style)
-            common.plot(numbers.layers, numbers.of(phase, "inter_share")[:, row], label=label, **style)
+    drawn = [
+        (phase, row, name)
+        for phase in numbers.phases
+        for row, name in enumerate(groups.names)
+        if numbers.of(phase, "tokens")[:, row].any()
+    ]
+    for panel, what in ((sure, "normalised_entropy"), (common, "inter_share")):
+        if len(numbers.layers) == 1:
+            _bars(panel, numbers, drawn, what)
+        else:
+            _lines(panel, numbers, drawn, what)
     for name in groups.names:
         even = len(set(groups.visible(name)) & set(groups.inter)) / len(groups.visible(name))
         common.axhline(even, color=LINES.get(name, OTHER_LINE)[0], linewidth=0.8, linestyle=":")
@@ -87,11 +89,31 @@ def draw_depth(numbers: RoutingNumbers, groups: ExpertGroups, path: Path) -> Pat
     common.set_title("share of inter-modality experts (dotted: even load)", fontsize=10, loc="left")
     for panel in (sure, common):
         panel.set_ylim(-0.03, 1.05)
-        panel.set_xticks(numbers.layers)
-        panel.set_xlabel("layer")
-        panel.grid(alpha=0.25)
+        panel.grid(axis="y" if len(numbers.layers) == 1 else "both", alpha=0.25)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
     handles, labels = sure.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return save(figure, path)
+
+
+def _lines(panel: Axes, numbers: RoutingNumbers, drawn: Sequence[tuple[str, int, str]], what: str) -> None:
+    for phase, row, name in drawn:
+        colour, marker = LINES.get(name, OTHER_LINE)
+        style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": DASHES[phase], "markersize": 5}
+        style["markerfacecolor"] = "white" if phase == "decode" else colour
+        panel.plot(numbers.layers, numbers.of(phase, what)[:, row], label=f"{name}, {phase}", **style)
+    panel.set_xticks(numbers.layers)
+    panel.set_xlabel("layer")
+
+
+def _bars(panel: Axes, numbers: RoutingNumbers, drawn: Sequence[tuple[str, int, str]], what: str) -> None:
+    """One bar for each phase and modality group of the only sparse layer, with its value."""
+    for place, (phase, row, name) in enumerate(drawn):
+        value = float(numbers.of(phase, what)[0, row])
+        hatch = "//" if phase == "decode" else None
+        panel.bar(place, value, width=0.6, color=LINES.get(name, OTHER_LINE)[0], hatch=hatch, edgecolor="white")
+        panel.text(place, min(value, 0.97) + 0.02, f"{value:.2f}", ha="center", fontsize=8)
+    panel.set_xticks(range(len(drawn)), [f"{name}\n{phase}" for phase, _, name in drawn], fontsize=8)
+    panel.set_xlabel(f"layer {numbers.layers[0]}, the only sparse one")

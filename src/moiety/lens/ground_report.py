@@ -13,8 +13,9 @@ import numpy as np
 
 from moiety.lens.ground import GATES, TAKEN_AWAY, Grounding
 from moiety.lens.hyperbolic import draw_discs, draw_radii
-from moiety.lens.page import html_table, write_page
+from moiety.lens.page import write_page
 from moiety.lens.profiles import draw_profiles
+from moiety.reporting import html_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -137,7 +138,7 @@ def write_ground_report(
         facts=facts,
         groups=found.groups,
         pictures=pictures,
-        table=html_table(list(heads.values()), [[cell_of(row[name]) for name in heads] for row in rows]),
+        table=html_table([list(heads.values()), *([cell_of(row[name]) for name in heads] for row in rows)]),
     )
     report.files.extend([*(path for _, _, path in pictures), table, arrays, report.page])
     return report

@@ -25,6 +25,7 @@ ATTENDED = {
 HOLLOW: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "marker": "o", "markersize": 4, "markerfacecolor": "white"}
 MARKERS = "osD^vP*X"
 COLUMNS = 3
+BAR = 0.16  # width of a bar, in layers
 
 
 def draw_profiles(found: Grounding, path: Path, reference: Grounding | None = None) -> Path:
@@ -106,13 +107,20 @@ def _attention(axes: Axes, found: Grounding, reference: Grounding | None) -> Non
 
 
 def _experts(axes: Axes, found: Grounding, values: np.ndarray, title: str) -> None:
-    """A line for each expert that any text token reached, in its colour; markers tell lines that meet apart."""
+    """A line for each expert that any text token reached, in its colour; markers tell lines that meet apart.
+
+    One sparse layer makes no line: then each expert has a bar there.
+    """
     assert found.groups is not None
-    for expert, colour in enumerate(colours_of(found.groups)):
-        if np.isnan(values[:, expert]).all() or not found.samples["routed"].sum(0)[:, expert].any():
+    reached = found.samples["routed"].sum(0).any(0)
+    shown = [expert for expert in range(len(reached)) if reached[expert] and not np.isnan(values[:, expert]).all()]
+    for place, expert in enumerate(shown):
+        colour, label = colours_of(found.groups)[expert], label_of(found.groups, expert)
+        if len(found.sparse_layers) == 1:
+            at = found.sparse_layers[0] + (place - (len(shown) - 1) / 2) * BAR
+            axes.bar(at, values[0, expert], width=0.9 * BAR, color=colour, label=label)
             continue
         marker = MARKERS[expert % len(MARKERS)]
-        label = label_of(found.groups, expert)
         axes.plot(found.sparse_layers, values[:, expert], color=colour, marker=marker, markersize=5, label=label)
     axes.set_title(title, fontsize=10, loc="left")
     axes.set_ylim(-0.03, 1.05)

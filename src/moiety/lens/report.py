@@ -13,6 +13,7 @@ from typing import Any
 
 from moiety.lens.page_data import page_tree
 from moiety.lens.saved import SavedTrace
+from moiety.reporting import stylesheet
 from moiety.saving import write_atomically
 
 SCRIPTS = ("data.js", "draw.js", "picture.js", "words.js", "charts.js", "panel.js", "main.js")
@@ -47,7 +48,7 @@ def write_report(
 
     page = Template(read("report.html")).substitute(
         title=html.escape(f"Who read what: {' | '.join(trace.scheme for trace in traces)}"),
-        style=read("report.css"),
+        style=stylesheet("palette.css") + read("report.css"),
         data=json_for_page(page_tree(traces, only)),
         sections="".join(map(_section, pictures)),
         table=f"<details><summary>All numbers of the question</summary>{table}</details>" if table else "",
@@ -75,5 +76,6 @@ def _section(section: Section) -> str:
     inside = base64.b64encode(picture.read_bytes()).decode()
     return (
         f'<section class="card"><h2>{html.escape(head)}</h2><p class="soft">{html.escape(text)}</p>'
-        f'<img class="plate" alt="{html.escape(head)}" src="data:image/png;base64,{inside}"></section>'
+        f'<div class="scroll"><img class="plate" alt="{html.escape(head)}" src="data:image/png;base64,{inside}"></div>'
+        "</section>"
     )

@@ -11,14 +11,27 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCardData
 
+from moiety.reporting import counted
 from moiety.saving import write_atomically
 from moiety.vlm.model import groups_of, moe_layers
 from moiety.vlm.parameters import count_parameters
+from moiety.vlm.splice import text_decoder
 
 CARD = "README.md"
 NOT_EVALUATED = (
     "Not evaluated yet: `moiety evaluate FOLDER QUESTIONS.jsonl --images PICTURES --card` adds a table here."
 )
+USE = """## Use
+
+```python
+import moiety.vlm  # makes the model type known to transformers
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("FOLDER")
+processor = AutoProcessor.from_pretrained("FOLDER")
+```
+
+`moiety demo-app FOLDER` opens a page to talk to it, which shows the expert that reads each patch and word."""
 _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
@@ -54,15 +67,15 @@ def write_card(folder: str | Path, model: Any, training: Training | None = None)
     history = getattr(model.config, "provenance", None) or {}
     parts = [
         _front_matter(model, history),
-        f"# {type(model).__name__}, {_scheme(model)}",
-        "Made with moiety: a program that loads it has to `import moiety.vlm` first, then the Auto classes of\n"
-        "transformers know it.",
-        "## Model",
-        _table(("", ""), _facts(model, history)),
-        *_made(history),
-        *([] if training is None else _data(training)),
+        f"# {_family(model)}, {'dense' if _scheme(model) == 'dense' else f'{_scheme(model)} experts'}",
+        _opening(model, history),
+        USE,
         "## Results",
         f"{_BEGIN}\n{NOT_EVALUATED}\n{_END}",
+        "## Model",
+        _table(("property", "value"), _facts(model, history)),
+        *_made(history),
+        *([] if training is None else _data(training)),
     ]
     write_atomically(Path(folder) / CARD, "\n\n".join(parts) + "\n")
 
@@ -109,19 +122,50 @@ def _scheme(model: Any) -> str:
     return str((getattr(model.config, "moe", None) or {}).get("scheme", "dense"))
 
 
+def _family(model: Any) -> str:
+    """The name people know the architecture by, from its class."""
+    return type(model).__name__.removeprefix("Moiety").removesuffix("ForConditionalGeneration")
+
+
+def _opening(model: Any, history: Mapping[str, Any]) -> str:
+    """What it is, how far it was trained, and what nobody knows of it."""
+    count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
+    what = f"A vision-language model of the {_family(model)} architecture, in the form that moiety writes."
+    if groups is not None:
+        decoder: Any = text_decoder(model.base_model)
+        what = (
+            f"A vision-language model of the {_family(model)} architecture. In {len(layers)} of its {len(decoder.layers)} decoder "
+            f"layers each token goes to {layers[0].top_k} of the experts open to its modality: {groups.describe()}."
+        )
+    size = f"It has {count.total:,} parameters, and one token passes through {count.activated:,} of them (activated)."
+    trained = [stage["name"] for stage in history.get("stages") or []]
+    done = (
+        f"It was trained in {counted(len(trained), 'stage')}: {', '.join(trained)}."
+        if trained
+        else "It was not trained by moiety."
+    )
+    return f"{what} {size} {done} Beyond the tables below, nothing was measured."
+
+
 def _facts(model: Any, history: Mapping[str, Any]) -> list[tuple[str, str]]:
     count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
-    upcycled = history.get("upcycled") or {}
-    source = upcycled.get("source") or history.get("origin")
-    facts = [("base", Path(str(source)).name if source else "unknown"), ("scheme", count.scheme)]
+    facts = [("base", _base(history)), ("scheme", count.scheme)]
     if groups is not None:
         chosen = ", ".join(str(layer.layer_index) for layer in layers)
         facts += [("experts of a sparse layer", groups.describe()), ("chosen by a token", str(layers[0].top_k))]
-        facts += [("sparse layers", chosen)]
+        facts += [("sparse layers, counted from 0", chosen)]
     facts += [("parameters", f"{count.total:,}"), ("activated by one token", f"{count.activated:,}")]
-    if len(count.activated_by_group) > 1:
+    if len(set(count.activated_by_group.values())) > 1:
         facts += [(f"activated by a {name} token", f"{value:,}") for name, value in count.activated_by_group.items()]
     return [*facts, ("weights", str(model.dtype).removeprefix("torch."))]
+
+
+def _base(history: Mapping[str, Any]) -> str:
+    """What it started from, without folders of this machine."""
+    if history.get("origin") == "scratch":
+        return "built from nothing, see the stages"
+    source = (history.get("upcycled") or {}).get("source") or history.get("origin")
+    return Path(str(source)).name if source else "unknown"
 
 
 def _made(history: Mapping[str, Any]) -> list[str]:
@@ -153,11 +197,26 @@ def _data(training: Training) -> list[str]:
     parts += [_table(("file", "sha256, first digits"), rows)] if rows else []
     if training.loss is not None:
         parts.append(f"Cross-entropy at the end of training: {training.loss:.4f}.")
-    parts += [f"Alarm in training: {alarm}" for alarm in dict.fromkeys(training.alarms)]
-    recipe = yaml.safe_dump(dict(training.recipe), sort_keys=False, allow_unicode=True, width=120).rstrip()
+    alarms = "\n".join(f"- {alarm}" for alarm in dict.fromkeys(training.alarms))
+    parts += [f"Training warned of:\n\n{alarms}"] if alarms else []
+    recipe = yaml.safe_dump(_portable(dict(training.recipe)), sort_keys=False, allow_unicode=True, width=120).rstrip()
     return [*parts, "## Recipe", f"<details><summary>all settings</summary>\n\n```yaml\n{recipe}\n```\n\n</details>"]
 
 
+def _portable(tree: Any) -> Any:
+    """The same settings with the last name of every folder of this machine alone."""
+    if isinstance(tree, Mapping):
+        return {key: _portable(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_portable(value) for value in tree]
+    return Path(tree).name if isinstance(tree, str) and Path(tree).is_absolute() else tree
+
+
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+    """A Markdown table; a column that holds numbers alone stands to the right."""
+    right = [
+        bool(rows) and all(re.fullmatch(r"[-+−]?[\d.,]+( \[.*\])?|–|", row[n]) for row in rows)
+        for n in range(len(heads))
+    ]
+    lines = [heads, ["---:" if number else "---" for number in right], *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

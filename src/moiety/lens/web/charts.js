@@ -106,6 +106,20 @@ function coSelection(model, layers, place, highlight) {
     make("div", { class: "matrices" }, ...tables));
 }
 
+// -- the router of the only layer, in numbers ------------------------------------------------------------------------
+function routerNow(model, layers, place) {
+  const rows = present(model, layers).map((group) => make("tr", {},
+    make("th", {}, model.groups[group]),
+    make("td", {}, layers[place].entropy[group].toFixed(2)),
+    model.inter.length ? make("td", {}, percent(layers[place].inter[group])) : "",
+    model.inter.length ? make("td", { class: "soft" }, percent(evenShare(model, group))) : ""));
+  const heads = ["", "entropy", ...(model.inter.length ? ["inter-modality share", "if even"] : [])];
+  const table = make("table", { class: "facts" }, make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", {}, head)))), make("tbody", {}, ...rows));
+  return chart(`Router of layer ${model.layers[place]}`, "Entropy 1: undecided between all experts it may choose, 0: sure. Inter-modality experts are open to every modality.", table);
+}
+
+const evenShare = (model, group) => model.visible[group].filter((expert) => model.inter.includes(expert)).length / model.visible[group].length;
+
 // -- lines over depth ------------------------------------------------------------------------------------------------
 function depthLines(model, byPhase, phase, place, choose, name, head, explained, even) {
   const x = (layer) => LEFT + (model.layers[layer] / Math.max(1, model.numLayers - 1)) * (WIDE - LEFT - 12);
@@ -158,6 +172,6 @@ function entropyDepth(model, byPhase, phase, place, choose) {
 function interDepth(model, byPhase, phase, place, choose) {
   if (!model.inter.length) return chart("Inter-modality share over depth", "This scheme has no expert that is open to several modalities.");
   const groups = [...new Set(PHASES.flatMap((one) => (byPhase[one] ? present(model, byPhase[one]) : [])))];
-  const even = groups.map((group) => [group, model.visible[group].filter((expert) => model.inter.includes(expert)).length / model.visible[group].length]);
+  const even = groups.map((group) => [group, evenShare(model, group)]);
   return depthLines(model, byPhase, phase, place, choose, "inter", "Inter-modality share over depth", "Share of choices that went to experts open to every modality. Dotted: an even load.", even);
 }

@@ -90,6 +90,25 @@ function numbersOf(model, question, phase, all) {
     Object.fromEntries(Object.entries(total).map(([name, values]) => [name, values[layer]])));
 }
 
+// Who read most patches and most words first, in a sentence; the words are those of the phase that is shown.
+function readFirst(model, question, phase, layer) {
+  if (!question.phases[phase]) return "";
+  const places = pictureOf(question);
+  const counted = { patches: new Map(), words: new Map() };
+  for (let token = 0; token < question.phases[phase].tokens; token++) {
+    const kind = phase === "prefill" && places[token] >= 0 ? "patches" : "words";
+    const { expert } = choices(question, phase, layer, token).chosen[0];
+    counted[kind].set(expert, (counted[kind].get(expert) ?? 0) + 1);
+  }
+  const parts = Object.entries(counted).flatMap(([kind, of]) => {
+    const all = [...of.values()].reduce((sum, value) => sum + value, 0);
+    if (!all) return [];
+    const [expert, most] = [...of].reduce((best, one) => (one[1] > best[1] ? one : best));
+    return [`${most} of ${all} ${kind} were sent to expert ${model.experts[expert].label} first`];
+  });
+  return `In layer ${model.layers[layer]}, ${parts.join("; ")}.`;
+}
+
 // The layer whose first choices over the picture differ most: the one that is worth seeing first.
 function mostVaried(model) {
   const question = model.questions[0];

@@ -6,7 +6,7 @@ const deepest = models.reduce((best, model) => (model.layers.length > best.layer
 const relative = (model, place) => model.layers[place] / Math.max(1, model.numLayers - 1);
 
 const state = {
-  question: 0, place: mostVaried(deepest), phase: "prefill", all: false, tint: true, label: null,
+  question: 0, place: mostVaried(deepest), deep: deepest.layers.length > 1, phase: "prefill", all: false, tint: true, label: null,
   expertOf: (model) => {
     const expert = model.experts.findIndex((one) => one.label === state.label);
     return expert < 0 ? null : expert;
@@ -96,10 +96,12 @@ models[0].questions.forEach(({ id, question }, number) => {
   const text = `${number + 1}  ${question.length > 90 ? `${question.slice(0, 89)}…` : question}`;
   byId("question").append(make("option", { value: number, title: id }, text));
 });
-byId("question").hidden = byId("previous").hidden = byId("next").hidden = models[0].questions.length === 1;
+// A control that has nothing to choose is not there.
+byId("question").hidden = byId("previous").hidden = byId("next").hidden = byId("question-keys").hidden = models[0].questions.length === 1;
 byId("layer").max = deepest.layers.length - 1;
-byId("layer").disabled = deepest.layers.length === 1;
-byId("all").parentElement.hidden = models.every((model) => model.numQuestions <= 1);
+byId("layers").hidden = byId("layer-keys").hidden = deepest.layers.length === 1;
+byId("phases").hidden = byId("phase-keys").hidden = !models.some((model) => model.totals.decode || model.questions.some(({ phases }) => phases.decode));
+byId("all").parentElement.hidden = byId("all-keys").hidden = models.every((model) => model.numQuestions <= 1);
 byId("note").textContent = TREE.note;
 for (const { name, settings } of [...models].reverse()) {
   const said = Object.entries(settings).map(([key, value]) => `${key}: ${value}`).join(" · ");
@@ -120,7 +122,7 @@ const KEYS = {
   ArrowRight: () => setPlace(state.place + 1),
   n: () => setQuestion(state.question + 1),
   p: () => setQuestion(state.question - 1),
-  d: () => set({ phase: state.phase === "prefill" ? "decode" : "prefill" }),
+  d: () => byId("phases").hidden || set({ phase: state.phase === "prefill" ? "decode" : "prefill" }),
   a: () => byId("all").parentElement.hidden || set({ all: !state.all }),
   t: () => set({ tint: !state.tint }),
   Escape: () => set({ label: null }),

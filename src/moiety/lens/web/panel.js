@@ -12,11 +12,12 @@ function makePanel(model, state, choose) {
   legend.append(...chips);
   const answer = make("p", { class: "answer" });
   const where = make("p", { class: "where" });
+  const found = make("p", { class: "found" });
   const seen = make("section", { class: "card seen" });
   const read = make("section", { class: "card read" });
   const charts = make("div", { class: "charts" });
   const root = make("article", { class: "panel" },
-    make("div", { class: "about" }, make("h2", {}, model.name), make("p", { class: "soft" }, model.scheme), answer, legend, where),
+    make("div", { class: "about" }, make("h2", {}, model.name), make("p", { class: "soft" }, model.scheme), answer, found, legend, where),
     make("div", { class: "sides" }, seen, read), charts);
   let views = [], question = null;
 
@@ -36,11 +37,23 @@ function makePanel(model, state, choose) {
     const highlight = state.expertOf(model);
     chips.forEach((chip, expert) => chip.setAttribute("aria-pressed", String(highlight === expert)));
     const how = state.all ? `all ${model.numQuestions.toLocaleString("en")} questions` : "this question";
-    where.textContent = `Layer ${model.layers[place]} of 0–${model.numLayers - 1}, sparse layer ${place + 1} of ${model.layers.length} · numbers of ${how}, ${SAID[state.phase]}`;
+    const single = model.layers.length === 1;
+    const sparse = single ? "the only sparse one" : `sparse layer ${place + 1} of ${model.layers.length}`;
+    where.textContent = `Layer ${model.layers[place]} of 0–${model.numLayers - 1}, ${sparse} · numbers of ${how}, ${SAID[state.phase]}`;
+    found.textContent = readFirst(model, question, state.phase, place);
     const byPhase = Object.fromEntries(PHASES.map((phase) => [phase, numbersOf(model, question, phase, state.all)]));
     const layers = byPhase[state.phase];
     if (!layers) {
       charts.replaceChildren(chart("No decode", "The answer has a single token, which is never read again."));
+      return;
+    }
+    charts.classList.toggle("few", single);
+    if (single) { // nothing goes over depth; empty places keep the rows of two panels side by side
+      charts.replaceChildren(
+        loadNow(model, layers, place, highlight),
+        coSelection(model, layers, place, highlight),
+        routerNow(model, layers, place),
+        ...(state.deep ? [make("div"), make("div")] : []));
       return;
     }
     charts.replaceChildren(
