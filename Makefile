@@ -1,10 +1,14 @@
-# Every target does its own set-up: a virtual environment, torch first, then moiety.
+# Every target does its own set-up: a virtual environment, the packages of the lock file, torch, then moiety.
 PYTHON ?= python3
 VENV   ?= .venv
-TORCH  ?= torch>=2.10,<2.14
+TORCH  ?= torch==2.13.0
 BIN     = $(VENV)/bin
+UV      = $(VENV)-uv/bin/uv
+ENDS    = --editable ".[dev,lora,parquet,serve,app]"
+# warnings of old and of newest packages are shown, not errors: they are about tomorrow
+DOORS   = -m pytest -q -n 2 -o filterwarnings=default @ends/doors.txt
 
-.PHONY: demo demo-intent test test-browser check format doctest clean
+.PHONY: demo demo-intent test test-browser test-ends test-oldest test-allowed test-newest check format lock clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -24,6 +28,27 @@ test-browser: $(VENV)/.ready  ## what a person sees: app and pages in headless C
 	$(BIN)/python -m pip install --quiet --editable ".[app,browser]"
 	$(BIN)/python -m pytest -q -m browser tests/browser
 
+test-ends: test-oldest test-allowed  ## contracts and one test of each door, with the oldest and newest releases allowed
+
+test-oldest: $(UV)  ## with the oldest release of every dependency that pyproject.toml allows
+	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)-oldest
+	$(UV) pip install --quiet --python $(VENV)-oldest --constraint ends/oldest.txt $(ENDS)
+	$(VENV)-oldest/bin/python $(DOORS)
+
+test-allowed: $(UV)  ## with the newest releases that pyproject.toml allows
+	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)-allowed
+	$(UV) pip install --quiet --python $(VENV)-allowed $(ENDS)
+	$(VENV)-allowed/bin/python $(DOORS)
+
+test-newest: $(UV)  ## with the newest of everything, pre-releases too, whatever is allowed: a table of what breaks
+	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)-newest
+	$(UV) pip install --quiet --python $(VENV)-newest packaging
+	$(VENV)-newest/bin/python ends/newest.py > $(VENV)-newest/wanted.txt
+	$(UV) pip install --quiet --python $(VENV)-newest --prerelease allow --requirement $(VENV)-newest/wanted.txt
+	$(UV) pip install --quiet --python $(VENV)-newest --no-deps --editable .
+	$(VENV)-newest/bin/python $(DOORS) --junit-xml=$(VENV)-newest/found.xml > $(VENV)-newest/said.txt || true
+	$(VENV)-newest/bin/python ends/table.py $(VENV)-newest/found.xml
+
 check: $(VENV)/.ready      ## format, lint, types, floors
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,14 +59,24 @@ format: $(VENV)/.ready     ## rewrite files in house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:           ## remove the virtual environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+# torch is left out, with what its CUDA builds bring: which build of it fits is the machine's affair (decision 0013)
+lock: $(UV)      ## renew requirements.lock: newest releases of everything but torch, with hashes
+	echo "$(TORCH)" | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --constraint - --extra dev pyproject.toml --output-file $(VENV)-uv/all.lock
+	awk '/^[a-z]/ { own = !/^(torch|triton|nvidia-|cuda-)/ } own' $(VENV)-uv/all.lock > requirements.lock
 
-# torch goes in before anything that depends on it, so that its build is the one chosen here
-$(VENV)/.ready: pyproject.toml
+clean:           ## remove the virtual environments and caches
+	rm -rf $(VENV) $(VENV)-* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(UV):
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet "uv>=0.9"
+
+# everything but torch comes from the lock file; torch and what its build needs come last
+$(VENV)/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moiety needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
