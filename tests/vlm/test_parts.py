@@ -93,6 +93,6 @@ def test_what_cannot_be_frozen_is_said(caplog: pytest.LogCaptureFixture) -> None
         freeze(dense, ["projectors"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match=r"nothing would learn: trains=\['router'\], but the model has the parts"):
         freeze(dense, ["router"])
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="moiety"):
         freeze(dense, ["projector", "router", "experts"])
     assert "has no experts, router; passed over" in caplog.text

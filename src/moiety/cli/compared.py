@@ -50,7 +50,7 @@ def show_scores(comparison: Comparison) -> None:
     """Accuracy of every scheme, the mean first; intervals stand in the files."""
     from moiety.compare.sentences import result
     from moiety.compare.summary import MEAN_OF_TYPES
-    from moiety.compare.table import caption, notes
+    from moiety.compare.table import caption, conflict_table, contrast_table, notes
 
     types = [MEAN_OF_TYPES, *comparison.types]
     rows = []
@@ -63,7 +63,11 @@ def show_scores(comparison: Comparison) -> None:
                 rows.append((row.scheme + ", blank image" * blank, seeds, *shown))
     heads = ("scheme", "#seeds", *(f"#{name}" for name in types))
     show(table("accuracy in percent", heads, rows, f"intervals: {comparison.folder / 'table.md'}"))
-    show(parameters(comparison), caption(comparison), *notes(comparison))
+    asked, *answers = contrast_table(comparison)
+    show(*[table("what the recipe asks", asked, answers)] * bool(answers))
+    rates, *lines = conflict_table(comparison)
+    show(*[table("evidence against memory", [*rates[:2], *(f"#{rate}" for rate in rates[2:])], lines)] * bool(lines))
+    show(parameters(comparison), caption(comparison), *notes(comparison, costs=False))
     if text := result(comparison):
         show(text)
 

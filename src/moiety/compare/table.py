@@ -53,14 +53,14 @@ def _seeds(numbers: Sequence[int]) -> str:
     return f"seeds {', '.join(map(str, numbers))}"
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What each variant is there for, what the columns leave open, and what the seeds cannot show."""
+def notes(comparison: Comparison, *, costs: bool = True) -> list[str]:
+    """What each variant is there for, what the seeds cannot show, and what the columns of costs leave open."""
     asked, num_seeds = comparison.asked, len({seed for _, seed in comparison.planned})
     family = len(asked.contrast_types) or len({*comparison.floors, *comparison.types}) + 1
     limit = limit_of(num_seeds, 2.0 ** (1 - num_seeds), family) if asked.contrasts and num_seeds else ""
     found = [f"No contrast can be shown: {limit}; take more seeds or fewer contrast_types."] if limit else []
     found += [f"{row.scheme}: {row.note}" for row in comparison.rows if row.note]
-    if any(row.against_dense is not None for row in comparison.rows):
+    if costs and any(row.against_dense is not None for row in comparison.rows):
         found.append("Activated against dense: of the language model alone, vision tower and projector left out.")
     return found
 

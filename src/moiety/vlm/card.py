@@ -133,10 +133,10 @@ def _opening(model: Any, history: Mapping[str, Any]) -> str:
     what = f"A vision-language model of the {_family(model)} architecture, in the form that moiety writes."
     if groups is not None:
         decoder: Any = text_decoder(model.base_model)
+        depth = len(decoder.layers)
         what = (
-            f"A vision-language model of the {_family(model)} architecture. In {len(layers)} of its "
-            f"{len(decoder.layers)} decoder layers each token goes to "
-            f"{layers[0].top_k} of the experts open to its modality: {groups.describe()}."
+            f"A vision-language model of the {_family(model)} architecture. In {len(layers)} of its {depth} decoder "
+            f"layers each token goes to {layers[0].top_k} of the experts open to its modality: {groups.describe()}."
         )
     size = f"It has {count.total:,} parameters, and one token passes through {count.activated:,} of them (activated)."
     trained = [stage["name"] for stage in history.get("stages") or []]
