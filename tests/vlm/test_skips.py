@@ -71,5 +71,7 @@ def test_ids_by_hand_count_where_they_name_one_row(tmp_path: Path) -> None:
 
 
 def test_no_such_list(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no list of rows at .*gone\.txt; write one with `moiety data check"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no list of row ids at .*gone\.txt; write one with `moiety data check"
+    ):
         read_skips(tmp_path / "gone.txt")

@@ -119,30 +119,29 @@ def prepare_data(
     if settings.on_bad_row == "stop":
         report.stop_on_problems()
     data = StageData(ConversationDataset(report.good, encoder), Collator(encoder.pad_token_id), report)
-    _tell(stage, data)
+    _warn(data, stage)
     if not report.good:
         raise ValueError(f"stage {stage.name!r} has no usable row in {', '.join(stage.data)} ({report.num_rows} read)")
     return data
 
 
-def _tell(stage: StageSettings, data: StageData) -> None:
-    """Warn of rows that are left out, and of rows that teach nothing."""
-    report = data.report
+def _warn(data: StageData, stage: StageSettings) -> None:
+    """Say which rows are left out, and which teach nothing."""
     if data.num_skipped:
-        shown = "\n".join(f"  {problem}" for problem in report.problems[:_SHOWN])
+        shown = "\n".join(f"  {problem}" for problem in data.report.problems[:_SHOWN])
         logger.warning(
             "stage %r: %d of %d rows are bad and skipped (data.on_bad_row: skip), for instance\n%s",
             stage.name,
             data.num_skipped,
-            report.num_rows,
+            data.report.num_rows,
             shown,
         )
-    silent = num_silent(report.good, stage)
+    silent = num_silent(data.report.good, stage)
     if silent:
         logger.warning(
             "stage %r: %d of %d rows have no picture and teach nothing: it trains %s alone; put them into another",
             stage.name,
             silent,
-            len(report.good),
+            len(data.report.good),
             " and ".join(stage.trains),
         )

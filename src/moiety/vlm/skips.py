@@ -83,7 +83,9 @@ def read_skips(path: str | Path) -> Skips:
         FileNotFoundError: there is no such file.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no list of rows at {path}; write one with `moiety data check RECIPE --fix-list FILE`")
+        raise FileNotFoundError(
+            f"no list of row ids at {path}; write one with `moiety data check RECIPE --fix-list FILE`"
+        )
     places, ids = {}, set()
     for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
         found = _LINE.fullmatch(line)
