@@ -30,8 +30,7 @@ from moiety.train.ledger import fingerprint_of
 from moiety.train.plan import plan as plan_training
 from moiety.train.start import start_folder, texts_of
 from moiety.vlm.images import Images
-from moiety.vlm.loading import read_config
-from moiety.vlm.model import load
+from moiety.vlm.model import config_of, load
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.templates import load_processor
@@ -109,7 +108,7 @@ def _prepare(
     runs.mkdir(parents=True, exist_ok=True)
     with FileLock(runs / ".base.lock"):
         base = start_folder(recipe)
-        planned = plan_schemes(recipe, read_config(base), schemes)
+        planned = plan_schemes(recipe, config_of(base), schemes)
         for stage in recipe.stages:
             if not stage.sparse:
                 tell = None if on_progress is None else _named(on_progress, f"base: {stage.name}")
@@ -231,7 +230,7 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _stage_data(job: Job, stage: Any, seed: int) -> StageData:
     """Rows of one stage, encoded once for all schemes of a seed."""
-    recipe, config = job.recipe, read_config(job.base)
+    recipe, config = job.recipe, config_of(job.base)
     processor = load_processor(job.base, recipe.model.template, marks=recipe.data.labels == "assistant")
     tokens = ModalityRule.of(config, recipe.moe).token_ids
     return prepare_data(stage, recipe, processor, seed=seed, groups=resolve(recipe.moe)[1], token_ids=tokens)
@@ -250,10 +249,10 @@ def _drop_models(job: Job, folder: Path, seed: int) -> None:
 def _plan_only(recipe: Recipe, schemes: Sequence[str]) -> list[PlannedScheme]:
     """The plan without a file left behind: a model from nothing is built aside."""
     if recipe.model.scratch is None:
-        return plan_schemes(recipe, read_config(start_folder(recipe)), schemes)
+        return plan_schemes(recipe, config_of(start_folder(recipe)), schemes)
     with tempfile.TemporaryDirectory(prefix="moiety-compare-") as aside:
         build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=recipe.model.template or "plain")
-        return plan_schemes(recipe, read_config(aside), schemes)
+        return plan_schemes(recipe, config_of(aside), schemes)
 
 
 def _dry(recipe: Recipe, schemes: Sequence[str], pairs: Sequence[tuple[str, int]]) -> Comparison:
