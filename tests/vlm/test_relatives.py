@@ -48,7 +48,11 @@ def test_ranks_without_pictures_reach_what_the_others_train(name: str) -> None:
     assert touched == learns - {"lm_head.weight"}
 
 
-ORIGINAL = [{"model_type": "llava_llama"}, {"model_type": "llava_qwen"}, {"model_type": "llava", "mm_vision_tower": "x"}]
+ORIGINAL = [
+    {"model_type": "llava_llama"},
+    {"model_type": "llava_qwen"},
+    {"model_type": "llava", "mm_vision_tower": "x"},
+]
 
 
 @pytest.mark.parametrize("tree", ORIGINAL, ids=str)
