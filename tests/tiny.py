@@ -269,6 +269,63 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def _clip() -> Any:
+    return hf.CLIPVisionConfig(**TOWER, projection_dim=16)
+
+
+def _llava_next() -> Any:
+    return hf.LlavaNextConfig(
+        vision_config=_clip(),
+        text_config=DECODERS["llama"](),
+        image_token_index=IMAGE,
+        image_grid_pinpoints=[[2 * SIDE, SIDE], [SIDE, SIDE]],
+    )
+
+
+def _vipllava() -> Any:
+    return hf.VipLlavaConfig(
+        vision_config=_clip(),
+        text_config=DECODERS["llama"](),
+        image_token_index=IMAGE,
+        image_seq_length=4,
+        vision_feature_layers=[-2, 0],
+    )
+
+
+def _mistral3() -> Any:
+    return hf.Mistral3Config(
+        vision_config=hf.PixtralVisionConfig(**TOWER, head_dim=16),
+        text_config=DECODERS["mistral"](),
+        image_token_index=IMAGE,
+        spatial_merge_size=1,
+    )
+
+
+def _aya() -> Any:
+    return hf.AyaVisionConfig(
+        vision_config=hf.SiglipVisionConfig(**TOWER, vision_use_head=False),
+        text_config=hf.Cohere2Config(**TEXT),
+        image_token_index=IMAGE,
+        downsample_factor=1,
+    )
+
+
+def _sized(number: int) -> dict[str, Tensor]:
+    return {**_flat(number), "image_sizes": torch.full((number, 2), SIDE)}
+
+
+RELATIVES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        Family("llava_next", "LlavaNext" + _CLASS, _llava_next, 10, _tiled),
+        Family("vipllava", "VipLlava" + _CLASS, _vipllava, 4, _flat),
+        Family("mistral3", "Mistral3" + _CLASS, _mistral3, 4, _sized),
+        Family("aya_vision", "AyaVision" + _CLASS, _aya, 4, _flat),
+    )
+}
+"""Families that nothing registers beforehand; they pass a few laws in ``tests/vlm/test_relatives.py``."""
+
+
 def spread_experts(model: Any, seed: int = 0) -> Any:
     """Make experts, gates and context of a freshly upcycled model differ, so that all of them show in the logits."""
     generator = torch.Generator().manual_seed(seed)

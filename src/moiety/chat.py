@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import TextStreamer
 
 from moiety.vlm.data import prompt_batch
-from moiety.vlm.images import open_picture
+from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 HELP = "/image PATH adds a picture to your next question · /reset starts anew · /quit leaves"
@@ -57,7 +57,7 @@ class Conversation:
             OSError: there is no such file, or it cannot be read.
             ValueError: it is not a picture.
         """
-        picture = picture.convert("RGB") if isinstance(picture, Image.Image) else open_picture(picture)
+        picture = as_rgb(picture) if isinstance(picture, Image.Image) else open_picture(picture)
         name = f"picture-{len(self.images)}"
         self.images[name] = picture
         self._waiting.append(name)

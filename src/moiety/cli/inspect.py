@@ -90,11 +90,9 @@ def check_sparse(model: str) -> None:
     Raises:
         ValueError: it is dense.
     """
-    from moiety.vlm.loading import model_type_of, read_config
-    from moiety.vlm.model import register_type
+    from moiety.vlm.model import config_of
 
-    register_type(model_type_of(model))
-    if (getattr(read_config(model), "moe", None) or {"scheme": "dense"})["scheme"] == "dense":
+    if (getattr(config_of(model), "moe", None) or {"scheme": "dense"})["scheme"] == "dense":
         raise ValueError(f"--beside {model} is dense: it has no experts to look at; give a sparse model")
 
 

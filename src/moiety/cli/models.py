@@ -45,13 +45,16 @@ def upcycle(
 
     They do not change, unless experts are narrower than the FFN: then the receipt says so.
     """
+    from moiety.vlm.model import config_of
     from moiety.vlm.parameters import count_parameters
+    from moiety.vlm.quantised import quantised_by, refuse_quantised
     from moiety.vlm.upcycle import upcycle_folder
 
     moe = moe_settings(scheme, experts, top_k, layers, settings)
     if destination.exists() and not (overwrite or dry_run):
         raise FileExistsError(f"{destination} exists; choose another folder or give --overwrite")
     calm_libraries()
+    refuse_quantised(quantised_by(config_of(source)), source)
     dense, sparse = count_parameters(source), count_parameters(source, moe)
     show(count_table(f"{source} as {scheme}", {"dense": dense, scheme: sparse}))
     if moe.scheme == "asymoe":
@@ -179,9 +182,9 @@ def count_table(title: str, columns: dict[str, ParameterCount]) -> Any:
 def show_design(source: Any, settings: MoESettings) -> None:
     """The widths of scheme asymoe, what each part of a layer costs a token, and what each set of experts saves."""
     from moiety.vlm.designs import design_of
-    from moiety.vlm.loading import read_config
+    from moiety.vlm.model import config_of
 
-    design = design_of(read_config(source) if isinstance(source, str) else source, settings)
+    design = design_of(config_of(source) if isinstance(source, str) else source, settings)
     show(table(f"design {design.plan}", ("width", "#"), [list(width) for width in design.widths.items()]))
     parts = [list(part) for part in design.parts.items()]
     show(table("one sparse layer", ("part", "#parameters of one token"), parts))
@@ -217,15 +220,15 @@ def config_and_settings(what: str, overrides: list[str] | None) -> tuple[Any, Mo
     """The config a model folder or a recipe stands for, and the settings it is to be made sparse with."""
     from moiety.cli.data import recipe_processor
     from moiety.cli.recipes import load, shipped
-    from moiety.vlm.loading import read_config
+    from moiety.vlm.model import config_of
     from moiety.vlm.scratch import scratch_model
 
     if Path(what).is_dir() or (not what.endswith((".yaml", ".yml")) and what not in shipped()):
-        return read_config(what), None
+        return config_of(what), None
     recipe = load(what, overrides)
     moe = None if recipe.moe.scheme == "dense" else recipe.moe
     if recipe.model.source is not None:
-        return read_config(recipe.model.source), moe
+        return config_of(recipe.model.source), moe
     return scratch_model(recipe.model.scratch, recipe_processor(recipe), recipe.seed).config, moe
 
 

@@ -10,7 +10,7 @@ from moiety.compare.summary import SchemeRow
 from moiety.compare.variants import UNWIDENED, check_names, meaning_of, settings_for
 from moiety.config import MoESettings, Recipe
 from moiety.vlm.configs import sparse_config
-from moiety.vlm.loading import read_config
+from moiety.vlm.model import config_of
 from moiety.vlm.parameters import ParameterCount, count_parameters
 
 EQUAL = "equal"
@@ -62,7 +62,7 @@ def plan_schemes(recipe: Recipe, config: Any, schemes: Sequence[str]) -> list[Pl
     if recipe.moe.scheme == "dense":
         raise ValueError("moe.scheme is 'dense': a comparison needs a sparse reference, for instance moe.scheme=moiie")
     check_names(recipe, schemes)
-    found = config if hasattr(config, "get_text_config") else read_config(config)
+    found = config if hasattr(config, "get_text_config") else config_of(config)
     dense, reference = count_parameters(found), count_parameters(found, recipe.moe)
     return [_planned(name, recipe, found, dense, reference) for name in schemes]
 

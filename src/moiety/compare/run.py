@@ -32,8 +32,7 @@ from moiety.train.order import without_weight_bars
 from moiety.train.plan import plan as plan_training
 from moiety.train.start import require_files, start_folder, texts_of
 from moiety.vlm.images import Images
-from moiety.vlm.loading import read_config
-from moiety.vlm.model import load
+from moiety.vlm.model import config_of, load
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.templates import load_processor
@@ -112,7 +111,7 @@ def _prepare(
     runs.mkdir(parents=True, exist_ok=True)
     with _alone(runs / ".base.lock", "makes the dense base"), without_weight_bars():
         base = start_folder(recipe)
-        planned = plan_schemes(recipe, read_config(base), schemes)
+        planned = plan_schemes(recipe, config_of(base), schemes)
         for stage in recipe.stages:
             if not stage.sparse:
                 tell = None if on_progress is None else _named(on_progress, f"dense base: {stage.name}")
@@ -248,7 +247,7 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _stage_data(job: Job, stage: Any, seed: int) -> StageData:
     """Rows of one stage, encoded once for all schemes of a seed."""
-    recipe, config = job.recipe, read_config(job.base)
+    recipe, config = job.recipe, config_of(job.base)
     processor = load_processor(job.base, recipe.model.template, marks=recipe.data.labels == "assistant")
     tokens = ModalityRule.of(config, recipe.moe).token_ids
     return prepare_data(stage, recipe, processor, seed=seed, groups=resolve(recipe.moe)[1], token_ids=tokens)
@@ -268,10 +267,10 @@ def _drop_models(job: Job, folder: Path, seed: int) -> None:
 def _plan_only(recipe: Recipe, schemes: Sequence[str]) -> list[PlannedScheme]:
     """The plan without a file left behind: a model from nothing is built aside."""
     if recipe.model.scratch is None:
-        return plan_schemes(recipe, read_config(start_folder(recipe)), schemes)
+        return plan_schemes(recipe, config_of(start_folder(recipe)), schemes)
     with without_weight_bars(), tempfile.TemporaryDirectory(prefix="moiety-compare-") as aside:
         build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=recipe.model.template or "plain")
-        return plan_schemes(recipe, read_config(aside), schemes)
+        return plan_schemes(recipe, config_of(aside), schemes)
 
 
 def _dry(recipe: Recipe, schemes: Sequence[str], pairs: Sequence[tuple[str, int]]) -> Comparison:

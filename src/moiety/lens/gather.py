@@ -25,7 +25,7 @@ from moiety.lens.saved import Decisions, SavedTrace, ShownPicture, TracedQuestio
 from moiety.moe import statistics
 from moiety.moe.statistics import Tally
 from moiety.moe.trace import Routing, RoutingTrace
-from moiety.vlm.images import Pictures
+from moiety.vlm.images import Pictures, as_rgb
 from moiety.vlm.model import groups_of, moe_layers, settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row
 from moiety.vlm.splice import text_decoder
@@ -237,7 +237,8 @@ def pictures_of_batch(
 
 def as_png(picture: Image.Image, largest: int = LARGEST_PICTURE) -> bytes:
     """A picture as PNG, made smaller where a side has more than `largest` pixels."""
-    small = picture.convert("RGB")
+    small = as_rgb(picture)
+    small = small.copy() if small is picture else small
     small.thumbnail((largest, largest))
     content = io.BytesIO()
     small.save(content, "PNG", optimize=True)

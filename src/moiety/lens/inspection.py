@@ -26,7 +26,7 @@ from moiety.lens.report import write_report
 from moiety.lens.saved import SavedTrace, write_trace
 from moiety.lens.trace_reader import read_trace
 from moiety.vlm.data import Encoder
-from moiety.vlm.images import open_picture
+from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.model import settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
@@ -198,7 +198,7 @@ def evidence_pictures(
 
     Question and answer are read once more in one forward, the answer in place.
     """
-    picture = image.convert("RGB") if hasattr(image, "convert") else open_picture(image)
+    picture = as_rgb(image) if isinstance(image, Image.Image) else open_picture(image)
     row = Row(id="inspect", turns=(Turn("user", f"{IMAGE_MARK}\n{seen.question}"),), images=(PICTURE,))
     forced = force(Encoder(processor, {PICTURE: picture}, max_length=0), row, seen.answer)
     with evaluating(model):

@@ -16,7 +16,7 @@ from moiety.evaluate.decoding import keywords_of_generate
 from moiety.groups import ExpertGroups, Modality
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import prompt_batch
-from moiety.vlm.images import open_picture
+from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.model import groups_of, settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
@@ -77,7 +77,7 @@ def observe(
         )
     if not question.strip():
         raise ValueError("the question is empty; ask something about the picture")
-    picture = image.convert("RGB") if isinstance(image, Image.Image) else open_picture(image)
+    picture = as_rgb(image) if isinstance(image, Image.Image) else open_picture(image)
     row = Row(id="inspect", turns=(Turn("user", f"{IMAGE_MARK}\n{question}"),), images=(PICTURE,))
     batch = prompt_batch([row], processor, {PICTURE: picture})
     with recording() as trace:

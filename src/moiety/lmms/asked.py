@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from moiety.evaluate.decoding import keywords_of_generate
 from moiety.evaluate.run import answer_rows, evaluating
 from moiety.vlm.data import prompt_batch
-from moiety.vlm.images import decode, open_picture
+from moiety.vlm.images import as_rgb, decode, open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, parse_row
 
 WITHOUT_MEANING = ("image_aspect_ratio",)
@@ -142,9 +142,7 @@ def _cut(text: str, until: Sequence[str]) -> str:
 
 def _picture(given: Any) -> Image.Image:
     if isinstance(given, Image.Image):
-        if given.has_transparency_data:  # on white, as in a file
-            given = Image.alpha_composite(Image.new("RGBA", given.size, "white"), given.convert("RGBA"))
-        return given.convert("RGB")
+        return as_rgb(given)
     if isinstance(given, bytes):
         return decode(given, "of a task")
     return open_picture(given)

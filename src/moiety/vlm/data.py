@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from moiety.groups import Modality
 from moiety.moe.modality import ids_from_placeholders
-from moiety.vlm.images import Pictures
+from moiety.vlm.images import Pictures, as_rgb
 from moiety.vlm.placeholders import PLACEHOLDERS, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.spans import evidence_mask, image_key, span_ids, span_order
@@ -156,7 +156,7 @@ class Encoder:
                 "; each picture needs one mark"
             )
         try:
-            return [self.images[name] for name in row.images]
+            return [as_rgb(self.images[name]) for name in row.images]
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{row.place}: {error}") from error
         except (OSError, ValueError) as error:

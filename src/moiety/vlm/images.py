@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from moiety.vlm.deep_grey import deep_grey
 from moiety.vlm.inline_pictures import InlinePicture
 from moiety.vlm.problems import shown
 
@@ -149,10 +150,7 @@ def decode(content: bytes, where: str) -> Image.Image:
         ValueError: the bytes are not a whole picture.
     """
     try:
-        image = ImageOps.exif_transpose(_measured(content))
-        if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        return image.convert("RGB")
+        return as_rgb(_measured(content))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises all four
         why = "no format of pictures that is known" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"picture {where} cannot be decoded ({len(content)} bytes): {why}") from error
@@ -169,6 +167,24 @@ def _measured(content: bytes) -> Image.Image:
             "make it smaller"
         )
     return image
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any kind as RGB of 8 bits: turned as its EXIF entry says, transparency on white, deep grey scaled.
+
+    What counts as white is what the format says, 65535 for 16 bits and 1.0 for floats, never the brightest pixel.
+
+    Raises:
+        ValueError: nothing says which value is white: whole numbers of 32 bits, floats outside 0..1.
+    """
+    picture.load()
+    if picture.mode.startswith(("I", "F")):
+        picture = deep_grey(picture)
+    if type(picture) is not Image.Image or picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _is_folder(path: Path) -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from moiety.json_reader import parse_json
@@ -20,7 +21,7 @@ def check_folder(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: `path` looks like a folder and is none, or has no config.json or no weights.
-        ValueError: the weights are pickled.
+        ValueError: the weights are pickled, or the folder has LLaVA's original layout.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -29,6 +30,7 @@ def check_folder(path: str | Path) -> None:
         return
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} has no config.json: it is no Hugging Face model folder")
+    _refuse_original_llava(path)  # before its weights, which are pickled, are told to be converted
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
         if pickled:
@@ -64,6 +66,7 @@ def read_config(path: str | Path) -> Any:
     path = base_of_adapters(path) or path
     check_folder(path)
     check_numbers(_as_written(path), path)
+    _refuse_original_llava(path)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except OSError as error:
@@ -89,6 +92,24 @@ def refuse_own_code(error: Exception, path: str | Path) -> None:
             f"{path} needs Python code of its own (auto_map) to be read, and moiety never runs code of a model folder; "
             "take a model that transformers knows by itself, or convert the folder to such a one"
         ) from error
+
+
+def _refuse_original_llava(path: str | Path) -> None:
+    """Raise where a config is that of LLaVA's own code, which transformers reads wrongly or not at all.
+
+    Raises:
+        ValueError: it is; says where the converted models are.
+    """
+    try:
+        tree, _ = PreTrainedConfig.get_config_dict(path)
+    except (OSError, ValueError):  # whoever reads the config says what is wrong with it
+        return
+    kind = str(tree.get("model_type"))
+    if "mm_vision_tower" in tree or (kind.startswith("llava_") and kind not in CONFIG_MAPPING):
+        raise ValueError(
+            f"{path} has the original LLaVA layout (model type {kind!r}); take the converted folder, for instance "
+            "llava-hf/llava-1.5-7b-hf"
+        )
 
 
 def dense_class(config: Any, path: str | Path) -> Any:
@@ -121,18 +142,26 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
             trust_remote_code=False,
             **options,
         )
-    except ImportError as error:
+    except (ImportError, ValueError, RuntimeError) as error:
         method = quantised_by(read_config(path))
-        if method is None:
+        if method is not None:
+            kind = ImportError if isinstance(error, ImportError) else ValueError
+            why = str(error).strip().partition("\n")[0]
+            raise kind(f"{path} holds quantised weights ({method}), which cannot be read here: {why}") from error
+        if not isinstance(error, RuntimeError):
             raise
-        raise ImportError(f"{path} holds quantised weights ({method}): {str(error).strip().splitlines()[0]}") from error
-    except (SafetensorError, OSError, EOFError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"the weights in {path} cannot be read ({type(error).__name__}: {error}); "
-            "the folder is damaged, copy or make it again"
-        ) from error
+        raise _damaged(path, error) from error
+    except (SafetensorError, OSError, EOFError, KeyError) as error:
+        raise _damaged(path, error) from error
     refuse_partial(report, str(path))
     return model
+
+
+def _damaged(path: str | Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"the weights in {path} cannot be read ({type(error).__name__}: {error}); "
+        "the folder is damaged, copy or make it again"
+    )
 
 
 def refuse_partial(report: Any, where: str) -> None:

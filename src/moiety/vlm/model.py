@@ -254,6 +254,12 @@ def register_type(model_type: str | None) -> None:
         _register(with_moe(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[config]))
 
 
+def config_of(path: str | Path) -> Any:
+    """The config of a model folder or id, of whichever family; see :func:`moiety.vlm.loading.read_config`."""
+    register_type(model_type_of(path))
+    return read_config(path)
+
+
 def register_families() -> None:
     """Register every family of :data:`moiety.vlm.splice.FAMILIES` that this transformers has."""
     for name in FAMILIES:
@@ -322,8 +328,7 @@ def load(
     base = base_of_adapters(path)
     if base is not None:
         return merge_adapters(load(base, dtype, experts_implementation, device), path)
-    register_type(model_type_of(path))
-    config = read_config(path)
+    config = config_of(path)
     if config.model_type.startswith(MODEL_TYPE):
         model = read_model(sparse_class(config), path, config=config, dtype=dtype or "auto")
     else:

@@ -17,9 +17,10 @@ from moiety.config import MoESettings, Part
 from moiety.moe.budget import design_for
 from moiety.moe.routers import resolve
 from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
-from moiety.vlm.loading import dense_class, model_type_of, read_config
-from moiety.vlm.model import moe_layers, register_type, sparse_class
+from moiety.vlm.loading import dense_class
+from moiety.vlm.model import config_of, moe_layers, sparse_class
 from moiety.vlm.parts import part_of
+from moiety.vlm.quantised import quantisation_of
 from moiety.vlm.shapes import decoder_shape
 from moiety.vlm.towers import unread_parameters
 
@@ -53,7 +54,8 @@ def count_parameters(
     """Count the parameters of a model, or of what it would become.
 
     Activated is what one token passes through in each sparse layer, for the dearest set of experts that its modality
-    group can choose, and everything outside them; embeddings, head, tower and projector count in full.
+    group can choose, and everything outside them; embeddings, head, tower and projector count in full, and so do
+    adapters. A quantised model counts as the full one.
 
     Args:
         source: A model, a config of Hugging Face or of ours, or a model folder.
@@ -69,8 +71,9 @@ def count_parameters(
     """
     if convention not in get_args(Convention):
         raise ValueError(f"unknown convention {convention!r}; known: {', '.join(get_args(Convention))}")
-    model = source if isinstance(source, nn.Module) and settings is None else _on_meta(source, settings)
-    base: Any = model.base_model
+    in_memory = isinstance(source, nn.Module) and settings is None and quantisation_of(source) is None
+    model = source if in_memory else _on_meta(source, settings)
+    base: Any = getattr(model, "get_base_model", lambda: model)().base_model  # of peft: its base_model is the adapter
     left_out = unread_parameters(base) if convention == "strict" else set()
     by_part: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
@@ -80,9 +83,9 @@ def count_parameters(
     total = sum(by_part.values())
     groups = groups_of(model)
     names = groups.names if groups else ("all",)
-    layers = [(layer, sum(weight.numel() for weight in layer.parameters())) for layer in moe_layers(model)]
+    layers = moe_layers(model)
     by_group = {
-        name: total - sum(whole - layer.activated_parameters(name) for layer, whole in layers) for name in names
+        name: total - sum(layer.num_parameters - layer.activated_parameters(name) for layer in layers) for name in names
     }
     found = settings_of(model)
     scheme = found.scheme if found else "dense"
@@ -93,8 +96,7 @@ def _on_meta(source: Any, settings: MoESettings | None) -> Any:
     """The model of a config, folder or model, without memory for its weights."""
     config = source.config if isinstance(source, nn.Module) else source
     if not isinstance(config, PreTrainedConfig):
-        register_type(model_type_of(config))  # type: ignore[arg-type]
-        config = read_config(config)  # type: ignore[arg-type]
+        config = config_of(config)  # type: ignore[arg-type]
     sparse = type(config).model_type.startswith(MODEL_TYPE)
     if settings is not None and settings.scheme != "dense":
         if sparse and config.moe["scheme"] != "dense":

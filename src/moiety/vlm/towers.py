@@ -29,7 +29,7 @@ def vision_tower(base: nn.Module) -> nn.Module:
 
 def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
     """The blocks of a tower, or None where they stand under an unknown name."""
-    encoder = getattr(tower, "encoder", tower)
+    encoder = getattr(tower, "encoder", getattr(tower, "transformer", tower))
     for name in ("layers", "layer", "blocks"):
         layers = getattr(encoder, name, None)
         if isinstance(layers, nn.ModuleList):
@@ -40,7 +40,8 @@ def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
 def unread_modules(base: nn.Module) -> list[nn.Module]:
     """Modules of the tower whose output `base` never uses: blocks behind the feature layer, last norm, pooling head."""
     tower = vision_tower(base)
-    selected = getattr(base.config, "vision_feature_layer", None)
+    config: Any = base.config
+    selected = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", None))
     unread = [getattr(tower, name, None) for name in ("head", "pooler")]
     normed = selected == -1 and type(tower).__name__.startswith("InternVL")
     if selected is not None and not normed:
@@ -76,6 +77,18 @@ def blank_picture(base: nn.Module) -> dict[str, Tensor]:
         width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         grid = torch.tensor([[1, merge, merge]], device=where["device"])
         return {"pixel_values": torch.ones(merge * merge, width, **where), "image_grid_thw": grid}
+    if name.startswith("LlavaNext"):  # the whole picture and its tiles, of the grid with the fewest
+        side = config.vision_config.image_size
+        grid = min(config.image_grid_pinpoints, key=lambda grid: grid[0] * grid[1])
+        tiles = 1 + (grid[0] // side) * (grid[1] // side)
+        sizes = torch.tensor([grid], device=where["device"])
+        return {"pixel_values": torch.ones(1, tiles, 3, side, side, **where), "image_sizes": sizes}
+    if (
+        name == "Mistral3Model"
+    ):  # pictures of any size: two by two patches of its projector, as one alone is squeezed away
+        side = 2 * config.vision_config.patch_size * config.spatial_merge_size
+        sizes = torch.tensor([[side, side]], device=where["device"])
+        return {"pixel_values": torch.ones(1, 3, side, side, **where), "image_sizes": sizes}
     size = config.vision_config.image_size
     height, width = (size, size) if isinstance(size, int) else size
     if name == "LlavaOnevisionModel":  # two pictures of one row are not cut into tiles, one is

@@ -28,8 +28,7 @@ from moiety.moe.routers import resolve
 from moiety.saving import whole_folder
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
-from moiety.vlm.loading import read_config
-from moiety.vlm.model import adopt, groups_of, load, moe_layers, settings_of
+from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
 from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
 from moiety.vlm.templates import control_ids, load_processor
@@ -280,7 +279,7 @@ def upcycle_folder(
     if destination.exists() and not overwrite:
         raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
     folder = local_folder(source, revision)
-    refuse_quantised(quantised_by(read_config(folder)), str(source))
+    refuse_quantised(quantised_by(config_of(folder)), str(source))
     check_folder_vocabulary(folder)
     model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
     history = model.config.provenance["upcycled"]
