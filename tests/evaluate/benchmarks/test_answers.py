@@ -289,9 +289,7 @@ def test_tables_of_vlmevalkit(make: Make) -> None:
         quoted = "\n".join(sign.join(f'"{cell}"' for cell in line) for line in (head, *cells))
         score = pope.score(pope.file(f"a{suffix}", quoted))
         assert score.headline[1] == 100
-        assert score.notes[0].startswith(
-            "answers: table of VLMEvalKit, reply under 'prediction', joined by question and "
-        )
+        assert score.notes[0].startswith("answers: table of VLMEvalKit, reply under 'prediction', joined by question")
     assert pope.score(pope.file("a.json", json.dumps(table))).headline[1] == 100
     columns = {name: {str(n): line[name] for n, line in enumerate(table)} for name in head}
     assert pope.score(pope.file("b.json", json.dumps(columns))).headline[1] == 100

@@ -148,7 +148,9 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     read_as = RULES[rule]
     correct = {row.id: float(read_as(answers[row.id], row.choices) == row.extra["answer"]) for row in rows}
     places = (read_as(answers[row.id], row.choices) for row in rows)
-    unread = sum(place not in map(str, range(len(row.choices))) for place, row in zip(places, rows, strict=True))
+    unread = sum(
+        place not in [str(n) for n in range(len(row.choices))] for place, row in zip(places, rows, strict=True)
+    )
     return mean_score("ai2d", rule, "accuracy", correct, unread=unread)
 
 

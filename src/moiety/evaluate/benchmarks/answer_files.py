@@ -222,7 +222,7 @@ def _columns(path: Path) -> Iterator[AnswerLine]:
 def _sample(line: AnswerLine) -> AnswerLine:
     """A sample with the fields of its document, and what the model wrote before any filter."""
     fields = line.fields
-    document = fields.get("doc") if isinstance(fields.get("doc"), Mapping) else {}
+    document: Mapping[str, Any] = fields["doc"] if isinstance(fields.get("doc"), Mapping) else {}
     written = fields.get("resps") or fields.get("filtered_resps")
     texts = set(map(str, _leaves(written)))
     if len(texts) > 1:

@@ -119,8 +119,10 @@ def is_read(text: str, wanted: Wanted) -> bool:
     """Whether our rule finds what is wanted in a text, an option, a number or a list."""
     if wanted.choices:
         return _named_option(text, wanted.choices) is not None
-    found = {"list": _LIST.findall, "integer": numbers_in, "float": numbers_in, "text": str.strip}
-    return bool(found[wanted.answer_type](stated_answer(text)))
+    said = stated_answer(text)
+    if wanted.answer_type == "list":
+        return bool(_LIST.findall(said))
+    return bool(numbers_in(said) if wanted.answer_type in ("integer", "float") else said.strip())
 
 
 def _named_option(text: str, choices: Sequence[str]) -> str | None:
