@@ -42,6 +42,8 @@ _OPTIONS = {
     "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,mp3,aac,wav,w64,flac,aiff,amr,3gp,ivf,gif",
     "protocol_whitelist": "file",
 }
+# PyAV 19 takes titles in any letters, and no keyword for them
+_TITLES: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +225,7 @@ def _opened(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[A
         check_file(path)
         check_whole(path)
         # titles and comments are no concern here, in whatever letters they are written
-        with av.open(str(path), options=dict(_OPTIONS), metadata_errors="replace") as container:
+        with av.open(str(path), options=dict(_OPTIONS), **_TITLES) as container:
             _check_streams(container, path.stat().st_size)
             _check_cut(container.duration / av.time_base if container.duration else None, start_s, end_s)
             yield container, (container.start_time or 0) / av.time_base
