@@ -322,6 +322,6 @@ def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, 
 def _places(path: Path, channels: int) -> list[str]:
     """Where each channel of a wav or flac belongs; soundfile does not tell."""
     if channels > 2:
-        with av.open(str(path), options=dict(_OPTIONS), metadata_errors="replace") as container:
+        with av.open(str(path), options=dict(_OPTIONS), **_TITLES) as container:
             return [channel.name for channel in container.streams.audio[0].layout.channels]
     return ["NONE"] * channels
