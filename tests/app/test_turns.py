@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from moiety.app.session import ANSWERING, CLOSING, Said, Session
 from moiety.app.turns import Ended, Turns
 from tests import model_folders
+from tests.tiny import FAMILIES, sparse
 
 
 def two_sessions() -> tuple[Session, Session]:
@@ -65,30 +67,39 @@ def test_answers_in_turns_are_those_of_answers_alone() -> None:
         assert all(now.phases["decode"][layer].index.equal(seen.phases["decode"][layer].index) for layer in seen.layers)
 
 
-def test_what_a_model_keeps_on_a_module_goes_with_the_answer() -> None:
-    model = nn.Sequential(nn.Module())
-    turns, inner, first_is_in = Turns(model), model[0], threading.Event()
-    found: list[Any] = []
-    inner.rope_deltas = None
+class HandsOn(StoppingCriteria):
+    """Hands the model on after each token."""
 
-    def answer(mark: str) -> None:
+    def __init__(self, hand_on: Callable[[], None]) -> None:
+        self.hand_on = hand_on
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        self.hand_on()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_answers_about_different_pictures_keep_their_positions(name: str) -> None:
+    """These families leave the offset of their last picture on a module."""
+    family, model = FAMILIES[name], sparse(name)
+    turns, said = Turns(model), dict[str, Any]()
+    prompts = {text: family.batch(text) for text in ("tIt", "tttt", "IIt")}
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    alone = {text: model.generate(**prompt, **options) for text, prompt in prompts.items()}
+    together = threading.Barrier(len(prompts))
+
+    def answer(text: str) -> None:
+        together.wait(10)
         with turns.taken() as hand_on:
-            for step in range(3):
-                inner.rope_deltas = f"{mark}{step}"
-                first_is_in.set()
-                while mark == "a" and step == 0 and len(turns._line) < 2:
-                    time.sleep(0.001)
-                hand_on()
-                found.append((mark, step, inner.rope_deltas))
+            criteria = StoppingCriteriaList([HandsOn(hand_on)])
+            said[text] = model.generate(**prompts[text], **options, stopping_criteria=criteria)
 
-    threads = [threading.Thread(target=answer, args=(mark,)) for mark in "ab"]
-    threads[0].start()
-    assert first_is_in.wait(10)
-    threads[1].start()
+    threads = [threading.Thread(target=answer, args=(text,)) for text in prompts]
     for thread in threads:
-        thread.join(10)
-    assert [mark for mark, _, _ in found[:4]] == ["a", "b", "a", "b"]
-    assert all(kept == f"{mark}{step}" for mark, step, kept in found)
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(said[text].equal(alone[text]) for text in prompts)
 
 
 def test_a_page_that_closes_ends_every_answer() -> None:

@@ -8,9 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LEFT_ON_MODULES = ("rope_deltas",)
-"""What some models of transformers keep on a module between two tokens of one answer."""
-
 
 class Ended(Exception):
     """The page closes; no further token is made."""
@@ -19,7 +16,7 @@ class Ended(Exception):
 class Turns:
     """One model for several answers: one computes at a time, and after each token the next one that waits.
 
-    What the model keeps on its modules for the answer in the making goes with the answer.
+    What a model of transformers leaves on a module between two tokens is put back by :mod:`moiety.vlm.positions`.
 
     Args:
         model: The model that all of them use.
@@ -56,16 +53,8 @@ class Turns:
 
     def _hand_on(self, own: object) -> None:
         if len(self._line) > 1 and not self._ended:
-            kept = [
-                (module, name, vars(module)[name])
-                for module in self.model.modules()
-                for name in LEFT_ON_MODULES
-                if name in vars(module)
-            ]
             self._leave(own)
             self._wait(own)
-            for module, name, value in kept:
-                setattr(module, name, value)
         if self._ended:
             raise Ended
 
