@@ -42,3 +42,16 @@ def test_compiled_it_equals_itself(sizes: tuple[tuple[int, ...], ...], dtype: to
 def test_its_shape_rule_says_what_it_returns(sizes: tuple[tuple[int, ...], ...]) -> None:
     """Sizes, strides and dtype, as torch itself compares them."""
     torch.library.opcheck(_opaque, (*operands(sizes), OFFSETS), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("sizes", [FORWARD, OUTER], ids=["forward", "outer"])
+def test_matrices_may_begin_anywhere(sizes: tuple[tuple[int, ...], ...]) -> None:
+    """Torch 2.10 refuses those that do not begin at a multiple of 16 bytes, as weights read from a file may."""
+    left, right = operands(sizes)
+    shifted = []
+    for matrix in (left, right):
+        room = torch.empty(matrix.numel() + 1)[1:]
+        assert room.data_ptr() % 16
+        shifted.append(room.as_strided(matrix.shape, matrix.stride()).copy_(matrix))
+    rows = slice(None) if right.dim() == 2 else slice(int(OFFSETS[-1]))
+    assert grouped_product(*shifted, OFFSETS)[rows].equal(grouped_product(left, right, OFFSETS)[rows])

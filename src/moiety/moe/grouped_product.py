@@ -23,14 +23,23 @@ def grouped_product(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         ``(rows, out)``, where rows behind the last run hold anything; or ``(runs, m, n)``.
     """
-    if torch.compiler.is_compiling() and left.dtype != torch.bfloat16:
-        return _opaque(left, right, offsets)
-    return F.grouped_mm(left, right, offs=offsets)
+    if not torch.compiler.is_compiling():
+        return F.grouped_mm(_aligned(left), _aligned(right), offs=offsets)
+    return F.grouped_mm(left, right, offs=offsets) if left.dtype == torch.bfloat16 else _opaque(left, right, offsets)
+
+
+def _aligned(matrix: Tensor) -> Tensor:
+    """`matrix`, copied where it begins between two blocks of 16 bytes, which torch 2.10 refuses.
+
+    Weights that are read in place from a safetensors file may begin anywhere.
+    """
+    plain = type(matrix) in (Tensor, torch.nn.Parameter)
+    return matrix.clone() if plain and matrix.data_ptr() % 16 else matrix
 
 
 @torch.library.custom_op("moiety::grouped_product", mutates_args=())
 def _opaque(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
-    return F.grouped_mm(left, right, offs=offsets).contiguous()
+    return F.grouped_mm(_aligned(left), _aligned(right), offs=offsets).contiguous()
 
 
 @_opaque.register_fake
