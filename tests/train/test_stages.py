@@ -54,7 +54,11 @@ def test_the_recipe_in_the_card_is_the_recipe(finished: Finished) -> None:
     recipe, results = finished
     card = (results[1].folder / "README.md").read_text()
     written = yaml.safe_load(card.split("```yaml")[1].split("```")[0])
-    assert Recipe.model_validate(written) == recipe
+    assert str(recipe.output) not in card, "folders of this machine are named by their last part"
+    known = recipe.model_dump(mode="json")
+    known["output"] = Path(known["output"]).name
+    known["data"]["root"] = Path(known["data"]["root"]).name
+    assert Recipe.model_validate(written).model_dump(mode="json") == known
     for name, digest in read_record(results[1].folder)["identity"]["files"].items():
         assert f"| {name} | {digest} |" in card
     assert [f"| {stage} |" in card for stage in ("align", "tune")] == [True, True]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from moiety.vlm.images import Images, absence, decode
+from moiety.vlm.problems import shown
 
 
 def png(colour: tuple[int, ...], mode: str = "RGB") -> bytes:
@@ -106,7 +107,7 @@ def test_names_stay_inside_the_given_folders(tmp_path: Path) -> None:
     for name in (*outside, f"{given}/../private/a.png", "/etc/hostname", ".."):
         assert name not in images
         assert absence(name, images) == (
-            f"picture {name!r} lies outside of the image sources; give the folder that holds it, too"
+            f"picture {shown(name)} lies outside of the image sources; give the folder that holds it, too"
         )
         with pytest.raises(
             FileNotFoundError, match=r"lies outside of the image sources \(.*given, .*packed\.tar\); give"

@@ -39,8 +39,10 @@ def test_every_door_names_the_tokens(add: Callable[[Any], Any], named: str, tmp_
     folder = with_tokens(tmp_path / "model", add)
     tree = {
         **{"name": "x", "output": str(tmp_path / "out"), "model": {"source": str(folder), "template": "plain"}},
+        "data": {"root": str(tmp_path)},
         "stages": [{"name": "a", "data": ["rows.jsonl"], "trains": ["projector"]}],
     }
+    (tmp_path / "rows.jsonl").write_text("")
     doors: list[Callable[[], Any]] = [
         lambda: load_processor(folder),
         lambda: upcycle_folder(folder, tmp_path / "sparse", MoESettings()),

@@ -43,7 +43,7 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
         >>> from moiety.vlm.rows import Turn
         >>> one, two = (Row(id="a", turns=(Turn("user", text),)) for text in ("Which digit?", "Which colour?"))
         >>> [row.id for row in told_apart([one, two])]
-        ['a#be88f53e', 'a#ff9b7b79']
+        ['a#e46326f7', 'a#d97702ff']
     """
     if not rows:
         raise ValueError("no rows to evaluate; give at least one question")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from moiety.evaluate.run import evaluating
 from moiety.groups import ExpertGroups
 from moiety.lens.charts import draw_depth, draw_shares
@@ -31,7 +33,6 @@ from moiety.vlm.model import settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 if TYPE_CHECKING:
-    from PIL import Image
     from rich.table import Table
 
 TRACE = "trace.safetensors"

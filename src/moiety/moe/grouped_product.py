@@ -37,7 +37,9 @@ def _aligned(matrix: Tensor) -> Tensor:
     return matrix.clone() if plain and matrix.data_ptr() % 16 else matrix
 
 
-@torch.library.custom_op("moiety::grouped_product", mutates_args=())
+@torch.library.custom_op(
+    "moiety::grouped_product", mutates_args=(), schema="(Tensor left, Tensor right, Tensor offsets) -> Tensor"
+)
 def _opaque(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
     return F.grouped_mm(_aligned(left), _aligned(right), offs=offsets).contiguous()
 

@@ -102,7 +102,7 @@ def _refuse_original_llava(path: str | Path) -> None:
     """
     try:
         tree, _ = PreTrainedConfig.get_config_dict(path)
-    except (OSError, ValueError):  # whoever reads the config says what is wrong with it
+    except (OSError, ValueError, RecursionError):  # whoever reads the config says what is wrong with it
         return
     kind = str(tree.get("model_type"))
     if "mm_vision_tower" in tree or (kind.startswith("llava_") and kind not in CONFIG_MAPPING):

@@ -24,7 +24,8 @@ def check_vocabulary(tokenizer: Any, folder: str | Path, **options: Any) -> None
         ValueError: tokens have no row; names them and says how to resize.
     """
     try:
-        num_rows = AutoConfig.from_pretrained(str(folder), **options).get_text_config().vocab_size
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **options)
+        num_rows = config.get_text_config().vocab_size
     except (OSError, ValueError, KeyError, AttributeError):  # whoever loads the model says what is wrong with it
         return
     known = tokenizer.get_added_vocab() if tokenizer.vocab_size <= num_rows else tokenizer.get_vocab()
@@ -47,7 +48,7 @@ def check_folder_vocabulary(folder: Path) -> None:
         ValueError: tokens have no row.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError):
         return
     check_vocabulary(tokenizer, folder)
