@@ -36,6 +36,8 @@ RIGHT = [
         "Answer - B",
         "Answer=B",
         "ANSWER: B",
+        "final_answer: B",
+        "FINAL_ANSWER = B",
     ),
     *("The correct answer is (B) a lion", "The answer is a lion.", "The best answer would be B", "Correct choice: B"),
     *("Option B", "option (b)", "I choose B", "I would go with option B.", "The letter is B", "It is B."),

@@ -1,5 +1,6 @@
 """Hashes of weights and pictures: read again only where size or times differ, and never where nothing is there."""
 
+import json
 import os
 import tarfile
 from pathlib import Path
@@ -90,6 +91,22 @@ def test_pictures_count_where_rows_name_them(world: Path) -> None:
     with tarfile.open(world / "all.tar", "a") as tar:
         tar.add(world / "rows.jsonl", "d.png")
     assert of(world)["all.tar"] != before["all.tar"]
+
+
+@pytest.mark.parametrize("name", ["A" * 5000, "a/" * 3000 + "b.png", "nul\0.png"])
+def test_a_name_that_no_file_can_have_is_of_no_picture(world: Path, name: str) -> None:
+    before = of(world, "pictures")
+    with (world / "rows.jsonl").open("a") as file:
+        file.write(json.dumps(row("5", name, "?", "v")) + "\n")
+    assert of(world, "pictures") == before
+
+
+def test_a_whole_path_counts_as_well(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(world)
+    write_lines(world / "rows.jsonl", [row("1", str(world / "pictures" / "other.png"), "?", "x")])
+    before = of(Path(), "pictures")
+    Image.new("L", (8, 8), 91).save(world / "pictures" / "other.png")
+    assert of(Path(), "pictures") != before
 
 
 def test_rows_that_changed_are_read_again(world: Path) -> None:

@@ -61,7 +61,9 @@ WITHOUT_WHITE = {
     "I with values from 0 to 65535; expected a format that says": Image.fromarray((RAMP * 65535).astype(np.int32)),
     r"F with values from 0\.0 to 255\.0; expected 0 \(black\) to 1": as_float(255),
     r"F with values from -1\.0 to -?0": as_float(-1),
-    r"F with values from 1\.0 to 1\.0": Image.fromarray(np.where(RAMP > 0, np.nan, 1).astype(np.float32)),
+    r"F with values from 1\.0 to 1\.0, \d+ of them no number \(NaN\); ": Image.fromarray(
+        np.where(RAMP > 0, np.nan, 1).astype(np.float32)
+    ),
 }
 
 

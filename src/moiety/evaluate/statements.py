@@ -15,7 +15,7 @@ from moiety.evaluate.wrappers import Part, answer_parts
 YES_NO: Mapping[str, str] = {"yes": "yes", "no": "no"}
 _IS = r"(?:\s*(?:is|was|are|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be)\b)"
 _SIGN = r"(?:\s*[:=→➔⇒~-]+>?)"
-_NOUN = r"(?:answer|ans|conclusion|verdict|response|solution|result)"
+_NOUN = r"(?:(?:final_)?(?:answer|ans|conclusion|verdict|response|solution|result))"
 _BEST = r"(?:correct|right|best|final|proper|most\s+likely|chosen|selected)"
 _TO = (
     rf"(?:\s+(?:letter|option|choice))?(?:{_IS}?{_SIGN}?)\s*"

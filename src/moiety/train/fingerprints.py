@@ -86,8 +86,9 @@ def picture_digests(settings: DataSettings, files: Sequence[str], digests: FileD
         skip = None if settings.skip is None else root / settings.skip
         names = sorted({name for file in files for name in _named(root / file, skip)})
         for folder in folders:
-            inside = digests.of(path for name in names if (path := root / folder / name).is_file())
-            lines = [f"{path.relative_to(root / folder)}\0{digest}" for path, digest in inside.items()]
+            # isfile, since a name that no file can have is a bad row and ends nothing here
+            named = {path: Path(name) for name in names if os.path.isfile(path := root / folder / name)}
+            lines = [f"{named[path]}\0{digest}" for path, digest in digests.of(named).items()]
             found[folder] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     return {name: found[name] for name in settings.images}
 

@@ -26,8 +26,10 @@ def deep_grey(picture: Image.Image) -> Image.Image:
     clear = picture.info.get("transparency")
     values = np.asarray(ImageOps.exif_transpose(picture))
     if white is None or not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= white):
+        holes = int(np.isnan(values).sum())
         raise ValueError(
-            f"the picture is grey of mode {picture.mode} with values from {np.nanmin(values)} to {np.nanmax(values)}; "
+            f"the picture is grey of mode {picture.mode} with values from {np.nanmin(values)} to {np.nanmax(values)}"
+            f"{f', {holes} of them no number (NaN)' if holes else ''}; "
             f"expected {'a format that says which of them is white' if white is None else f'0 (black) to {white:g}'}, "
             "save it with 8 or 16 bits"
         )
