@@ -12,7 +12,6 @@ from moiety.vlm.contracts import ContractBroken
 from moiety.vlm.contracts.behaviour import BEHAVIOURS, Behaviour, _equal
 from moiety.vlm.contracts.table import CONTRACTS, Contract, applicable
 
-pytestmark = pytest.mark.ends
 SOURCE = Path(moiety.__file__).parent
 INNER = {"transformers.models.auto.modeling_auto", "transformers.initialization"}
 """Modules that are imported like names."""
