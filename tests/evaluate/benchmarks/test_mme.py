@@ -63,6 +63,18 @@ def test_perfect_answers_to_the_official_files_score_2000_and_800(shared: Path) 
         assert checked_score(MME, rows, dict.fromkeys(perfect, ""), rule).headline[1] == 0
 
 
+def test_a_sum_of_which_nothing_was_asked_is_left_out(shared: Path) -> None:
+    rows = MME.read(shared / "data" / "benchmark_formats" / "mme")
+    for tasks, headline, other in (
+        (("existence", "OCR"), "perception", "cognition"),
+        (("code_reasoning",), "cognition", "perception"),
+    ):
+        part = [row for row in rows if row.type in tasks]
+        score = checked_score(MME, part, {row.id: row.answers[0] for row in part}, "official")
+        assert score.headline == (headline, 200.0 * len(tasks))
+        assert other not in score.numbers
+
+
 def test_a_limit_keeps_pairs_whole(shared: Path) -> None:
     rows = MME.read(shared / "data" / "benchmark_formats" / "mme")
     assert [row.id for row in MME.first(rows, 3)] == [row.id for row in rows[:4]]

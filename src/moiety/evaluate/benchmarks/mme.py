@@ -155,7 +155,7 @@ RULES: Mapping[str, Callable[[str], str | None]] = {
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
     """Points: per task 100 for accuracy and 100 for pictures with both answers right; sums over 10 and 4 tasks.
 
-    Perception is 0..2000 and the headline, cognition 0..800. ``sound`` is
+    Perception is 0..2000 and the headline, cognition 0..800; a sum of which no task was asked is left out. ``sound`` is
     :func:`moiety.evaluate.statements.stated_word`, ``lmms_eval`` :func:`lmms_reading`. Silence scores 0 under each.
 
     Source:
@@ -174,20 +174,22 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
         # every picture has two questions: a mean over questions of "both right" is the mean over pictures
         return 100 * float(drawn @ (right + both) / drawn.sum()) if drawn.any() else 0.0
 
-    def perception(weights: NDArray[np.float64]) -> float:
-        return sum(points(task, weights) for task in PERCEPTION)
-
     ones = np.ones(len(rows))
     each = {task: points(task, ones) for task in TASKS if of[task].any()}
-    headline = ("perception", perception(ones))
-    numbers = dict([headline]) | {"cognition": sum(each.get(task, 0.0) for task in COGNITION)} | each
+    sums = {"perception": PERCEPTION, "cognition": COGNITION}
+    asked_sums = {name: tasks for name, tasks in sums.items() if each.keys() & {*tasks}}
+    summed = {name: sum(each.get(task, 0.0) for task in tasks) for name, tasks in asked_sums.items()}
+    headline = next(iter(summed.items()))
+
+    def first_sum(weights: NDArray[np.float64]) -> float:
+        return sum(points(task, weights) for task in asked_sums[headline[0]])
+
+    numbers = summed | each
     absent = [task for task in TASKS if task not in each]
     notes = (f"sums lack {', '.join(absent)}: not asked",) if absent else ()
     correct = {row.id: float(mark) for row, mark in zip(rows, right, strict=True)}
     unread = said.count(None)
-    return BenchmarkScore(
-        "mme", rule, headline, numbers, len(rows), correct, notes, statistic=perception, unread=unread
-    )
+    return BenchmarkScore("mme", rule, headline, numbers, len(rows), correct, notes, statistic=first_sum, unread=unread)
 
 
 class _Pictures:
