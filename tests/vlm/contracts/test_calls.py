@@ -134,8 +134,8 @@ def test_decoded_words_never_reach_vision_experts(scheme: str, by: str) -> None:
             assert int(routing.modality_group) > 0, "a decoded word is text"
 
 
-def test_a_chunk_of_a_prompt_is_no_decode_step_though_nobody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to transformers 5.22 the chunk loop does not pass ``is_first_iteration``."""
+def test_a_chunk_of_a_prompt_is_no_decode_step_though_nobody_says_so() -> None:
+    """The chunk loop of transformers 5.19 does not pass ``is_first_iteration``; that of 5.23 does."""
     model, batch = sparse("llava-llama"), LLAVA.batch("tIt")
     cache = hf.DynamicCache(config=model.config.get_text_config())
     chunk = {"attention_mask": batch["attention_mask"], "moiety_prompt_length": batch["input_ids"].shape[1]}

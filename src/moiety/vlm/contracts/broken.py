@@ -15,9 +15,9 @@ class ContractBroken(RuntimeError):
 
     def __init__(self, library: str, lacks: str) -> None:
         super().__init__(
-            f"{library} {installed(library) or '(not installed)'}: {lacks}. This release is not one that moiety was "
-            f"tested with; `moiety env --check` says what else does not hold, and a tested release can be installed "
-            f"with `pip install '{library}<NEXT'`, NEXT being the first release that fails"
+            f"{library} {installed(library) or '(not installed)'}: {lacks}. moiety does not work with this release. "
+            "`moiety env --check` lists everything that does not hold; install a release that was tested, see the "
+            "section Install of the README"
         )
         self.library, self.lacks = library, lacks
 
