@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from moiety.config import ScratchSettings
+from moiety.recipe.recipe import ScratchSettings
 from moiety.vlm.rows import Row, parse_row
 from moiety.vlm.scratch import scratch_processor
 

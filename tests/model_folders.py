@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from moiety.asymmetric import AsyMoESettings
-from moiety.config import MoESettings, ScratchSettings
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings, ScratchSettings
 from moiety.vlm.model import load
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.upcycle import upcycle_folder

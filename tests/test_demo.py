@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moiety.config import Recipe, load_recipe
 from moiety.demo import READING, RECIPE, run_demo
+from moiety.recipe.recipe import Recipe, load_recipe
 
 
 def miniature(recipe: Recipe) -> Recipe:

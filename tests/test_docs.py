@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.config import MoESettings
 from moiety.moe import routers
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.losses import auxiliary_losses
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load
 from moiety.vlm.upcycle import upcycle, upcycle_folder
 from tests import model_folders

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moiety.cli.recipe_keys import meaning_of, recipe_page, sections_of
-from moiety.config import Recipe
+from moiety.recipe.recipe import Recipe
 from moiety.vlm.row_keys import CARRIED, REFUSED, ROW_KEYS, TURN_KEYS
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from moiety.cli import app
-from moiety.intent.signs import INTENTS
-from moiety.intent.world import write_intent_world
+from moiety.intent.world.made import write_intent_world
+from moiety.intent.world.signs import INTENTS
 from moiety.moe.routers import SCHEMES
 from tests import model_folders
 

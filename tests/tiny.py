@@ -339,7 +339,7 @@ def spread_experts(model: Any, seed: int = 0) -> Any:
 
 def sparse(family: str, settings: Any = None, **changes: Any) -> Any:
     """The upcycled tiny model of `family`, experts spread; without `settings` every decoder layer is sparse."""
-    from moiety.config import MoESettings
+    from moiety.recipe.recipe import MoESettings
     from moiety.vlm.upcycle import upcycle
 
     model = upcycle(FAMILIES[family].build(**changes), settings or MoESettings(layers="all"), in_place=True)
@@ -348,7 +348,7 @@ def sparse(family: str, settings: Any = None, **changes: Any) -> Any:
 
 def asymmetric(**own: Any) -> Any:
     """Scheme asymoe in every decoder layer, with widths that fit the tiny decoders; `own` goes to its section."""
-    from moiety.config import MoESettings
+    from moiety.recipe.recipe import MoESettings
 
     widths = {
         "hyp_dim": 8,

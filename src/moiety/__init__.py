@@ -17,12 +17,12 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from moiety.compare import run_compare
-    from moiety.config import MoESettings, Recipe, load_recipe
     from moiety.evaluate import evaluate_model
     from moiety.groups import ExpertGroups, Modality
     from moiety.lens import inspect_image
     from moiety.moe.layer import ModalityMoE
     from moiety.moe.trace import recording
+    from moiety.recipe.recipe import MoESettings, Recipe, load_recipe
     from moiety.train import MoietyTrainer, run_recipe
     from moiety.vlm.model import load, with_moe
     from moiety.vlm.parameters import count_parameters
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 # Public name -> the module that defines it; the block above says the same to type checkers.
 _HOME = {
     "ExpertGroups": "moiety.groups",
-    "MoESettings": "moiety.config",
+    "MoESettings": "moiety.recipe.recipe",
     "Modality": "moiety.groups",
     "ModalityMoE": "moiety.moe.layer",
     "MoietyTrainer": "moiety.train",
-    "Recipe": "moiety.config",
+    "Recipe": "moiety.recipe.recipe",
     "count_parameters": "moiety.vlm.parameters",
     "evaluate_model": "moiety.evaluate",
     "inspect_image": "moiety.lens",
     "load": "moiety.vlm.model",
     "load_processor": "moiety.vlm.templates",
-    "load_recipe": "moiety.config",
+    "load_recipe": "moiety.recipe.recipe",
     "recording": "moiety.moe.trace",
     "run_compare": "moiety.compare",
     "run_recipe": "moiety.train",

@@ -12,16 +12,16 @@ from moiety.compare import Comparison, run_compare
 from moiety.compare.outcome import write_outcome
 from moiety.compare.records import run_name
 from moiety.compare.run import RUNS, OnProgress
-from moiety.config import Recipe, load_recipe
 from moiety.lens import tinted_picture
-from moiety.scenes import SceneFiles, write_scenes
-from moiety.second_process import one_thread, second_process, stop_if_alone
+from moiety.recipe.recipe import Recipe, load_recipe
+from moiety.records.second_process import one_thread, second_process, stop_if_alone
 from moiety.train import Progress
 from moiety.train.order import without_weight_bars
 from moiety.vlm.images import Images
 from moiety.vlm.model import load
 from moiety.vlm.rows import IMAGE_MARK, Row, load_rows
 from moiety.vlm.templates import load_processor
+from moiety.worlds.scenes import SceneFiles, write_scenes
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from moiety.app.examples import write_examples
 from moiety.app.server import check_app
 from moiety.cli import app
-from moiety.scenes import TYPES
+from moiety.worlds.scenes import TYPES
 from tests import model_folders
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from moiety.app.session import MOST_PIXELS, NO_PICTURE, NO_QUESTION, STOPPED, Session, as_they_come, picture_in
-from moiety.lens.observe import observe
+from moiety.lens.trace.observe import observe
 from tests import model_folders
 from tests.app.conftest import Ask, new_session
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from moiety.app import views
 from moiety.app.session import Reading, Session
-from moiety.lens.draw import ranked
-from moiety.lens.palette import colours_of
+from moiety.lens.draw.palette import colours_of
+from moiety.lens.draw.pictures import ranked
 from tests import model_folders
 from tests.app.conftest import Ask, new_session
 

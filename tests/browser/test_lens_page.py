@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from moiety.lens import SavedTrace
-from moiety.lens.palette import colours_of
-from moiety.lens.report import write_report
-from tests.lens import traces
+from moiety.lens.draw.palette import colours_of
+from moiety.lens.page.interactive import write_report
+from tests.lens.trace import traces
 
 pytestmark = pytest.mark.browser
 

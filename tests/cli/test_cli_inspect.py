@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from moiety.config import MoESettings
 from moiety.lens import read_trace
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.upcycle import upcycle_folder
 from tests import model_folders
 from tests.evaluate.benchmarks.made_options import MADE_OPTIONS

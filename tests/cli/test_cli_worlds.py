@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from moiety.config import load_recipe
+from moiety.recipe.recipe import load_recipe
 from moiety.vlm.images import Images
 from moiety.vlm.rows import load_rows
 

@@ -7,8 +7,8 @@ from transformers import LlavaConfig, Phi3Config, Qwen2Config, SiglipVisionConfi
 
 from moiety.compare.plan import plan_schemes
 from moiety.compare.variants import compared_names, settings_for
-from moiety.config import CompareSettings, Recipe, parse_recipe
 from moiety.moe.routers import ROUTERS
+from moiety.recipe.recipe import CompareSettings, Recipe, parse_recipe
 
 
 def recipe(compare: dict[str, Any] | None = None, **moe: Any) -> Recipe:

@@ -10,9 +10,9 @@ import pytest
 from filelock import FileLock
 
 from moiety.compare import run_compare
-from moiety.config import Recipe, parse_recipe
-from moiety.scenes import write_scenes
+from moiety.recipe.recipe import Recipe, parse_recipe
 from moiety.train import Progress
+from moiety.worlds.scenes import write_scenes
 
 
 def recipe(root: Path, output: Path, **compare: Any) -> Recipe:

@@ -7,7 +7,7 @@ import pytest
 from moiety.compare.page import report_page
 from moiety.compare.sentences import limits, made, result, sight, title_of, told_apart
 from moiety.compare.summary import Comparison, SchemeRow
-from moiety.intervals import wilson_interval
+from moiety.stats.intervals import wilson_interval
 from tests.compare.test_summary import comparison, record
 
 

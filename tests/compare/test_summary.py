@@ -19,12 +19,12 @@ from moiety.compare.plot import draw
 from moiety.compare.records import RunRecord, load_record, save_record
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
 from moiety.compare.table import csv_text, json_text, markdown
-from moiety.comparison import CompareSettings
-from moiety.config import EvaluateSettings, MoESettings
 from moiety.evaluate.report import Conflict
-from moiety.intervals import Estimate, wilson_interval
-from moiety.permutation import sign_flip_test
-from moiety.section import differences
+from moiety.recipe.compare import CompareSettings
+from moiety.recipe.recipe import EvaluateSettings, MoESettings
+from moiety.recipe.section import differences
+from moiety.stats.intervals import Estimate, wilson_interval
+from moiety.stats.permutation import sign_flip_test
 
 SIGNS = sign_flip_test([0.1, 0.2, 0.3])
 

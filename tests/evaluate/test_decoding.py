@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moiety.config import MoESettings, ScratchSettings
 from moiety.evaluate.contrast import contrast_layers, early_layers
 from moiety.evaluate.decoding import (
     DeepMinusEarly,
@@ -22,8 +21,9 @@ from moiety.evaluate.decoding import (
     without_evidence,
 )
 from moiety.evaluate.run import evaluate_model
-from moiety.evaluation import DecodingSettings
-from moiety.moe.experts.evidence import clamped_alpha
+from moiety.moe.asymoe.experts.evidence import clamped_alpha
+from moiety.recipe.evaluate import DecodingSettings
+from moiety.recipe.recipe import MoESettings, ScratchSettings
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.model import load
 from moiety.vlm.rows import Row, Turn, parse_row

@@ -8,7 +8,7 @@ import pytest
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import percent, score_predictions
 from moiety.evaluate.tasks import TASKS, task_of
-from moiety.intervals import wilson_interval
+from moiety.stats.intervals import wilson_interval
 from moiety.vlm.rows import Row, Turn, load_rows
 
 

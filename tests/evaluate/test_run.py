@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from moiety.config import MoESettings, ScratchSettings
 from moiety.evaluate.run import evaluate_model, weights_digest
+from moiety.recipe.recipe import MoESettings, ScratchSettings
 from moiety.vlm.rows import Row, Turn
 from moiety.vlm.scratch import scratch_model, scratch_processor
 from moiety.vlm.upcycle import upcycle

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .clip_files import write_clip
+from tests.intent.clips.clip_files import write_clip
 
 
 @pytest.fixture(scope="session")

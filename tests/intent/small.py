@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from moiety.intent import IntentSample, IntentSettings
-from moiety.intent.baselines import METHODS
-from moiety.intent.model import IntentNetwork
+from moiety.intent.network.baselines import METHODS
+from moiety.intent.network.model import IntentNetwork
 
 DIMS = {"text": 7, "video": 5, "audio": 3}
 CLASSES = 4

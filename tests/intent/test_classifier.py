@@ -18,8 +18,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from moiety.intent import IntentClassifier, IntentSample
-from moiety.intent.baselines import METHODS
-from moiety.intent.prepare import _tell_that_hashing_is_weak
+from moiety.intent.data.prepare import _tell_that_hashing_is_weak
+from moiety.intent.network.baselines import METHODS
 
 SMALL: dict[str, Any] = {
     "hidden": 16, "num_heads": 2, "num_anchors": 2, "max_epochs": 6, "learning_rate": 6e-3, "batch_size": 16,

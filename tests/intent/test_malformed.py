@@ -17,12 +17,11 @@ import pytest
 import soundfile
 
 from moiety.intent import IntentClassifier, IntentSample, SampleError, read_clips
-from moiety.intent.feature_cache import read_features
-from moiety.intent.pickles import FeatureFileError, read_feature_pickle
-from moiety.intent.rows import ClipRow, RowsError
-
-from .clip_files import RATE, tone, write_clip, write_wav
-from .test_rows import BAD as BAD_LINES
+from moiety.intent.clips.feature_cache import read_features
+from moiety.intent.data.pickles import FeatureFileError, read_feature_pickle
+from moiety.intent.data.rows import ClipRow, RowsError
+from tests.intent.clips.clip_files import RATE, tone, write_clip, write_wav
+from tests.intent.data.test_rows import BAD as BAD_LINES
 
 SMALL: dict[str, Any] = {"hidden": 8, "num_heads": 1, "num_anchors": 2, "max_epochs": 1, "triplet_weight": 0.0}
 
@@ -301,7 +300,7 @@ HOSTILE = [
     ("numpy.f2py.crackfortran", "getlincoef"), ("torch", "load"), ("torch.hub", "load"),
     ("torch._utils", "_rebuild_parameter"), ("_codecs", "decode"), ("codecs", "open"), ("pickle", "loads"),
     ("numpy._core.multiarray", "fromfile"), ("collections", "OrderedDict.clear"), ("__main__", "x"),
-    ("moiety.intent.pickles", "ArrayUnpickler"),
+    ("moiety.intent.data.pickles", "ArrayUnpickler"),
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from moiety.intent.metrics import closed_set_metrics
-from moiety.intent.openset import doc_decision, doc_thresholds, open_set_metrics, score_metrics
+from moiety.intent.network.openset import doc_decision, doc_thresholds, open_set_metrics, score_metrics
 from tests.goldens import SHARED
 
 PUBLISHED = {  # ACC, F1, P, R, WF1, WP in percent, from prediction files of SDIF-DA and MulT

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from moiety.cli.recipes import shipped
-from moiety.intent.baselines import METHODS
-from moiety.intent.floors import FLOOR_METHODS
+from moiety.intent.compare.floors import FLOOR_METHODS
 from moiety.intent.metrics import closed_set_metrics
+from moiety.intent.network.baselines import METHODS
 from moiety.intent.recipe import (
     FLOORS,
     MEASURES,
@@ -22,7 +22,7 @@ from moiety.intent.recipe import (
     load_intent_recipe,
     parse_intent_recipe,
 )
-from moiety.yaml_reader import RecipeError
+from moiety.recipe.reader import RecipeError
 from tests.intent.small_folder import tree_of
 
 

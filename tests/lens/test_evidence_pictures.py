@@ -11,21 +11,22 @@ import pytest
 import torch
 from PIL import Image
 
-from moiety.lens import inspect_image, observe
-from moiety.lens.forced import force, read
-from moiety.lens.gates import draw_gates, gate_of
-from moiety.lens.ground import Grounding, ground
-from moiety.lens.ground_report import HEADS, write_ground_report
-from moiety.lens.points import Cloud, clouds_of, drawn_layers, joined_clouds, lorentz_bank
-from moiety.moe import geometry
-from moiety.moe.experts.evidence import clamped_alpha
+from moiety.lens import inspect_image
+from moiety.lens.draw.gates import draw_gates, gate_of
+from moiety.lens.draw.points import Cloud, clouds_of, drawn_layers, joined_clouds, lorentz_bank
+from moiety.lens.ground.forced import force, read
+from moiety.lens.ground.metrics import Grounding, ground
+from moiety.lens.ground.report import HEADS, write_ground_report
+from moiety.lens.trace import observe
+from moiety.moe.asymoe import geometry
+from moiety.moe.asymoe.experts.evidence import clamped_alpha
 from moiety.moe.trace import recording
 from moiety.vlm.data import Encoder, prompt_batch
 from moiety.vlm.model import load, moe_layers
 from moiety.vlm.rows import Row, Turn
 from moiety.vlm.templates import load_processor
 from tests import model_folders
-from tests.lens.test_ground import Pictures, row_of
+from tests.lens.ground.test_metrics import Pictures, row_of
 
 QUESTION = "Where is the red circle?"
 Both = tuple[Any, Any]

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from moiety.config import MoESettings
 from moiety.evaluate.decoding import decoding_with
-from moiety.evaluation import DecodingSettings
-from moiety.lens.forced import Forced, read
+from moiety.lens.ground.forced import Forced, read
+from moiety.recipe.evaluate import DecodingSettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import FAMILIES, IMAGE
 

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from moiety.groups import ExpertGroups, Modality
-from moiety.lens import LensReport, inspect_image, numbers_of, observe, read_trace, tinted_picture
-from moiety.lens.draw import CELL, draw_patches, draw_words, most_varied_layer, shorten, tint
-from moiety.lens.observe import as_seen, grid_of, split
-from moiety.lens.palette import colours_of, is_dark, rgb
+from moiety.lens import LensReport, inspect_image, numbers_of, read_trace, tinted_picture
+from moiety.lens.draw.palette import colours_of, is_dark, rgb
+from moiety.lens.draw.pictures import CELL, draw_patches, draw_words, most_varied_layer, shorten, tint
+from moiety.lens.trace import observe
+from moiety.lens.trace.observe import as_seen, grid_of, split
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.model import load, moe_layers
@@ -208,8 +209,8 @@ def test_pixels_that_are_no_whole_picture_are_not_shown(moiie: Both) -> None:
 
 
 def moiie_groups() -> ExpertGroups:
-    from moiety.config import MoESettings
     from moiety.moe.routers import resolve
+    from moiety.recipe.recipe import MoESettings
 
     return resolve(MoESettings(scheme="moiie"))[1]
 
@@ -233,8 +234,8 @@ def test_padding_stays_white() -> None:
 
 
 def test_colours_are_distinct_for_any_group_sizes() -> None:
-    from moiety.config import MoESettings
     from moiety.moe.routers import resolve
+    from moiety.recipe.recipe import MoESettings
 
     audio = {0: "text", 1: "vision", 3: "audio"}
     for experts, groups in [

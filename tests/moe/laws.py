@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
-from moiety.moe.context import Context
+from moiety.moe.asymoe.context import Context
 from moiety.moe.routers import ROUTERS, resolve
+from moiety.recipe.recipe import MoESettings
 from tests.moe.toy_router import TOY
 
 law = settings(

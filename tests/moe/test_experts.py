@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from moiety.moe.experts import EXPERTS, FFNExperts
+from moiety.moe.experts.kinds import EXPERTS, FFNExperts
 from moiety.moe.kernels import KERNELS
 from tests.moe.laws import law
 from tests.reference import expert, gelu_tanh, silu

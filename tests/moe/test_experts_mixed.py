@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from moiety.config import MoESettings
 from moiety.groups import ExpertGroup, ExpertGroups
-from moiety.moe.experts import FFNExperts, MixedExperts
 from moiety.moe.experts.bank import Beside, ExpertBank
+from moiety.moe.experts.kinds import FFNExperts, MixedExperts
 from moiety.moe.experts.slots import share_slots
+from moiety.recipe.recipe import MoESettings
 
 WIDTHS = {"hyp_dim": 4, "inter_ffn": 5, "vision_ffn": 7, "evidence_dim": 3, "context_dim": 8}
 HIDDEN, DENSE = 6, 9

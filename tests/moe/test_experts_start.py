@@ -10,12 +10,12 @@ import transformers.initialization as hf_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moiety.asymmetric import AsyMoESettings
-from moiety.moe.experts import EvidenceExperts, LorentzExperts, ParallelExperts, clamped_alpha
+from moiety.moe.asymoe.experts.lorentz_maps import Maps
+from moiety.moe.asymoe.geometry import lift, log_origin, radius_cap
 from moiety.moe.experts.bank import Beside
-from moiety.moe.experts.lorentz_maps import Maps
-from moiety.moe.geometry import lift, log_origin, radius_cap
-from tests.moe import asymmetric_reference as paper
+from moiety.moe.experts.kinds import EvidenceExperts, LorentzExperts, ParallelExperts, clamped_alpha
+from moiety.recipe.asymoe import AsyMoESettings
+from tests.moe.asymoe import reference as paper
 
 
 def beside(tokens: int, hidden: int, context: Tensor | None = None) -> Beside:

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moiety.config import MoESettings
 from moiety.moe.gate import Gate
 from moiety.moe.layer import ModalityMoE
+from moiety.recipe.recipe import MoESettings
 
 
 def gates_of(rows: list[int], hidden: int, wide: bool, dtype: torch.dtype) -> list[Gate]:

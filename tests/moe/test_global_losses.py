@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, multiprocessing
 from torch import distributed as dist
 
-from moiety.config import MoESettings
 from moiety.moe.losses import auxiliary_losses
 from moiety.moe.routers import resolve
 from moiety.moe.trace import RoutingTrace
+from moiety.recipe.recipe import MoESettings
 
 SETTINGS = MoESettings(aux_stats="global", aux_coef={"vision": 1.0, "text": 2.0}, z_loss_coef=0.1)
 SHARES = (slice(0, 4), slice(4, 11))  # the second rank has neither as many tokens nor an image

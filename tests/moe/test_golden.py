@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from moiety.config import MoESettings
 from moiety.moe.kernels import KERNELS
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.losses import auxiliary_losses, load_balancing_loss
 from moiety.moe.modality import last_token_as_text, without_padding
 from moiety.moe.trace import Routing, recording
+from moiety.recipe.recipe import MoESettings
 from tests.goldens import SHARED, cases
 from tests.reference import load_balancing
 

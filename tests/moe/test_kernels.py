@@ -14,13 +14,13 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moiety.config import MoESettings
 from moiety.moe.dispatch import plan_slots
-from moiety.moe.experts import FFNExperts
+from moiety.moe.experts.kinds import FFNExperts
 from moiety.moe.kernels import KERNELS, choose_kernel, gated_experts, reference_experts
 from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.kernels.choice import say_half_is_slow
 from moiety.moe.layer import ModalityMoE
+from moiety.recipe.recipe import MoESettings
 from tests.moe.laws import law
 
 Tensors = list[Tensor]

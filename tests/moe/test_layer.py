@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from moiety.config import MoESettings
-from moiety.moe.context import Evidence
-from moiety.moe.experts import FFNExperts
+from moiety.moe.asymoe.context import Evidence
+from moiety.moe.experts.kinds import FFNExperts
 from moiety.moe.kernels import KERNELS
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.modality import without_padding
 from moiety.moe.routers import ROUTERS
 from moiety.moe.trace import Routing, recording
+from moiety.recipe.recipe import MoESettings
 from tests.moe.laws import OWN, SCHEMES, Problem, law, problems
 from tests.reference import mixture
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moiety.config import MoESettings
-from moiety.moe.context import Context
+from moiety.moe.asymoe.context import Context
 from moiety.moe.losses import alpha_target_loss, auxiliary_losses, load_balancing_loss, sum_over_ranks
 from moiety.moe.routers import ROUTERS, resolve
 from moiety.moe.trace import Routing, RoutingTrace
+from moiety.recipe.recipe import MoESettings
 from tests import reference
 from tests.moe.laws import SCHEMES, Problem, law, problems
 

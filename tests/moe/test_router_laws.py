@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moiety.moe.context import Context
+from moiety.moe.asymoe.context import Context
 from moiety.moe.routers import ROUTERS, GatedRouter, Router
 from moiety.moe.trace import Routing
 from tests.moe.laws import SCHEMES, Problem, law, problems

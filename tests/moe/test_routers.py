@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
 from moiety.moe.routers import ROUTERS, SCHEMES, GatedRouter, MoIIE, resolve
+from moiety.recipe.recipe import MoESettings
 from tests.moe.laws import THREE, TWO
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import moiety.moe
-from moiety.asymmetric import AsyMoESettings
-from moiety.config import MoESettings
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings
 
-MODULES = ("layer", "routers", "losses", "statistics", "modality", "dispatch", "trace", "experts", "kernels")
-MODULES += ("geometry", "order_pairs", "order_loss")
+MODULES = ("layer", "routers", "losses", "statistics", "modality", "dispatch", "trace", "experts.kinds", "kernels")
+MODULES += ("asymoe.geometry", "asymoe.cone_pairs", "asymoe.cone_loss")
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +51,10 @@ def test_a_forward_and_its_losses(checked: dict[str, ModuleType], scheme: str, k
 
 @pytest.mark.parametrize("space", ["lorentz", "euclidean", "product"])
 def test_an_order_loss(checked: dict[str, ModuleType], space: str) -> None:
-    settings, loss = AsyMoESettings(inter_kind=space), checked["order_loss"]
+    settings, loss = AsyMoESettings(inter_kind=space), checked["asymoe.cone_loss"]
     image, ids = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]).bool(), torch.tensor([[0, 1, 2, 2], [0, 0, 1, 0]])
-    spans = checked["order_pairs"].order_spans(image, ids)
-    pairs = checked["order_pairs"].order_pairs(spans, settings, torch.arange(2))
+    spans = checked["asymoe.cone_pairs"].order_spans(image, ids)
+    pairs = checked["asymoe.cone_pairs"].order_pairs(spans, settings, torch.arange(2))
     pooled = torch.stack([loss.pool(torch.randn(8, 6), mask) for mask in (spans.vision_mask, spans.text_mask)])
     factors, kappa = (2, torch.ones(2)) if space == "product" else (None, None)
     found = loss.expert_order_loss(pooled, pairs, torch.randn(2, 4, 6), torch.zeros(2), settings, kappa, factors)

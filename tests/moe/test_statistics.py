@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moiety.config import MoESettings
 from moiety.moe import statistics
 from moiety.moe.routers import ROUTERS, resolve
 from moiety.moe.trace import Routing
+from moiety.recipe.recipe import MoESettings
 from tests.moe.laws import SCHEMES, law, problems
 from tests.reference import co_selected, entropy, softmax
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from toy import COLOURS, KeepsGradients, row, scratch_folder
 
-from moiety.config import MoESettings, TrainSettings
+from moiety.recipe.recipe import MoESettings, TrainSettings
 from moiety.train import MoietyTrainer, training_arguments
 from moiety.vlm.data import Collator, Encoder
 from moiety.vlm.images import Images

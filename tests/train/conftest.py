@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from toy import recipe_for, write_world
 
-from moiety.config import Recipe
+from moiety.recipe.recipe import Recipe
 from moiety.train import StageResult, run_recipe
 
 gc.freeze()  # accelerate collects garbage at every start; without this it walks over all imported modules each time

@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from moiety.config import Recipe
+from moiety.recipe.recipe import Recipe
 from moiety.train import Progress, checkpoints, run_recipe
 
 

@@ -15,7 +15,7 @@ from asymmetric_toy import ROWS, asymmetric_model, with_spans
 from asymmetric_toy import gradients as asymmetric_gradients
 from toy import COLOURS, gradients, row, scratch_folder, sparse_model
 
-from moiety.config import TrainSettings
+from moiety.recipe.recipe import TrainSettings
 from moiety.train import MoietyTrainer, training_arguments
 from moiety.vlm.model import load
 from moiety.vlm.parts import freeze

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from moiety.config import DataSettings
+from moiety.recipe.recipe import DataSettings
 from moiety.train import fingerprints
 from moiety.train.fingerprints import ABSENT, MEMORY, FileDigests, base_digests, digest_of, picture_digests
 from tests.train.toy import row, write_lines

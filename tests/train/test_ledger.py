@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from toy import recipe_for, write_world
 
-from moiety.config import MoESettings, Recipe
+from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.train.ledger import (
     RECORD,
     StageChanged,

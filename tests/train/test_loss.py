@@ -7,9 +7,9 @@ import torch
 from toy import COLOURS, encoded, gradients, largest_difference, row, scratch_folder, sparse_model
 from transformers import Trainer, TrainingArguments
 
-from moiety.config import TrainSettings
 from moiety.moe.losses import auxiliary_losses
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import TrainSettings
 from moiety.train import MoietyTrainer, RoutingLossMixin, training_arguments
 from moiety.vlm.model import groups_of, settings_of
 

@@ -5,10 +5,10 @@ import logging
 import pytest
 import torch
 
-from moiety.config import MoESettings
 from moiety.moe.losses import auxiliary_losses
 from moiety.moe.routers import resolve
 from moiety.moe.trace import Routing, RoutingTrace
+from moiety.recipe.recipe import MoESettings
 from moiety.train.meter import RoutingMeter
 
 SETTINGS = MoESettings(scheme="moiie")

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from toy import recipe_for, stage, write_world
 
-from moiety.config import MoESettings, Recipe
+from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.train import CheckpointError, Progress, run_recipe
 from moiety.train.ledger import work_folder
 from moiety.train.log_files import read_log

@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from toy import FAST, recipe_for, row, stage, write_lines, write_world
 
-from moiety.config import MoESettings, Recipe
+from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.train import StageChanged, StageResult, plan, prepare_data, run_recipe, run_stage
 from moiety.train.ledger import read_record
 from moiety.train.log_files import read_log

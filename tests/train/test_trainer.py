@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy import COLOURS, encoded, row, scratch_folder, sparse_model
 
-from moiety.config import TrainSettings
+from moiety.recipe.recipe import TrainSettings
 from moiety.train import MoietyTrainer, training_arguments
 from moiety.train.order import SeededOrder
 from moiety.vlm.model import load

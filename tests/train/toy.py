@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import TrainerCallback
 
-from moiety.config import MoESettings, Recipe, TrainSettings, parse_recipe
+from moiety.recipe.recipe import MoESettings, Recipe, TrainSettings, parse_recipe
 from moiety.train import MoietyTrainer, training_arguments
 from moiety.train.start import start_folder
 from moiety.vlm.data import Collator, Encoder

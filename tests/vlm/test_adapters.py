@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.config import MoESettings
 from moiety.moe.routers import ROUTERS
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.loading import read_config
 from moiety.vlm.model import load

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from moiety.config import MoESettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.card import NOT_EVALUATED, Training, add_results, write_card
 from moiety.vlm.model import moe_layers
 from moiety.vlm.parameters import count_parameters

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.config import MoESettings
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load
 from moiety.vlm.parts import part_of
 from moiety.vlm.placeholders import ModalityRule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moiety.config import MoESettings
+from moiety.recipe.recipe import MoESettings
 from tests.tiny import FAMILIES, asymmetric, sparse
 
 SETTINGS = {"moiie": MoESettings(layers=[1]), "asymoe": asymmetric().model_copy(update={"layers": [1]})}

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText
 
-from moiety.config import MoESettings
 from moiety.groups import Modality
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import groups_of, load, moe_layers
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import FAMILIES, IMAGE, PAD, Family, asymmetric, sparse

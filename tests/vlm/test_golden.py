@@ -17,7 +17,7 @@ import transformers as hf
 from torch import Tensor
 from transformers import DynamicCache
 
-from moiety.config import MoESettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import adopt, with_moe
 from moiety.vlm.upcycle import upcycle
 from tests.goldens import cases

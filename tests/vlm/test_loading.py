@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers as hf
 
-from moiety.config import MoESettings
 from moiety.moe.routers import ROUTERS
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load, settings_of, sparse_class
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import FAMILIES, sparse, spread_experts

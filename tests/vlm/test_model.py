@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers as hf
 
-from moiety.config import MoESettings
-from moiety.moe.experts import FFNExperts
+from moiety.moe.experts.kinds import FFNExperts
 from moiety.moe.routers import SCHEMES
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import (
     _warn_about_trainer,
     adopt,

@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers as hf
 
-from moiety.asymmetric import AsyMoESettings
-from moiety.config import MoESettings
-from moiety.moe.activated import activated_parameters
+from moiety.moe.asymoe.activated import activated_parameters
 from moiety.moe.routers import ROUTERS
 from moiety.moe.trace import recording
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import moe_layers, settings_of
 from moiety.vlm.parameters import ParameterCount, count_parameters, equal_settings, expert_ffn_for, stage_memory
 from moiety.vlm.shapes import decoder_shape

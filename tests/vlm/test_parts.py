@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moiety.config import PARTS, MoESettings
+from moiety.recipe.recipe import PARTS, MoESettings
 from moiety.vlm.parts import freeze, part_of
 from moiety.vlm.towers import unread_parameters
 from moiety.vlm.upcycle import upcycle

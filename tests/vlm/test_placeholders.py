@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers as hf
 
-from moiety.config import MoESettings
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import CACHE, FAMILIES, IMAGE, sparse, spread_experts
 

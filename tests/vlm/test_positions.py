@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moiety.config import MoESettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.contracts import cache_in
 from moiety.vlm.model import adopt
 from moiety.vlm.positions import OFFSETS, forget_offsets, has_offsets

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.config import MoESettings
 from moiety.moe.gate import Gate
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load, moe_layers
 from moiety.vlm.parameters import count_parameters
 from moiety.vlm.quantised import quantised_by

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moiety.config import MoESettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import config_of, load
 from moiety.vlm.parameters import count_parameters
 from moiety.vlm.towers import touch_tower, unread_parameters

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from moiety.config import ScratchSettings
+from moiety.recipe.recipe import ScratchSettings
 from moiety.vlm.data import Collator, Encoder, prompt_batch
 from moiety.vlm.scratch import build_scratch, scratch_model, scratch_processor, train_tokenizer
 from moiety.vlm.templates import load_processor

@@ -10,8 +10,8 @@ import transformers as hf
 from torch import nn
 
 import moiety.vlm.splice as splice_module
-from moiety.config import MoESettings
 from moiety.moe.layer import ModalityMoE
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.backends import Backend, bank_for
 from moiety.vlm.model import moe_layers, with_moe
 from moiety.vlm.placeholders import ModalityRule

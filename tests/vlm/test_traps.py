@@ -23,9 +23,9 @@ import torch
 import transformers as hf
 from torch.nn import functional as F
 
-from moiety.config import MoESettings
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import moe_layers
 from moiety.vlm.towers import freeze_unread, touch_tower, unread_parameters
 from moiety.vlm.upcycle import upcycle

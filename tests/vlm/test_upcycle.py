@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.asymmetric import AsyMoESettings
-from moiety.config import MoESettings
-from moiety.moe.experts.evidence import clamped_alpha
+from moiety.moe.asymoe.experts.evidence import clamped_alpha
 from moiety.moe.routers import ROUTERS
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load, moe_layers, settings_of
 from moiety.vlm.upcycle import (
     TOLERANCE,

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoProcessor
 
 import moiety
-from moiety.config import MoESettings, parse_recipe
+from moiety.recipe.recipe import MoESettings, parse_recipe
 from moiety.train import plan
 from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle_folder

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moiety.scenes import TYPES, write_scenes
 from moiety.vlm.images import Images
 from moiety.vlm.rows import IMAGE_MARK, load_rows
+from moiety.worlds.scenes import TYPES, write_scenes
 
 SCENES = 20  # the fewest that scenes come in
 

@@ -14,7 +14,7 @@ from moiety.app.received import LARGEST_BYTES, lies_in, not_given
 from moiety.app.session import Session
 from moiety.app.turns import Turns
 from moiety.app.views import STYLE, nearest_layer, note_html, routing_html, step_of, waiting_html
-from moiety.lens.draw import most_varied_layer
+from moiety.lens.draw.pictures import most_varied_layer
 from moiety.serve.hosts import HostCheck, Hosts
 from moiety.vlm.model import groups_of, moe_layers, settings_of
 

@@ -19,7 +19,7 @@ from moiety.app.turns import Ended, Turns
 from moiety.chat import UNANSWERED, Conversation
 from moiety.groups import Modality
 from moiety.lens.numbers import RoutingNumbers, numbers_of
-from moiety.lens.observe import Observation, as_seen, grid_of, pieces, split
+from moiety.lens.trace.observe import Observation, as_seen, grid_of, pieces, split
 from moiety.moe.trace import RoutingTrace, recording
 from moiety.vlm.images import decode
 from moiety.vlm.model import groups_of, settings_of

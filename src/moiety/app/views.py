@@ -16,9 +16,9 @@ from PIL import Image, ImageOps
 
 from moiety.app.session import Reading
 from moiety.groups import ExpertGroups
-from moiety.lens.draw import GRID_LINES_UP_TO, over_picture, ranked, tint
-from moiety.lens.observe import Observation
-from moiety.lens.palette import colours_of, is_dark, label_of
+from moiety.lens.draw.palette import colours_of, is_dark, label_of
+from moiety.lens.draw.pictures import GRID_LINES_UP_TO, over_picture, ranked, tint
+from moiety.lens.trace.observe import Observation
 
 SIDE = 384  # pixels of the tinted picture, at least
 STRIP = 32  # image tokens in a row where they form no grid

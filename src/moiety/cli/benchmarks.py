@@ -73,7 +73,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score answers that are there already, made here or by another tool; each needs its question."""
-    from moiety.evaluate.benchmarks.graded import score_graded
+    from moiety.evaluate.benchmarks.rules.graded import score_graded
     from moiety.evaluate.benchmarks.run import score_answers
 
     if graded and scorer is not None:

@@ -17,7 +17,7 @@ def show_plan(comparison: Comparison) -> None:
     """Every run that was asked for, and whether it is finished; the stages that all share; parameters."""
     from moiety.compare.records import run_name
     from moiety.compare.run import RUNS
-    from moiety.run_files import RESULT
+    from moiety.records.run_files import RESULT
 
     runs = comparison.folder / RUNS
     done = {pair for pair in comparison.planned if (runs / run_name(*pair) / RESULT).is_file()}

@@ -15,8 +15,8 @@ from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
-    from moiety.config import Recipe, StageSettings
     from moiety.groups import ExpertGroups
+    from moiety.recipe.recipe import Recipe, StageSettings
     from moiety.vlm.check import DataReport
     from moiety.vlm.data import Encoder
     from moiety.vlm.skips import Skips
@@ -243,7 +243,7 @@ def recipe_processor(recipe: Recipe) -> Any:
 
 def processor_for(path: Path, model: str | None) -> Any:
     """The processor of `model`, or a small one made from the texts of the file."""
-    from moiety.config import ScratchSettings
+    from moiety.recipe.recipe import ScratchSettings
     from moiety.vlm.rows import read_rows
     from moiety.vlm.scratch import scratch_processor
     from moiety.vlm.templates import load_processor

@@ -15,7 +15,7 @@ from moiety.cli.screen import show, show_json, table
 
 PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "pillow", "scikit-learn", "matplotlib")
 OPTIONAL = ("peft", "trl", "gradio", "openai", "triton")
-# The three settings with which glibc keeps freed blocks; measured in benchmarks/, never set by the library.
+# The three settings with which glibc keeps freed blocks; measured in speed/, never set by the library.
 HEAP = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",

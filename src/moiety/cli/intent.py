@@ -15,8 +15,8 @@ from moiety.cli.runs import AsJson, DryRun, RecipeName, SetOption, numbers, spli
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
-    from moiety.intent.data import Split
-    from moiety.intent.grading import Graded
+    from moiety.intent.compare.grading import Graded
+    from moiety.intent.data.published import Split
     from moiety.intent.recipe import IntentRecipe
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Train the recipe's model with each seed and keep every model; finished seeds are kept."""
-    from moiety.intent.compare import run_intent_fit
+    from moiety.intent.compare.run import run_intent_fit
 
     read = load(recipe, overrides, settings)
     result, folders = run_intent_fit(read, seeds=numbers(seeds), on_progress=progress_line("clips"))
@@ -72,7 +72,7 @@ def compare(
     dry_run: DryRun = False,
 ) -> None:
     """Train and score methods and variants on the same rows; write table, pictures and report. Resumes."""
-    from moiety.intent.compare import run_intent_compare
+    from moiety.intent.compare.run import run_intent_compare
 
     read = load(recipe, overrides, settings)
     result = run_intent_compare(
@@ -104,7 +104,7 @@ def predict(
 
     from moiety.intent.answers import answers, samples_at, write_answers
     from moiety.intent.classifier import IntentClassifier
-    from moiety.saving import check_writable
+    from moiety.records.saving import check_writable
 
     if out is not None:
         check_writable(out)
@@ -141,10 +141,10 @@ def evaluate(
     """Grade a model: every measure, confusion matrix and embedding as pictures."""
     from moiety.intent.answers import samples_at
     from moiety.intent.classifier import IntentClassifier
-    from moiety.intent.grading import grade, subsets
-    from moiety.intent.pictures import draw_model
-    from moiety.intent.samples import check_hidden
-    from moiety.saving import check_writable
+    from moiety.intent.compare.grading import grade, subsets
+    from moiety.intent.compare.pictures import draw_model
+    from moiety.intent.data.samples import check_hidden
+    from moiety.records.saving import check_writable
 
     hidden = tuple(split(hide) or ())
     if masks and hidden:
@@ -179,8 +179,8 @@ def demo(
     ),
 ) -> None:
     """Make spoken clips, learn their intents and write a report: minutes on two cores."""
-    from moiety.intent.demo import run_demo
-    from moiety.saving import check_writable
+    from moiety.intent.demo.run import run_demo
+    from moiety.records.saving import check_writable
 
     check_writable(output, is_folder=True)
     lines: dict[str, Callable[[int, int], None]] = {}
@@ -209,7 +209,15 @@ def load(name: str, overrides: list[str] | None, settings: list[str] | None) -> 
 
 def show_tables(result: Any) -> None:
     """The tables of a comparison, or its plan before any run is finished."""
-    from moiety.intent.tables import caption, contrast_table, cost_table, hidden_table, notes, plan_table, score_table
+    from moiety.intent.compare.tables import (
+        caption,
+        contrast_table,
+        cost_table,
+        hidden_table,
+        notes,
+        plan_table,
+        score_table,
+    )
 
     drawn = {"plan": plan_table(result)}
     if result.runs:
@@ -240,8 +248,8 @@ def check_inputs(dims: Iterable[str], rows: Split, hidden: Sequence[str], data: 
     Raises:
         ValueError: the grades would be those of another question; says which files would do.
     """
-    from moiety.intent.data import FEATURES
-    from moiety.intent.sources import has_input
+    from moiety.intent.data.published import FEATURES
+    from moiety.intent.data.sources import has_input
 
     asked = [name for name in dims if name not in hidden]
     absent = [name for name in asked if not any(has_input(sample, (name,)) for sample in rows.samples)]
@@ -274,8 +282,8 @@ def evaluation_folder(model: Path, data: Path, how: Sequence[str]) -> Path:
 
 def default_split(data: Path, settings: Sequence[str] = ()) -> str | None:
     """The part that is graded where none is named."""
-    from moiety.intent.rows import read_clip_rows
-    from moiety.intent.sources import ROWS_FILES, read_source, source_at
+    from moiety.intent.data.rows import read_clip_rows
+    from moiety.intent.data.sources import ROWS_FILES, read_source, source_at
 
     if data.suffix.lower() in ROWS_FILES:
         known = {row.split for row in read_clip_rows(data)}
@@ -309,7 +317,7 @@ def write_grades(folder: Path, trees: dict[str, dict[str, float]]) -> None:
     """``grades.json`` beside the pictures."""
     import json
 
-    from moiety.saving import write_atomically
+    from moiety.records.saving import write_atomically
 
     write_atomically(folder / "grades.json", json.dumps(trees, indent=1) + "\n")
     say(f"wrote {folder / 'grades.json'}")

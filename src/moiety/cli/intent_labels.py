@@ -33,8 +33,8 @@ def describe_labels(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of a data folder.")] = None,
 ) -> None:
     """Describe labels in sentences, from a file or by a language model, for semantic synchronisation."""
-    from moiety.intent.providers import check_table, write_table
-    from moiety.intent.providers import describe_labels as describe
+    from moiety.intent.labels.providers import check_table, write_table
+    from moiety.intent.labels.providers import describe_labels as describe
 
     names = labels_at(labels, settings)
     if check:
@@ -69,7 +69,7 @@ def file_for(out: Path | None) -> Path:
         ValueError: none is given.
         OSError: it cannot be written.
     """
-    from moiety.saving import check_writable
+    from moiety.records.saving import check_writable
 
     if out is None:
         raise ValueError("give --out FILE for the table, or --check to compare only")
@@ -84,9 +84,9 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
         FileNotFoundError: there is no such file.
         ValueError: it holds no label.
     """
-    from moiety.intent.rows import read_clip_rows
-    from moiety.intent.sources import ROWS_FILES, read_source, source_at
-    from moiety.text_files import read_text
+    from moiety.intent.data.rows import read_clip_rows
+    from moiety.intent.data.sources import ROWS_FILES, read_source, source_at
+    from moiety.records.text_files import read_text
 
     if not path.exists():
         raise FileNotFoundError(f"no labels at {path}; give a text file with one label a line, rows, or a data folder")
@@ -104,7 +104,7 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
 
 def table_of(source: str, names: list[str]) -> Any:
     """What `--check` compares: a path, or the shipped table that knows most of the labels."""
-    from moiety.intent.labels import shipped_tables
+    from moiety.intent.labels.descriptions import shipped_tables
 
     if source != "auto":
         return source

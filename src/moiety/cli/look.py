@@ -70,8 +70,8 @@ def ground(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure what a model leans on, layer by layer: pictures and given text, or memory."""
-    from moiety.lens.ground import ground as read_rows_of
-    from moiety.lens.ground_report import write_ground_report
+    from moiety.lens.ground.metrics import ground as read_rows_of
+    from moiety.lens.ground.report import write_ground_report
     from moiety.vlm.rows import load_rows
 
     rows = load_rows(data)[:limit]

@@ -15,7 +15,7 @@ from moiety.cli.door import calm_libraries, say
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
-    from moiety.config import MoESettings
+    from moiety.recipe.recipe import MoESettings
     from moiety.vlm.parameters import ParameterCount
 
 USUAL_STAGES = {
@@ -91,7 +91,7 @@ def params(
     dense = dense_config(config)
     schemes = scheme_rows(dense, moe or settings_in(config))
     if as_json:
-        from moiety.vlm.designs import design_of
+        from moiety.vlm.asymoe.designs import design_of
 
         design = asdict(design_of(dense, moe or settings_in(config))) if published.scheme == "asymoe" else None
         found = {"published": vars(published), "strict": vars(strict), "schemes": schemes}
@@ -121,8 +121,8 @@ def moe_settings(
     """
     from pydantic import ValidationError
 
-    from moiety.config import MoESettings, RecipeError, describe_errors
-    from moiety.yaml_reader import apply_override
+    from moiety.recipe.reader import apply_override
+    from moiety.recipe.recipe import MoESettings, RecipeError, describe_errors
 
     tree: dict[str, Any] = {"scheme": scheme, "top_k": top_k}
     if layers is not None:
@@ -181,7 +181,7 @@ def count_table(title: str, columns: dict[str, ParameterCount]) -> Any:
 
 def show_design(source: Any, settings: MoESettings) -> None:
     """The widths of scheme asymoe, what each part of a layer costs a token, and what each set of experts saves."""
-    from moiety.vlm.designs import design_of
+    from moiety.vlm.asymoe.designs import design_of
     from moiety.vlm.model import config_of
 
     design = design_of(config_of(source) if isinstance(source, str) else source, settings)
@@ -234,7 +234,7 @@ def config_and_settings(what: str, overrides: list[str] | None) -> tuple[Any, Mo
 
 def settings_in(config: Any) -> MoESettings:
     """The settings a config was made with; dense for a stock config."""
-    from moiety.config import MoESettings
+    from moiety.recipe.recipe import MoESettings
 
     tree = getattr(config, "moe", None)
     return MoESettings(scheme="dense") if tree is None else MoESettings.model_validate(tree)
@@ -244,7 +244,7 @@ def dense_config(config: Any) -> Any:
     """The same config without sparse layers."""
     import copy
 
-    from moiety.config import MoESettings
+    from moiety.recipe.recipe import MoESettings
 
     if getattr(config, "moe", None) is None:
         return config
@@ -255,8 +255,8 @@ def dense_config(config: Any) -> Any:
 
 def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
     """Every scheme over the same dense model, with the expert width that activates as much as `reference`."""
-    from moiety.config import MoESettings
     from moiety.moe.routers import SCHEMES, resolve
+    from moiety.recipe.recipe import MoESettings
     from moiety.vlm.parameters import count_parameters
 
     same: dict[str, Any] = {"layers": reference.layers, "modality_groups": reference.modality_groups}

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from moiety.config import Recipe
-from moiety.section import sections_in
+from moiety.recipe.recipe import Recipe
+from moiety.recipe.section import sections_in
 
 _HEAD = """# Keys of a recipe
 

@@ -24,7 +24,7 @@ def shipped() -> dict[str, Path]:
 
 def is_intent(path: Path) -> bool:
     """Whether a recipe is of the intent wing: its data has a kind."""
-    from moiety.yaml_reader import read_tree
+    from moiety.recipe.reader import read_tree
 
     data = read_tree(path, ()).get("data")
     return isinstance(data, dict) and "kind" in data
@@ -51,7 +51,7 @@ def find_recipe(name: str) -> Path:
 
 def load(name: str, overrides: list[str] | None = None) -> Any:
     """Read a recipe by path or shipped name, apply overrides and check that its scheme can be built."""
-    from moiety.config import load_recipe
+    from moiety.recipe.recipe import load_recipe
 
     path = find_recipe(name)
     if is_intent(path):
@@ -67,8 +67,8 @@ def check_scheme(recipe: Any, path: Path) -> None:
     Raises:
         RecipeError: the scheme is unknown, or its groups or top_k do not fit.
     """
-    from moiety.config import RecipeError
     from moiety.moe.routers import resolve
+    from moiety.recipe.recipe import RecipeError
 
     if recipe.moe.scheme == "dense":
         return

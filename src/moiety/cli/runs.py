@@ -17,7 +17,7 @@ from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
     from moiety.evaluate.benchmarks.run import Asking
-    from moiety.evaluation import DecodingSettings
+    from moiety.recipe.evaluate import DecodingSettings
     from moiety.train import Progress
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or the name of a shipped recipe.")]
@@ -177,7 +177,7 @@ def answer_files(
 ) -> Lines:
     """Let a model answer conversation files and print its scores by type of question."""
     from moiety.evaluate import evaluate_model, percent
-    from moiety.evaluation import DecodingSettings
+    from moiety.recipe.evaluate import DecodingSettings
     from moiety.vlm.rows import load_rows
 
     if predictions is not None:
@@ -221,9 +221,9 @@ def decoding_settings(method: str, overrides: list[str] | None) -> DecodingSetti
     """
     from pydantic import ValidationError
 
-    from moiety.config import RecipeError, describe_errors
-    from moiety.evaluation import DecodingSettings
-    from moiety.yaml_reader import apply_override
+    from moiety.recipe.evaluate import DecodingSettings
+    from moiety.recipe.reader import apply_override
+    from moiety.recipe.recipe import RecipeError, describe_errors
 
     tree: dict[str, Any] = {"method": method}
     for override in overrides or ():

@@ -4,7 +4,7 @@ from moiety.compare.plan import plan_schemes
 from moiety.compare.run import run_compare
 from moiety.compare.summary import Comparison, Difference, Floors, Standing
 from moiety.compare.variants import compared_names, settings_for
-from moiety.contrasts import Contrast
+from moiety.stats.contrasts import Contrast
 
 __all__ = [
     "Comparison",

@@ -11,10 +11,10 @@ from typing import Any
 from moiety.compare.plan import PlannedScheme
 from moiety.compare.records import RunRecord, load_record, run_name
 from moiety.compare.summary import Comparison
-from moiety.comparison import merged
-from moiety.config import Recipe
-from moiety.evaluation import EvaluateSettings
-from moiety.provenance import file_digests
+from moiety.recipe.compare import merged
+from moiety.recipe.evaluate import EvaluateSettings
+from moiety.recipe.recipe import Recipe
+from moiety.records.provenance import file_digests
 from moiety.train import Progress
 from moiety.train.fingerprints import FileDigests, picture_digests
 from moiety.train.ledger import identity_of

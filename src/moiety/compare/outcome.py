@@ -11,11 +11,11 @@ from moiety.compare.page import report_page
 from moiety.compare.plot import draw
 from moiety.compare.summary import Comparison, Floors
 from moiety.compare.table import csv_text, json_text, markdown
-from moiety.config import Recipe
+from moiety.evaluate.question_floors import majority_floor, question_only_floor
 from moiety.evaluate.report import UNTYPED, types_of
 from moiety.evaluate.tasks import task_of
-from moiety.saving import write_atomically
-from moiety.vlm.floors import majority_floor, question_only_floor
+from moiety.recipe.recipe import Recipe
+from moiety.records.saving import write_atomically
 from moiety.vlm.rows import Row, load_rows
 
 PLOT = "comparison.png"

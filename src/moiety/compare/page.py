@@ -10,8 +10,7 @@ from pathlib import Path
 from moiety.compare.sentences import limits, made, result, sight, title_of, told_apart
 from moiety.compare.summary import Comparison
 from moiety.compare.table import caption, conflict_table, contrast_table, cost_table, notes, score_table
-from moiety.permutation import shown_p
-from moiety.reporting import (
+from moiety.records.pages import (
     document,
     html_command,
     html_figure,
@@ -23,6 +22,7 @@ from moiety.reporting import (
     html_terms,
     opening,
 )
+from moiety.stats.permutation import shown_p
 
 CONTROLS = ("blank image", "majority", "question-only", "chance")
 """Ends of the names of rows that are no scheme."""

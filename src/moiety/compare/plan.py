@@ -8,7 +8,7 @@ from typing import Any
 
 from moiety.compare.summary import SchemeRow
 from moiety.compare.variants import UNWIDENED, check_names, meaning_of, settings_for
-from moiety.config import MoESettings, Recipe
+from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.vlm.configs import sparse_config
 from moiety.vlm.model import config_of
 from moiety.vlm.parameters import ParameterCount, count_parameters

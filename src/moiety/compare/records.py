@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moiety.evaluation import EvaluateSettings
-from moiety.run_files import load_run_file, save_run_file
-from moiety.section import with_defaults
+from moiety.recipe.evaluate import EvaluateSettings
+from moiety.recipe.section import with_defaults
+from moiety.records.run_files import load_run_file, save_run_file
 from moiety.train.fingerprints import without_later
 from moiety.train.ledger import LATER, whole_identity
 

@@ -19,13 +19,13 @@ from moiety.compare.pace import place_of
 from moiety.compare.plan import PlannedScheme, plan_schemes
 from moiety.compare.records import RunRecord, save_record
 from moiety.compare.summary import Comparison, Floors
-from moiety.comparison import MEAN_OF_TYPES
-from moiety.config import Recipe
 from moiety.evaluate.report import types_of
 from moiety.evaluate.run import evaluate_model
 from moiety.groups import nearest_name
 from moiety.moe.routers import resolve
-from moiety.provenance import provenance
+from moiety.recipe.compare import MEAN_OF_TYPES
+from moiety.recipe.recipe import Recipe
+from moiety.records.provenance import provenance
 from moiety.train import Progress, StageData, prepare_data, run_recipe, run_stage
 from moiety.train.ledger import fingerprint_of
 from moiety.train.order import without_weight_bars

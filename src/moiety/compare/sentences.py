@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, points
-from moiety.intervals import Estimate
-from moiety.reporting import counted, listed, spread
+from moiety.records.pages import counted, listed, spread
+from moiety.stats.intervals import Estimate
 
 FEW = 6
 """So many names fit a sentence."""

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from moiety.compare.records import RunRecord
-from moiety.comparison import MEAN_OF_TYPES, CompareSettings
-from moiety.contrasts import Contrast, as_families, contrast_over
 from moiety.evaluate.report import percent
-from moiety.intervals import Estimate, paired_difference, seed_interval
-from moiety.permutation import SignFlip, holm, shown_p, sign_flip_test
+from moiety.recipe.compare import MEAN_OF_TYPES, CompareSettings
+from moiety.stats.contrasts import Contrast, as_families, contrast_over
+from moiety.stats.intervals import Estimate, paired_difference, seed_interval
+from moiety.stats.permutation import SignFlip, holm, shown_p, sign_flip_test
 
 
 @dataclass(frozen=True)

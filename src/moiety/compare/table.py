@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, SchemeRow
-from moiety.contrasts import Contrast, limit_of
 from moiety.evaluate.report import percent
-from moiety.intervals import Estimate
-from moiety.reporting import finite, pipe_table
+from moiety.records.pages import finite, pipe_table
+from moiety.stats.contrasts import Contrast, limit_of
+from moiety.stats.intervals import Estimate
 
 FLOOR_NAMES = ("majority", "question_only", "chance")
 

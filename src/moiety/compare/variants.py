@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moiety.comparison import VariantSettings
-from moiety.config import MoESettings, Recipe
 from moiety.groups import nearest_name
 from moiety.moe.routers import ROUTERS, resolve
+from moiety.recipe.compare import VariantSettings
+from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for
 
 # Published-style rows: the dense width is kept, so that they activate fewer parameters, and they are labelled so.

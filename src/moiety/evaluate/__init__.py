@@ -2,8 +2,8 @@
 
 from moiety.evaluate.report import Conflict, EvaluationResult, TypeScore, percent, score_predictions
 from moiety.evaluate.run import evaluate_model
-from moiety.intervals import Estimate, paired_difference, seed_interval, wilson_interval
-from moiety.permutation import SignFlip, holm, sign_flip_test
+from moiety.stats.intervals import Estimate, paired_difference, seed_interval, wilson_interval
+from moiety.stats.permutation import SignFlip, holm, sign_flip_test
 
 __all__ = [
     "Conflict",

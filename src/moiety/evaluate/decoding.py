@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor
 
 from moiety.evaluate.contrast import context_aware, contrast_layers, diffusion_noise, early_layers, visual_contrastive
-from moiety.evaluation import DecodingSettings
+from moiety.recipe.evaluate import DecodingSettings
 from moiety.vlm.contracts import PICTURES
 from moiety.vlm.data import Collator, Encoder
 from moiety.vlm.images import Pictures

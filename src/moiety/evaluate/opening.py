@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from moiety.evaluate.question_floors import accepted_answers
 from moiety.evaluate.scorers import LETTERS, option_letter
-from moiety.saving import whole_file
-from moiety.vlm.floors import accepted_answers
+from moiety.records.saving import whole_file
 from moiety.vlm.inline_pictures import InlinePicture
 from moiety.vlm.rows import ROLES, Row, load_rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moiety.evaluate.identities import identity_of
-from moiety.json_reader import parse_json
+from moiety.records.json_reader import parse_json
 from moiety.vlm.rows import Row
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from moiety.evaluate.identities import told_apart
 from moiety.evaluate.scorers import conflict_counts
 from moiety.evaluate.tasks import TASKS, prior_of, task_of
-from moiety.intervals import Estimate, wilson_interval
+from moiety.stats.intervals import Estimate, wilson_interval
 from moiety.vlm.rows import Row
 
 UNTYPED = "untyped"

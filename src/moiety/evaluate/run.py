@@ -18,8 +18,8 @@ from moiety.evaluate.identities import prompt_turns, told_apart
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
 from moiety.evaluate.watch import Watch
-from moiety.evaluation import DecodingSettings
-from moiety.moe.experts.evidence import EvidenceExperts, clamped_alpha
+from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
+from moiety.recipe.evaluate import DecodingSettings
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
 from moiety.vlm.rows import Row
@@ -56,7 +56,7 @@ def evaluate_model(
         decoding: How scores become an answer; None: greedily.
         clamp_alpha: Force alpha of every evidence expert to this: 0 is evidence alone, 1 memory alone.
         predictions: JSON-lines file that answers are added to, and that a stopped run goes on from.
-        watch: Sees every batch, see :mod:`moiety.lens.gather`.
+        watch: Sees every batch, see :mod:`moiety.lens.trace.gather`.
         progress: Called with (answers made, answers asked for) after each batch.
     """
     started, rows = time.perf_counter(), told_apart(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from moiety.evaluate.question_floors import accepted_answers
 from moiety.evaluate.scorers import (
     LETTERS,
     exact_match,
@@ -13,7 +14,6 @@ from moiety.evaluate.scorers import (
     yes_no_metrics,
 )
 from moiety.evaluate.statements import stated_letter, stated_word, without_wrappers
-from moiety.vlm.floors import accepted_answers
 from moiety.vlm.rows import Row
 
 Metrics = Callable[[Sequence[str], Sequence[str | None]], dict[str, float]]

@@ -13,7 +13,10 @@ from moiety.vlm.rows import Row
 
 
 class Watch:
-    """Sees every batch of questions and what was said to it. This one looks away; see :mod:`moiety.lens.gather`."""
+    """Sees every batch of questions and what was said to it. This one looks away.
+
+    See :mod:`moiety.lens.trace.gather` for one that does not.
+    """
 
     @contextmanager
     def over(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> Iterator[None]:

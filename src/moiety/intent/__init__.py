@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moiety.intent.classifier import IntentClassifier
-from moiety.intent.samples import IntentSample, SampleError
+from moiety.intent.data.samples import IntentSample, SampleError
 from moiety.intent.settings import IntentSettings
 
 if TYPE_CHECKING:
-    from moiety.intent.clips import read_clips as read_clips
+    from moiety.intent.clips.reading import read_clips as read_clips
 
 __all__ = ["IntentClassifier", "IntentSample", "IntentSettings", "SampleError", "read_clips"]
 
@@ -17,7 +17,7 @@ __all__ = ["IntentClassifier", "IntentSample", "IntentSettings", "SampleError", 
 def __getattr__(name: str) -> Any:
     """Clips are read on demand: features of one's own need no decoder."""
     if name == "read_clips":
-        from moiety.intent.clips import read_clips
+        from moiety.intent.clips.reading import read_clips
 
         return read_clips
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

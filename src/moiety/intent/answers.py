@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from moiety.intent.classifier import IntentClassifier
-from moiety.intent.data import Split
+from moiety.intent.data.published import Split
+from moiety.intent.data.rows import ClipRow, read_clip_rows
+from moiety.intent.data.samples import IntentSample, SampleError
+from moiety.intent.data.sources import ROWS_FILES, has_input, read_source, source_at
 from moiety.intent.explain import explain
-from moiety.intent.rows import ClipRow, read_clip_rows
-from moiety.intent.samples import IntentSample, SampleError
-from moiety.intent.sources import ROWS_FILES, has_input, read_source, source_at
-from moiety.saving import write_atomically
+from moiety.records.saving import write_atomically
 
 TOP = 3
 

@@ -16,12 +16,13 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
 
-from moiety.config import describe_errors
 from moiety.groups import nearest_name
-from moiety.intent.baselines import network_for
-from moiety.intent.labels import SHARED, descriptions_for, encode_descriptions
+from moiety.intent.data.prepare import Preparation
+from moiety.intent.data.samples import MODALITIES, IntentSample, check_hidden
+from moiety.intent.labels.descriptions import SHARED, descriptions_for, encode_descriptions
 from moiety.intent.metrics import closed_set_metrics
-from moiety.intent.openset import (
+from moiety.intent.network.baselines import network_for
+from moiety.intent.network.openset import (
     doc_decision,
     doc_thresholds,
     open_set_metrics,
@@ -29,12 +30,11 @@ from moiety.intent.openset import (
     score_of,
     score_threshold,
 )
-from moiety.intent.prepare import Preparation
-from moiety.intent.reader import TextReader
-from moiety.intent.samples import MODALITIES, IntentSample, check_hidden
+from moiety.intent.network.reader import TextReader
 from moiety.intent.settings import IntentSettings
 from moiety.intent.storage import load_classifier, save_classifier
 from moiety.intent.training import Rows, predict_logits, train
+from moiety.recipe.recipe import describe_errors
 
 OUTSIDE = "out of scope"
 """What rows beyond every class are called where no ``oos_label`` is given."""
@@ -59,7 +59,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         ``{"text": "thank you", "audio": array (frames, dim), "video": None}``.
 
     Source:
-        A-MESS (arXiv 2503.19474) as reconstructed by moiety; baselines as in :mod:`moiety.intent.baselines`.
+        A-MESS (arXiv 2503.19474) as reconstructed by moiety; baselines as in :mod:`moiety.intent.network.baselines`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -193,7 +193,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: Samples.
             kind: As setting ``oos``; None: the classifier's own, or msp. For msp it is 1 minus the largest probability,
-                for every other kind the score of :mod:`moiety.intent.openset` with its sign changed.
+                for every other kind the score of :mod:`moiety.intent.network.openset` with its sign changed.
             hide: Modalities taken away from every sample.
         """
         scores = self._score(*self._asked(X, hide), kind).numpy()
@@ -248,14 +248,14 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """Samples of clips by the extractors that made the training samples.
 
         Args:
-            rows: As :func:`moiety.intent.clips.read_clips` takes them.
+            rows: As :func:`moiety.intent.clips.reading.read_clips` takes them.
             **options: ``cache``, ``on_error``, ``on_progress``, ``device``, as there; and ``text``, ``video`` or
                 ``audio`` with the folder in which a model lies now, where that is another.
 
         Raises:
             ValueError: the model was fitted on frames of the user's own, which only the user can make.
         """
-        from moiety.intent.clips import read_clips
+        from moiety.intent.clips.reading import read_clips
 
         own = [name for name in self._fitted().dims if name != "text" and name not in self.extractors_]
         if own:

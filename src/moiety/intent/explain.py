@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from moiety.intent.classifier import IntentClassifier
-from moiety.intent.model import Fused
-from moiety.intent.samples import IntentSample, SampleError
+from moiety.intent.data.samples import IntentSample, SampleError
+from moiety.intent.network.model import Fused
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,18 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from moiety.comparison import Members, check_contrasts, check_folder_names, contrast_weights
-from moiety.config import describe_errors
 from moiety.groups import nearest_name
-from moiety.intent.baselines import METHODS
-from moiety.intent.data import HAZUMI_TARGETS
-from moiety.intent.samples import MODALITIES, check_hidden
+from moiety.intent.data.published import HAZUMI_TARGETS
+from moiety.intent.data.samples import MODALITIES, check_hidden
+from moiety.intent.network.baselines import METHODS
 from moiety.intent.settings import IntentSettings
-from moiety.section import Section
-from moiety.yaml_reader import RecipeError, read_tree
+from moiety.recipe.compare import Members, check_contrasts, check_folder_names, contrast_weights
+from moiety.recipe.reader import RecipeError, read_tree
+from moiety.recipe.recipe import describe_errors
+from moiety.recipe.section import Section
 
 FLOORS = ("logistic", "majority")
-"""What every method has to exceed; see :mod:`moiety.intent.floors`. No seed enters them."""
+"""What every method has to exceed; see :mod:`moiety.intent.compare.floors`. No seed enters them."""
 MEASURES = ("acc", "f1", "prec", "rec", "weighted_f1", "weighted_prec")
 
 _OF_KIND: dict[str, tuple[str, ...]] = {
@@ -194,7 +194,7 @@ class IntentCompareSettings(Section):
         return self
 
     def weights(self, contrast: str) -> dict[str, float]:
-        """Name -> weight of one contrast; see :func:`moiety.comparison.contrast_weights`."""
+        """Name -> weight of one contrast; see :func:`moiety.recipe.compare.contrast_weights`."""
         return contrast_weights(self.contrasts[contrast])
 
 

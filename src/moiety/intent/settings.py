@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from moiety.section import Section, Switch
+from moiety.recipe.section import Section, Switch
 
 Method = Literal["amess", "text", "concat", "mult", "mag"]
 

@@ -13,13 +13,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from moiety.intent.baselines import network_for
-from moiety.intent.labels import LabelDescription
-from moiety.intent.prepare import Preparation
-from moiety.intent.reader import TextReader
-from moiety.intent.samples import fingerprint_of
+from moiety.intent.data.prepare import Preparation
+from moiety.intent.data.samples import fingerprint_of
+from moiety.intent.labels.descriptions import LabelDescription
+from moiety.intent.network.baselines import network_for
+from moiety.intent.network.reader import TextReader
 from moiety.intent.settings import IntentSettings
-from moiety.saving import whole_folder
+from moiety.records.saving import whole_folder
 
 FORMAT = 1
 TEXT_ENCODER = "text_encoder"

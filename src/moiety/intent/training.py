@@ -16,12 +16,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from moiety.devices import device_named
+from moiety.intent.data.samples import IntentBatch, IntentSample
 from moiety.intent.metrics import closed_set_metrics
-from moiety.intent.model import IntentNetwork
-from moiety.intent.openset import outlier_exposure_loss
-from moiety.intent.samples import IntentBatch, IntentSample
+from moiety.intent.network.model import IntentNetwork
+from moiety.intent.network.openset import outlier_exposure_loss
+from moiety.intent.network.synchronise import batch_triplet_loss, distances, info_nce_loss, synchrony, triplet_loss
 from moiety.intent.settings import IntentSettings
-from moiety.intent.synchronise import batch_triplet_loss, distances, info_nce_loss, synchrony, triplet_loss
 
 MakeBatch = Callable[[Sequence[IntentSample]], IntentBatch]
 BETTER = 1e-6

@@ -11,22 +11,22 @@ from PIL import Image
 
 from moiety.evaluate.run import evaluating
 from moiety.groups import ExpertGroups
-from moiety.lens.charts import draw_depth, draw_shares
-from moiety.lens.coselection import draw_co_selection
-from moiety.lens.draw import draw_patches, draw_words, most_varied_layer
-from moiety.lens.forced import force, read
-from moiety.lens.gates import draw_gates
-from moiety.lens.gather import trace_of
-from moiety.lens.ground import TAKEN_AWAY, choices_and_gates, gathered, sample_of
-from moiety.lens.hyperbolic import draw_discs, draw_radii
+from moiety.lens.draw.charts import draw_depth, draw_shares
+from moiety.lens.draw.coselection import draw_co_selection
+from moiety.lens.draw.gates import draw_gates
+from moiety.lens.draw.hyperbolic import draw_discs, draw_radii
+from moiety.lens.draw.pictures import draw_patches, draw_words, most_varied_layer
+from moiety.lens.draw.points import clouds_of, drawn_layers
+from moiety.lens.draw.profiles import draw_profiles
+from moiety.lens.ground.forced import force, read
+from moiety.lens.ground.metrics import TAKEN_AWAY, choices_and_gates, gathered, sample_of
 from moiety.lens.numbers import RoutingNumbers, numbers_of, rows_table, summary_rows, write_numbers
-from moiety.lens.observe import PICTURE, Observation, observe
-from moiety.lens.page import routing_table
-from moiety.lens.points import clouds_of, drawn_layers
-from moiety.lens.profiles import draw_profiles
-from moiety.lens.report import write_report
-from moiety.lens.saved import SavedTrace, write_trace
-from moiety.lens.trace_reader import read_trace
+from moiety.lens.page.interactive import write_report
+from moiety.lens.page.still import routing_table
+from moiety.lens.trace.file import SavedTrace, write_trace
+from moiety.lens.trace.gather import trace_of
+from moiety.lens.trace.observe import PICTURE, Observation, observe
+from moiety.lens.trace.reader import read_trace
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.model import settings_of
@@ -173,7 +173,7 @@ def inspect_traces(traces: Sequence[SavedTrace], folder: str | Path, only: Colle
         The page, then the charts.
 
     Raises:
-        ValueError: see :func:`moiety.lens.page_data.page_tree`.
+        ValueError: see :func:`moiety.lens.page.data.page_tree`.
     """
     folder = Path(folder)
     page = write_report(folder / "index.html", traces, only=only)

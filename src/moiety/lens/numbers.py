@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from moiety.groups import ExpertGroups
-from moiety.lens.observe import PHASES, Observation
+from moiety.lens.trace.observe import PHASES, Observation
 from moiety.moe import statistics
 from moiety.moe.statistics import Tally
 

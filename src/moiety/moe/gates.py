@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from moiety.config import MoESettings
 from moiety.groups import ExpertGroups, Modality
-from moiety.moe.context import Context
+from moiety.moe.asymoe.context import Context
 from moiety.moe.gate import Gate
 from moiety.moe.trace import Routing
+from moiety.recipe.recipe import MoESettings
 
 
 class Router(nn.Module, abc.ABC):

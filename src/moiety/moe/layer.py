@@ -11,16 +11,16 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from moiety.config import MoESettings
 from moiety.groups import TEXT_GROUP
-from moiety.moe.asymmetric_router import AsymmetricRouter, at_layer
-from moiety.moe.budget import design
-from moiety.moe.context import Context, ContextAttention, Evidence
-from moiety.moe.experts import ExpertBank, FFNExperts
+from moiety.moe.asymoe.budget import design
+from moiety.moe.asymoe.context import Context, ContextAttention, Evidence
+from moiety.moe.asymoe.router import AsymmetricRouter, at_layer
 from moiety.moe.experts.bank import Beside, bank_in
+from moiety.moe.experts.kinds import ExpertBank, FFNExperts
 from moiety.moe.experts.mixed import MixedExperts
 from moiety.moe.routers import GatedRouter, resolve
 from moiety.moe.trace import Routing, active_trace
+from moiety.recipe.recipe import MoESettings
 
 
 class ModalityMoE(nn.Module):

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch import distributed as dist
 
-from moiety.config import MoESettings
 from moiety.groups import TEXT_GROUP, ExpertGroups
 from moiety.moe.trace import Routing, RoutingTrace
+from moiety.recipe.recipe import MoESettings
 
 Reduce = Callable[[Tensor], Tensor]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from moiety.config import MoESettings
 from moiety.groups import ExpertGroups, nearest_name
-from moiety.moe.asymmetric_router import AsymmetricRouter
+from moiety.moe.asymoe.router import AsymmetricRouter
 from moiety.moe.gates import GatedRouter, GatelessRouter, Router, gateless_top_k
 from moiety.moe.tables import scheme_table
+from moiety.recipe.recipe import MoESettings
 
 __all__ = ["ROUTERS", "SCHEMES", "GatedRouter", "GatelessRouter", "Router", "resolve"]
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from moiety.asymmetric import AsyMoESettings
 from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, nearest_name
+from moiety.recipe.asymoe import AsyMoESettings
 
 INTER_GROUP = "inter"
 PLAIN_GROUP = "plain"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, FailFast, Field, ValidationError
 
 from moiety.groups import nearest_name
-from moiety.section import Section
+from moiety.recipe.section import Section
 from moiety.serve.neutral import MESSAGE, PART, REQUEST, without_neutral
 from moiety.serve.refusal import Refusal
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from moiety.config import TrainSettings
+from moiety.recipe.recipe import TrainSettings
 
 
 def check_arguments(args: TrainingArguments) -> None:

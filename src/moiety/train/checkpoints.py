@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from moiety.json_reader import parse_json
+from moiety.records.json_reader import parse_json
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from moiety.config import DataSettings
-from moiety.saving import write_atomically
+from moiety.recipe.recipe import DataSettings
+from moiety.records.saving import write_atomically
 from moiety.vlm.rows import read_rows
 from moiety.vlm.skips import NO_SKIPS, read_skips
 

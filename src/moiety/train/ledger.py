@@ -24,9 +24,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from moiety.config import DataSettings, ModelSettings, MoESettings, Recipe, StageSettings
-from moiety.json_reader import parse_json
-from moiety.section import with_defaults
+from moiety.recipe.recipe import DataSettings, ModelSettings, MoESettings, Recipe, StageSettings
+from moiety.recipe.section import with_defaults
+from moiety.records.json_reader import parse_json
 from moiety.train.fingerprints import ABSENT, FileDigests, base_digests, picture_digests, without_later
 
 logger = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
 from moiety.moe.losses import AuxiliaryLosses, auxiliary_losses
 from moiety.moe.trace import Routing, RoutingTrace, recording
-from moiety.train.asymmetric import AsymmetricLosses, AsymmetricObjective, split_batch
-from moiety.train.masked_pass import DecoderInputs
+from moiety.recipe.recipe import MoESettings
+from moiety.train.asymoe.masked_pass import DecoderInputs
+from moiety.train.asymoe.objectives import AsymmetricLosses, AsymmetricObjective, split_batch
 from moiety.vlm.model import groups_of, losses_added_by_trainer, settings_of
 
 

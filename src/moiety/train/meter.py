@@ -20,8 +20,8 @@ from moiety.groups import ExpertGroups
 from moiety.moe.losses import AuxiliaryLosses
 from moiety.moe.statistics import Tally, inter_share, load_share, max_violation, normalised_entropy, tally
 from moiety.moe.trace import RoutingTrace
-from moiety.train.asymmetric import AsymmetricLosses
-from moiety.train.measures import MEASURES
+from moiety.train.asymoe.measures import MEASURES
+from moiety.train.asymoe.objectives import AsymmetricLosses
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from moiety.config import MoESettings, Recipe, StageSettings, TrainSettings
+from moiety.recipe.recipe import MoESettings, Recipe, StageSettings, TrainSettings
 from moiety.train.ledger import read_record
 from moiety.train.order import without_weight_bars
 from moiety.train.stage_data import num_silent

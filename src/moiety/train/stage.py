@@ -15,8 +15,8 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from moiety.config import MoESettings, Recipe, StageSettings
-from moiety.saving import whole_folder
+from moiety.recipe.recipe import MoESettings, Recipe, StageSettings
+from moiety.records.saving import whole_folder
 from moiety.train import checkpoints, log_files
 from moiety.train.arguments import training_arguments
 from moiety.train.ledger import (

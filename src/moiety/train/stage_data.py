@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from moiety.config import Recipe, StageSettings
 from moiety.groups import ExpertGroups
+from moiety.recipe.recipe import Recipe, StageSettings
 from moiety.vlm.check import DataReport, check_files
 from moiety.vlm.data import Collator, ConversationDataset, Encoder
 from moiety.vlm.images import Images

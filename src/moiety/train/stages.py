@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moiety.config import Recipe
+from moiety.recipe.recipe import Recipe
 from moiety.train.ledger import StageResult, read_record
 from moiety.train.stage import OnProgress, ranks_now, run_stage
 from moiety.train.start import SCRATCH, require_files, start_folder

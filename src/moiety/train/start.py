@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moiety.config import Recipe, StageSettings
-from moiety.saving import whole_folder
+from moiety.recipe.recipe import Recipe, StageSettings
+from moiety.records.saving import whole_folder
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
 from moiety.train.order import without_weight_bars
 from moiety.vlm.rows import read_rows

@@ -16,14 +16,14 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from moiety.config import PARTS
+from moiety.recipe.recipe import PARTS
 from moiety.train import checkpoints
 from moiety.train.arguments import check_arguments
+from moiety.train.asymoe.rates import SCALE_RATE, is_scale, is_undecayed
 from moiety.train.checkpoints import CheckpointError
 from moiety.train.loss import RoutingLossMixin
 from moiety.train.meter import RoutingMeter
 from moiety.train.order import LossBar, SeededOrder, TellsEpoch
-from moiety.train.rates import SCALE_RATE, is_scale, is_undecayed
 from moiety.train.resources import peak_memory_gib
 from moiety.vlm.model import groups_of, moe_layers
 from moiety.vlm.parts import part_of

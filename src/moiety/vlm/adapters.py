@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from moiety.json_reader import parse_json
+from moiety.records.json_reader import parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

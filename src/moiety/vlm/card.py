@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCardData
 
-from moiety.reporting import counted
-from moiety.saving import write_atomically
+from moiety.records.pages import counted
+from moiety.records.saving import write_atomically
 from moiety.vlm.model import groups_of, moe_layers
 from moiety.vlm.parameters import count_parameters
 from moiety.vlm.splice import text_decoder

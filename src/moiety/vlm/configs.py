@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from moiety.asymmetric import AsyMoESettings
-from moiety.config import MoESettings
 from moiety.groups import ExpertGroups
-from moiety.moe.activated import factors_of
-from moiety.moe.budget import design
+from moiety.moe.asymoe.activated import factors_of
+from moiety.moe.asymoe.budget import design
 from moiety.moe.routers import resolve
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.shapes import decoder_shape
 
 DENSE = MoESettings(scheme="dense")

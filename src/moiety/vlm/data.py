@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 
 from moiety.groups import Modality
 from moiety.moe.modality import ids_from_placeholders
+from moiety.vlm.asymoe.spans import evidence_mask, image_key, span_ids, span_order
 from moiety.vlm.images import Pictures, as_rgb
 from moiety.vlm.placeholders import PLACEHOLDERS, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
-from moiety.vlm.spans import evidence_mask, image_key, span_ids, span_order
 from moiety.vlm.templates import control_ids, marks_answers
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Encoder:
             Per position, 1-D ``(seq,)``: ``input_ids``, ``labels`` (-100 where nothing is trained), ``modality_ids``,
             ``evidence_mask`` and what else the processor gives for each token. Per picture, first axis pictures or
             patches: ``pixel_values`` and its companions; absent without pictures. Where spans are wanted, per position
-            ``span_ids`` and ``span_order``, and the scalar ``image_key``, see :mod:`moiety.vlm.spans`.
+            ``span_ids`` and ``span_order``, and the scalar ``image_key``, see :mod:`moiety.vlm.asymoe.spans`.
 
         Raises:
             FileNotFoundError: a picture is missing.

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from moiety.vlm.asymoe.evidence import EvidenceRule, mask_of_step
 from moiety.vlm.contracts import cache_of, cached_length
-from moiety.vlm.evidence import EvidenceRule, mask_of_step
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.positions import name_modalities, recall_offsets
 

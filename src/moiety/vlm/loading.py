@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from moiety.json_reader import parse_json
+from moiety.records.json_reader import parse_json
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.quantised import quantised_by
 from moiety.vlm.sizes import check_numbers, check_size

@@ -21,8 +21,8 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from moiety.config import MoESettings
 from moiety.moe.layer import ModalityMoE
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.adapters import base_of_adapters, merge_adapters
 from moiety.vlm.backends import Backend
 from moiety.vlm.configs import (

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from moiety.config import MoESettings, Part
-from moiety.moe.budget import design_for
+from moiety.moe.asymoe.budget import design_for
 from moiety.moe.routers import resolve
+from moiety.recipe.recipe import MoESettings, Part
 from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
 from moiety.vlm.loading import dense_class
 from moiety.vlm.model import config_of, moe_layers, sparse_class

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from moiety.config import Part
 from moiety.groups import nearest_name
+from moiety.recipe.recipe import Part
 from moiety.vlm.towers import unread_parameters
 
 logger = logging.getLogger(__name__)

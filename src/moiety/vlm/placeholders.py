@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from moiety.config import MoESettings
 from moiety.groups import Modality
 from moiety.moe.modality import ids_from_placeholders, last_token_as_text, without_padding
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.contracts import brings_pictures, cache_of, cached_length
 
 PLACEHOLDERS: Mapping[str, Modality] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moiety.json_reader import parse_json
+from moiety.records.json_reader import parse_json
 from moiety.vlm.inline_pictures import of_content
 
 PICTURE_COLUMNS = ("image", "images")

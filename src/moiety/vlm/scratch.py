@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from moiety.config import ScratchSettings
+from moiety.recipe.recipe import ScratchSettings
 from moiety.vlm.rows import IMAGE_MARK
 from moiety.vlm.templates import template_named, use_template
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from moiety.moe.activated import DecoderShape
+from moiety.moe.asymoe.activated import DecoderShape
 from moiety.vlm.loading import dense_class
 from moiety.vlm.splice import text_decoder
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moiety.config import DataSettings
+from moiety.recipe.recipe import DataSettings
 from moiety.vlm.problems import Problem, place_of
 from moiety.vlm.row_files import Entry, Unreadable, entries, fingerprint
 

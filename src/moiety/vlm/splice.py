@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as hf_init
 
-from moiety.config import MoESettings
-from moiety.moe.context import ContextAttention, Evidence
+from moiety.moe.asymoe.context import ContextAttention, Evidence
 from moiety.moe.experts.bank import ExpertBank, largest_units
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import Router
+from moiety.recipe.recipe import MoESettings
+from moiety.vlm.asymoe.context_cache import seat_of
+from moiety.vlm.asymoe.evidence import EvidenceRule
 from moiety.vlm.backends import Backend, bank_for
-from moiety.vlm.context_cache import seat_of
 from moiety.vlm.contracts import brings_pictures, by_name, cache_keyword, cache_of, cache_of_layer
-from moiety.vlm.evidence import EvidenceRule
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.positions import KeepsOffsets
 from moiety.vlm.retype import original_class, reduce, retype

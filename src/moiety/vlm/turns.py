@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moiety.groups import nearest_name
-from moiety.json_reader import parse_json
+from moiety.records.json_reader import parse_json
 from moiety.vlm.inline_pictures import picture_in
 from moiety.vlm.problems import shown
 from moiety.vlm.row_keys import refuse_marks, refuse_part, refuse_turn_keys, says_nothing, system_of

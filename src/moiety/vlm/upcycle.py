@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moiety.config import MoESettings
 from moiety.groups import Modality
 from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.routers import resolve
-from moiety.saving import whole_folder
+from moiety.recipe.recipe import MoESettings
+from moiety.records.saving import whole_folder
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
 from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moiety.evaluate.benchmarks.cmmmu import CATEGORIES
-from moiety.evaluate.benchmarks.mmmu import SUBJECTS
+from moiety.evaluate.benchmarks.sets.cmmmu import CATEGORIES
+from moiety.evaluate.benchmarks.sets.mmmu import SUBJECTS
 from tests.evaluate.benchmarks.made_layouts import SHOWN, Case, Right, document, table
 from tests.evaluate.benchmarks.made_options import picture, png, write_lines
 

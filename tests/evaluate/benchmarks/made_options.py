@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from moiety.evaluate.benchmarks.cmmmu import CATEGORIES
-from moiety.evaluate.benchmarks.mme import COGNITION, PERCEPTION
-from moiety.evaluate.benchmarks.mmmu import SUBJECTS
-from moiety.evaluate.benchmarks.pope import CATEGORIES as POPE_CATEGORIES
+from moiety.evaluate.benchmarks.sets.cmmmu import CATEGORIES
+from moiety.evaluate.benchmarks.sets.mme import COGNITION, PERCEPTION
+from moiety.evaluate.benchmarks.sets.mmmu import SUBJECTS
+from moiety.evaluate.benchmarks.sets.pope import CATEGORIES as POPE_CATEGORIES
 
 Right = dict[str, str]
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import BenchmarkScore
+from moiety.evaluate.benchmarks.files.spreadsheet import write_xlsx
 from moiety.evaluate.benchmarks.registry import BENCHMARKS
 from moiety.evaluate.benchmarks.run import score_answers
-from moiety.evaluate.benchmarks.spreadsheet import write_xlsx
 from moiety.evaluate.predictions import PredictionFile
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.made import MADE

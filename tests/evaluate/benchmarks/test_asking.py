@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.config import MoESettings, ScratchSettings
 from moiety.evaluate.benchmarks.registry import BENCHMARKS
 from moiety.evaluate.benchmarks.run import Asking, evaluate_benchmarks, read_all, score_answers
 from moiety.evaluate.decoding import keywords_of_generate
+from moiety.recipe.recipe import MoESettings, ScratchSettings
 from moiety.vlm.data import Collator, Encoder
 from moiety.vlm.scratch import scratch_model, scratch_processor
 from moiety.vlm.upcycle import upcycle

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.chartqa import CHARTQA
-from moiety.evaluate.benchmarks.docvqa import DOCVQA, DOCVQA_TEST
-from moiety.evaluate.benchmarks.ocrbench import FORMULAS, OCRBENCH
+from moiety.evaluate.benchmarks.sets.chartqa import CHARTQA
+from moiety.evaluate.benchmarks.sets.docvqa import DOCVQA, DOCVQA_TEST
+from moiety.evaluate.benchmarks.sets.ocrbench import FORMULAS, OCRBENCH
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 
 SHORT = "Answer the question using a single word or phrase."

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moiety.evaluate.benchmarks.entries import entry_with, list_in, object_in, people_in, texts_in, write_document
+from moiety.evaluate.benchmarks.files.entries import entry_with, list_in, object_in, people_in, texts_in, write_document
 
 
 def test_an_entry_that_lacks_something() -> None:

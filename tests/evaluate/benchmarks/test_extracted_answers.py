@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moiety.evaluate.benchmarks.extracted_answers import (
+from moiety.evaluate.benchmarks.rules.extracted_answers import (
     Wanted,
     lmms_verdict,
     numbers_in,

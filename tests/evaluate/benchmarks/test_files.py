@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety.evaluate.benchmarks.answers import read_answers
-from moiety.evaluate.benchmarks.files import read_entries, read_json, read_lines, read_table, text_of
-from moiety.evaluate.benchmarks.resampling import resampled
+from moiety.evaluate.benchmarks.files.answers import read_answers
+from moiety.evaluate.benchmarks.files.questions import read_entries, read_json, read_lines, read_table, text_of
+from moiety.evaluate.benchmarks.rules.resampling import resampled
 from moiety.evaluate.predictions import PredictionFile
 
 

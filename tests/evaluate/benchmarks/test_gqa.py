@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.gqa import GQA, converted, unpunctuated
+from moiety.evaluate.benchmarks.sets.gqa import GQA, converted, unpunctuated
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from moiety.cli import app
-from moiety.evaluate.benchmarks.graded import CODE, GRADED, SAME, score_graded
-from moiety.evaluate.benchmarks.hallusionbench import PLACE, place_of
+from moiety.evaluate.benchmarks.rules.graded import CODE, GRADED, SAME, score_graded
+from moiety.evaluate.benchmarks.sets.hallusionbench import PLACE, place_of
 from tests.evaluate.benchmarks.golden import golden_rows, golden_scores
 from tests.evaluate.benchmarks.made import MADE
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.mathvista import MATHVISTA, QUESTIONS
-from moiety.evaluate.benchmarks.mmvet import MMVET
+from moiety.evaluate.benchmarks.sets.mathvista import MATHVISTA, QUESTIONS
+from moiety.evaluate.benchmarks.sets.mmvet import MMVET
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moiety.evaluate.benchmarks.hallusion_metrics import (
+from moiety.evaluate.benchmarks.rules.hallusion_metrics import (
     RIGHT,
     UNCLEAR,
     WRONG,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.hallusion_metrics import RIGHT, UNCLEAR, WRONG
-from moiety.evaluate.benchmarks.hallusionbench import HALLUSIONBENCH, QUESTIONS, judged_by
+from moiety.evaluate.benchmarks.rules.hallusion_metrics import RIGHT, UNCLEAR, WRONG
+from moiety.evaluate.benchmarks.sets.hallusionbench import HALLUSIONBENCH, QUESTIONS, judged_by
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moiety.evaluate.benchmarks.layouts import SITE, Layout, Questions, questions_in
+from moiety.evaluate.benchmarks.files.layouts import SITE, Layout, Questions, questions_in
 from moiety.evaluate.benchmarks.registry import BENCHMARKS, layouts_table
 from moiety.evaluate.benchmarks.run import score_answers
 from tests.evaluate.benchmarks.made_layouts import FREE, Case, mme_release, pope_mixed, pope_repository, table

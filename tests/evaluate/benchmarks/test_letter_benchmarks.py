@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from moiety.evaluate.benchmarks.ai2d import AI2D, lmms_filtered, official_character
 from moiety.evaluate.benchmarks.benchmark import asked
 from moiety.evaluate.benchmarks.registry import BENCHMARKS
-from moiety.evaluate.benchmarks.scienceqa import SCIENCEQA, internvl_letter, official_letter
-from moiety.evaluate.benchmarks.seed_bench import SEED
+from moiety.evaluate.benchmarks.sets.ai2d import AI2D, lmms_filtered, official_character
+from moiety.evaluate.benchmarks.sets.scienceqa import SCIENCEQA, internvl_letter, official_letter
+from moiety.evaluate.benchmarks.sets.seed_bench import SEED
 from moiety.evaluate.scorers import LETTERS
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moiety.evaluate.benchmarks.letters import option_prompt, stated_letter, weighed_letter
+from moiety.evaluate.benchmarks.rules.letters import option_prompt, stated_letter, weighed_letter
 from tests.evaluate.benchmarks.golden import golden_rows, golden_scores
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.mmbench import MMBENCH, MMBENCH_TEST, fast_letter
-from moiety.evaluate.benchmarks.spreadsheet import MAX_CHARACTERS, write_xlsx
+from moiety.evaluate.benchmarks.files.spreadsheet import MAX_CHARACTERS, write_xlsx
+from moiety.evaluate.benchmarks.sets.mmbench import MMBENCH, MMBENCH_TEST, fast_letter
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.mme import COGNITION, MME, PERCEPTION, official_reading
+from moiety.evaluate.benchmarks.sets.mme import COGNITION, MME, PERCEPTION, official_reading
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 

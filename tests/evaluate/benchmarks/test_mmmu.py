@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.cmmmu import CATEGORIES, CMMMU, official_letters, sound_letters
-from moiety.evaluate.benchmarks.mmmu import (
+from moiety.evaluate.benchmarks.files.parquet import ParquetPictures, read_parquet
+from moiety.evaluate.benchmarks.sets.cmmmu import CATEGORIES, CMMMU, official_letters, sound_letters
+from moiety.evaluate.benchmarks.sets.mmmu import (
     DOMAINS,
     MMMU,
     SUBJECTS,
@@ -21,7 +22,6 @@ from moiety.evaluate.benchmarks.mmmu import (
     official_letter,
     open_candidates,
 )
-from moiety.evaluate.benchmarks.parquet import ParquetPictures, read_parquet
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 
 CHOICE = "multiple-choice"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.nlvr2 import NLVR2
+from moiety.evaluate.benchmarks.sets.nlvr2 import NLVR2
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 
 

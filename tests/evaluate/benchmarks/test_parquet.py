@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from moiety.evaluate.benchmarks import parquet as module
-from moiety.evaluate.benchmarks.parquet import HubTable, ParquetPictures
+from moiety.evaluate.benchmarks.files import parquet as module
+from moiety.evaluate.benchmarks.files.parquet import HubTable, ParquetPictures
 from tests.evaluate.benchmarks.made_layouts import table
 from tests.evaluate.benchmarks.made_options import png
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, asked
-from moiety.evaluate.benchmarks.people import people_of
-from moiety.evaluate.benchmarks.textvqa import ANNOTATIONS, TEXTVQA
-from moiety.evaluate.benchmarks.vizwiz import VIZWIZ, VIZWIZ_TEST
-from moiety.evaluate.benchmarks.vqa_text import long_form
-from moiety.evaluate.benchmarks.vqav2 import VQAV2, VQAV2_TESTDEV
+from moiety.evaluate.benchmarks.rules.people import people_of
+from moiety.evaluate.benchmarks.rules.vqa_text import long_form
+from moiety.evaluate.benchmarks.sets.textvqa import ANNOTATIONS, TEXTVQA
+from moiety.evaluate.benchmarks.sets.vizwiz import VIZWIZ, VIZWIZ_TEST
+from moiety.evaluate.benchmarks.sets.vqav2 import VQAV2, VQAV2_TESTDEV
 from moiety.vlm.rows import Row
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 

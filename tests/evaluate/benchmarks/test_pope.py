@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.pope import CATEGORIES, POPE
+from moiety.evaluate.benchmarks.sets.pope import CATEGORIES, POPE
 from tests.evaluate.benchmarks.golden import checked_score, golden_rows, golden_scores
 
 

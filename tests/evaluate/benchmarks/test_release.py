@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moiety.evaluate.benchmarks.files import read_json
-from moiety.evaluate.benchmarks.release import Release, ReleasePictures, members_of
+from moiety.evaluate.benchmarks.files.questions import read_json
+from moiety.evaluate.benchmarks.files.release import Release, ReleasePictures, members_of
 from tests.evaluate.benchmarks.made_options import picture, png
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moiety.evaluate.benchmarks.anls import anls, anls_stvqa, edit_distance
-from moiety.evaluate.benchmarks.relaxed import RELAXED_RULES
-from moiety.evaluate.benchmarks.vqa_text import agreement, long_form, without_articles, without_punctuation
+from moiety.evaluate.benchmarks.rules.anls import anls, anls_stvqa, edit_distance
+from moiety.evaluate.benchmarks.rules.relaxed import RELAXED_RULES
+from moiety.evaluate.benchmarks.rules.vqa_text import agreement, long_form, without_articles, without_punctuation
 
 
 def golden(shared: Path, name: str) -> list[dict[str, Any]]:

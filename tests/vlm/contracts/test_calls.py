@@ -9,8 +9,8 @@ import torch
 import transformers as hf
 from torch import nn
 
-from moiety.config import MoESettings
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.contracts import (
     CACHE as NAMES,
 )

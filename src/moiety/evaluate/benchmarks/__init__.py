@@ -1,7 +1,7 @@
 """The benchmarks of the field: official files in, official scores out, one benchmark a file."""
 
-from moiety.evaluate.benchmarks.answers import read_answers
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
+from moiety.evaluate.benchmarks.files.answers import read_answers
 from moiety.evaluate.benchmarks.registry import BENCHMARKS, benchmarks_named
 from moiety.evaluate.benchmarks.run import Asking, BenchmarkRun, evaluate_benchmarks, score_answers
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moiety.evaluate.benchmarks.layouts import Layout, Questions, in_words, questions_in
-from moiety.evaluate.benchmarks.resampling import Statistic, resampled
+from moiety.evaluate.benchmarks.files.layouts import Layout, Questions, in_words, questions_in
+from moiety.evaluate.benchmarks.rules.resampling import Statistic, resampled
 from moiety.groups import nearest_name
-from moiety.intervals import Estimate
+from moiety.stats.intervals import Estimate
 from moiety.vlm.images import Pictures
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 

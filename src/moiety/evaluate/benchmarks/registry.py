@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from moiety.evaluate.benchmarks.ai2d import AI2D
 from moiety.evaluate.benchmarks.benchmark import Benchmark
-from moiety.evaluate.benchmarks.chartqa import CHARTQA
-from moiety.evaluate.benchmarks.cmmmu import CMMMU
-from moiety.evaluate.benchmarks.docvqa import DOCVQA, DOCVQA_TEST
-from moiety.evaluate.benchmarks.gqa import GQA
-from moiety.evaluate.benchmarks.hallusionbench import HALLUSIONBENCH
-from moiety.evaluate.benchmarks.layouts import by_publisher
-from moiety.evaluate.benchmarks.mathvista import MATHVISTA
-from moiety.evaluate.benchmarks.mmbench import MMBENCH, MMBENCH_TEST
-from moiety.evaluate.benchmarks.mme import MME
-from moiety.evaluate.benchmarks.mmmu import MMMU
-from moiety.evaluate.benchmarks.mmvet import MMVET
-from moiety.evaluate.benchmarks.nlvr2 import NLVR2
-from moiety.evaluate.benchmarks.ocrbench import OCRBENCH
-from moiety.evaluate.benchmarks.pope import POPE
-from moiety.evaluate.benchmarks.scienceqa import SCIENCEQA
-from moiety.evaluate.benchmarks.seed_bench import SEED
-from moiety.evaluate.benchmarks.textvqa import TEXTVQA
-from moiety.evaluate.benchmarks.vizwiz import VIZWIZ, VIZWIZ_TEST
-from moiety.evaluate.benchmarks.vqav2 import VQAV2, VQAV2_TESTDEV
+from moiety.evaluate.benchmarks.files.layouts import by_publisher
+from moiety.evaluate.benchmarks.sets.ai2d import AI2D
+from moiety.evaluate.benchmarks.sets.chartqa import CHARTQA
+from moiety.evaluate.benchmarks.sets.cmmmu import CMMMU
+from moiety.evaluate.benchmarks.sets.docvqa import DOCVQA, DOCVQA_TEST
+from moiety.evaluate.benchmarks.sets.gqa import GQA
+from moiety.evaluate.benchmarks.sets.hallusionbench import HALLUSIONBENCH
+from moiety.evaluate.benchmarks.sets.mathvista import MATHVISTA
+from moiety.evaluate.benchmarks.sets.mmbench import MMBENCH, MMBENCH_TEST
+from moiety.evaluate.benchmarks.sets.mme import MME
+from moiety.evaluate.benchmarks.sets.mmmu import MMMU
+from moiety.evaluate.benchmarks.sets.mmvet import MMVET
+from moiety.evaluate.benchmarks.sets.nlvr2 import NLVR2
+from moiety.evaluate.benchmarks.sets.ocrbench import OCRBENCH
+from moiety.evaluate.benchmarks.sets.pope import POPE
+from moiety.evaluate.benchmarks.sets.scienceqa import SCIENCEQA
+from moiety.evaluate.benchmarks.sets.seed_bench import SEED
+from moiety.evaluate.benchmarks.sets.textvqa import TEXTVQA
+from moiety.evaluate.benchmarks.sets.vizwiz import VIZWIZ, VIZWIZ_TEST
+from moiety.evaluate.benchmarks.sets.vqav2 import VQAV2, VQAV2_TESTDEV
 from moiety.groups import nearest_name
 
 _ALL = (

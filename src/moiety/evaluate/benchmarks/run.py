@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from moiety.evaluate.benchmarks.answers import answered_part, answers_to
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
-from moiety.evaluate.benchmarks.layouts import Questions
+from moiety.evaluate.benchmarks.files.answers import answered_part, answers_to
+from moiety.evaluate.benchmarks.files.layouts import Questions
 from moiety.evaluate.benchmarks.registry import benchmarks_named
 from moiety.evaluate.run import answer_rows
-from moiety.evaluation import DecodingSettings
-from moiety.saving import write_atomically
+from moiety.recipe.evaluate import DecodingSettings
+from moiety.records.saving import write_atomically
 from moiety.vlm.images import Pictures
 from moiety.vlm.rows import Row
 
 if TYPE_CHECKING:
-    from moiety.lens.trace_writer import TraceWriter
+    from moiety.lens.trace.writer import TraceWriter
 
 RESULTS = "benchmarks.json"
 HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %", "#not read")
@@ -115,12 +115,12 @@ class Asking:
         """What writes the routing to `path`, or to :attr:`trace`; None when nobody asked for it.
 
         Raises:
-            ValueError: see :class:`moiety.lens.trace_writer.TraceWriter`.
+            ValueError: see :class:`moiety.lens.trace.writer.TraceWriter`.
         """
         path = path or self.trace
         if path is None:
             return None
-        from moiety.lens.trace_writer import TraceWriter
+        from moiety.lens.trace.writer import TraceWriter
 
         return TraceWriter(path, model, processor, images, self.trace_limit)
 
@@ -189,7 +189,7 @@ def score_answers(
     Args:
         name: Key of the benchmark.
         data: Folder with its official files.
-        answers: See :func:`moiety.evaluate.benchmarks.answers.answers_to`.
+        answers: See :func:`moiety.evaluate.benchmarks.files.answers.answers_to`.
         rule: Rule set.
         limit: The answers are those to the first so many questions.
 

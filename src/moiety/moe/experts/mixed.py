@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from moiety.config import MoESettings
 from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, nearest_name
+from moiety.moe.asymoe.experts.evidence import EvidenceExperts
+from moiety.moe.asymoe.experts.lorentz import LorentzExperts
+from moiety.moe.asymoe.experts.parallel import ParallelExperts
 from moiety.moe.experts.bank import Beside, BesideBank, ExpertBank, bank_in, largest_units
-from moiety.moe.experts.evidence import EvidenceExperts
 from moiety.moe.experts.ffn import FFNExperts
-from moiety.moe.experts.lorentz import LorentzExperts
-from moiety.moe.experts.parallel import ParallelExperts
 from moiety.moe.experts.slots import Share, share_slots, side_of
+from moiety.recipe.recipe import MoESettings
 
 HYPERBOLIC = ("lorentz", "euclidean", "product")
 

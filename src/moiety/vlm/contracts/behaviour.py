@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from moiety.config import MoESettings
 from moiety.moe.trace import recording
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.contracts.broken import ContractBroken
 from moiety.vlm.model import moe_layers
 from moiety.vlm.upcycle import upcycle

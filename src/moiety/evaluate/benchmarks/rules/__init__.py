@@ -1,0 +1,1 @@
+"""Published scoring rules that several benchmarks share."""

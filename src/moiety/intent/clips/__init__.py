@@ -1,0 +1,1 @@
+"""Raw clips: decoded, measured, and made into frames."""

@@ -1,0 +1,1 @@
+"""Methods and seeds side by side: runs, grades, verdicts and pages."""

@@ -1,0 +1,1 @@
+"""Samples: published data sets, rows files, and how they are divided."""

@@ -1,0 +1,1 @@
+"""What each label means, in sentences, and who wrote them."""

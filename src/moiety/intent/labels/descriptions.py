@@ -1,0 +1,220 @@
+"""What each label means, in sentences: tables of label descriptions, where they come from, and their vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from sklearn.feature_extraction.text import HashingVectorizer
+from torch import Tensor
+
+from moiety.groups import nearest_name
+from moiety.recipe.reader import RecipeError, StrictLoader
+from moiety.records.text_files import read_text
+
+HASHING = "hashing"
+SHARED = "shared"
+HASHING_DIM = 2048
+
+
+@dataclass(frozen=True)
+class LabelDescription:
+    """What one label means.
+
+    Args:
+        label: The string in the data.
+        descriptions: One or more sentences.
+        name: Readable name; None: the label itself.
+        cues: Non-verbal signs.
+    """
+
+    label: str
+    descriptions: tuple[str, ...]
+    name: str | None = None
+    cues: str | None = None
+
+    def texts(self, form: str = "name_and_description") -> list[str]:
+        """What is encoded, one text a description.
+
+        Args:
+            form: ``name_and_description``, ``name_only``, ``description_only`` or ``with_cues``.
+
+        Example:
+            >>> LabelDescription("Thank", ("Shows gratitude.",)).texts()
+            ['Thank. Shows gratitude.']
+        """
+        name = self.name or self.label
+        if form == "name_only":
+            return [name]
+        cues = f" {self.cues}." if form == "with_cues" and self.cues else ""
+        head = "" if form == "description_only" else f"{name}. "
+        return [f"{head}{description}{cues}" for description in self.descriptions]
+
+
+def read_table(tree: Any, where: str, field: str = "description") -> dict[str, LabelDescription]:
+    """A table of descriptions from parsed JSON or YAML: a list of entries, or a mapping label -> sentence(s).
+
+    Args:
+        tree: What was parsed.
+        where: Names it in errors.
+        field: Which field of an entry holds the text, for instance ``description_ja``.
+
+    Raises:
+        ValueError: entries lack a label or text, a label stands twice, or a text is blank.
+    """
+    if isinstance(tree, Mapping):
+        tree = tree["labels"] if "labels" in tree else [{"label": key, field: value} for key, value in tree.items()]
+    if not isinstance(tree, Sequence) or isinstance(tree, str):
+        raise ValueError(f"{where} holds {type(tree).__name__}, expected a list of {{label, description}}")
+    table: dict[str, LabelDescription] = {}
+    for number, entry in enumerate(tree, 1):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("label"), str):
+            raise ValueError(f"{where}: entry {number} has no label; expected {{label, {field}}}")
+        label, text = entry["label"], entry.get(field, entry.get("description"))
+        texts = (text,) if isinstance(text, str) else tuple(text or ())
+        if not texts or not all(isinstance(part, str) and part.strip() for part in texts):
+            raise ValueError(f"{where}: label {label!r} has no {field}; give a sentence or a list of sentences")
+        if label in table:
+            raise ValueError(f"{where}: label {label!r} stands twice")
+        table[label] = LabelDescription(label, texts, entry.get("name"), entry.get("cues"))
+    return table
+
+
+def shipped_tables(field: str = "description") -> dict[str, dict[str, LabelDescription]]:
+    """The tables that come with moiety: ``mintrec`` (20 labels), ``mintrec2`` (30), ``hazumi_da`` (11)."""
+    tree = json.loads(resources.files("moiety.intent.labels").joinpath("label_descriptions.json").read_text("utf-8"))
+    table = read_table(tree, "label_descriptions.json", field)
+    return {name: {label: table[label] for label in labels} for name, labels in tree["sets"].items()}
+
+
+def load_table(source: Any, field: str = "description") -> dict[str, LabelDescription]:
+    """A table of descriptions from a file or a mapping.
+
+    Args:
+        source: A path of JSON or YAML, or a mapping label -> sentence(s).
+        field: Which field of an entry holds the text.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no table.
+    """
+    if isinstance(source, Mapping):
+        return read_table(source, "label_descriptions", field)
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no label descriptions at {path}; write JSON or YAML, label -> sentence, or let "
+            "'moiety intent describe-labels' write them"
+        )
+    return read_table(_parsed(read_text(path), path), str(path), field)
+
+
+def _parsed(text: str, path: Path) -> Any:
+    """JSON, or YAML of which JSON without tabs is a part; a key that stands twice is an error in both.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(text, object_pairs_hook=_unrepeated)
+        except json.JSONDecodeError as error:
+            if path.suffix.lower() == ".json":
+                raise ValueError(f"{path} is no JSON ({error.msg} in line {error.lineno})") from error
+        except RecursionError as error:
+            raise ValueError(f"{path} is no table: nested too deep") from error
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 1}"
+        raise ValueError(f"{path} is no JSON or YAML ({getattr(error, 'problem', None) or error}{where})") from error
+    except RecipeError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"{', '.join(twice[:5])} stands twice")
+    return dict(pairs)
+
+
+def descriptions_for(source: Any, classes: Sequence[str], field: str = "description") -> dict[str, LabelDescription]:
+    """Descriptions of exactly `classes`.
+
+    Args:
+        source: ``auto``: the shipped table with exactly these labels. A path of JSON or YAML. Or a mapping
+            label -> sentence(s).
+        classes: Labels of the data.
+        field: Which field of an entry holds the text, for instance ``description_ja``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: classes are missing in the table or stand there without being classes, or no shipped table fits.
+    """
+    if isinstance(source, str) and source == "auto":
+        for table in shipped_tables(field).values():
+            if set(table) >= set(classes) and len(table) - len(classes) <= 1:  # one label may mean out of scope
+                return {label: table[label] for label in classes}
+        raise ValueError(
+            f"no shipped table describes the {len(classes)} labels {', '.join(sorted(classes)[:5])}, …; "
+            "pass label_descriptions=FILE (moiety intent describe-labels writes one) or a mapping label -> sentence, "
+            "or set triplet_weight=0"
+        )
+    table = load_table(source, field)
+    missing = [label for label in classes if label not in table]
+    if missing:
+        hints = [f"{label!r} ({nearest_name(label, table)})" for label in missing[:3]]
+        extra = sorted(set(table) - set(classes))
+        raise ValueError(
+            f"no description of {len(missing)} of {len(classes)} labels: {'; '.join(hints)}"
+            + (f". Described but no label of the data: {', '.join(extra)}" if extra else "")
+            + ". Add them, or let 'moiety intent describe-labels' write a table"
+        )
+    return {label: table[label] for label in classes}
+
+
+def hashed_vectors(texts: Sequence[str]) -> np.ndarray:
+    """Character 1- to 3-grams hashed into 2,048 signed places, rows of length 1; needs no model, takes any language."""
+    hasher = HashingVectorizer(n_features=HASHING_DIM, analyzer="char", ngram_range=(1, 3), lowercase=True, norm="l2")
+    return hasher.transform(texts).toarray().astype(np.float32)
+
+
+def encode_texts(texts: Sequence[str], encoder: str) -> Tensor:
+    """One vector a text, ``(texts, dim)`` float32.
+
+    Args:
+        texts: What to encode.
+        encoder: ``hashing``, or a Hugging Face id or folder: masked mean of the last hidden state, frozen.
+    """
+    if encoder == HASHING:
+        return torch.from_numpy(hashed_vectors(texts))
+    from moiety.intent.data.features import TextEncoder
+
+    return TextEncoder(encoder).vectors(texts)
+
+
+def encode_descriptions(
+    table: Mapping[str, LabelDescription],
+    form: str = "name_and_description",
+    encoder: str | Callable[[Sequence[str]], Tensor] = HASHING,
+) -> Tensor:
+    """One vector a class, ``(classes, dim)``: the mean over its descriptions, in the order of `table`.
+
+    Args:
+        table: Label -> its descriptions.
+        form: As :meth:`LabelDescription.texts` takes it.
+        encoder: As :func:`encode_texts` takes it, or what makes vectors ``(texts, dim)`` itself.
+    """
+    vectors = partial(encode_texts, encoder=encoder) if isinstance(encoder, str) else encoder
+    return torch.stack([vectors(entry.texts(form)).mean(0) for entry in table.values()])

@@ -1,0 +1,267 @@
+"""A small spoken world: clips whose words leave open what the speaker wants, so that voice and gesture must be read.
+
+Everything is made here, nothing is recorded: sentences from parts (:mod:`moiety.intent.world.phrases`), a voice of
+harmonics (:mod:`moiety.intent.world.voice`), a drawn figure (:mod:`moiety.intent.world.figure`). The law behind the
+three, and the accuracy that it allows for every set of modalities, stand in :mod:`moiety.intent.world.signs`. Speakers
+differ between splits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moiety.intent.clips.writer import write_clip
+from moiety.intent.world.figure import FPS, Look, move
+from moiety.intent.world.phrases import sentence
+from moiety.intent.world.signs import ANY_GESTURE, ANY_TONE, INTENTS, MASKS, OUTSIDE, SIGNS, attainable
+from moiety.intent.world.voice import RATE, Voice, speak
+from moiety.recipe.section import differences
+from moiety.records.saving import whole_folder
+
+SPEAKERS = {"train": 60, "dev": 15, "test": 30}
+"""Split -> how many people speak in it; nobody speaks in two."""
+FORMAT = 1
+OnClip = Callable[[int, int], None]
+"""Called with the clips that are written and the clips in all."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What is drawn of one clip before it is made.
+
+    Args:
+        key: Names the clip.
+        split: ``train``, ``dev`` or ``test``.
+        label: Its intent, or :data:`moiety.intent.world.signs.OUTSIDE`.
+        text: What is said.
+        words: Group of words, a key of :data:`moiety.intent.world.phrases.SENTENCES`.
+        tone: One of :data:`moiety.intent.world.signs.TONES`.
+        gesture: One of :data:`moiety.intent.world.signs.GESTURES`.
+        missing: The modality that the clip lacks, or None.
+        speaker: Number of the person, counted over all splits.
+        draw: Seeds of what is left to chance in sound and pictures.
+    """
+
+    key: str
+    split: str
+    label: str
+    text: str
+    words: str
+    tone: str
+    gesture: str
+    missing: str | None
+    speaker: int
+    draw: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class IntentWorldFiles:
+    """Where a written world lies.
+
+    Args:
+        folder: Everything is below it; clips in ``clips``.
+        rows: ``rows.jsonl``: key, clip, text, label and split of every clip.
+        labels: ``labels.json``: what each label means.
+        signs: ``signs.jsonl``: what was drawn, for looking, never an input.
+        facts: ``world.json``: arguments, and the attainable accuracy by modalities.
+    """
+
+    folder: Path
+    rows: Path
+    labels: Path
+    signs: Path
+    facts: Path
+
+    @classmethod
+    def below(cls, folder: str | Path) -> IntentWorldFiles:
+        """The files of the world in `folder`."""
+        folder = Path(folder)
+        names = ("rows.jsonl", "labels.json", "signs.jsonl", "world.json")
+        return cls(folder, *(folder / name for name in names))
+
+    def attainable(self) -> dict[str, float]:
+        """Modalities joined by ``+`` -> best possible accuracy, as written."""
+        return dict(json.loads(self.facts.read_text("utf-8"))["attainable"])
+
+
+def write_intent_world(
+    folder: str | Path,
+    *,
+    num_train: int = 720,
+    num_dev: int = 120,
+    num_test: int = 360,
+    seed: int = 0,
+    unclear: float = 0.03,
+    missing: float = 0.05,
+    outside: float = 0.0,
+    noise: float = 1.0,
+    on_progress: OnClip | None = None,
+) -> IntentWorldFiles:
+    """Write clips, rows and label descriptions; the same arguments write the same bytes with the same PyAV.
+
+    A world that lies there already is left as it is. A larger world begins with the clips of a smaller one.
+
+    Args:
+        folder: Where the files go.
+        num_train: Clips to learn from.
+        num_dev: Clips that choose the epoch.
+        num_test: Clips that grade. Multiples of 12 hold every intent equally often.
+        seed: Seed of everything that is drawn.
+        unclear: Probability that words, tone or gesture say nothing, each by itself, within 0..1.
+        missing: Probability that a clip lacks one modality, each equally often, within 0..1.
+        outside: Probability that a clip belongs to no intent, within 0..1; 0 leaves the label out of the world. What is
+            attainable counts the other clips alone.
+        noise: Factor on the noise of sound and pictures, 0 or more.
+        on_progress: Called after each clip.
+
+    Raises:
+        ValueError: a number is out of range.
+        FileExistsError: the folder holds a world of other arguments, or something else.
+    """
+    _check({"num_train": num_train, "num_dev": num_dev, "num_test": num_test},
+           {"unclear": unclear, "missing": missing, "outside": outside}, noise)  # fmt: skip
+    counts = {"train": num_train, "dev": num_dev, "test": num_test}
+    chances = {"unclear": unclear, "missing": missing, "outside": outside}
+    arguments = {"format": FORMAT, "counts": counts, "seed": seed, **chances, "noise": noise}
+    files = IntentWorldFiles.below(folder)
+    if _is_written(files, arguments):
+        return files
+    drawn = [drawn_utterance(split, n, seed=seed, **chances) for split, count in counts.items() for n in range(count)]
+    with whole_folder(files.folder) as fresh:
+        (fresh / "clips").mkdir()
+        _write_clips(fresh, drawn, seed, noise, on_progress)
+        _write_tables(IntentWorldFiles.below(fresh), drawn, arguments)
+    return files
+
+
+def drawn_utterance(split: str, number: int, *, seed: int, unclear: float, missing: float, outside: float) -> Utterance:
+    """Clip `number` of a split, by itself: it does not depend on how many others there are."""
+    place = list(SPEAKERS).index(split)
+    draw = (seed, place, number)
+    rng = np.random.default_rng(draw)
+    turn = np.random.default_rng((seed, place, number // len(INTENTS), 1)).permutation(len(INTENTS))
+    intent = INTENTS[turn[number % len(INTENTS)]]  # every run of 12 clips holds every intent once
+    words, gestures, tones = (intent.words,), intent.gestures, intent.tones
+    label = intent.label
+    if rng.random() < outside:
+        label, words, gestures, tones = OUTSIDE, ("outside",), ANY_GESTURE, ANY_TONE
+    likely = dict(zip(SIGNS, (words, gestures, tones), strict=True))
+    sign = {
+        name: SIGNS[name][-1] if rng.random() < unclear else str(rng.choice(values)) for name, values in likely.items()
+    }
+    lacking = str(rng.choice(list(SIGNS))) if rng.random() < missing else None
+    before = sum(count for other, count in list(SPEAKERS.items())[:place])
+    speaker = before + int(rng.integers(SPEAKERS[split]))
+    text = sentence(sign["text"], rng)
+    key = f"{split}-{number:05d}"
+    return Utterance(key, split, label, text, sign["text"], sign["audio"], sign["video"], lacking, speaker, draw)
+
+
+def clip_of(utterance: Utterance, seed: int, noise: float) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Pictures ``(frames, side, side, 3)`` and sound ``(samples,)`` of an utterance; None for what it lacks."""
+    person = np.random.default_rng((seed, 9, utterance.speaker))
+    voice, look = Voice.drawn(person, noise), Look.drawn(person, noise)
+    rng = np.random.default_rng((*utterance.draw, 2))
+    sound = speak(utterance.text, utterance.tone, voice, rng)
+    pictures = move(utterance.gesture, look, len(sound) / RATE, rng)
+    lacking = utterance.missing
+    return None if lacking == "video" else pictures, None if lacking == "audio" else sound
+
+
+def _write_clips(folder: Path, drawn: list[Utterance], seed: int, noise: float, on_progress: OnClip | None) -> None:
+    def write(utterance: Utterance) -> Path:
+        pictures, sound = clip_of(utterance, seed, noise)
+        return write_clip(folder / _clip_name(utterance), pictures, sound, fps=FPS, rate=RATE)
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # coding video lets go of the interpreter
+        try:
+            for done, _ in enumerate(threads.map(write, drawn), 1):
+                if on_progress is not None:
+                    on_progress(done, len(drawn))
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)  # who stops it does not wait for the other clips
+            raise
+
+
+def _clip_name(utterance: Utterance) -> str:
+    return f"clips/{utterance.key}.mp4"
+
+
+def _write_tables(files: IntentWorldFiles, drawn: list[Utterance], arguments: Mapping[str, Any]) -> None:
+    """Rows, label descriptions, signs, facts, and a page about them."""
+    _write_lines(files.rows, (
+        {"key": one.key, "clip": _clip_name(one), "text": "" if one.missing == "text" else one.text,
+         "label": one.label, "split": one.split}
+        for one in drawn
+    ))  # fmt: skip
+    _write_lines(files.signs, ({**asdict(one), "draw": list(one.draw)} for one in drawn))
+    labels = [{"label": one.label, "description": one.description, "cues": one.cues or None} for one in INTENTS]
+    _write_json(files.labels, {"labels": labels})
+    chances = {name: arguments[name] for name in ("unclear", "missing")}
+    found = {"+".join(kept): attainable(kept, **chances) for kept in MASKS}
+    table = {one.label: {"text": one.words, "video": one.gestures, "audio": one.tones} for one in INTENTS}
+    _write_json(files.facts, {"arguments": arguments, "attainable": found, "intents": table})
+    (files.folder / "README.md").write_text(_page(found, arguments), encoding="utf-8")
+
+
+def _page(found: Mapping[str, float], arguments: Mapping[str, Any]) -> str:
+    signs = "\n".join(
+        f"| {one.label} | {one.words} | {_named(one.tones, ANY_TONE)} | {_named(one.gestures, ANY_GESTURE)} |"
+        for one in INTENTS
+    )
+    best = "\n".join(f"| {kept} | {100 * value:.1f} |" for kept, value in found.items())
+    return (
+        "# A small spoken world\n\nWritten by moiety, `moiety.intent.world`; nothing here was recorded. Arguments: "
+        f"`{json.dumps(arguments)}`.\n\n| intent | words | voice | gesture |\n| --- | --- | --- | --- |\n{signs}\n\n"
+        "Best accuracy that any reader can reach who never mishears, in percent, for the modalities it is given (rows "
+        f"that have none of them are not asked):\n\n| modalities | accuracy |\n| --- | ---: |\n{best}\n"
+    )
+
+
+def _named(values: tuple[str, ...], every: tuple[str, ...]) -> str:
+    return "any" if values == every else ", ".join(values)
+
+
+def _is_written(files: IntentWorldFiles, arguments: Mapping[str, Any]) -> bool:
+    """Whether just this world lies there already; anything else there is not ours to replace."""
+    if not files.folder.exists() or not any(files.folder.iterdir()):
+        return False
+    if not files.facts.is_file():
+        raise FileExistsError(f"{files.folder} holds other files; choose a new folder for the world")
+    there = json.loads(files.facts.read_text("utf-8"))["arguments"]
+    changes = differences(there, arguments)
+    if changes:
+        raise FileExistsError(
+            f"{files.folder} holds a world of other arguments: {'; '.join(changes)}; "
+            "choose another folder, or delete it"
+        )
+    return True
+
+
+def _check(counts: Mapping[str, int], chances: Mapping[str, float], noise: float) -> None:
+    few = {name: count for name, count in counts.items() if count < len(INTENTS)}
+    if few:
+        given = ", ".join(f"{name}={count}" for name, count in few.items())
+        raise ValueError(f"{given}: every split needs at least {len(INTENTS)} clips, one of each intent")
+    wrong = {name: chance for name, chance in chances.items() if not 0 <= chance <= 1}
+    if wrong or noise < 0:
+        given = ", ".join(
+            f"{name}={value}" for name, value in {**wrong, **({"noise": noise} if noise < 0 else {})}.items()
+        )
+        raise ValueError(f"{given}: chances lie within 0..1, noise is 0 or more")
+
+
+def _write_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_json(path: Path, tree: Any) -> None:
+    path.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The pictures of the lens: numbers go in, one picture comes out."""

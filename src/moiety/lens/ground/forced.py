@@ -1,0 +1,219 @@
+"""One question with its answer already in place, read in one forward: attention, routing and gates of that sample.
+
+Answers are forced rather than generated, so that several models, and one model with several pictures, are read at the
+same positions.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moiety.evaluate.decoding import keywords_of_generate
+from moiety.groups import Modality
+from moiety.lens.trace.observe import pieces
+from moiety.moe.trace import Routing, RoutingTrace, recording
+from moiety.vlm.data import Encoder
+from moiety.vlm.rows import Row
+from moiety.vlm.splice import text_decoder
+
+logger = logging.getLogger(__name__)
+BOX = "answer_box"
+
+
+@dataclass(frozen=True)
+class Forced:
+    """A prompt and its answer as a batch of one.
+
+    Args:
+        keywords: Of the model's forward, batch axis included.
+        modality_ids: ``(seq,)``.
+        evidence: Positions of pictures and of given text; all others are memory, ``(seq,)``.
+        prompt_length: Positions before the answer; the last of them predicts its first token.
+        bearing: Evidence positions that hold the answer: its words where they were given, and patches inside the box
+            that the row names as ``answer_box``, ``(seq,)``; all false where neither is known.
+        words: Text of every position, ``seq`` of them; empty on pictures.
+    """
+
+    keywords: dict[str, Tensor]
+    modality_ids: Tensor
+    evidence: Tensor
+    prompt_length: int
+    bearing: Tensor
+    words: list[str]
+
+    @property
+    def predicting(self) -> slice:
+        """Positions that predict a token of the answer."""
+        return slice(self.prompt_length - 1, max(self.prompt_length, len(self.modality_ids) - 1))
+
+    @property
+    def is_text(self) -> Tensor:
+        """Positions of text."""
+        return self.modality_ids == Modality.TEXT
+
+
+def force(encoder: Encoder, row: Row, answer: str) -> Forced:
+    """Encode the question of `row`, followed by `answer`.
+
+    Raises:
+        FileNotFoundError: a picture is missing.
+        ValueError: see :meth:`moiety.vlm.data.Encoder.encode_prompt`, or a box is not within the picture.
+    """
+    prompt = dict(encoder.encode_prompt(row))
+    length = len(prompt["input_ids"])
+    said = encoder.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    modality_ids, given = prompt.pop("modality_ids"), prompt.pop("evidence_mask")
+    keywords = {}
+    for name, value in prompt.items():
+        tail = torch.tensor(said if name == "input_ids" else [0] * len(said), dtype=value.dtype)
+        keywords[name] = torch.cat([value, tail]).unsqueeze(0) if value.ndim == 1 else value
+    keywords["attention_mask"] = torch.ones_like(keywords["input_ids"])
+    modality_ids = torch.cat([modality_ids, torch.zeros(len(said), dtype=modality_ids.dtype)])
+    evidence = torch.cat([given, torch.zeros(len(said), dtype=torch.bool)])
+    keywords["evidence_mask"] = evidence.unsqueeze(0)
+    words = pieces(encoder.processor.tokenizer, keywords["input_ids"][0].tolist())
+    words = ["" if modality else word for word, modality in zip(words, modality_ids.tolist(), strict=True)]
+    told = [word if kept else "\0" for word, kept in zip(words, evidence.tolist(), strict=True)]
+    bearing = said_in(told, answer) | patches_in(row, modality_ids)
+    return Forced(keywords, modality_ids, evidence, length, bearing, words)
+
+
+def said_in(words: list[str], answer: str) -> Tensor:
+    """Positions whose text is part of `answer` as a whole word, whatever its case.
+
+    Example:
+        >>> said_in(["the", " b", "lue", " one"], "Blue").tolist()
+        [False, True, True, False]
+    """
+    found = torch.zeros(len(words), dtype=torch.bool)
+    ends = [0]
+    for word in words:
+        ends.append(ends[-1] + len(word))
+    if answer.strip():
+        for match in re.finditer(rf"(?<!\w){re.escape(answer.strip())}(?!\w)", "".join(words), re.IGNORECASE):
+            for place in range(len(words)):
+                found[place] |= ends[place] < match.end() and ends[place + 1] > match.start()
+    return found
+
+
+def patches_in(row: Row, modality_ids: Tensor) -> Tensor:
+    """Patches of a row's one picture whose middle lies in its ``answer_box``: left, top, right, bottom in 0..1.
+
+    None where the row has no box, or its picture is no square of patches.
+
+    Raises:
+        ValueError: the box is not of that form.
+    """
+    found, box = torch.zeros_like(modality_ids, dtype=torch.bool), row.extra.get(BOX)
+    if box is None:
+        return found
+    if len(box) != 4 or not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+        raise ValueError(f"{row.place}: {BOX} {box!r} is not left, top, right, bottom in 0..1")
+    patches = (modality_ids == Modality.IMAGE).nonzero().squeeze(-1)
+    side = int(len(patches) ** 0.5)
+    if len(row.images) == 1 and side * side == len(patches):
+        middle = (torch.arange(side) + 0.5) / side
+        across, down = ((middle >= box[i]) & (middle <= box[i + 2]) for i in (0, 1))
+        found[patches] = (down.unsqueeze(1) & across).flatten()  # (rows, columns) -> (patches,)
+    return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one forward showed.
+
+    Args:
+        attention: Of every decoder layer, mean over heads, ``(layers, seq, seq)``; None if it was not asked for.
+        routing: Sparse layer -> its decision over the ``seq`` tokens; empty for a dense model.
+    """
+
+    attention: Tensor | None
+    routing: dict[int, Routing]
+
+
+@torch.no_grad()
+def read(
+    model: Any, forced: Forced, *, attention: bool = False, mean_patch: bool = False, keeps_inputs: bool = False
+) -> Reading:
+    """One forward of `model` over a question and its answer.
+
+    Args:
+        model: Any vision-language model, in eval mode.
+        forced: What it reads.
+        attention: Keep attention weights; only the slow ``eager`` attention has them.
+        mean_patch: Replace every patch embedding of a picture by their mean: the picture says nothing any more.
+        keeps_inputs: Trace what the sparse layers read, too.
+    """
+    keywords = keywords_of_generate(model, forced.keywords)
+    trace = RoutingTrace(keeps_inputs=keeps_inputs)
+    blank = pictures_averaged(model, forced.modality_ids) if mean_patch else nullcontext()
+    with recording(trace), blank, attention_kept(model) if attention else nullcontext() as kept:
+        model(**keywords, use_cache=False)
+    routing = {layer: decisions[0] for layer, decisions in trace.by_layer().items()}
+    return Reading(torch.stack(kept) if kept is not None else None, routing)
+
+
+@contextmanager
+def attention_kept(model: Any) -> Iterator[list[Tensor]]:
+    """Keep the attention of every decoder layer, mean over heads, of a forward over a batch of one.
+
+    The weights are taken where the decoder computes them: asking a forward for them would ask the vision tower too.
+    """
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
+        kept.append(output[1][0].float().mean(dim=0).cpu())  # (1, heads, seq, seq) -> (seq, seq)
+
+    with eager_attention(model), ExitStack() as hooks:
+        for layer in text_decoder(model.base_model).layers:  # type: ignore[union-attr]
+            hooks.callback(layer.self_attn.register_forward_hook(keep).remove)
+        yield kept
+
+
+@contextmanager
+def eager_attention(model: Any) -> Iterator[None]:
+    """Let the decoder compute attention in the way that gives weights, and put its own way back."""
+    decoder: Any = text_decoder(model.base_model)
+    before = decoder.config._attn_implementation
+    if before == "eager":
+        yield
+        return
+    logger.info("attention weights: the decoder runs with eager attention instead of %s meanwhile", before)
+    decoder.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        decoder.set_attn_implementation(before)
+
+
+@contextmanager
+def pictures_averaged(model: Any, modality_ids: Tensor) -> Iterator[None]:
+    """Give the decoder, in place of every patch of a picture, the mean of its patches.
+
+    Pictures are told apart by the text between them; two without any between share one mean. What a family feeds into
+    deeper layers beside (deepstack) stays.
+    """
+    decoder: Any = text_decoder(model.base_model)
+    is_image = modality_ids == Modality.IMAGE
+    run = (is_image & ~torch.nn.functional.pad(is_image[:-1], (1, 0))).cumsum(0)  # number of the picture
+
+    def average(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        embeddings = kwargs["inputs_embeds"].clone()  # (1, seq, hidden)
+        for number in range(1, int(run.max()) + 1):
+            here = (is_image & (run == number)).to(embeddings.device)
+            embeddings[:, here] = embeddings[:, here].mean(dim=1, keepdim=True)
+        return args, {**kwargs, "inputs_embeds": embeddings}
+
+    hook = decoder.register_forward_pre_hook(average, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()

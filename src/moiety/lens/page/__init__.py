@@ -1,0 +1,1 @@
+"""The pages of the lens: HTML files that need nothing beside them."""

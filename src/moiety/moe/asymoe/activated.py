@@ -1,0 +1,235 @@
+r"""Activated parameters of scheme ``asymoe``: what one token passes through, as formulas of the widths.
+
+:math:`A_m(S)` counts the parameters of the decoder whose value can change the output of one token of modality group *m*
+that chose the experts *S* in every sparse layer. The number to compare is the largest over the sets that routing can
+reach: an average could promise a saving that half of the tokens do not get.
+
+Source:
+    AsyMoE (2606.00275) prints counts without a rule; decoded in ``docs/decisions/0006``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moiety.groups import TEXT_GROUP, ExpertGroups
+from moiety.moe.tables import INTER_GROUP, PLAIN_GROUP, asymmetric_table
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings
+
+ExpertSet = tuple[str, ...]
+"""Names of the expert groups that a token's experts belong to, in bank order, one entry an expert."""
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """Sizes of a dense decoder.
+
+    Args:
+        hidden: Width.
+        ffn: Inner width of its gated FFN.
+        layers: Number of layers.
+        vocab: Rows of the embedding.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        tied: Whether head and embedding are one tensor.
+        extra: Parameters that the formula of a Llama decoder misses: biases, norms of heads, heads of another size.
+        beside: Parameters of vision tower and projector, which ``moiie_budget`` counts on both sides.
+
+    Example:
+        >>> DecoderShape(3072, 8192, 32, 32064, 32, 32).dense
+        3821079552
+    """
+
+    hidden: int
+    ffn: int
+    layers: int
+    vocab: int
+    heads: int
+    kv_heads: int
+    tied: bool = False
+    extra: int = 0
+    beside: int = 0
+
+    def counted_as(self, dense: int) -> DecoderShape:
+        """The same shape with `extra` such that the dense decoder has `dense` parameters."""
+        return replace(self, extra=self.extra + dense - self.dense)
+
+    @property
+    def trunk(self) -> int:
+        """Everything but the FFNs: embedding, head, attention and norms."""
+        attention = 2 * self.hidden**2 + 2 * self.hidden**2 * self.kv_heads // self.heads
+        tables = self.vocab * self.hidden * (1 if self.tied else 2)
+        return tables + self.layers * (attention + 2 * self.hidden) + self.hidden + self.extra
+
+    @property
+    def dense_ffn(self) -> int:
+        """One FFN."""
+        return 3 * self.hidden * self.ffn
+
+    @property
+    def dense(self) -> int:
+        """The whole dense decoder."""
+        return self.trunk + self.layers * self.dense_ffn
+
+
+# -- what a token passes through -------------------------------------------------------------------------------------
+def expert_table(settings: MoESettings) -> ExpertGroups:
+    """The expert groups of `settings`: what its counts ask for, and the kinds that AsyMoE gives them.
+
+    Raises:
+        ValueError: as :func:`moiety.moe.tables.asymmetric_table`.
+    """
+    return asymmetric_table(settings.experts, settings.modality_groups, asymoe_of(settings))
+
+
+def expert_parameters(settings: MoESettings, hidden: int, group: str) -> int:
+    """Parameters that one token passes through in one expert of `group`; of a hyperbolic one, its own side alone.
+
+    Args:
+        settings: With every width given.
+        hidden: Width of the decoder.
+        group: Name of an expert group.
+    """
+    own = asymoe_of(settings)
+    if group == INTER_GROUP:
+        return _inter_expert(own, hidden)
+    if group == TEXT_GROUP and own.text_kind == "evidence":
+        matrices = 8 if own.form == "swiglu" else 5
+        return matrices * hidden * _width(own, "evidence_dim") + gate_inputs(own, hidden) + 1
+    gain = group == TEXT_GROUP and own.text_kind == "parallel"
+    return 3 * hidden * _width(own, "evidence_dim" if group in (TEXT_GROUP, PLAIN_GROUP) else "vision_ffn") + gain
+
+
+def _inter_expert(own: AsyMoESettings, hidden: int) -> int:
+    inner = _width(own, "inter_ffn")
+    if own.inter_kind == "ffn":
+        return 3 * hidden * inner
+    space = _width(own, "hyp_dim")
+    times = factors_of(own) if own.inter_kind == "product" else 1
+    curvature = times if own.learn_curvature and own.inter_kind != "euclidean" else 0
+    copied = 3 * hidden * _width(own, "residual_ffn") if own.has_residual else 0
+    return hidden * space + 2 * inner * (space + times) + hidden * (inner + 1) + 3 + curvature + copied
+
+
+def factors_of(own: AsyMoESettings) -> int:
+    """Factors of inter kind ``product``: one for every 32 coordinates where none are given."""
+    return own.product_factors or max(1, _width(own, "hyp_dim") // 32)
+
+
+def gate_inputs(own: AsyMoESettings, hidden: int) -> int:
+    """Numbers that the gate alpha of an evidence expert sees."""
+    return 3 * hidden + 1 if own.gate_input == "rich" else hidden
+
+
+def shared_parameters(settings: MoESettings, hidden: int, modality_group: str) -> int:
+    """Context attention and router of one sparse layer that a token of `modality_group` passes through.
+
+    Only text asks; what the others lend to the context attention are keys and values.
+    """
+    own = asymoe_of(settings)
+    gate = len(expert_table(settings).visible(modality_group)) * hidden
+    if not own.needs_context:
+        return gate
+    width = _width(own, "context_dim")
+    if modality_group != TEXT_GROUP:
+        return gate + 2 * hidden * width
+    context = (4 if own.context_output else 3) * hidden * width + (width if own.null_key else 0)
+    if own.text_kind == "evidence" and own.score != "off":
+        gate += hidden + own.score_bias + (own.evidence_gain == "learned")
+    return gate + context
+
+
+def reachable_sets(settings: MoESettings, modality_group: str) -> list[ExpertSet]:
+    """Every choice of ``top_k`` visible experts, as names of their groups.
+
+    Example:
+        >>> reachable_sets(MoESettings(scheme="asymoe"), "text")
+        [('inter', 'text'), ('inter', 'inter')]
+    """
+    sets: list[ExpertSet] = [()]
+    for group in expert_table(settings).groups:
+        if modality_group in group.admits:
+            sets = [(*before, *[group.name] * taken) for before in sets for taken in range(group.count + 1)]
+    return [chosen for chosen in sets if len(chosen) == (settings.top_k or 2)]
+
+
+def evaluated(settings: MoESettings, modality_group: str, chosen: ExpertSet) -> ExpertSet:
+    """The experts that run for a token that chose `chosen`: a cascade feeds inter-modality experts from a text one."""
+    cascades = asymoe_of(settings).inter_text_input != "x" and modality_group == TEXT_GROUP
+    num_text = sum(group.count for group in expert_table(settings).groups if group.name == TEXT_GROUP)
+    # the first text expert feeds the cascade; a set holds it for certain only where it holds all of them
+    if cascades and INTER_GROUP in chosen and chosen.count(TEXT_GROUP) < num_text:
+        return (*chosen, TEXT_GROUP)
+    return chosen
+
+
+def layer_parameters(settings: MoESettings, hidden: int, modality_group: str, chosen: ExpertSet) -> int:
+    """Parameters of one sparse layer that a token of `modality_group` passes through if it chose `chosen`."""
+    run = evaluated(settings, modality_group, chosen)
+    shared = shared_parameters(settings, hidden, modality_group)
+    return shared + sum(expert_parameters(settings, hidden, group) for group in run)
+
+
+def largest_layer(settings: MoESettings, hidden: int, modality_group: str) -> int:
+    """The same for the dearest set that can be reached."""
+    sets = reachable_sets(settings, modality_group)
+    return max(layer_parameters(settings, hidden, modality_group, chosen) for chosen in sets)
+
+
+def activated_parameters(
+    settings: MoESettings, shape: DecoderShape, modality_group: str, chosen: ExpertSet | None = None
+) -> int:
+    r""":math:`A_m(S)` of the decoder, without tower and projector.
+
+    Args:
+        settings: With every width given.
+        shape: The dense decoder.
+        modality_group: Whose token.
+        chosen: The set *S*; None: the dearest.
+
+    Example:
+        >>> widths = {"hyp_dim": 768, "inter_ffn": 3584, "context_dim": 512, "evidence_dim": 1280, "vision_ffn": 2496}
+        >>> settings = MoESettings(scheme="asymoe", asymoe=widths)
+        >>> activated_parameters(settings, DecoderShape(3072, 8192, 32, 32064, 32, 32), "text", ("inter", "text"))
+        2840644800
+    """
+    num_sparse = len(settings.resolved_layers(shape.layers))
+    total = shape.trunk + (shape.layers - num_sparse) * shape.dense_ffn
+    for layer, count in layer_kinds(settings, num_sparse):
+        if chosen is None:
+            total += count * largest_layer(layer, shape.hidden, modality_group)
+        else:
+            total += count * layer_parameters(layer, shape.hidden, modality_group, chosen)
+    return total
+
+
+def layer_kinds(settings: MoESettings, num_sparse: int) -> list[tuple[MoESettings, int]]:
+    """The kinds of sparse layers and how many there are of each: ``evidence_layers`` may leave plain ones below."""
+    own = asymoe_of(settings)
+    if own.evidence_layers == "all":
+        return [(settings, num_sparse)]
+    plain = settings.model_copy(update={"asymoe": own.model_copy(update={"text_kind": "ffn"})})
+    return [(plain, num_sparse // 2), (settings, num_sparse - num_sparse // 2)]
+
+
+def asymoe_of(settings: MoESettings) -> AsyMoESettings:
+    """Section ``moe.asymoe`` of `settings`.
+
+    Raises:
+        ValueError: they are of another scheme.
+    """
+    if settings.asymoe is None:
+        raise ValueError(
+            f"moe.scheme is {settings.scheme!r}; widths and sets of experts are counted for scheme 'asymoe'"
+        )
+    return settings.asymoe
+
+
+def _width(own: AsyMoESettings, name: str) -> int:
+    value = getattr(own, name)
+    if value is None:
+        raise ValueError(
+            f"moe.asymoe.{name} is not known yet; design the widths first (moiety.moe.asymoe.budget.design)"
+        )
+    return int(value)

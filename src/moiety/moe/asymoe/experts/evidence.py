@@ -1,0 +1,215 @@
+"""Evidence-priority experts: one branch that remembers, one that reads, and a gate between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from moiety.moe.asymoe.experts.evidence_kernel import two_branches
+from moiety.moe.asymoe.experts.rich_gate import rich_scores
+from moiety.moe.experts.bank import Beside, BesideBank, check_dense, largest_units
+from moiety.moe.experts.rows import gather
+from moiety.moe.experts.slots import Share
+from moiety.moe.kernels.activation import ACTIVATIONS
+from moiety.moe.precise import StaysPrecise
+from moiety.recipe.asymoe import AsyMoESettings
+
+_clamped: ContextVar[float | None] = ContextVar("moiety_clamped_alpha", default=None)
+
+
+@contextmanager
+def clamped_alpha(value: float | None) -> Iterator[None]:
+    """Force alpha of every evidence expert to `value` while this is open, as a causal test of what it does.
+
+    Args:
+        value: 0..1; None: leave alpha alone.
+
+    Raises:
+        ValueError: `value` lies outside 0..1.
+    """
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"alpha is clamped to a value from 0 (evidence alone) to 1 (memory alone), got {value}")
+    token = _clamped.set(value)
+    try:
+        yield
+    finally:
+        _clamped.reset(token)
+
+
+class EvidenceExperts(StaysPrecise, BesideBank):
+    r"""Experts that weigh what they know against what the prompt shows.
+
+    :math:`E(x, a) = \alpha F_{mem}(x) + (1-\alpha) F_{evd}(x, a)` with
+    :math:`\alpha = lo + (hi-lo)\,\sigma(w_\alpha \cdot g + b_\alpha)`. Form ``gelu``:
+    :math:`F_{mem} = W_2\,gelu(W_1 x)`, :math:`F_{evd} = W_4\,gelu(W_3 [x; a])`. Form ``swiglu``: both branches are
+    gated, so that they can copy a dense FFN. The gate reads ``x`` or, ``rich``, :math:`[x; a; |x-a|; e]` with the
+    evidence mass *e*: a gate that sees *x* alone cannot see the evidence that it weighs.
+
+    Args:
+        num_experts: Experts in the bank.
+        hidden: Width of the decoder.
+        settings: Section ``moe.asymoe`` with ``evidence_dim`` given, the inner width of each branch.
+        act: Name of the activation of the decoder's FFN, which gated branches take over; gelu branches do not read it.
+
+    Raises:
+        ValueError: ``evidence_dim`` is missing, ``alpha_start`` lies outside ``alpha_range``, or gated branches are to
+            take over an activation without a known name.
+
+    Source:
+        AsyMoE (2606.00275), eq. 7-9. Ours: the gated form, the rich gate, the range of alpha and its start at 0.3.
+    """
+
+    precise = ("w_alpha", "b_alpha")
+
+    def __init__(self, num_experts: int, hidden: int, settings: AsyMoESettings, *, act: Any = "silu") -> None:
+        super().__init__()
+        if settings.evidence_dim is None:
+            raise ValueError(
+                "evidence experts need a width; give moe.asymoe.evidence_dim, or let a size plan design it"
+            )
+        (lo, hi), width = settings.alpha_range, settings.evidence_dim
+        if lo < hi and not lo < settings.alpha_start < hi:
+            raise ValueError(f"alpha_start={settings.alpha_start} must lie inside alpha_range=({lo}, {hi})")
+        self.num_experts, self.hidden, self.width, self.settings = num_experts, hidden, width, settings
+        self.gated = settings.form == "swiglu"
+        self.rich = settings.gate_input == "rich"
+        if self.gated and not (isinstance(act, str) and act in ACTIVATIONS):
+            raise ValueError(
+                f"gated evidence branches know {', '.join(sorted(ACTIVATIONS))}, the decoder's activation is {act!r}; "
+                "set moe.asymoe.evidence_form: gelu"
+            )
+        self.act = act if self.gated else "silu"
+        matrices = 2 if self.gated else 1
+        self.input_proj = nn.Parameter(torch.empty(num_experts, 2 * matrices * width, hidden))
+        self.context_proj = nn.Parameter(torch.empty(num_experts, matrices * width, hidden))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, hidden, 2 * width))
+        inputs = 3 * hidden + 1 if self.rich else hidden
+        self.w_alpha = nn.Parameter(torch.empty(num_experts, inputs, dtype=torch.float32))
+        self.b_alpha = nn.Parameter(torch.empty(num_experts, dtype=torch.float32))
+        self.initialise()
+
+    def initialise(self, init: Any = torch.nn.init) -> None:
+        """Matrices from normal(0, 0.02); the gate says ``alpha_start`` to every token."""
+        for matrix in (self.input_proj, self.context_proj, self.down_proj):
+            init.normal_(matrix, std=0.02)
+        init.zeros_(self.w_alpha)
+        lo, hi = self.settings.alpha_range
+        share = (self.settings.alpha_start - lo) / (hi - lo) if lo < hi else 0.5
+        init.constant_(self.b_alpha, math.log(share / (1 - share)))
+
+    def forward(
+        self,
+        hidden_states: Float[Tensor, "tokens hidden"],
+        top_k_index: Int[Tensor, "tokens top_k"] | Share | None = None,
+        top_k_weights: Float[Tensor, "tokens top_k"] | None = None,
+        beside: Beside | None = None,
+    ) -> Float[Tensor, "tokens hidden_or_experts"]:
+        """Weighted sum of the chosen experts; without index and weights :meth:`alpha` of every expert.
+
+        Raises:
+            RuntimeError: something beside the hidden states is missing.
+        """
+        if top_k_index is not None and top_k_weights is not None:
+            return super().forward(hidden_states, top_k_index, top_k_weights, beside)
+        context, mass = (None, None) if beside is None else (beside.context, beside.mass)
+        return self.alpha(hidden_states, context, mass)
+
+    def alpha(
+        self,
+        x: Float[Tensor, "tokens hidden"],
+        context: Float[Tensor, "tokens hidden"] | None,
+        mass: Float[Tensor, " tokens"] | None,
+    ) -> Float[Tensor, "tokens experts"]:
+        """Share of the memory branch that each expert gives to each token, float32; :func:`clamped_alpha` overrides it.
+
+        Raises:
+            RuntimeError: a rich gate got no context.
+        """
+        wide = torch.promote_types(x.dtype, torch.float32)
+        forced = _clamped.get()
+        if forced is not None:
+            return x.new_full((len(x), self.num_experts), forced, dtype=wide)
+        with torch.autocast(x.device.type, enabled=False):
+            scores = self._scores(x, context, mass, wide)
+            lo, hi = self.settings.alpha_range
+            found = lo + (hi - lo) * torch.sigmoid(scores + self.b_alpha.to(wide))
+        return found.detach() if self.settings.alpha_mode == "fixed" else found
+
+    def _scores(self, x: Tensor, context: Tensor | None, mass: Tensor | None, wide: torch.dtype) -> Tensor:
+        weight = self.w_alpha.to(wide)
+        if not self.rich:
+            return x.to(wide) @ weight.T
+        if context is None or mass is None:
+            raise RuntimeError("a rich gate reads context and mass of each token; pass both")
+        of_mass = mass.to(wide).unsqueeze(-1) * weight[:, -1]  # (tokens, experts)
+        return rich_scores(x, context, weight[:, :-1]) + of_mass
+
+    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
+        """``forward`` on sorted slots.
+
+        Raises:
+            RuntimeError: there is no context.
+        """
+        if beside is None or beside.context is None:
+            raise RuntimeError("evidence experts read what the prompt says to each token; pass a Beside with context")
+        if not hidden_states.numel():
+            return self.nothing(hidden_states)
+        x = gather(hidden_states, share)
+        mass = None if beside.mass is None else beside.mass.index_select(0, share.plan.token_of_row)
+        alpha = self.alpha(x, gather(beside.context, share) if self.rich else None, mass)
+        expert = share.expert_of_row(self.num_experts)
+        return two_branches(
+            hidden_states,
+            beside.context,
+            alpha.gather(1, expert.unsqueeze(1)).squeeze(1),
+            top_k_weights,
+            self.input_proj,
+            self.context_proj,
+            self.down_proj,
+            share,
+            self.act,
+        )
+
+    @torch.no_grad()
+    def load_from_dense(
+        self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]
+    ) -> None:
+        """Start both branches from a dense FFN; where it is wider, from its units that can say most.
+
+        Form ``swiglu`` of the same width or more equals the dense FFN at step 0, for every alpha and every context
+        (and every activation that has a name).
+        Form ``gelu`` has no gate: it takes up rows and down columns, and loses the gate rows; a narrower bank of
+        either form loses units. Neither promises identity. What reads the context starts at 0 and learns at once, for
+        the context itself does not start at 0.
+
+        Raises:
+            ValueError: the widths do not fit.
+        """
+        check_dense(gate_up, down, self.hidden)
+        gate_up, down = largest_units(gate_up, down, self.width)
+        kept = down.shape[1]
+        row = torch.arange(self.width, device=gate_up.device) % kept
+        gate, up = gate_up[row], gate_up[row + kept]
+        parts = [gate, gate, up, up] if self.gated else [up, up]
+        self.input_proj.copy_(torch.cat(parts))
+        self.context_proj.zero_()
+        self.down_proj.zero_()
+        for start in (0, self.width):
+            self.down_proj[:, :, start : start + kept] = down.to(self.down_proj)
+
+    def activated_parameters(self) -> int:
+        """Parameters that one slot passes through: both branches and the gate."""
+        matrices = 8 if self.gated else 5
+        return matrices * self.hidden * self.width + self.w_alpha.shape[1] + 1
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print(model)``."""
+        form = "swiglu" if self.gated else "gelu"
+        return f"num_experts={self.num_experts}, hidden={self.hidden}, width={self.width}, form={form}"

@@ -1,0 +1,192 @@
+"""Inter-modality experts that compute on a hyperbolic manifold, and their Euclidean twin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moiety.moe.asymoe.experts.lorentz_kernel import Layout, lorentz_experts
+from moiety.moe.asymoe.experts.lorentz_maps import Maps
+from moiety.moe.experts.bank import Beside, BesideBank, bank_in, check_dense, largest_units
+from moiety.moe.experts.ffn import FFNExperts
+from moiety.moe.experts.products import can_group, runs_of
+from moiety.moe.experts.slots import Share
+from moiety.moe.kernels.choice import compute_dtype
+from moiety.moe.precise import StaysPrecise
+from moiety.recipe.asymoe import AsyMoESettings
+
+CURVATURES = (0.1, 10.0)
+"""Where a learned curvature stays."""
+OUTPUT_SCALE = 0.05
+"""Root mean square of an output at the start, about."""
+
+
+class LorentzExperts(StaysPrecise, BesideBank):
+    r"""Gated experts on points of the Lorentz model, with a projection for each side (vision, text, …).
+
+    :math:`u = e^\theta W_{side}x`; its point has centred time :math:`\tau` and space :math:`s`, the radius capped;
+    :math:`p = silu(\sqrt n (W_1 s + \tau t_1)) \odot \sqrt n (W_3 s + \tau t_3)`, scaled and put on the manifold again;
+    :math:`o = W_2 p + \tau_2 t_2`; the answer is the logarithm of *o* at the origin, a tangent vector, so that it adds
+    up with the answers of other experts. ``inter_kind``: ``lorentz``; ``euclidean``, the control with the same
+    parameters and a constant in the place of time; ``product``, blocks of coordinates with a curvature each.
+
+    Args:
+        num_experts: Experts in the bank.
+        hidden: Width of the decoder.
+        settings: Section ``moe.asymoe`` with ``hyp_dim`` and ``inter_ffn`` given.
+        num_sides: Modality groups of the model, text the last of them.
+        residual_ffn: Inner width of an FFN whose answer is added, a copy of the dense one; None: the branch alone.
+        act: Activation of that FFN. The branch uses SiLU.
+
+    Raises:
+        ValueError: a width is missing, or ``hyp_dim`` is no multiple of the number of factors.
+
+    Source:
+        AsyMoE (2606.00275), eq. 10-13, which do not say what happens between the maps. "Exponential map, MLP,
+        logarithm" in the tangent space is exactly the MLP; so ours works on coordinates of the manifold.
+    """
+
+    precise = ("log_scale", "cone_log_scale", "inner_log_scale", "out_log_scale", "log_curvature")
+
+    def __init__(
+        self,
+        num_experts: int,
+        hidden: int,
+        settings: AsyMoESettings,
+        num_sides: int,
+        *,
+        residual_ffn: int | None = None,
+        act: Any = "silu",
+    ) -> None:
+        super().__init__()
+        if settings.hyp_dim is None or settings.inter_ffn is None:
+            raise ValueError(
+                "hyperbolic experts need widths; give moe.asymoe.hyp_dim and moe.asymoe.inter_ffn, or let a size plan "
+                "design them"
+            )
+        self.num_experts, self.hidden, self.settings, self.num_sides = num_experts, hidden, settings, num_sides
+        self.space, self.inner = settings.hyp_dim, settings.inter_ffn
+        product = settings.inter_kind == "product"
+        self.num_factors = (settings.product_factors or max(1, self.space // 32)) if product else 1
+        if self.space % self.num_factors:
+            raise ValueError(f"hyp_dim={self.space} must be a multiple of product_factors={self.num_factors}")
+        self.maps = Maps(settings.inter_kind == "euclidean", settings.radius_cap, self.inner)
+        new = lambda *size: nn.Parameter(torch.empty(num_experts, *size))  # noqa: E731
+        scale = lambda *size: nn.Parameter(torch.empty(num_experts, *size, dtype=torch.float32))  # noqa: E731
+        self.projection = new(num_sides, self.space, hidden)
+        self.log_scale, self.cone_log_scale = scale(num_sides), scale(num_sides)
+        self.gate_up_proj, self.gate_up_time = new(2 * self.inner, self.space), new(2 * self.inner, self.num_factors)
+        self.down_proj, self.down_time = new(hidden, self.inner), new(hidden)
+        self.inner_log_scale, self.out_log_scale = scale(), scale()
+        learns = settings.learn_curvature and not self.maps.flat
+        self.log_curvature = scale(self.num_factors) if learns else None
+        self.residual = None if residual_ffn is None else FFNExperts(num_experts, hidden, residual_ffn, act)
+        self.initialise()
+
+    def initialise(self, init: Any = torch.nn.init) -> None:
+        """Orthonormal projections; points of radius 1 from unit rows; outputs of about 0.05, or 0 beside a residual."""
+        initialise_rows(self.projection, init)
+        for scale in (self.log_scale, self.cone_log_scale):
+            init.constant_(scale, -0.5 * math.log(self.space))
+        for matrix in (self.gate_up_proj, self.gate_up_time):
+            init.normal_(matrix, std=self.space**-0.5)
+        for matrix in (self.down_proj, self.down_time):
+            if self.residual is None:
+                init.normal_(matrix, std=self.hidden**-0.5)
+            else:
+                init.zeros_(matrix)
+        init.zeros_(self.inner_log_scale)
+        init.constant_(self.out_log_scale, math.log(OUTPUT_SCALE * self.hidden**0.5))
+        if self.log_curvature is not None:
+            init.constant_(self.log_curvature, math.log(self.settings.curvature))
+        if self.residual is not None:
+            self.residual.initialise(init)
+
+    def log_kappa(self) -> Float[Tensor, "experts factors"]:
+        """Log of kappa of each expert and factor; the curvature is -kappa. A learned one is kept in its range."""
+        if self.log_curvature is None:
+            size = (self.num_experts, self.num_factors)
+            return self.log_scale.new_full(size, math.log(self.settings.curvature))
+        low, high = (math.log(bound) for bound in CURVATURES)
+        return self.log_curvature.clamp(low, high)
+
+    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
+        """``forward`` on sorted slots."""
+        if not hidden_states.numel():
+            return self.nothing(hidden_states)
+        if share.num_sides != self.num_sides:
+            raise RuntimeError(f"slots sorted by {share.num_sides} sides reached experts of {self.num_sides} sides")
+        out = self._branch(hidden_states, top_k_weights, share)
+        return out if self.residual is None else out + self.residual(hidden_states, share, top_k_weights)
+
+    def _branch(self, x: Tensor, weights: Tensor, share: Share) -> Tensor:
+        dtype, wide = compute_dtype(x), torch.promote_types(x.dtype, torch.float32)
+        grouped = can_group(dtype, x.device, (self.hidden, self.space, self.inner))
+        plan, sides = share.by_expert(), self.num_sides
+        by_side = runs_of(share.ends, share.plan.offsets, grouped)
+        by_expert = runs_of(share.ends[sides - 1 :: sides], plan.offsets, grouped)
+        # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
+        side_scale = (self.log_scale + 0 * self.cone_log_scale).to(wide).view(-1, 1)
+        matrices = (
+            self.projection.flatten(0, 1).to(dtype),
+            self.gate_up_proj.to(dtype),
+            self.gate_up_time.to(dtype),
+            self.down_proj.to(dtype),
+            self.down_time.unsqueeze(-1).to(dtype),
+        )
+        scalars = (
+            by_side.spread(side_scale),
+            by_expert.spread(self.inner_log_scale.to(wide)),
+            by_expert.spread(self.out_log_scale.to(wide)),
+            by_expert.spread(self.log_kappa().to(wide)),
+        )
+        layout = Layout(plan, by_side, by_expert, self.maps)
+        return lorentz_experts(x.to(dtype), weights, matrices, scalars, layout).to(x.dtype)
+
+    @torch.no_grad()
+    def load_from_dense(
+        self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]
+    ) -> None:
+        """Copy a dense FFN into the residual, as much of it as its width holds; the branch answers 0.
+
+        At full width every expert then equals the dense FFN at step 0; its last matrix learns at once, the rest from
+        the next step. Without a residual nothing is taken over: a Lorentz expert cannot equal a dense FFN.
+
+        Raises:
+            ValueError: the widths do not fit.
+        """
+        check_dense(gate_up, down, self.hidden)
+        if self.residual is not None:
+            self.residual.load_from_dense(*largest_units(gate_up, down, self.residual.ffn))
+            self.down_proj.zero_()
+            self.down_time.zero_()
+
+    def activated_parameters(self) -> int:
+        """Parameters that one slot passes through: the projection of its own side and everything behind it."""
+        gate_up = 2 * self.inner * (self.space + self.num_factors)
+        branch = self.hidden * self.space + gate_up + self.hidden * (self.inner + 1) + 3
+        curvature = 0 if self.log_curvature is None else self.num_factors
+        return branch + curvature + (0 if self.residual is None else bank_in(self.residual).activated_parameters())
+
+    def extra_repr(self) -> str:
+        """Sizes, for ``print(model)``."""
+        kind = self.settings.inter_kind
+        return (
+            f"num_experts={self.num_experts}, hidden={self.hidden}, space={self.space}, inner={self.inner}, "
+            f"kind={kind}, sides={self.num_sides}"
+        )
+
+
+def initialise_rows(stack: Tensor, init: Any) -> None:
+    """Orthonormal rows (columns, where there are more rows) for every matrix of `stack`, through ``init.copy_``."""
+    if stack.is_meta or getattr(stack, "_is_hf_initialized", False):
+        return
+    fresh = torch.empty(stack.shape, dtype=torch.float32, device=stack.device)
+    for matrix in fresh.flatten(0, -3).unbind(0):
+        torch.nn.init.orthogonal_(matrix)
+    with torch.no_grad():
+        init.copy_(stack, fresh) if hasattr(init, "copy_") else stack.copy_(fresh)

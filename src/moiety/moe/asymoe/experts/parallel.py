@@ -1,0 +1,68 @@
+"""The control of the evidence experts: the same context attention, and no branches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moiety.moe.experts.bank import Beside, BesideBank, bank_in, largest_units
+from moiety.moe.experts.ffn import FFNExperts
+from moiety.moe.experts.slots import Share
+from moiety.recipe.asymoe import AsyMoESettings
+
+
+class ParallelExperts(BesideBank):
+    r"""Plain experts that add what the evidence says: :math:`E(x, a) = F(x) + g\,a`, with one learned gain each.
+
+    It answers the question whether evidence experts are more than additional attention.
+
+    Args:
+        num_experts: Experts in the bank.
+        hidden: Width of the decoder.
+        settings: Section ``moe.asymoe`` with ``evidence_dim`` given, here the inner width of the FFN.
+        act: Its activation.
+
+    Raises:
+        ValueError: ``evidence_dim`` is missing.
+    """
+
+    def __init__(self, num_experts: int, hidden: int, settings: AsyMoESettings, *, act: Any = "silu") -> None:
+        super().__init__()
+        if settings.evidence_dim is None:
+            raise ValueError(
+                "parallel experts need a width; give moe.asymoe.evidence_dim, or let a size plan design it"
+            )
+        self.num_experts, self.hidden = num_experts, hidden
+        self.ffn = FFNExperts(num_experts, hidden, settings.evidence_dim, act)
+        self.gain = nn.Parameter(torch.empty(num_experts))
+        self.initialise()
+
+    def initialise(self, init: Any = torch.nn.init) -> None:
+        """The FFN as every plain expert, the gain 1."""
+        self.ffn.initialise(init)
+        init.constant_(self.gain, 1.0)
+
+    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
+        """``forward`` on sorted slots.
+
+        Raises:
+            RuntimeError: there is no context.
+        """
+        if beside is None or beside.context is None:
+            raise RuntimeError("parallel experts add what the prompt says to each token; pass a Beside with context")
+        plain = self.ffn(hidden_states, share, top_k_weights)
+        gain = torch.cat([self.gain, self.gain.new_zeros(1)])[share.index]  # 0 for no expert
+        added = (gain * top_k_weights).sum(dim=-1, keepdim=True)
+        return plain + (added * beside.context).to(plain.dtype)
+
+    @torch.no_grad()
+    def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
+        """Copy the dense FFN, or what is largest in it, and silence the context: its gain learns at once from 0."""
+        self.ffn.load_from_dense(*largest_units(gate_up, down, self.ffn.ffn))
+        self.gain.zero_()
+
+    def activated_parameters(self) -> int:
+        """Parameters that one slot passes through."""
+        return bank_in(self.ffn).activated_parameters() + 1

@@ -1,0 +1,153 @@
+"""Scheme ``asymoe``: gates and table of MoIIE, and a score that favours evidence experts where there is evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moiety.groups import TEXT_GROUP, ExpertGroups
+from moiety.moe.asymoe.context import Context
+from moiety.moe.gates import GatedRouter
+from moiety.moe.precise import StaysPrecise
+from moiety.moe.tables import asymmetric_table
+from moiety.moe.trace import Routing
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings
+
+
+class EvidenceScore(StaysPrecise):
+    r"""How relevant the evidence is to a token, :math:`s = \sigma(w \cdot a + b)`, and what that adds to a score.
+
+    All of it float32 at least, whatever the type of the model.
+
+    Args:
+        hidden: Width of the decoder.
+        settings: Section ``moe.asymoe``: `score_bias`, `score`, `evidence_gain`.
+
+    Source:
+        AsyMoE (2606.00275), eq. 20; the bias, the factor e of `score` ``mass`` and a gain other than 1 are ours.
+    """
+
+    def __init__(self, hidden: int, settings: AsyMoESettings) -> None:
+        super().__init__()
+        self.by_mass, self.fixed_gain = settings.score == "mass", settings.evidence_gain
+        self.weight = nn.Parameter(torch.empty(hidden, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(1, dtype=torch.float32)) if settings.score_bias else None
+        learns = self.fixed_gain == "learned"
+        self.log_gain = nn.Parameter(torch.empty(1, dtype=torch.float32)) if learns else None
+        self.initialise()
+
+    def initialise(self, init: Any = nn.init) -> None:
+        """Score 1/2 for every token and gain 1; see ``ExpertBank.initialise``."""
+        init.zeros_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+        if self.log_gain is not None:
+            init.constant_(self.log_gain, math.log(math.expm1(1.0)))
+
+    def forward(self, context: Context) -> Float[Tensor, " tokens"]:
+        """s of each token, 0..1."""
+        with torch.autocast(context.output.device.type, enabled=False):
+            found = context.output.to(self.weight.dtype) @ self.weight  # (tokens, hidden) -> (tokens,)
+            score = torch.sigmoid(found if self.bias is None else found + self.bias)
+            return score * context.mass.to(score.dtype) if self.by_mass else score
+
+    @property
+    def gain(self) -> Tensor | float:
+        """What a score of 1 adds to the logits of evidence experts; a learned one is softplus of `log_gain`."""
+        return F.softplus(self.log_gain) if self.log_gain is not None else float(self.fixed_gain)
+
+
+class AsymmetricRouter(GatedRouter):
+    r"""MoIIE's gates, and a score that lifts the evidence experts for text tokens whose prompt holds evidence.
+
+    Text tokens add :math:`gain \cdot s_t` to the scores of evidence experts before the choice. The boosted scores
+    decide index and weights. ``Routing.logits`` stay raw, so that load balancing does not fight evidence; with
+    `balance_logits` ``boosted`` the boosted ones stand in ``Routing.extras`` as well.
+
+    Source:
+        AsyMoE (2606.00275), eq. 18-19. With s in (0, 1) and gain 1 the odds of an evidence expert grow e-fold at most.
+    """
+
+    text_reads_images = True
+
+    def __init__(self, groups: ExpertGroups, hidden: int, settings: MoESettings) -> None:
+        super().__init__(groups, hidden, settings)
+        own = own_settings(settings)
+        boosts = own.text_kind == "evidence" and own.score != "off"
+        self.score = EvidenceScore(hidden, own) if boosts else None
+
+    @classmethod
+    def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
+        """``[vision (ffn) | inter (lorentz) | text (evidence)]``; default 1, 2, 1."""
+        return asymmetric_table(experts, modality_groups, AsyMoESettings())
+
+    @classmethod
+    def table(cls, settings: MoESettings) -> ExpertGroups:
+        """:meth:`layout` with the kinds of `settings`, and plain text experts at the end where they are asked for."""
+        return asymmetric_table(settings.experts, settings.modality_groups, own_settings(settings))
+
+    def initialise(self, init: Any = nn.init) -> None:
+        """Gates as in every scheme, and a score that favours nothing yet."""
+        super().initialise(init)
+        if self.score is not None:
+            self.score.initialise(init)
+
+    def forward(
+        self,
+        x: Float[Tensor, "tokens hidden"],
+        modality_ids: Int[Tensor, " tokens"],
+        context: Context | None = None,
+    ) -> Routing:
+        """Score, boost, choose, weigh. Without a context nothing is boosted."""
+        group = self.modality_group_of(modality_ids)
+        logits = self._visible_scores(self._scores(x), group)
+        if context is None:
+            return self.decide(logits, group, x.dtype)
+        extras = {"mass": context.mass}
+        if self.score is None:
+            return dataclasses.replace(self.decide(logits, group, x.dtype), extras=extras)
+        extras["score"] = self.score(context)
+        boosted = self._boosted(logits, extras["score"])
+        if own_settings(self.settings).balance_logits == "boosted":
+            extras["balance_logits"] = boosted
+        decision = self.decide(boosted, group, x.dtype)
+        return dataclasses.replace(decision, logits=logits, extras=extras)
+
+    def _boosted(self, logits: Tensor, score: Tensor) -> Tensor:
+        """Scores with ``gain * s`` on evidence experts, in float32 at least; closed experts stay at -inf."""
+        assert self.score is not None
+        logits, evidence = logits.to(torch.promote_types(logits.dtype, score.dtype)), self.groups.slice_of(TEXT_GROUP)
+        boost = (self.score.gain * score).unsqueeze(-1)
+        return torch.cat([logits[:, : evidence.start], logits[:, evidence] + boost, logits[:, evidence.stop :]], dim=-1)
+
+
+def own_settings(settings: MoESettings) -> AsyMoESettings:
+    """Section ``moe.asymoe``.
+
+    Raises:
+        ValueError: the settings belong to another scheme.
+    """
+    if settings.asymoe is None:
+        raise ValueError(f"moe.scheme is {settings.scheme!r}; scheme 'asymoe' alone has a section moe.asymoe")
+    return settings.asymoe
+
+
+def at_layer(settings: MoESettings, layer_index: int) -> MoESettings:
+    """`settings` as one sparse layer sees them: with plain text experts outside the `evidence_layers`.
+
+    The deepest half is that of the sparse layers, the larger one where their number is odd.
+    """
+    own = settings.asymoe
+    if own is None or own.evidence_layers == "all" or not isinstance(settings.layers, list):
+        return settings
+    if layer_index in settings.layers[len(settings.layers) // 2 :]:
+        return settings
+    return settings.model_copy(update={"asymoe": own.model_copy(update={"text_kind": "ffn"})})

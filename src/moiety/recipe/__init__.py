@@ -1,0 +1,1 @@
+"""Every key that a recipe may hold: its name, its type, its default and what it means."""

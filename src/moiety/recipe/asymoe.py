@@ -1,0 +1,172 @@
+"""Settings of scheme ``asymoe``: which kinds of experts, how wide, and what teaches them beside the task.
+
+Every number that the paper leaves open is a field with one default. Three presets fill what is not given:
+``recommended``, the defaults written here, with every part of the paper in a form that runs well; ``faithful``, the
+paper's text read literally wherever it can run; ``lean``, evidence experts beside plain ones, taught by the task alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from moiety.recipe.section import Section, Switch
+
+Preset = Literal["recommended", "faithful", "lean"]
+InterKind = Literal["lorentz", "euclidean", "product", "ffn"]
+TextKind = Literal["evidence", "parallel", "ffn"]
+SizePlan = Literal["dense_budget", "moiie_budget", "full"]
+
+FAITHFUL: dict[str, Any] = {
+    "size_plan": "moiie_budget",
+    "context_heads": 1,
+    "context_scale": "none",
+    "context_output": False,
+    "null_key": False,
+    "gate_input": "x",
+    "alpha_range": (0.0, 1.0),
+    "score_bias": False,
+    "inter_text_input": "cascade",
+    "aperture": "eq15",
+    "eta": 1.0,
+    "rho0": 0.0,
+    "negatives": "none",
+    "order_layers": "all",
+    "balance_logits": "boosted",
+    "gate_weight": 0.0,
+}
+"""What preset ``faithful`` puts in place of the defaults; ``moe.layers`` becomes ``odd`` as well."""
+
+LEAN: dict[str, Any] = {"inter_kind": "ffn", "score": "off", "order_weight": 0.0, "gate_weight": 0.0}
+"""What preset ``lean`` puts in place of the defaults: evidence experts beside plain ones, nothing else."""
+
+PRESETS: dict[str, dict[str, Any]] = {"recommended": {}, "faithful": FAITHFUL, "lean": LEAN}
+
+
+class AsyMoESettings(Section):
+    """Section ``moe.asymoe``; stored with the model, so that it rebuilds the layers alone."""
+
+    preset: Preset = Field("recommended", description="fills every field of this section that is not given")
+
+    # -- which experts -----------------------------------------------------------------------------------------------
+    inter_kind: InterKind = Field(
+        "lorentz", description="inter-modality experts: lorentz, its Euclidean twin, product of factors, or plain ffn"
+    )
+    text_kind: TextKind = Field(
+        "evidence",
+        description="text experts: evidence (two branches), parallel (ffn plus context attention), or plain ffn",
+    )
+    plain_text: int = Field(0, ge=0, description="plain text experts beside the others")
+    evidence_layers: Literal["all", "deepest_half"] = Field(
+        "all", description="sparse layers with evidence experts; the others get plain text experts"
+    )
+
+    # -- how wide; null: designed by size_plan ------------------------------------------------------------------------
+    size_plan: SizePlan = Field(
+        "dense_budget",
+        description="dense_budget: 25.45 % fewer activated parameters than dense; moiie_budget: than MoIIE; "
+        "full: widths of the dense FFN, no saving, equal to it at step 0",
+    )
+    hyp_dim: int | None = Field(None, ge=1, description="space coordinates of a hyperbolic expert")
+    inter_ffn: int | None = Field(None, ge=1, description="inner width of an inter-modality expert of any kind")
+    residual_ffn: int | None = Field(None, ge=1, description="inner width of the copied FFN of inter_residual")
+    vision_ffn: int | None = Field(None, ge=1, description="inner width of a private vision (or audio) expert")
+    evidence_dim: int | None = Field(
+        None, ge=1, description="inner width of a text expert of any kind; in an evidence expert, of each branch"
+    )
+    context_dim: int | None = Field(None, ge=1, description="width of the context attention, all heads together")
+
+    # -- context attention -------------------------------------------------------------------------------------------
+    context_heads: int | None = Field(None, ge=1, description="null: heads of 64, of 32 below context_dim 128")
+    context_scale: Literal["head_dim", "none"] = Field("head_dim", description="divide scores by sqrt(head_dim)?")
+    context_output: Switch = Field(True, description="output projection W_O")
+    null_key: Switch = Field(True, description="a learned key that says: nothing in the prompt supports this token")
+
+    # -- evidence experts and their place in routing -----------------------------------------------------------------
+    evidence_form: Literal["gelu", "swiglu"] | None = Field(
+        None, description="null: swiglu, which can copy a dense FFN, where size_plan is full, gelu otherwise"
+    )
+    gate_input: Literal["rich", "x"] = Field("rich", description="what alpha sees: [x; a; |x-a|; e], or x alone")
+    alpha_range: tuple[float, float] = Field((0.02, 0.98), description="lowest and highest alpha", strict=False)
+    alpha_start: float = Field(0.3, gt=0, lt=1, description="alpha before training")
+    alpha_mode: Literal["learned", "fixed", "target"] = Field("learned", description="fixed: alpha stays alpha_start")
+    alpha_target: float = Field(0.3, ge=0, le=1, description="mean alpha that alpha_mode target pulls to")
+    alpha_weight: float = Field(0.01, ge=0, description="weight of the pull in alpha_mode target")
+    score_bias: Switch = Field(True, description="bias of the evidence score")
+    score: Literal["sigmoid", "mass", "off"] = Field(
+        "sigmoid", description="evidence score that favours evidence experts; mass: times the evidence mass; off: none"
+    )
+    evidence_gain: float | Literal["learned"] = Field(1.0, description="how much a score of 1 adds to their logits")
+    balance_logits: Literal["raw", "boosted"] = Field("raw", description="probabilities in the load-balancing loss")
+
+    # -- hyperbolic experts ------------------------------------------------------------------------------------------
+    curvature: float = Field(1.0, gt=0, description="kappa; the space has curvature -kappa")
+    learn_curvature: Switch = Field(False, description="kappa learns, between 0.1 and 10")
+    radius_cap: float = Field(3.0, gt=0, description="largest hyperbolic radius of a token")
+    product_factors: int | None = Field(None, ge=1, description="factors of inter_kind product; null: hyp_dim / 32")
+    inter_text_input: Literal["x", "cascade", "cascade_residual"] = Field(
+        "x", description="what text gives an inter-modality expert: x, the evidence expert's output E(x), or x + E(x)"
+    )
+    inter_residual: Switch | None = Field(
+        None, description="add the branch to a copied FFN, equal to it at step 0; null: where size_plan is full"
+    )
+
+    # -- order (cone) loss -------------------------------------------------------------------------------------------
+    order_weight: float = Field(0.1, ge=0, description="weight of the entailment-order loss; 0 switches it off")
+    order_layers: Literal["mid_and_last", "all"] = Field("mid_and_last", description="sparse layers that it reads")
+    aperture: Literal["meru", "eq15"] = Field("meru", description="how wide a cone is: as in MERU, or equation 15")
+    cone_k: float = Field(0.1, gt=0, le=0.5, description="constant of the aperture")
+    eta: float = Field(0.7, gt=0, description="factor on the aperture in pairs that belong together")
+    rho0: float | None = Field(None, ge=0, description="radius that points are moved out by; null: from the aperture")
+    order_margin: float = Field(0.3, ge=0, description="least angle of a negative pair outside its cone")
+    negatives: Literal["both", "in_batch", "hard", "none"] = Field("both", description="pairs that do not belong")
+    apex: Literal["vision", "text"] = Field("vision", description="which side's cone contains the other")
+    order_detach: Switch = Field(False, description="stop its gradient at the hidden states")
+    distance_weight: float = Field(0.0, ge=0, description="weight of the squared distance of a pair, at most 9")
+
+    # -- gate objective and schedule ---------------------------------------------------------------------------------
+    gate_weight: float = Field(1.0, ge=0, description="weight of the gate objective; 0 switches it off")
+    gate_gradient: Literal["probes", "full"] = Field("probes", description="what learns from it: gates alone, or all")
+    gate_masking: Literal["exchange", "mean_patch"] = Field("exchange", description="how evidence is taken away")
+    gate_margin: float = Field(0.1, ge=0, description="least difference between gates with and without evidence")
+    gate_share: float = Field(0.125, gt=0, le=1, description="share of a batch that is read a second time")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps over which order and gate rise")
+
+    # -- what the model must know to tell evidence from the rest -----------------------------------------------------
+    special_ids: list[int] | None = Field(None, description="control tokens, never evidence; null: from the tokenizer")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tree: Any) -> Any:
+        """Fill what is not given from the preset."""
+        return {**PRESETS.get(str(tree.get("preset")), {}), **tree} if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _alpha(self) -> AsyMoESettings:
+        lo, hi = self.alpha_range
+        if not 0 <= lo <= hi <= 1:
+            raise ValueError(f"alpha_range must be [lowest, highest] within 0..1, got [{lo}, {hi}]")
+        return self
+
+    @property
+    def sized(self) -> bool:
+        """Whether every width is known."""
+        widths = (self.hyp_dim, self.inter_ffn, self.vision_ffn, self.evidence_dim, self.context_dim)
+        return None not in widths and not (self.has_residual and self.residual_ffn is None)
+
+    @property
+    def has_residual(self) -> bool:
+        """Whether an inter-modality expert is a copied FFN plus its branch."""
+        wanted = self.size_plan == "full" if self.inter_residual is None else self.inter_residual
+        return wanted and self.inter_kind != "ffn"
+
+    @property
+    def form(self) -> Literal["gelu", "swiglu"]:
+        """Form of the two branches of an evidence expert."""
+        return self.evidence_form or ("swiglu" if self.size_plan == "full" else "gelu")
+
+    @property
+    def needs_context(self) -> bool:
+        """Whether the layers read the evidence of the prompt."""
+        return self.text_kind in ("evidence", "parallel")

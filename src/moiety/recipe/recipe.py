@@ -1,0 +1,318 @@
+"""Recipes: strict models of every section, and the reader that turns one YAML file into a :class:`Recipe`.
+
+Every check on a value stands here. A recipe with several mistakes gets one report that names them all.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from moiety.groups import DEFAULT_MODALITY_GROUPS
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.compare import CompareSettings, merged
+from moiety.recipe.evaluate import EvaluateSettings
+from moiety.recipe.reader import RecipeError, parse_value, read_tree
+from moiety.recipe.section import Section, Switch, sections_in
+
+__all__ = [
+    "PARTS",
+    "Part",
+    "Recipe",
+    "RecipeError",
+    "load_recipe",
+    "parse_recipe",
+    "parse_value",
+]
+
+Part = Literal["vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head"]
+PARTS: tuple[str, ...] = ("vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head")
+
+
+class MoESettings(Section):
+    """Everything that rebuilds the sparse layers of a model; stored as ``moe`` in its ``config.json``."""
+
+    scheme: str = Field("moiie", description="routing scheme, a key of moe.routers.ROUTERS")
+    experts: dict[str, int] | None = Field(None, description="expert group -> count; null: the scheme's own")
+    top_k: int | None = Field(
+        None, ge=1, description="experts per token; null: the scheme's own (2 where a gate chooses)"
+    )
+    norm_topk: Switch = Field(True, description="renormalise the chosen probabilities to sum to 1")
+    expert_ffn: int | None = Field(None, ge=1, description="inner width of one expert; null: that of the dense FFN")
+    layers: Literal["odd", "even", "all"] | list[int] = Field("odd", description="0-based layers that become sparse")
+    mask_rule: Literal["exact", "last_token_as_text"] = Field("exact", description="which token is an image token")
+    delimiters_as_vision: Switch = Field(False, description="count image start and end marks as image tokens")
+    modality_groups: dict[int, str] = Field(
+        default_factory=lambda: {int(k): v for k, v in DEFAULT_MODALITY_GROUPS.items()},
+        description="modality id (0 text, 1 image, 2 video, 3 audio) -> modality group",
+    )
+    router_dtype: Literal["model", "float32"] = Field("model", description="precision of the gate product")
+    router_init_std: float = Field(0.02, ge=0, description="standard deviation of new gate weights")
+    router_jitter: float = Field(0.0, ge=0, lt=1, description="training noise: block input times U(1-eps, 1+eps)")
+    aux_coef: float | dict[str, float] = Field(
+        0.001, description="weight of the load-balancing loss, one or per modality group"
+    )
+    aux_scope: Literal["joint_layers", "per_layer"] = Field(
+        "joint_layers", description="average over layers before or after the product"
+    )
+    aux_stats: Literal["local", "global"] = Field("local", description="statistics of one rank or summed over ranks")
+    z_loss_coef: float = Field(0.0, ge=0, description="weight of the router z-loss; 1e-3 is usual when on")
+    asymoe: AsyMoESettings | None = Field(None, description="scheme asymoe only; null there: its recommended preset")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _asymoe(cls, tree: Any) -> Any:
+        """Scheme asymoe has settings of its own, and sparse layers where its preset puts them."""
+        if not isinstance(tree, dict) or tree.get("scheme") != "asymoe":
+            return tree
+        own = tree.get("asymoe") or {}
+        preset = own.get("preset") if isinstance(own, dict) else own.preset
+        return {"layers": "odd" if preset == "faithful" else "all", **tree, "asymoe": own}
+
+    @field_validator("layers")
+    @classmethod
+    def _layers(cls, value: Any) -> Any:
+        if isinstance(value, list) and (sorted(set(value)) != value or (value and value[0] < 0)):
+            raise ValueError(f"an explicit layer list must be ascending, distinct and >= 0, got {value}")
+        return value
+
+    @field_validator("modality_groups", mode="before")
+    @classmethod
+    def _json_keys(cls, value: Any) -> Any:
+        """JSON turns integer keys into strings; take them back."""
+        if isinstance(value, dict):
+            return {int(k) if isinstance(k, str) and k.isdigit() else k: v for k, v in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _asymoe_alone(self) -> MoESettings:
+        if self.asymoe is not None and self.scheme != "asymoe":
+            raise ValueError(f"moe.asymoe belongs to scheme asymoe; moe.scheme is {self.scheme!r}, so leave it out")
+        return self
+
+    def resolved_layers(self, num_layers: int) -> list[int]:
+        """The 0-based layers of a decoder with `num_layers` that become sparse.
+
+        Raises:
+            ValueError: an explicit list names a layer that the decoder does not have.
+        """
+        if isinstance(self.layers, list):
+            if self.layers and self.layers[-1] >= num_layers:
+                raise ValueError(
+                    f"moe.layers names layer {self.layers[-1]}, the decoder has layers 0..{num_layers - 1}"
+                )
+            return list(self.layers)
+        start, step = {"odd": (1, 2), "even": (0, 2), "all": (0, 1)}[self.layers]
+        return list(range(start, num_layers, step))
+
+
+class ScratchSettings(Section):
+    """A small vision-language model built from nothing."""
+
+    decoder: Literal["llama", "qwen2", "qwen3", "mistral"] = Field("qwen2", description="family of the decoder")
+    vocab: int = Field(1024, ge=64, description="largest vocabulary of the tokenizer trained on the data")
+    hidden: int = Field(192, ge=16, description="width of the decoder")
+    ffn: int = Field(384, ge=16, description="inner width of its FFN")
+    layers: int = Field(4, ge=1, description="layers of the decoder")
+    heads: int = Field(6, ge=1, description="attention heads of the decoder")
+    vision_hidden: int = Field(192, ge=16, description="width of the vision tower")
+    vision_ffn: int = Field(384, ge=16, description="inner width of its FFN")
+    vision_layers: int = Field(4, ge=1, description="layers of the vision tower")
+    vision_heads: int = Field(6, ge=1, description="attention heads of the vision tower")
+    image_size: int = Field(64, ge=8, description="pixels a side")
+    patch_size: int = Field(8, ge=2, description="pixels a side of one patch; image_size must be a multiple")
+    image_mean: float = Field(
+        0.5, ge=0, le=1, description="grey that a picture is measured from, 0 black; that of the usual background"
+    )
+    image_std: float = Field(0.5, gt=0, description="spread of the pixels around image_mean that becomes 1")
+    embedding_gain: float = Field(
+        1.0,
+        gt=0,
+        description="new token embeddings, and what the projector gives, times this: larger ones are not drowned by "
+        "what the first layers add, and a word finds its picture token much sooner",
+    )
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ScratchSettings:
+        for width, heads, what in (
+            (self.hidden, self.heads, "hidden"),
+            (self.vision_hidden, self.vision_heads, "vision_hidden"),
+        ):
+            if width % (2 * heads):
+                raise ValueError(f"{what}={width} must be a multiple of 2 x {heads} heads")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}")
+        return self
+
+
+class ModelSettings(Section):
+    """Where the dense model comes from: a Hugging Face folder or id, or nothing at all."""
+
+    source: str | None = Field(None, description="Hugging Face folder or id of a dense vision-language model")
+    revision: str | None = Field(None, description="revision of `source`")
+    scratch: ScratchSettings | None = Field(None, description="build a small model from nothing instead")
+    template: str | None = Field(
+        None, description="chat template with generation marks: plain, vicuna, llama3, chatml, phi3"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the weights")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ModelSettings:
+        if (self.source is None) == (self.scratch is None):
+            raise ValueError("give exactly one of model.source (a dense Hugging Face model) and model.scratch")
+        return self
+
+
+class DataSettings(Section):
+    """How rows are read; paths are relative to `root`."""
+
+    root: str = Field(".", description="folder that all data paths are relative to")
+    made_by: str | None = Field(
+        None, description="command that writes the files; {root} stands for data.root; named where they are missing"
+    )
+    images: list[str] = Field(default_factory=list, description="image folders and .tar files, searched in order")
+    max_length: int = Field(2048, ge=8, description="longest sequence in tokens, image tokens included")
+    on_bad_row: Literal["stop", "skip"] = Field("stop", description="what a bad row does before training starts")
+    skip: str | None = Field(None, description="list of rows that no stage reads: data check --fix-list")
+    merge_turns: Switch = Field(False, description="join the rows of one picture into one conversation")
+    labels: Literal["assistant", "prefix"] = Field("assistant", description="how trained spans are found")
+
+
+class TrainSettings(Section):
+    """One training run; names and meanings are those of transformers.TrainingArguments."""
+
+    learning_rate: float = Field(2e-5, gt=0, description="highest learning rate")
+    learning_rates: dict[Part, float] = Field(
+        default_factory=dict, description="learning rate by part, over learning_rate"
+    )
+    num_train_epochs: float = Field(1.0, gt=0, description="passes over the rows")
+    max_steps: int = Field(-1, description="overrides num_train_epochs when positive")
+    per_device_train_batch_size: int = Field(8, ge=1, description="rows of one micro-batch")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches of one optimizer step")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
+    lr_scheduler_type: str = Field("cosine", description="course of the rate: cosine, linear, constant, …")
+    weight_decay: float = Field(0.0, ge=0, description="decay of matrices; norms and biases have none")
+    max_grad_norm: float = Field(1.0, ge=0, description="longer gradients are scaled down to it; 0: never")
+    bf16: Switch = Field(False, description="compute in bfloat16 beside float32 weights")
+    gradient_checkpointing: Switch = Field(False, description="less memory for more time")
+    logging_steps: int = Field(10, ge=1, description="steps between two lines of the log")
+    save_steps: int = Field(200, ge=1, description="steps between checkpoints that a stopped run resumes from")
+    save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept")
+    dataloader_num_workers: int = Field(0, ge=0, description="processes that encode rows; 0: none beside")
+    train_sampling_strategy: Literal["random", "group_by_length"] = Field(
+        "random", description="group_by_length puts rows of like length into one batch, which saves padding"
+    )
+    starved_share: float = Field(
+        0.01, ge=0, le=1, description="alarm when an expert gets less than this share of an even load"
+    )
+
+
+class StageSettings(Section):
+    """One stage: what learns, from which rows, dense or sparse. It ends as one Hugging Face folder."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the stage and of its folder below output")
+    data: list[str] = Field(min_length=1, description="conversation files, relative to data.root")
+    trains: list[Part] = Field(min_length=1, description="parts that learn; all others are frozen")
+    sparse: Switch = Field(False, description="upcycle to recipe.moe before this stage, unless it is sparse already")
+    merge_turns: Switch | None = Field(None, description="overrides data.merge_turns")
+    train: TrainSettings = Field(default_factory=TrainSettings)
+
+
+class Recipe(Section):
+    """One YAML file, one command, one row of a results table."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the recipe in tables and reports")
+    title: str = Field("", description="what the report of a comparison is called; empty: its name and schemes")
+    output: str = Field(description="folder that all results are written below")
+    seed: int = Field(0, ge=0, description="new weights, order of rows, noise")
+    model: ModelSettings
+    moe: MoESettings = Field(default_factory=MoESettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    stages: list[StageSettings] = Field(min_length=1)
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    compare: CompareSettings = Field(default_factory=CompareSettings)
+
+    @model_validator(mode="after")
+    def _stages(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stage names must be distinct, got {names}")
+        sparse = [stage.sparse for stage in self.stages]
+        if sparse != sorted(sparse):
+            raise ValueError("a dense stage cannot follow a sparse one: experts are never merged back")
+        return self
+
+    @model_validator(mode="after")
+    def _variants(self) -> Recipe:
+        problems = []
+        for name, variant in self.compare.variants.items():
+            sections: dict[str, tuple[type[Section], dict[str, Any]]] = {
+                "moe": (MoESettings, variant.over(self.moe.model_dump())),
+                "evaluate": (EvaluateSettings, merged(self.evaluate.model_dump(), variant.evaluate)),
+            }
+            for section, (model, tree) in sections.items():
+                try:
+                    model.model_validate(tree)
+                except ValidationError as error:
+                    problems.append(describe_errors(error, f"compare.variants.{name}.{section}", model))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and apply dotted ``key=value`` overrides.
+
+    Args:
+        path: A YAML file.
+        overrides: Texts like ``moe.top_k=2`` or ``stages.1.train.learning_rate=1e-4``; numbers index lists.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecipeError: the file is not YAML, a key is unknown (the nearest one is named) or a value does not fit.
+    """
+    return parse_recipe(read_tree(path, Recipe.model_fields, overrides), str(path))
+
+
+def parse_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check a nested dict against the schema; `where` names it in errors.
+
+    Raises:
+        RecipeError: with every problem at once.
+    """
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(describe_errors(error, where, Recipe)) from error
+
+
+def describe_errors(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+    """All problems of a failed validation, one a line: place, what was given, what was expected."""
+    lines = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][-1])
+            close = difflib.get_close_matches(key, _fields(model, problem["loc"][:-1]), n=1)
+            lines.append(f"{place}: unknown key" + (f"; did you mean {close[0]!r}?" if close else ""))
+        elif problem["type"] == "missing":
+            lines.append(f"{place}: missing")
+        else:
+            given = problem["input"]
+            shown = f" (given {given!r})" if not isinstance(given, dict) else ""
+            lines.append(f"{place or where}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return f"{where}: {len(lines)} problem{'s' * (len(lines) > 1)}\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section that `loc` leads to."""
+    for part in loc:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        for candidate in sections_in(model.model_fields[part].annotation):
+            model = candidate
+    return list(model.model_fields)

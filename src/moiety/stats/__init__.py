@@ -1,0 +1,1 @@
+"""How sure a number is: intervals, permutation tests and contrasts over paired seeds."""

@@ -1,0 +1,162 @@
+"""The same samples once more, each with the picture of another: what the gates do when the evidence is not theirs.
+
+Pictures are exchanged where they enter the decoder, as embeddings, so that neither the vision tower runs twice nor
+anything must be known of a family's picture tensors. What the base model handed to its decoder in the forward of the
+training step is kept for that, cut to the chosen rows and handed over again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from moiety.moe.trace import RoutingTrace, recording
+from moiety.vlm.contracts import without_cache
+
+
+@dataclass(eq=False)
+class DecoderInputs:
+    """Keywords of the last call of a decoder; None before the first."""
+
+    kwargs: dict[str, Any] | None = None
+
+
+@contextmanager
+def kept_inputs(decoder: nn.Module) -> Iterator[DecoderInputs]:
+    """Keep what `decoder` is called with while this is open."""
+    kept = DecoderInputs()
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.kwargs = dict(kwargs)
+
+    handle = decoder.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+def partners(
+    num_images: Sequence[int], keys: Sequence[int], answers: Sequence[int], order: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Which samples can be read again, and whose picture each of them gets.
+
+    A sample needs an image and an answer; its partner another picture with as many image tokens. Who has no partner is
+    left out; so is text-only evidence, for whose passage no place in another sample is known.
+
+    Args:
+        num_images: Image tokens of each sample.
+        keys: Number of its pictures, see :func:`moiety.vlm.asymoe.spans.image_key`.
+        answers: Trained tokens of each sample.
+        order: Which samples, and which partners, are tried first.
+
+    Example:
+        >>> partners([4, 4, 0, 9], [7, 8, 0, 9], [1, 1, 1, 1], [3, 2, 1, 0])
+        [(1, 0), (0, 1)]
+    """
+    found = []
+    for row in order:
+        if num_images[row] and answers[row]:
+            others = (other for other in order if num_images[other] == num_images[row] and keys[other] != keys[row])
+            partner = next(others, None)
+            if partner is not None:
+                found.append((row, partner))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Exchange:
+    """Rows that are read again, and where each of their positions takes its embedding from.
+
+    Args:
+        rows: Rows of the batch.
+        source: Position in the flattened batch, ``(rows, seq)``: its own, or on pictures the partner's.
+        image_mask: True on image tokens, ``(rows, seq)``.
+        mean_patch: Every image token of a row gets the mean of those it takes.
+    """
+
+    rows: Int[Tensor, " rows"]
+    source: Int[Tensor, "rows seq"]
+    image_mask: Bool[Tensor, "rows seq"]
+    mean_patch: bool = False
+
+    @classmethod
+    def of(
+        cls, image_mask: Bool[Tensor, "batch seq"], pairs: Sequence[tuple[int, int]], mean_patch: bool = False
+    ) -> Exchange:
+        """The exchange of `pairs`, each a row and its partner with as many image tokens."""
+        device, seq = image_mask.device, image_mask.shape[1]
+        chosen, others = torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2).unbind(dim=1)
+        position = torch.arange(image_mask.numel(), device=device).view(image_mask.shape)
+        source = position[chosen].reshape(len(pairs), seq)
+        # boolean indexing runs row by row, so the k-th image token of a row meets the k-th of its partner
+        source[image_mask[chosen]] = position[others][image_mask[others]]
+        return cls(chosen, source, image_mask[chosen], mean_patch)
+
+    def embeddings(self, values: Tensor) -> Tensor:
+        """``(batch, seq, hidden)`` -> ``(rows, seq, hidden)``."""
+        taken = values.flatten(0, 1)[self.source]
+        if not self.mean_patch:
+            return taken
+        mask = self.image_mask.unsqueeze(-1)
+        mean = (taken * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return torch.where(mask, mean.to(taken.dtype), taken)
+
+    def inputs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of a decoder's call for these rows.
+
+        Raises:
+            ValueError: the decoder was not called with embeddings.
+        """
+        embeddings = kwargs.get("inputs_embeds")
+        if embeddings is None:
+            raise ValueError(
+                f"the decoder was called with {sorted(kwargs)}; the gate objective exchanges pictures in inputs_embeds."
+                " Set moe.asymoe.gate_weight to 0 for this model"
+            )
+        batch = len(embeddings)
+        cut = {name: self._cut(value, batch, name) for name, value in kwargs.items()}
+        cut["inputs_embeds"] = self.embeddings(embeddings)
+        if kwargs.get("deepstack_visual_embeds") is not None:  # Qwen3-VL adds picture features in later layers, too
+            mask = kwargs["visual_pos_masks"]
+            cut["deepstack_visual_embeds"] = [self._flat(value, mask) for value in kwargs["deepstack_visual_embeds"]]
+        return without_cache(cut)
+
+    def _flat(self, value: Tensor, mask: Tensor) -> Tensor:
+        """Picture features of all rows in one list, ``(visual tokens, hidden)``, for the chosen rows."""
+        dense = value.new_zeros(*mask.shape, value.shape[-1])
+        dense[mask] = value
+        return self.embeddings(dense)[mask[self.rows]]
+
+    def _cut(self, value: Any, batch: int, name: str) -> Any:
+        """`value` for the chosen rows; what has no rows stays."""
+        if isinstance(value, Tensor):
+            axis = 1 if name == "position_ids" and value.ndim == 3 else 0  # (3, batch, seq) where pictures have axes
+            return value.index_select(axis, self.rows) if value.ndim > axis and value.shape[axis] == batch else value
+        if isinstance(value, dict):
+            return {key: self._cut(entry, batch, key) for key, entry in value.items()}
+        if is_dataclass(value) and not isinstance(value, type):
+            inside = {part.name: getattr(value, part.name) for part in fields(value)}
+            changed = {key: self._cut(entry, batch, key) for key, entry in inside.items() if isinstance(entry, Tensor)}
+            return replace(value, **changed)
+        return value
+
+
+def masked_trace(decoder: nn.Module, kwargs: Mapping[str, Any], exchange: Exchange, *, learns: bool) -> RoutingTrace:
+    """What the routers decide for the rows of `exchange`, with what they read.
+
+    Args:
+        decoder: Stack of decoder layers.
+        kwargs: Of its call in the training forward.
+        exchange: What changes.
+        learns: Whether gradient flows through this pass.
+    """
+    with recording(RoutingTrace(keeps_inputs=True)) as trace, torch.set_grad_enabled(learns):
+        decoder(**exchange.inputs(kwargs))
+    return trace

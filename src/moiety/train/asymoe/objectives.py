@@ -1,0 +1,138 @@
+"""What scheme ``asymoe`` learns beside the task: the order of pictures and words, and gates that ask for evidence.
+
+Both losses are made of what the layers read, so the trace of a training forward keeps it. They rise from nothing over
+the first steps and count, like the routing losses, once an optimizer step: each is a mean over its micro-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moiety.groups import ExpertGroups
+from moiety.moe.trace import RoutingTrace
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.train.asymoe.cone_objective import OrderObjective, order_layers
+from moiety.train.asymoe.gate_objective import GateObjective, gate_measures, weighs_evidence
+from moiety.train.asymoe.masked_pass import DecoderInputs, kept_inputs
+from moiety.train.asymoe.measures import Measures, gate_means
+from moiety.vlm.model import moe_layers
+from moiety.vlm.splice import text_decoder
+
+TRAINER_KEYS = ("span_ids", "span_order", "image_key")
+"""What a batch says to the trainer alone; no model sees it."""
+
+
+def split_batch(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the model gets of a batch, and what the trainer keeps."""
+    kept = {name: value for name, value in inputs.items() if name in TRAINER_KEYS}
+    return {name: value for name, value in inputs.items() if name not in kept}, kept
+
+
+def risen(step: int, num_steps: int, warmup_share: float) -> float:
+    """Share of their weights that order and gate losses have at optimizer step `step`, counted from 0.
+
+    Example:
+        >>> [risen(step, 100, 0.1) for step in (0, 5, 10, 99)]
+        [0.0, 0.5, 1.0, 1.0]
+    """
+    rises = warmup_share * num_steps
+    return 1.0 if step >= rises else step / rises
+
+
+@dataclass(frozen=True, eq=False)
+class AsymmetricLosses:
+    """Losses of one micro-batch.
+
+    Args:
+        total: Weighted sum, to be added to the task loss.
+        measures: What is logged.
+    """
+
+    total: Tensor
+    measures: Measures = field(default_factory=dict)
+
+
+class AsymmetricObjective:
+    """Order loss and gate objective of one model.
+
+    Args:
+        model: The sparse model, not wrapped.
+        groups: Its expert table.
+        settings: Section ``moe.asymoe``.
+        seed: Together with the step decides which samples are read a second time.
+        autocast: Makes the context that the second reading runs in.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: ExpertGroups,
+        settings: AsyMoESettings,
+        seed: int = 0,
+        autocast: Any = nullcontext,
+    ) -> None:
+        self.settings, self.groups = settings, groups
+        decoder: Any = text_decoder(model.base_model)  # type: ignore[arg-type]
+        layers, self._decoder = moe_layers(model), decoder
+        read = order_layers(layers, len(decoder.layers), settings)
+        weighing = [layer for layer in layers if weighs_evidence(layer)] if settings.gate_weight else []
+        self.order = OrderObjective(read, groups, settings) if read else None
+        self.gate = GateObjective(decoder, weighing, settings, seed, autocast) if weighing else None
+        self.keeps_inputs = bool(read or weighing)
+
+    @contextmanager
+    def watching(self) -> Iterator[DecoderInputs]:
+        """Keep what a second reading needs of the forward inside."""
+        with nullcontext(DecoderInputs()) if self.gate is None else kept_inputs(self._decoder) as kept:
+            yield kept
+
+    def losses(
+        self,
+        trace: RoutingTrace,
+        inputs: Mapping[str, Any],
+        beside: Mapping[str, Tensor],
+        kept: DecoderInputs,
+        step: int,
+        num_steps: int,
+    ) -> AsymmetricLosses:
+        """Both losses of one micro-batch, and what the gates did.
+
+        Args:
+            trace: Decisions of the training forward, with what the layers read.
+            inputs: The batch as the model got it.
+            beside: What the trainer kept of it.
+            kept: From :meth:`watching`.
+            step: Optimizer steps that are done.
+            num_steps: Optimizer steps of the run.
+
+        Raises:
+            ValueError: the batch does not say which token belongs to which turn, or what a position holds.
+        """
+        self._check({**inputs, **beside})
+        routings = {layer: found[-1] for layer, found in trace.by_layer().items()}
+        measures, own = gate_means(routings, self.groups), self.settings
+        total = torch.zeros((), device=inputs["input_ids"].device)
+        if self.order is not None:
+            order = self.order.loss(routings, inputs, beside)
+            total = total + own.order_weight * order.order + own.distance_weight * order.distance
+            measures |= self.order.measures(order, routings)
+        if self.gate is not None:
+            gate = self.gate.loss(routings, inputs, beside["image_key"], kept, step)
+            total = total + own.gate_weight * gate.total
+            measures |= gate_measures(gate)
+        return AsymmetricLosses(risen(step, num_steps, own.warmup_share) * total, measures)
+
+    def _check(self, batch: Mapping[str, Any]) -> None:
+        needed = [*TRAINER_KEYS] if self.order is not None else ["image_key"] if self.gate is not None else []
+        missing = [name for name in ["modality_ids", *needed] if needed and name not in batch]
+        if missing:
+            raise ValueError(
+                f"scheme asymoe learns from pictures and turns, but the batch has no {', '.join(missing)}; encode rows "
+                "with moiety.vlm.data.Encoder(spans=True), or set moe.asymoe.order_weight and gate_weight to 0"
+            )
