@@ -12,6 +12,7 @@ import difflib
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 
 class Modality(enum.IntEnum):
@@ -109,13 +110,13 @@ class ExpertGroups:
                 )
 
     # -- sizes and names ------------------------------------------------------------------------------------------
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the modality groups; text stands last, as in the bank."""
         found = dict.fromkeys(self.modality_groups.values())
         return (*(name for name in found if name != TEXT_GROUP), *((TEXT_GROUP,) if TEXT_GROUP in found else ()))
 
-    @property
+    @cached_property
     def num_experts(self) -> int:
         """Experts in the bank."""
         return sum(group.count for group in self.groups)
@@ -147,7 +148,7 @@ class ExpertGroups:
             for index in range(self.slice_of(group.name).start, self.slice_of(group.name).stop)
         )
 
-    @property
+    @cached_property
     def inter(self) -> tuple[int, ...]:
         """Indices of the inter-modality experts: those that more than one modality group may use."""
         return tuple(
@@ -180,7 +181,7 @@ class ExpertGroups:
             )
         return self.names.index(self.modality_groups[modality])
 
-    @property
+    @cached_property
     def allowed(self) -> tuple[tuple[bool, ...], ...]:
         """Boolean table (modality groups, experts): who may use which expert."""
         return tuple(tuple(index in self.visible(name) for index in range(self.num_experts)) for name in self.names)
@@ -197,7 +198,17 @@ class ExpertGroups:
         """Experts scored by gate number `gate`, row by row: what its first member sees."""
         return self.visible(self.gates[gate][0])
 
-    @property
+    @cached_property
+    def gate_members(self) -> tuple[tuple[int, ...], ...]:
+        """For each gate the positions in :attr:`names` of the modality groups that it scores."""
+        return tuple(tuple(self.names.index(name) for name in members) for members in self.gates)
+
+    @cached_property
+    def gate_sizes(self) -> tuple[int, ...]:
+        """For each gate the number of experts that it scores."""
+        return tuple(len(self.gate_rows(gate)) for gate in range(len(self.gates)))
+
+    @cached_property
     def gate_names(self) -> tuple[str, ...]:
         """Name of each gate: its modality group, several joined by ``_``, or ``all``."""
         return tuple(

@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moiety.groups import ExpertGroup, ExpertGroups
-from moiety.moe.experts.bank import Beside, ExpertBank
+from moiety.moe.asymoe.context import Context
+from moiety.moe.dispatch import Slots, dispatch
+from moiety.moe.experts.bank import ExpertBank
 from moiety.moe.experts.kinds import FFNExperts, MixedExperts
-from moiety.moe.experts.slots import share_slots
+from moiety.moe.kernels import reference_experts
 from moiety.recipe.recipe import MoESettings
+from tests.moe.slots import answer
 
 WIDTHS = {"hyp_dim": 4, "inter_ffn": 5, "vision_ffn": 7, "evidence_dim": 3, "context_dim": 8}
 HIDDEN, DENSE = 6, 9
@@ -44,33 +47,33 @@ GROUP = torch.tensor([0, 1, 2, 2, 0, -1, 2])
 INDEX = torch.tensor([[0, 2], [3, 1], [4, 2], [2, 3], [3, 2], [5, 5], [3, 4]])
 
 
-def given(experts: int = 5) -> tuple[Tensor, Tensor, Tensor, Beside]:
+def given(experts: int = 5) -> tuple[Tensor, Tensor, Tensor, Context]:
     torch.manual_seed(0)
     index = INDEX.masked_fill(INDEX == 5, experts)
     weights = torch.rand(7, 2, dtype=torch.float64)
-    beside = Beside(GROUP, torch.randn(7, HIDDEN).double(), torch.rand(7).double())
-    return torch.randn(7, HIDDEN).double(), index, weights, beside
+    context = Context(torch.randn(7, HIDDEN).double(), torch.rand(7).double())
+    return torch.randn(7, HIDDEN).double(), index, weights, context
 
 
-def alone(bank: ExpertBank, x: Tensor, expert: int, beside: Beside, token: int) -> Tensor:
+def alone(bank: ExpertBank, x: Tensor, expert: int, context: Context, token: int) -> Tensor:
     """What one expert of one bank says to one token."""
-    one = Beside(*(None if part is None else part[token : token + 1] for part in vars(beside).values()))
-    extra = (one,) if bank.reads_beside else ()
-    return bank(x[token : token + 1], torch.tensor([[expert]]), torch.ones(1, 1).double(), *extra)[0]
+    own = slice(token, token + 1)
+    one = Context(context.output[own], context.mass[own])
+    return answer(bank, x[own], torch.tensor([[expert]]), torch.ones(1, 1).double(), one, GROUP[own])[0]
 
 
 @pytest.mark.parametrize("inter", ["lorentz", "euclidean", "product", "ffn"])
-@pytest.mark.parametrize("text", ["evidence", "parallel", "ffn"])
+@pytest.mark.parametrize("text", ["evidence", "context", "ffn"])
 def test_each_bank_answers_for_its_own_experts(inter: str, text: str) -> None:
-    bank, (x, index, weights, beside) = stirred(mixed(table(inter, text))), given()
-    out = bank(x, index, weights, beside)
+    bank, (x, index, weights, context) = stirred(mixed(table(inter, text))), given()
+    out = answer(bank, x, index, weights, context, GROUP)
     owner = {0: ("vision", 0), 1: ("audio", 0), 2: ("inter", 0), 3: ("inter", 1), 4: ("text", 0)}
     for token in range(7):
         expected = torch.zeros(HIDDEN).double()
         for expert, weight in zip(index[token].tolist(), weights[token], strict=True):
             if expert < 5:
                 name, local = owner[expert]
-                expected = expected + weight * alone(bank.bank(name), x, local, beside, token)
+                expected = expected + weight * alone(bank.bank(name), x, local, context, token)
         torch.testing.assert_close(out[token], expected, atol=1e-12, rtol=1e-12)
     assert not out[5].any()
 
@@ -80,29 +83,29 @@ def test_each_bank_answers_for_its_own_experts(inter: str, text: str) -> None:
 def test_in_a_cascade_text_reaches_inter_experts_through_the_text_expert(mode: str, texts: int) -> None:
     """eq. 13; the other modalities give their own hidden states."""
     bank = stirred(mixed(table(texts=texts), inter_text_input=mode))
-    x, index, weights, beside = given(bank.num_experts)
+    x, index, weights, context = given(bank.num_experts)
     if texts == 2:
         index[6, 1] = 5  # the second text expert
-    out, direct = bank(x, index, weights, beside), stirred(mixed(table(texts=texts)))
+    out, direct = answer(bank, x, index, weights, context, GROUP), stirred(mixed(table(texts=texts)))
     direct.load_state_dict(bank.state_dict())
     for token in range(7):
         text, fed = int(GROUP[token]) == 2, x.clone()
         if text:
-            fed[token] = alone(bank.bank("text"), x, 0, beside, token) + (x[token] if mode != "cascade" else 0)
+            fed[token] = alone(bank.bank("text"), x, 0, context, token) + (x[token] if mode != "cascade" else 0)
         inter = index[token].masked_fill((index[token] < 2) | (index[token] > 3), bank.num_experts)
         others = index[token].masked_fill(inter < bank.num_experts, bank.num_experts)
         expected = sum(
-            direct(source, chosen.expand(7, 2), weights, beside)[token]
+            answer(direct, source, chosen.expand(7, 2), weights, context, GROUP)[token]
             for source, chosen in ((fed, inter), (x, others))
         )
         torch.testing.assert_close(out[token], expected, atol=1e-12, rtol=1e-12)
 
 
 def test_sides_change_only_the_projection_of_inter_experts() -> None:
-    bank, (x, _, weights, beside) = stirred(mixed()), given()
+    bank, (x, _, weights, context) = stirred(mixed()), given()
     index = torch.full((7, 1), 2)
-    sides = [Beside(torch.full((7,), group), beside.context, beside.mass) for group in (0, 1, 2)]
-    vision, audio, text = (bank(x, index, weights[:, :1], side) for side in sides)
+    groups = [torch.full((7,), group) for group in (0, 1, 2)]
+    vision, audio, text = (answer(bank, x, index, weights[:, :1], context, group) for group in groups)
     with torch.no_grad():  # vision 0, text 1, audio 2
         lorentz = bank.bank("inter")
         for name in ("projection", "log_scale"):
@@ -110,8 +113,8 @@ def test_sides_change_only_the_projection_of_inter_experts() -> None:
             getattr(lorentz, name)[0, 1] = getattr(lorentz, name)[0, 0]
     assert not torch.allclose(vision, audio)
     assert not torch.allclose(audio, text)
-    for side in sides:
-        torch.testing.assert_close(bank(x, index, weights[:, :1], side), vision)
+    for group in groups:
+        torch.testing.assert_close(answer(bank, x, index, weights[:, :1], context, group), vision)
 
 
 def dense() -> tuple[Tensor, Tensor]:
@@ -125,21 +128,21 @@ def dense_answer(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("inter", ["lorentz", "euclidean", "ffn"])
-@pytest.mark.parametrize("text", ["evidence", "parallel", "ffn"])
+@pytest.mark.parametrize("text", ["evidence", "context", "ffn"])
 def test_full_width_equals_the_dense_ffn_at_step_0(inter: str, text: str) -> None:
     """Whatever the routing, the context and alpha; every part then learns, at once or from the next step."""
     widths = {"vision_ffn": DENSE, "evidence_dim": DENSE, "inter_ffn": DENSE, "hyp_dim": 4}
     bank = mixed(table(inter, text), size_plan="full", inter_kind=inter, text_kind=text, **widths)
     bank.load_from_dense(*dense())
-    x, index, weights, beside = given()
+    x, index, weights, context = given()
     weights = (weights / weights.sum(-1, keepdim=True)).masked_fill(index == 5, 0)
     expected = dense_answer(x, *dense()) * weights.sum(-1, keepdim=True)
-    torch.testing.assert_close(bank(x, index, weights, beside), expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(answer(bank, x, index, weights, context, GROUP), expected, atol=1e-12, rtol=1e-12)
     target = torch.randn(7, HIDDEN).double()
     optimiser = torch.optim.SGD(bank.parameters(), lr=1e-2)
     for _ in range(3):
         optimiser.zero_grad()
-        (bank(x, index, weights, beside) - target).square().sum().backward()
+        (answer(bank, x, index, weights, context, GROUP) - target).square().sum().backward()
         optimiser.step()
     still = [n for n, p in bank.named_parameters() if not n.endswith("cone_log_scale") and not p.grad.any()]
     assert still == []
@@ -151,12 +154,12 @@ def test_narrower_banks_keep_the_units_that_say_most() -> None:
     kept = size.argsort(descending=True)[:7].sort().values
     bank = mixed(evidence_form="swiglu", inter_residual=True, residual_ffn=3)
     bank.load_from_dense(gate_up, down)
-    x, _, _, beside = given()
+    x, _, _, context = given()
     seven = dense_answer(x, gate_up[torch.cat([kept, kept + DENSE])], down[:, kept])
     three = size.argsort(descending=True)[:3].sort().values
     small = dense_answer(x, gate_up[torch.cat([three, three + DENSE])], down[:, three])
     for expert, expected in ((0, seven), (1, seven), (2, small), (4, small)):
-        out = bank(x, torch.full((7, 1), expert), torch.ones(7, 1).double(), beside)
+        out = answer(bank, x, torch.full((7, 1), expert), torch.ones(7, 1).double(), context, GROUP)
         torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
 
 
@@ -164,12 +167,12 @@ def test_a_gelu_branch_takes_ups_and_downs() -> None:
     bank = mixed()
     before = bank.bank("inter").down_proj.clone()
     bank.load_from_dense(*dense())
-    text, (x, _, _, beside) = bank.bank("text"), given()
+    text, (x, _, _, context) = bank.bank("text"), given()
     gate_up, down = dense()
     size = gate_up[:DENSE].norm(dim=1) * gate_up[DENSE:].norm(dim=1) * down.norm(dim=0)
     kept = size.argsort(descending=True)[:3].sort().values
     expected = F.linear(F.gelu(F.linear(x, gate_up[DENSE + kept])), down[:, kept])
-    out = text(x, torch.zeros(7, 1).long(), torch.ones(7, 1).double(), beside)
+    out = answer(text, x, torch.zeros(7, 1).long(), torch.ones(7, 1).double(), context, GROUP)
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
     assert torch.equal(bank.bank("inter").down_proj, before)  # without a residual an inter expert starts anew
 
@@ -195,44 +198,46 @@ def test_the_twin_has_the_same_parameters() -> None:
 
 
 def test_a_foreign_bank_serves_plain_groups() -> None:
-    """Banks of other libraries know nothing of sorted slots."""
+    """A bank that sorts for itself reads the index of the slots and nothing else."""
 
     class Foreign(FFNExperts):
-        run = ExpertBank.run
+        def forward(self, x: Tensor, slots: Slots, weights: Tensor, context: Any = None) -> Tensor:
+            return reference_experts(x, slots.index, weights, self.gate_up_proj, self.down_proj, self.act_fn)
 
-    bank, (x, index, weights, beside) = stirred(mixed(bank=Foreign)), given()
+    bank, (x, index, weights, context) = stirred(mixed(bank=Foreign)), given()
     ours = mixed()
     ours.load_state_dict(bank.state_dict())
-    torch.testing.assert_close(bank(x, index, weights, beside), ours(x, index, weights, beside))
+    torch.testing.assert_close(answer(bank, x, index, weights, context, GROUP), ours(x, index, weights, context))
 
 
 @pytest.mark.parametrize("inter", ["lorentz", "product"])
-@pytest.mark.parametrize("form", ["gelu", "swiglu"])
-def test_one_grouped_product_equals_one_for_each_run(inter: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("branches", ["gelu", "swiglu"])
+def test_one_grouped_product_equals_one_for_each_run(inter: str, branches: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What runs on GPU, here on CPU in float32: worst difference 2e-7 of the largest entry."""
     torch.manual_seed(2)
     widths = {"hyp_dim": 16, "inter_ffn": 8, "vision_ffn": 8, "evidence_dim": 8, "context_dim": 8}
-    own = widths | {"product_factors": 2, "evidence_form": form}
+    own = widths | {"product_factors": 2, "evidence_form": branches}
     settings = MoESettings(scheme="asymoe", modality_groups=MODALITIES, asymoe=own)
     bank = stirred(MixedExperts(table(inter, texts=2), 16, 8, settings))
     x, context = (torch.randn(32, 16).requires_grad_() for _ in range(2))
     group = torch.randint(-1, 3, (32,))
     index = torch.stack([torch.randint(2, 4, (32,)), torch.randint(4, 6, (32,))], dim=1)
-    beside = Beside(group, context, torch.rand(32))
+    mass = torch.rand(32)
     leaves = [x, context, *bank.parameters()]
     found = []
-    for grouped in (False, True):
+    for form in ("loop", "grouped"):
         for module in ("lorentz", "evidence_kernel"):
-            monkeypatch.setattr(f"moiety.moe.experts.{module}.can_group", lambda *_, grouped=grouped: grouped)
-        out = bank(x, index, torch.rand(32, 2, generator=torch.Generator().manual_seed(0)), beside)
+            monkeypatch.setattr(f"moiety.moe.asymoe.experts.{module}.choose_form", lambda *_, form=form: form)
+        weights = torch.rand(32, 2, generator=torch.Generator().manual_seed(0))
+        out = answer(bank, x, index, weights, Context(context, mass), group)
         found.append([out.detach(), *torch.autograd.grad(out.square().sum(), leaves)])
     for loop, one in zip(*found, strict=True):
         assert float((loop - one).abs().max()) <= 2e-6 * max(1.0, float(loop.abs().max()))
 
 
 def test_alpha_passes_through() -> None:
-    bank, (x, _, _, beside) = stirred(mixed(table(texts=2))), given()
-    assert torch.equal(bank(x, beside=beside), bank.bank("text").alpha(x, beside.context, beside.mass))
+    bank, (x, _, _, context) = stirred(mixed(table(texts=2))), given()
+    assert torch.equal(bank(x, context=context), bank.bank("text").alpha(x, context.output, context.mass))
     assert mixed(table(text="ffn")).weighing == ()
 
 
@@ -243,13 +248,12 @@ def test_messages() -> None:
         mixed(table("lorenz"))
     with pytest.raises(ValueError, match=r"experts of group 'vision' need a width; give moe.asymoe.vision_ffn"):
         mixed(vision_ffn=None)
-    x, index, weights, _ = given()
-    with pytest.raises(RuntimeError, match=r"mixed experts read more than hidden states; pass a Beside"):
-        mixed()(x, index, weights)
-    with pytest.raises(RuntimeError, match=r"evidence experts read what the prompt says to each token; pass a Beside"):
-        mixed()(x, index, weights, Beside(GROUP))
-    with pytest.raises(RuntimeError, match=r"parallel experts add what the prompt says to each token; pass a Beside"):
-        mixed(table(text="parallel"))(x, index, weights, Beside(GROUP))
-    share = share_slots(index.clamp(max=2), None, [2])[0]
+    x, index, weights, context = given()
+    with pytest.raises(RuntimeError, match=r"mixed experts need slots sorted by 3 sides, got 1; call dispatch\("):
+        mixed()(x, dispatch(index, 5), weights, context)
+    with pytest.raises(RuntimeError, match=r"evidence experts read what the evidence says to each token; pass the Cont"):
+        answer(mixed(), x, index, weights, None, GROUP)
+    with pytest.raises(RuntimeError, match=r"context experts add what the evidence says to each token; pass the Cont"):
+        answer(mixed(table(text="context")), x, index, weights, None, GROUP)
     with pytest.raises(RuntimeError, match=r"slots sorted by 1 sides reached experts of 3 sides"):
-        mixed().bank("inter").run(x, weights, share)
+        mixed().bank("inter")(x, dispatch(index.clamp(max=2), 2), weights)

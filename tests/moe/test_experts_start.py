@@ -12,19 +12,20 @@ from torch.nn import functional as F
 
 from moiety.moe.asymoe.experts.lorentz_maps import Maps
 from moiety.moe.asymoe.geometry import lift, log_origin, radius_cap
-from moiety.moe.experts.bank import Beside
-from moiety.moe.experts.kinds import EvidenceExperts, LorentzExperts, ParallelExperts, clamped_alpha
+from moiety.moe.asymoe.context import Context
+from moiety.moe.experts.kinds import ContextFFNExperts, EvidenceExperts, LorentzExperts, clamped_alpha
 from moiety.recipe.asymoe import AsyMoESettings
 from tests.moe.asymoe import reference as paper
+from tests.moe.slots import answer
 
 
-def beside(tokens: int, hidden: int, context: Tensor | None = None) -> Beside:
-    context = torch.randn(tokens, hidden).double() if context is None else context
-    return Beside(torch.ones(tokens).long(), context, torch.rand(tokens).double())
+def context_of(tokens: int, hidden: int, output: Tensor | None = None) -> Context:
+    return Context(torch.randn(tokens, hidden).double() if output is None else output, torch.rand(tokens).double())
 
 
-def run(bank: nn.Module, x: Tensor, given: Beside) -> Tensor:
-    return bank(x, torch.zeros(len(x), 1).long(), torch.ones(len(x), 1, dtype=x.dtype), given)
+def run(bank: nn.Module, x: Tensor, given: Context) -> Tensor:
+    index, weights = torch.zeros(len(x), 1).long(), torch.ones(len(x), 1, dtype=x.dtype)
+    return answer(bank, x, index, weights, given, torch.ones(len(x)).long())
 
 
 def evidence(**own: object) -> EvidenceExperts:
@@ -38,10 +39,10 @@ def evidence(**own: object) -> EvidenceExperts:
 @pytest.mark.parametrize("form", ["gelu", "swiglu"])
 def test_alpha_1_remembers_and_0_reads(form: str) -> None:
     """T13."""
-    bank, x, given = evidence(evidence_form=form), torch.randn(4, 6).double(), beside(4, 6)
+    bank, x, given = evidence(evidence_form=form), torch.randn(4, 6).double(), context_of(4, 6)
     parts = [
         paper.branches(t, a, 0, dict(bank.named_parameters()), bank.gated)
-        for t, a in zip(x, given.context, strict=True)
+        for t, a in zip(x, given.output, strict=True)
     ]
     for value, branch in ((1.0, 0), (0.0, 1)):
         with clamped_alpha(value):
@@ -58,7 +59,7 @@ def test_the_gated_form_equals_the_ffn_whatever_alpha(value: float) -> None:
     bank.load_from_dense(gate_up, down)
     gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
     with clamped_alpha(value):
-        out = run(bank, x, beside(4, 6))
+        out = run(bank, x, context_of(4, 6))
     torch.testing.assert_close(out, F.linear(F.silu(gate) * up, down), atol=1e-12, rtol=1e-12)
 
 
@@ -66,7 +67,7 @@ def test_gated_branches_take_over_the_activation_of_the_decoder() -> None:
     """GeGLU of Gemma: the same function, and gradients as by finite differences."""
     torch.manual_seed(0)
     bank = EvidenceExperts(1, 6, AsyMoESettings(evidence_dim=5, size_plan="full"), act="gelu_pytorch_tanh").double()
-    x, given = torch.randn(3, 6).double(), beside(3, 6)
+    x, given = torch.randn(3, 6).double(), context_of(3, 6)
     gate_up, down = torch.randn(10, 6).double(), torch.randn(6, 5).double()
     bank.load_from_dense(gate_up, down)
     gate, up = F.linear(x, gate_up).chunk(2, dim=-1)
@@ -84,7 +85,7 @@ def test_no_gradient_is_dead() -> None:
     for step in range(2):
         inner.grad = None
         optimiser.zero_grad()
-        run(bank, x, beside(4, 6, output(inner))).square().sum().backward()
+        run(bank, x, context_of(4, 6, output(inner))).square().sum().backward()
         assert bank.context_proj.grad.abs().min() > 0
         if step:
             assert output.weight.grad.any()
@@ -102,9 +103,9 @@ def test_alpha_starts_at_the_best_of_table_3(span: tuple[float, float], bias: fl
 
 def test_alpha_of_one_value_is_a_control() -> None:
     """alpha_range (1, 1) is the control without evidence; mode fixed keeps the start and gives no gradient."""
-    x, given = torch.randn(4, 6).double(), beside(4, 6)
+    x, given = torch.randn(4, 6).double(), context_of(4, 6)
     always = evidence(alpha_range=(1.0, 1.0))
-    assert torch.equal(always.alpha(x, given.context, given.mass), torch.ones(4, 1).double())
+    assert torch.equal(always.alpha(x, given.output, given.mass), torch.ones(4, 1).double())
     fixed = evidence(alpha_mode="fixed")
     run(fixed, x, given).sum().backward()
     assert fixed.w_alpha.grad is None
@@ -118,8 +119,8 @@ def test_alpha_is_float32_in_a_bfloat16_model() -> None:
 def test_evidence_messages() -> None:
     with pytest.raises(ValueError, match=r"evidence experts need a width; give moe.asymoe.evidence_dim"):
         EvidenceExperts(1, 6, AsyMoESettings())
-    with pytest.raises(ValueError, match=r"parallel experts need a width; give moe.asymoe.evidence_dim"):
-        ParallelExperts(1, 6, AsyMoESettings())
+    with pytest.raises(ValueError, match=r"context experts need a width; give moe.asymoe.evidence_dim"):
+        ContextFFNExperts(1, 6, AsyMoESettings())
     with pytest.raises(ValueError, match=r"alpha_start=0.3 must lie inside alpha_range=\(0.5, 0.9\)"):
         evidence(alpha_range=(0.5, 0.9))
     with pytest.raises(ValueError, match=r"alpha is clamped to a value from 0 .* to 1 .*, got 1.5"):
@@ -147,7 +148,7 @@ def test_curvature_changes_the_function(curvature: float, low: float, high: floa
         math.sqrt(16) * bank.log_scale[0, 1].exp() * F.linear(x, bank.projection[0, 1]), bank.gate_up_proj[0]
     ).chunk(2, dim=-1)
     flat = bank.out_log_scale.exp() * F.linear(F.silu(gate) * up / math.sqrt(40), bank.down_proj[0])
-    out = run(bank, x, beside(64, 48))
+    out = run(bank, x, context_of(64, 48))
     assert low < float(((out - flat).norm() / flat.norm()).detach()) < high
 
 
@@ -184,7 +185,7 @@ def test_start_of_a_lorentz_expert(kind: str, hidden: int) -> None:
     rows = bank.projection @ bank.projection.transpose(-1, -2)
     torch.testing.assert_close(rows, torch.eye(hidden // 4).expand_as(rows), atol=1e-5, rtol=0)
     assert bank.log_scale.flatten().tolist() == pytest.approx([-0.5 * math.log(hidden // 4)] * 4)
-    out = run(bank, torch.randn(256, hidden), beside(256, hidden))
+    out = run(bank, torch.randn(256, hidden), context_of(256, hidden))
     assert 0.035 < float(out.detach().square().mean().sqrt()) < 0.055
 
 
@@ -192,7 +193,7 @@ def test_a_residual_branch_starts_silent_and_learns_from_its_end() -> None:
     bank = lorentz(inter_residual=True)
     assert not bank.down_proj.any()
     assert not bank.down_time.any()
-    out = run(bank, torch.randn(8, 48), beside(8, 48))
+    out = run(bank, torch.randn(8, 48), context_of(8, 48))
     out.square().sum().backward()
     assert bank.down_proj.grad.any()
     assert not bank.projection.grad.any()

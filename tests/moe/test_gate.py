@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from moiety.moe.gate import Gate
+from moiety.moe.gates import Gate
 from moiety.moe.layer import ModalityMoE
 from moiety.recipe.recipe import MoESettings
 

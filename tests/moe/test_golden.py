@@ -18,7 +18,7 @@ from torch import Tensor
 from moiety.moe.kernels import KERNELS
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.losses import auxiliary_losses, load_balancing_loss
-from moiety.moe.modality import last_token_as_text, without_padding
+from moiety.vlm.placeholders import last_token_as_text, without_padding
 from moiety.moe.trace import Routing, recording
 from moiety.recipe.recipe import MoESettings
 from tests.goldens import SHARED, cases

@@ -14,11 +14,11 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moiety.moe.dispatch import plan_slots
+from moiety.moe.dispatch import dispatch
 from moiety.moe.experts.kinds import FFNExperts
 from moiety.moe.kernels import KERNELS, choose_kernel, gated_experts, reference_experts
 from moiety.moe.kernels.activation import ACTIVATIONS
-from moiety.moe.kernels.choice import say_half_is_slow
+from moiety.moe.kernels.products import say_half_is_slow
 from moiety.moe.layer import ModalityMoE
 from moiety.recipe.recipe import MoESettings
 from tests.moe.laws import law
@@ -45,7 +45,7 @@ def run(form: str, index: Tensor, leaves: Tensors, act: str = "silu", probe: Ten
     if form == "reference":
         y = reference_experts(x, index, weights, gate_up, down, ACTIVATIONS[act].forward)
     else:
-        y = gated_experts(x, weights, gate_up, down, plan_slots(index, len(gate_up)), act, form)
+        y = gated_experts(x, weights, gate_up, down, dispatch(index, len(gate_up)), act, form)
     probe = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)) if probe is None else probe
     return [y.detach(), *torch.autograd.grad(y, leaves, probe.bfloat16().to(y.dtype))]  # exact in every dtype
 
@@ -77,9 +77,9 @@ def test_equals_the_float64_loop(
 def test_loop_form_passes_gradcheck() -> None:
     """In float64, which grouped_mm refuses."""
     index, leaves = problem(4, 3, 2, 3, 5, torch.float64, used=2)
-    plan = plan_slots(index, 3)
+    slots = dispatch(index, 3)
     for act in ("silu", "gelu_pytorch_tanh", "gelu"):
-        assert gradcheck(lambda *t, act=act: gated_experts(*t, plan, act, "loop"), leaves)
+        assert gradcheck(lambda *t, act=act: gated_experts(*t, slots, act, "loop"), leaves)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -130,8 +130,8 @@ def test_rows_without_expert_are_never_read(form: str) -> None:
 def test_gradient_of_a_plain_sum(form: str) -> None:
     """Its stride is 0, which grouped_mm refuses."""
     index, leaves = problem(6, 3, 2, 8, 16, torch.float32)
-    plan = plan_slots(index, 3)
-    gated_experts(*leaves, plan, "silu", form).sum().backward()
+    slots = dispatch(index, 3)
+    gated_experts(*leaves, slots, "silu", form).sum().backward()
     expected = truth(index, leaves, probe=torch.ones(6, 8))
     assert_near([t.grad for t in leaves], expected[1:], 1e-6)
 
@@ -166,7 +166,7 @@ def products(form: str, frozen: tuple[int, ...]) -> int:
     index, leaves = problem(8, 2, 1, 8, 16, torch.float32)
     for leaf in frozen:
         leaves[leaf].requires_grad_(False)
-    y = gated_experts(*leaves, plan_slots(index, 2), "silu", form)
+    y = gated_experts(*leaves, dispatch(index, 2), "silu", form)
     with Counter() as counter:
         torch.autograd.grad(y.sum(), [t for t in leaves if t.requires_grad])
     return sum(count for name, count in counter.calls.items() if name in ("mm", "_grouped_mm"))
@@ -181,7 +181,7 @@ def test_frozen_experts_cost_no_product(form: str, unit: int) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_only_input_and_pre_activations_are_saved(form: str) -> None:
-    """At most 1.02 times the formula: pre-activations, and 24 bytes a slot for the plan and the weights."""
+    """At most 1.02 times the formula: pre-activations, and 24 bytes a slot for the slots and the weights."""
     index, leaves = problem(512, 4, 2, 64, 256, torch.bfloat16)
     known, saved = {t.data_ptr() for t in leaves}, {}
 
@@ -190,9 +190,9 @@ def test_only_input_and_pre_activations_are_saved(form: str) -> None:
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    plan = plan_slots(index, 4)
+    slots = dispatch(index, 4)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y = gated_experts(*leaves, plan, "silu", form)
+        y = gated_experts(*leaves, slots, "silu", form)
     slots = index.numel()
     assert y.requires_grad
     assert sum(saved.values()) <= 1.02 * (2 * 2 * slots * 256 + 24 * slots)
@@ -208,7 +208,7 @@ def test_backward_does_not_grow_with_the_number_of_experts(form: str) -> None:
         if form == "reference":
             y = reference_experts(x, index, weights, gate_up, down, F.silu)
         else:
-            y = gated_experts(*leaves, plan_slots(index, experts), "silu", form)
+            y = gated_experts(*leaves, dispatch(index, experts), "silu", form)
         with Counter() as counter:
             torch.autograd.grad(y.sum(), leaves)
         return counter.bytes
@@ -252,7 +252,7 @@ WIDTHS: list[tuple[torch.dtype, int, int, str]] = [
 @pytest.mark.parametrize(("dtype", "hidden", "ffn", "expected"), WIDTHS)
 def test_auto_takes_what_grouped_mm_allows(dtype: torch.dtype, hidden: int, ffn: int, expected: str) -> None:
     index, leaves = problem(5, 3, 2, hidden, ffn, dtype)
-    assert choose_kernel("auto", "silu", leaves[0], index, leaves[2]) == expected
+    assert choose_kernel("auto", "silu", leaves[0], dispatch(index, 3), leaves[2]) == expected
     experts = FFNExperts(3, hidden, ffn).to(dtype)
     y = experts(leaves[0], index, leaves[1])
     expected_y = reference_experts(
@@ -264,8 +264,8 @@ def test_auto_takes_what_grouped_mm_allows(dtype: torch.dtype, hidden: int, ffn:
 def test_auto_takes_the_loop_for_large_experts_on_cpu() -> None:
     with FakeTensorMode():
         x, gate_up = torch.empty(4096, 512, dtype=torch.bfloat16), torch.empty(8, 4096, 512, dtype=torch.bfloat16)
-        assert choose_kernel("auto", "silu", x, torch.empty(4096, 2), gate_up) == "loop"
-        assert choose_kernel("auto", "silu", x, torch.empty(512, 2), gate_up) == "grouped"
+        assert choose_kernel("auto", "silu", x, dispatch(torch.zeros(4096, 2).long(), 8), gate_up) == "loop"
+        assert choose_kernel("auto", "silu", x, dispatch(torch.zeros(512, 2).long(), 8), gate_up) == "grouped"
 
 
 @pytest.mark.parametrize(("dtype", "hidden", "why"), [(torch.float64, 8, "no float64"), (torch.float32, 6, "of 4")])
@@ -279,7 +279,7 @@ def test_a_callable_activation_runs_the_reference() -> None:
     square: Callable[[Tensor], Tensor] = torch.square
     experts = FFNExperts(2, 8, 8, act=square)
     x, index = torch.randn(3, 8), torch.tensor([[0], [1], [0]])
-    assert choose_kernel("auto", square, x, index, experts.gate_up_proj) == "reference"
+    assert choose_kernel("auto", square, x, dispatch(index, 2), experts.gate_up_proj) == "reference"
     gate, up = F.linear(x[1], experts.gate_up_proj[1]).chunk(2)
     torch.testing.assert_close(experts(x, index, torch.ones(3, 1))[1], experts.down_proj[1] @ (gate**2 * up))
 
@@ -310,11 +310,11 @@ def test_a_layer_never_waits_for_the_device() -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, while it traces
 def test_experts_compile_to_one_graph(dtype: torch.dtype) -> None:
     index, leaves = problem(8, 3, 2, 16, 32, dtype)
-    plan = plan_slots(index, 3)
+    slots = dispatch(index, 3)
     eager = run("grouped", index, leaves)
     torch._dynamo.reset()
     compiled = torch.compile(gated_experts, backend="aot_eager", fullgraph=True)
-    y = compiled(*leaves, plan, "silu", "grouped")
+    y = compiled(*leaves, slots, "silu", "grouped")
     probe = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     near = 1e-2 if dtype == torch.bfloat16 else 1e-6
     assert_near([y.detach(), *torch.autograd.grad(y, leaves, probe.to(dtype))], eager, near)

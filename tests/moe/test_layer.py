@@ -16,10 +16,10 @@ from moiety.moe.asymoe.context import Evidence
 from moiety.moe.experts.kinds import FFNExperts
 from moiety.moe.kernels import KERNELS
 from moiety.moe.layer import ModalityMoE
-from moiety.moe.modality import without_padding
 from moiety.moe.routers import ROUTERS
 from moiety.moe.trace import Routing, recording
 from moiety.recipe.recipe import MoESettings
+from moiety.vlm.placeholders import without_padding
 from tests.moe.laws import OWN, SCHEMES, Problem, law, problems
 from tests.reference import mixture
 

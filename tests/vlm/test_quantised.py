@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from moiety.moe.gate import Gate
+from moiety.moe.gates import Gate
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load, moe_layers
 from moiety.vlm.parameters import count_parameters

@@ -154,7 +154,7 @@ def test_where_nothing_is_promised_the_receipt_says_so(settings: MoESettings, na
         assert torch.equal(bank.down_proj[0], down[:, largest])
 
 
-@pytest.mark.parametrize("own", [{}, {"inter_kind": "ffn"}, {"text_kind": "parallel"}, {"inter_kind": "product"}])
+@pytest.mark.parametrize("own", [{}, {"inter_kind": "ffn"}, {"text_kind": "context"}, {"inter_kind": "product"}])
 def test_full_width_is_the_dense_model_in_every_form(own: dict[str, Any]) -> None:
     # T13 on whole models; every alpha and every evidence, so also where pictures are taken away
     dense = LLAVA.build()

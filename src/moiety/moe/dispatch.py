@@ -1,13 +1,18 @@
-"""Slots sorted by expert, and back.
+"""Dispatch sorts the slots by expert; combine leads the answers back to their tokens.
 
 A *slot* is one (token, choice) pair. All slots of all modalities are sorted once by expert, so that every expert sees
-one contiguous run of rows and runs once. Slots that chose no expert (padding, experts of another rank) sort to the end,
-where nobody computes them. One more row stands after the last slot: it belongs to nobody, is kept at 0, and is what
-those slots read on the way back, so that whatever their own rows hold never reaches a token.
+one contiguous run of rows and runs once. Slots that chose no expert (padding, or experts of another bank) sort to the
+end and are not computed. One spare row stands after the last slot. It is kept at 0, and slots without an expert read it
+on the way back. So whatever their own rows hold, it never reaches a token.
+
+Some experts treat the tokens of different modality groups differently: an inter-modality expert has a projection for
+each of them. The *side* of a token says which one reads it: 0 for vision, 1 for text, one more for each further
+modality group. Sorting by side within an expert costs nothing and gives such a bank contiguous rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,72 +22,169 @@ from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """Where each slot goes; ``rows`` is the number of slots plus one.
+class Slots:
+    """The slots of one bank, sorted by expert and side.
 
     Args:
-        slot_of_row: Position in the flattened (token, choice) list that each sorted row was made from, ``(rows,)``; 0
-            in the last row.
-        row_of_slot: Sorted row of each slot, ``(tokens, top_k)``; the last row for a slot without expert.
-        offsets: End row of each expert, ``(experts,)`` int32, ascending; rows from ``offsets[-1]`` on are not computed.
+        index: Expert of each slot within the bank, ``(tokens, top_k)``; the number of its experts means no expert.
+        slot_of_row: Position in the flattened (token, choice) list that each sorted row is made from, ``(rows,)``; 0
+            in the spare row, which is the last.
+        row_of_slot: Sorted row of each slot, ``(tokens, top_k)``; the spare row for a slot without an expert.
+        offsets: End row of each run, one run for each (expert, side), ``(experts * num_sides,)`` int32, ascending.
+            Rows from ``offsets[-1]`` on are not computed.
+        num_sides: Number of sides; the runs of one expert stand next to each other.
+        modality_group: Position of each token's modality group, ``(tokens,)``; -1 on padding. None: not given.
+        ends: The offsets as numbers on the host. None: nobody has read them yet, and reading them makes a GPU wait.
     """
 
+    index: Int[Tensor, "tokens top_k"]
     slot_of_row: Int[Tensor, " rows"]
     row_of_slot: Int[Tensor, "tokens top_k"]
-    offsets: Int[Tensor, " experts"]
+    offsets: Int[Tensor, " runs"]
+    num_sides: int = 1
+    modality_group: Int[Tensor, " tokens"] | None = None
+    ends: tuple[int, ...] | None = None
 
     @property
     def token_of_row(self) -> Int[Tensor, " rows"]:
-        """Which token a sorted row was made from, ``(rows,)``."""
+        """The token that each sorted row is made from."""
         return torch.div(self.slot_of_row, self.row_of_slot.shape[1], rounding_mode="floor")
 
+    @property
+    def expert_offsets(self) -> Int[Tensor, " experts"]:
+        """End row of each expert, all its sides together."""
+        if self.num_sides == 1:
+            return self.offsets
+        # a copy: grouped products want stride 1, also where there is only one offset
+        return self.offsets[self.num_sides - 1 :: self.num_sides].clone(memory_format=torch.contiguous_format)
 
-def plan_slots(index: Int[Tensor, "tokens top_k"], num_experts: int) -> Plan:
-    """Sort the slots by expert. No host sync: every size is known from the shapes.
+    @property
+    def expert_ends(self) -> tuple[int, ...] | None:
+        """The same, as numbers on the host; None where nobody has read them."""
+        return None if self.ends is None else self.ends[self.num_sides - 1 :: self.num_sides]
+
+
+def dispatch(
+    index: Int[Tensor, "tokens top_k"],
+    num_experts: int,
+    modality_group: Int[Tensor, " tokens"] | None = None,
+    num_sides: int = 1,
+) -> Slots:
+    """Sort the slots by expert, and by side where there are several. Nothing is read back from the device.
 
     Args:
         index: Chosen expert of each slot, ``(tokens, top_k)``, 0..num_experts; `num_experts` means no expert.
-        num_experts: Experts in the bank.
+        num_experts: Number of experts.
+        modality_group: Position of each token's modality group, ``(tokens,)``; -1 on padding.
+        num_sides: Number of modality groups that the experts tell apart; 1: none.
 
     Example:
-        >>> plan = plan_slots(torch.tensor([[1, 0], [2, 2], [1, 1]]), num_experts=2)
-        >>> plan.token_of_row.tolist(), plan.offsets.tolist()
+        >>> slots = dispatch(torch.tensor([[1, 0], [2, 2], [1, 1]]), num_experts=2)
+        >>> slots.token_of_row.tolist(), slots.offsets.tolist()
         ([0, 0, 2, 2, 1, 1, 0], [1, 4])
-        >>> plan.row_of_slot.tolist()
+        >>> slots.row_of_slot.tolist()
         [[1, 0], [6, 6], [2, 3]]
     """
-    expert_of_row, slot_of_row = index.flatten().sort(stable=True)
-    upper = torch.arange(1, num_experts + 1, device=index.device, dtype=index.dtype)
-    offsets = torch.searchsorted(expert_of_row, upper, out_int32=True)
+    key, num_runs = index, num_experts * num_sides
+    if num_sides > 1:
+        key = index * num_sides
+        if modality_group is not None:
+            key = key + side_of(modality_group, num_sides).unsqueeze(-1)
+        key = key.masked_fill(index >= num_experts, num_runs)
+    run_of_row, slot_of_row = key.flatten().sort(stable=True)
+    upper = torch.arange(1, num_runs + 1, device=index.device, dtype=index.dtype)
+    offsets = torch.searchsorted(run_of_row, upper, out_int32=True)
     row = torch.arange(index.numel(), device=index.device)
     row_of_slot = torch.empty_like(row).scatter_(0, slot_of_row, row)
-    row_of_slot = row_of_slot.view(index.shape).masked_fill(index >= num_experts, index.numel())
-    return Plan(F.pad(slot_of_row, (0, 1)), row_of_slot, offsets)
+    row_of_slot = row_of_slot.view(index.shape).masked_fill(key >= num_runs, index.numel())
+    return Slots(index, F.pad(slot_of_row, (0, 1)), row_of_slot, offsets, num_sides, modality_group)
 
 
-def dispatch(x: Float[Tensor, "tokens hidden"], plan: Plan) -> Float[Tensor, "rows hidden"]:
-    """One row per slot, sorted by expert, and nobody's row."""
-    return x.index_select(0, plan.token_of_row)  # (tokens, hidden) -> (rows, hidden)
-
-
-def dispatch_weighted(
-    x: Float[Tensor, "tokens hidden"], weights: Float[Tensor, "tokens top_k"], plan: Plan
-) -> Float[Tensor, "rows hidden"]:
-    """:func:`dispatch`, each row multiplied by the weight of its slot on the way."""
-    weight = weights.flatten().index_select(0, plan.slot_of_row).to(x.dtype)
-    return F.embedding_bag(plan.token_of_row.unsqueeze(1), x, per_sample_weights=weight.unsqueeze(1), mode="sum")
-
-
-def combine(
-    y: Float[Tensor, "rows hidden"], weights: Float[Tensor, "tokens top_k"], plan: Plan
-) -> Float[Tensor, "tokens hidden"]:
-    """Weighted sum over the choices of each token: the transpose of :func:`dispatch_weighted`.
-
-    One gather-and-sum: adds in float32 at least, rounds once, uses no atomics, so repeated runs are bit-equal.
+def deal(slots: Slots, sizes: Sequence[int]) -> list[Slots]:
+    """Give each of several banks its own slots; all of them together cost one host read.
 
     Args:
-        y: What the experts made of the sorted rows, ``(rows, hidden)``; its last row must be 0.
-        weights: Weight of each choice, ``(tokens, top_k)``.
-        plan: Where the slots went.
+        slots: All slots, of experts that are counted through all banks.
+        sizes: Number of experts of each bank, in order.
+
+    Returns:
+        For each bank its slots alone, its experts counted from 0, and the offsets read by the host.
     """
-    return F.embedding_bag(plan.row_of_slot, y, per_sample_weights=weights.to(y.dtype), mode="sum")
+    sides, ends = slots.num_sides, [0, *slots.offsets.tolist()]
+    banks, first = [], 0
+    for size in sizes:
+        runs = slice(first * sides, (first + size) * sides)
+        start, end = ends[runs.start], ends[runs.stop]
+        own = (slots.row_of_slot >= start) & (slots.row_of_slot < end)
+        banks.append(
+            Slots(
+                torch.where(own, slots.index - first, size),
+                F.pad(slots.slot_of_row[start:end], (0, 1)),
+                torch.where(own, slots.row_of_slot - start, end - start),
+                slots.offsets[runs] - start,
+                sides,
+                slots.modality_group,
+                tuple(e - start for e in ends[runs.start + 1 : runs.stop + 1]),
+            )
+        )
+        first += size
+    return banks
+
+
+def side_of(modality_group: Int[Tensor, " tokens"], num_sides: int) -> Int[Tensor, " tokens"]:
+    """Side of each token from the position of its modality group, where text stands last; padding gets 0.
+
+    Example:
+        >>> side_of(torch.tensor([0, 1, 2, -1]), num_sides=3)  # vision, audio, text, padding
+        tensor([0, 2, 1, 0])
+    """
+    if num_sides <= 2:
+        return modality_group.clamp(min=0, max=num_sides - 1)
+    shifted = modality_group + (modality_group >= 1).to(modality_group.dtype)
+    return shifted.masked_fill(modality_group == num_sides - 1, 1).clamp(min=0)
+
+
+# -- between tokens and sorted rows; the kernels of the experts call these ---------------------------------------------
+def gather(
+    x: Float[Tensor, "tokens hidden"], token_of_row: Int[Tensor, " rows"], row_weight: Float[Tensor, " rows"] | None = None
+) -> Float[Tensor, "rows hidden"]:
+    """The token of each sorted row: ``(tokens, hidden)`` -> ``(rows, hidden)``.
+
+    Args:
+        x: What the rows are made of.
+        token_of_row: See :class:`Slots`, or that of some rows.
+        row_weight: What each row is multiplied by; None: 1.
+    """
+    if row_weight is None:
+        return x.index_select(0, token_of_row)
+    # one pass over the rows; a product behind the gather would be a second one
+    return F.embedding_bag(token_of_row.unsqueeze(1), x, per_sample_weights=row_weight.unsqueeze(1), mode="sum")
+
+
+def weighted_sum(
+    y: Float[Tensor, "rows hidden"], weights: Float[Tensor, "tokens top_k"], row_of_slot: Int[Tensor, "tokens top_k"]
+) -> Float[Tensor, "tokens hidden"]:
+    """Weighted sum over the choices of each token: the transpose of :func:`gather` with those weights.
+
+    One gather-and-sum. It adds in float32 at least, rounds once and uses no atomics, so repeated runs are bit-equal.
+
+    Args:
+        y: What the experts made of the sorted rows, ``(rows, hidden)``; the spare row must be 0.
+        weights: Weight of each choice, ``(tokens, top_k)``.
+        row_of_slot: See :class:`Slots`.
+    """
+    return F.embedding_bag(row_of_slot, y, per_sample_weights=weights.to(y.dtype), mode="sum")
+
+
+def combine(answers: Tensor | Sequence[Tensor]) -> Tensor:
+    """Add up what the banks answered to each token, ``(tokens, hidden)`` each.
+
+    A bank has weighted and summed the answers of its own experts already (:func:`weighted_sum`): inside its kernel the
+    sorted rows need not be kept for the backward pass.
+    """
+    if isinstance(answers, Tensor):
+        return answers
+    total, *others = answers
+    for answer in others:
+        total = total + answer
+    return total

@@ -6,17 +6,47 @@ import abc
 import itertools
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from moiety.groups import ExpertGroups, Modality
 from moiety.moe.asymoe.context import Context
-from moiety.moe.gate import Gate
 from moiety.moe.trace import Routing
 from moiety.recipe.recipe import MoESettings
+
+
+class Gate(NonDynamicallyQuantizableLinear):
+    """The scores that one gate gives to the experts it may choose.
+
+    A router calls its gates and never reads their weights, so adapters on a gate count and another module may stand in
+    its place. Quantisers leave it alone unless they are told to take it: torch, torchao and bitsandbytes convert plain
+    ``nn.Linear`` and pass over this subclass. It is some millionths of a layer, and decides everything.
+
+    Args:
+        hidden: Width of the decoder.
+        place: Its rows among the rows of all gates of the router.
+        total: Rows of all gates.
+        wide: Compute in float32 at least, whatever the type of the model.
+    """
+
+    def __init__(self, hidden: int, place: slice, total: int, *, wide: bool = False) -> None:
+        super().__init__(hidden, place.stop - place.start, bias=False)
+        self.place, self.total, self.wide = place, total, wide
+
+    def forward(self, x: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens rows"]:
+        """Scores, ``(tokens, hidden)`` -> ``(tokens, rows)``."""
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        if self.wide:
+            dtype = torch.promote_types(dtype, torch.float32)
+        # as large as the product of all gates: a smaller one rounds otherwise, and stored results come from the large
+        weight = F.pad(self.weight.to(dtype), (0, 0, self.place.start, self.total - self.place.stop))
+        return F.linear(x.to(dtype), weight)[:, self.place]
 
 
 class Router(nn.Module, abc.ABC):
@@ -37,6 +67,9 @@ class Router(nn.Module, abc.ABC):
         super().__init__()
         self.groups, self.hidden, self.settings = groups, hidden, settings
         self.top_k = settings.top_k or self.default_top_k
+        # the table, read once: a forward looks nothing up
+        self.num_experts = groups.num_experts
+        self.group_of_modality = tuple((modality, groups.index_of_modality(modality)) for modality in groups.modality_groups)
 
     @classmethod
     @abc.abstractmethod
@@ -86,8 +119,8 @@ class Router(nn.Module, abc.ABC):
             RuntimeError: an id has no modality group (on CUDA as a device-side assertion, so that nothing waits).
         """
         group = torch.full_like(modality_ids, -1, dtype=torch.int64)
-        for modality in self.groups.modality_groups:
-            group = group.masked_fill(modality_ids == modality, self.groups.index_of_modality(modality))
+        for modality, number in self.group_of_modality:
+            group = group.masked_fill(modality_ids == modality, number)
         known = (group >= 0) | (modality_ids == int(Modality.PADDING))
         torch._assert_async(
             known.all(),
@@ -99,7 +132,7 @@ class Router(nn.Module, abc.ABC):
     def without_padding(self, index: Tensor, weights: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         """Index ``num_experts`` and weight 0 on padding."""
         padding = (group < 0).unsqueeze(-1)
-        return index.masked_fill(padding, self.groups.num_experts), weights.masked_fill(padding, 0)
+        return index.masked_fill(padding, self.num_experts), weights.masked_fill(padding, 0)
 
 
 class GatedRouter(Router):
@@ -120,8 +153,7 @@ class GatedRouter(Router):
 
     def __init__(self, groups: ExpertGroups, hidden: int, settings: MoESettings) -> None:
         super().__init__(groups, hidden, settings)
-        rows = [len(groups.gate_rows(gate)) for gate in range(len(groups.gates))]
-        ends, wide = [0, *itertools.accumulate(rows)], settings.router_dtype == "float32"
+        ends, wide = [0, *itertools.accumulate(groups.gate_sizes)], settings.router_dtype == "float32"
         places = [slice(start, end) for start, end in itertools.pairwise(ends)]
         self.gates = nn.ModuleDict(
             {
@@ -129,6 +161,7 @@ class GatedRouter(Router):
                 for name, place in zip(groups.gate_names, places, strict=True)
             }
         )
+        self.layouts = tuple(_layout(groups, gate, first) for gate, first in enumerate(ends[:-1]))
         GatedRouter.initialise(self)
 
     def initialise(self, init: Any = nn.init) -> None:
@@ -170,32 +203,52 @@ class GatedRouter(Router):
         Every gate's rows are spread over the bank by slices, -inf between them, and one ``where`` per further gate
         picks the token's own. Padding keeps the first gate's finite scores, so that no row is all -inf.
         """
-        first_row, union = 0, None
-        for gate, members in enumerate(self.groups.gates):
-            wide = self._spread(scores, gate, first_row)
-            first_row += len(self.groups.gate_rows(gate))
+        union = None
+        for layout in self.layouts:
+            wide = self._spread(scores, layout)
             if union is None:
                 union = wide
                 continue
             own = torch.zeros_like(group, dtype=torch.bool)
-            for name in members:
-                own = own | (group == self.groups.names.index(name))
+            for number in layout.members:
+                own = own | (group == number)
             union = torch.where(own.unsqueeze(-1), wide, union)
         assert union is not None
         return union
 
-    def _spread(self, scores: Tensor, gate: int, first_row: int) -> Tensor:
+    def _spread(self, scores: Tensor, layout: GateLayout) -> Tensor:
         """Scores of one gate at the places of its experts in the bank, -inf elsewhere."""
-        visible, pieces, row = self.groups.gate_rows(gate), [], first_row
-        for expert_group in self.groups.groups:
-            if not expert_group.count:
-                continue
-            if self.groups.slice_of(expert_group.name).start in visible:
-                pieces.append(scores[:, row : row + expert_group.count])
-                row += expert_group.count
-            else:
-                pieces.append(scores.new_full((scores.shape[0], expert_group.count), float("-inf")))
+        pieces = [
+            scores.new_full((scores.shape[0], count), float("-inf")) if row is None else scores[:, row : row + count]
+            for row, count in layout.pieces
+        ]
         return torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0]
+
+
+@dataclass(frozen=True)
+class GateLayout:
+    """Where the rows of one gate lie in the bank.
+
+    Args:
+        members: Positions in ``ExpertGroups.names`` of the modality groups that it scores.
+        pieces: For each expert group in bank order, its first row among the rows of all gates and its number of
+            experts; the row is None where the group is closed to this gate.
+    """
+
+    members: tuple[int, ...]
+    pieces: tuple[tuple[int | None, int], ...]
+
+
+def _layout(groups: ExpertGroups, gate: int, first_row: int) -> GateLayout:
+    """The layout of gate number `gate`, whose rows begin at `first_row`."""
+    visible, pieces, row = groups.gate_rows(gate), [], first_row
+    for expert_group in groups.groups:
+        if not expert_group.count:
+            continue
+        is_open = groups.slice_of(expert_group.name).start in visible
+        pieces.append((row if is_open else None, expert_group.count))
+        row += expert_group.count if is_open else 0
+    return GateLayout(groups.gate_members[gate], tuple(pieces))
 
 
 class GatelessRouter(Router):
@@ -211,19 +264,20 @@ class GatelessRouter(Router):
     def __init__(self, groups: ExpertGroups, hidden: int, settings: MoESettings) -> None:
         super().__init__(groups, hidden, settings)
         self.top_k = gateless_top_k(groups, settings)
+        self.visible = tuple(groups.visible(name) for name in groups.names)
 
     def forward(
         self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"], context: Context | None = None
     ) -> Routing:
         """The visible experts of each token, in bank order."""
         group = self.modality_group_of(modality_ids)
-        logits = x.new_full((x.shape[0], self.groups.num_experts), float("-inf"))
-        index = torch.full((x.shape[0], self.top_k), self.groups.num_experts, device=x.device)
+        logits = x.new_full((x.shape[0], self.num_experts), float("-inf"))
+        index = torch.full((x.shape[0], self.top_k), self.num_experts, device=x.device)
         choice = torch.arange(self.top_k, device=x.device)
-        expert = torch.arange(self.groups.num_experts, device=x.device)
-        for number, name in enumerate(self.groups.names):
+        expert = torch.arange(self.num_experts, device=x.device)
+        for number, experts in enumerate(self.visible):
             own = (group == number).unsqueeze(-1)
-            for place, visible in enumerate(self.groups.visible(name)):
+            for place, visible in enumerate(experts):
                 index = index.masked_fill(own & (choice == place), visible)
                 logits = logits.masked_fill((own | (group < 0).unsqueeze(-1)) & (expert == visible), 0)
         weights = x.new_full(index.shape, 1 / self.top_k)

@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from contextvars import ContextVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,20 @@ from moiety.groups import TEXT_GROUP
 from moiety.moe.asymoe.budget import design
 from moiety.moe.asymoe.context import Context, ContextAttention, Evidence
 from moiety.moe.asymoe.router import AsymmetricRouter, at_layer
-from moiety.moe.experts.bank import Beside, bank_in
+from moiety.moe.dispatch import combine, dispatch
+from moiety.moe.experts.bank import bank_in
 from moiety.moe.experts.kinds import ExpertBank, FFNExperts
 from moiety.moe.experts.mixed import MixedExperts
 from moiety.moe.routers import GatedRouter, resolve
 from moiety.moe.trace import Routing, active_trace
 from moiety.recipe.recipe import MoESettings
+
+
+_lent: ContextVar[tuple[Tensor | None, Evidence | None]] = ContextVar("moiety_lent", default=(None, None))
+"""Modality ids and evidence for sparse layers that are called with hidden states alone; see :meth:`ModalityMoE.bound`.
+
+A context variable and no attribute: forwards in several threads, or one inside another, do not see each other's ids.
+"""
 
 
 class ModalityMoE(nn.Module):
@@ -73,26 +82,34 @@ class ModalityMoE(nn.Module):
             self.experts = MixedExperts(self.groups, hidden, ffn, settings, act, bank)
             if settings.asymoe.needs_context:
                 self.context = ContextAttention(hidden, settings.asymoe)
-        self._lent: tuple[Tensor | None, Evidence | None] = None, None
         # adapters and packers may take the places of experts and router: then they are called, and asked nothing
-        self.reads_beside = getattr(self.experts, "reads_beside", False)
+        self.num_experts, self.num_sides = self.groups.num_experts, getattr(self.experts, "num_sides", 1)
+        self.reads_context = isinstance(self.experts, MixedExperts)
         self.weighs_evidence = isinstance(self.experts, MixedExperts) and bool(self.experts.weighing)
         self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
         self._shared = {name: self._shared_parameters(name) for name in self.groups.names}
 
     @contextmanager
     def bound(self, modality_ids: Tensor | None, evidence: Evidence | None = None) -> Iterator[None]:
-        """Lend the layer modality ids, ``(batch, seq)``, and evidence, for callers that pass hidden states only."""
-        before, self._lent = self._lent, (modality_ids, evidence)
+        """Lend modality ids, ``(batch, seq)``, and evidence to callers that pass hidden states alone.
+
+        Nothing is kept on the module: what is lent belongs to the calling thread, until the context is left.
+        """
+        token = _lent.set((modality_ids, evidence))
         try:
             yield
         finally:
-            self._lent = before
+            _lent.reset(token)
 
     def forward(
         self, hidden_states: Tensor, modality_ids: Tensor | None = None, evidence: Evidence | None = None
     ) -> Tensor:
         """The mixture; exactly 0 on padding.
+
+        Four nouns: the *router* decides who answers and how much each answer counts; *dispatch* puts the rows of each
+        expert side by side; the *experts* answer; *combine* adds up the answers of the banks. The gather of the rows and
+        the weighted sum over the choices of a token lie inside the kernels of the experts, because then neither the
+        sorted rows nor the answers have to be kept for the backward pass.
 
         Args:
             hidden_states: ``(batch, seq, hidden)`` or ``(tokens, hidden)``, the latter one sequence.
@@ -103,22 +120,19 @@ class ModalityMoE(nn.Module):
             RuntimeError: no modality ids were given or bound.
             ValueError: there are more or fewer ids, or entries of the evidence, than positions.
         """
-        lent_ids, lent_evidence = self._lent
+        lent_ids, lent_evidence = _lent.get()
         modality_ids = self._checked(lent_ids if modality_ids is None else modality_ids, hidden_states)
         if self.training and self.jitter:
             hidden_states = hidden_states * torch.empty_like(hidden_states).uniform_(1 - self.jitter, 1 + self.jitter)
         context = self._look_up(hidden_states, modality_ids, lent_evidence if evidence is None else evidence)
         x = hidden_states.reshape(-1, hidden_states.shape[-1])  # (batch, seq, hidden) -> (tokens, hidden)
+        reads: tuple[Any, ...] = (context,) if self.reads_context else ()
+
         routing = self.router(x, modality_ids.reshape(-1), context)
-        trace = active_trace()
-        if trace is not None:
-            trace.append(self.layer_index, self._traced(routing, x, context, trace.keeps_inputs))
-        elif self.training and torch.is_grad_enabled():
-            self._traced(routing, x, context, False)  # checkpointing runs this again, and must save as many tensors
-        if not self.reads_beside:
-            return self.experts(x, routing.index, routing.weights).view(hidden_states.shape)
-        beside = Beside(routing.modality_group, *(context or (None, None)))
-        return self.experts(x, routing.index, routing.weights, beside).view(hidden_states.shape)
+        self._record(routing, x, context)
+        slots = dispatch(routing.index, self.num_experts, routing.modality_group, self.num_sides)
+        answers = self.experts(x, slots, routing.weights, *reads)
+        return combine(answers).view(hidden_states.shape)
 
     def probe(self, x: Tensor, context: Tensor, mass: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gates of a forward that is over, computed anew from what they read, as a trace keeps it.
@@ -135,9 +149,9 @@ class ModalityMoE(nn.Module):
         Raises:
             TypeError: the layer has no evidence experts.
         """
-        alpha = self._alpha(x, Context(context, mass))
-        if alpha is None:
+        if not self.weighs_evidence:
             raise TypeError(f"sparse layer {self.layer_index} has no evidence experts, so it has no gates to probe")
+        alpha = self.experts(x, context=Context(context, mass))
         score = cast(AsymmetricRouter, self.router).score
         return alpha, None if score is None else score(Context(context, mass))
 
@@ -190,23 +204,22 @@ class ModalityMoE(nn.Module):
                 mask=None if evidence.mask is None else evidence.mask.view(modality_ids.shape),
                 document_ids=None if evidence.document_ids is None else evidence.document_ids.view(modality_ids.shape),
             )
-        return self.context(hidden_states, modality_ids, evidence)
+        found = self.context(hidden_states, modality_ids, evidence)
+        if not self.weighs_evidence:
+            return found
+        # once for the router's trace and the experts; a call of the module, for adapters stand around it
+        return found._replace(alpha=self.experts(hidden_states.flatten(0, 1), context=found))
 
-    def _alpha(self, x: Tensor, context: Context | None) -> Tensor | None:
-        """Alpha of the evidence experts; None in a layer without any."""
-        if context is None or not self.weighs_evidence:
-            return None
-        nobody = x.new_full((len(x),), -1, dtype=torch.int64)  # alpha is the same for all modality groups
-        return self.experts(x, beside=Beside(nobody, context.output, context.mass))
-
-    def _traced(self, routing: Routing, x: Tensor, context: Context | None, keeps_inputs: bool) -> Routing:
-        """The decision with what losses and lens read beside it."""
+    def _record(self, routing: Routing, x: Tensor, context: Context | None) -> None:
+        """Write the decision into the open trace, with what losses and lens read beside it."""
+        trace = active_trace()
+        if trace is None:
+            return
         extras = dict(routing.extras)
-        alpha = self._alpha(x, context)
-        if alpha is not None:
-            extras["alpha"] = alpha
-        if keeps_inputs:
+        if context is not None and context.alpha is not None:
+            extras["alpha"] = context.alpha
+        if trace.keeps_inputs:
             extras["x"] = x
             if context is not None:
                 extras["context"] = context.output
-        return dataclasses.replace(routing, extras=extras) if extras else routing
+        trace.append(self.layer_index, dataclasses.replace(routing, extras=extras) if extras else routing)

@@ -59,7 +59,7 @@ def gate_statistics(layers: Sequence[Sequence[Routing]], groups: ExpertGroups) -
 
 def _sums(routings: Sequence[Routing], groups: ExpertGroups, gate: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four sums of one gate in one layer."""
-    members = [groups.names.index(name) for name in groups.gates[gate]]
+    members = groups.gate_members[gate]
     totals: list[Tensor] | None = None
     for routing in routings:
         logits = routing.logits.to(torch.promote_types(routing.logits.dtype, torch.float32))
@@ -203,7 +203,7 @@ def auxiliary_losses(
             sums.chosen[gate],
             sums.probability[gate],
             sums.tokens[gate],
-            len(groups.gate_rows(gate)),
+            groups.gate_sizes[gate],
             settings.aux_scope,
         )
         for gate, name in enumerate(groups.gate_names)

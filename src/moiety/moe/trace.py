@@ -45,14 +45,18 @@ class RoutingTrace:
     Args:
         entries: Layer index and decision.
         keeps_inputs: Whether layers add what they read, ``(tokens, hidden)``, for losses that are made of it.
+        around: A trace that was open before this one and gets every decision as well; None: there is none.
     """
 
     entries: list[tuple[int, Routing]] = field(default_factory=list)
     keeps_inputs: bool = False
+    around: RoutingTrace | None = None
 
     def append(self, layer_index: int, routing: Routing) -> None:
         """Add the decision of decoder layer `layer_index`."""
         self.entries.append((layer_index, routing))
+        if self.around is not None:
+            self.around.append(layer_index, routing)
 
     def by_layer(self) -> dict[int, list[Routing]]:
         """Decisions of each layer, ascending by layer; one per forward that ran while the trace was open."""
@@ -62,7 +66,8 @@ class RoutingTrace:
         return layers
 
 
-_active: ContextVar[RoutingTrace | None] = ContextVar("moiety_routing_trace", default=None)
+OPEN_TRACE: ContextVar[RoutingTrace | None] = ContextVar("moiety_routing_trace", default=None)
+"""The innermost open trace; sparse layers write to it. :func:`recording` sets it."""
 
 
 def active_trace() -> RoutingTrace | None:
@@ -71,7 +76,7 @@ def active_trace() -> RoutingTrace | None:
     Returns:
         None where no trace is open; layers then record nothing.
     """
-    return _active.get()
+    return OPEN_TRACE.get()
 
 
 @contextmanager
@@ -89,8 +94,8 @@ def recording(trace: RoutingTrace | None = None) -> Iterator[RoutingTrace]:
         True
     """
     trace = RoutingTrace() if trace is None else trace
-    token = _active.set(trace)
+    token = OPEN_TRACE.set(trace)
     try:
         yield trace
     finally:
-        _active.reset(token)
+        OPEN_TRACE.reset(token)

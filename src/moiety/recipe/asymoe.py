@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from moiety.recipe.section import Section, Switch
 
 Preset = Literal["recommended", "faithful", "lean"]
 InterKind = Literal["lorentz", "euclidean", "product", "ffn"]
-TextKind = Literal["evidence", "parallel", "ffn"]
+TextKind = Literal["evidence", "context", "ffn"]
 SizePlan = Literal["dense_budget", "moiie_budget", "full"]
 
 FAITHFUL: dict[str, Any] = {
@@ -55,7 +55,7 @@ class AsyMoESettings(Section):
     )
     text_kind: TextKind = Field(
         "evidence",
-        description="text experts: evidence (two branches), parallel (ffn plus context attention), or plain ffn",
+        description="text experts: evidence (two branches), context (ffn plus context attention), or plain ffn",
     )
     plain_text: int = Field(0, ge=0, description="plain text experts beside the others")
     evidence_layers: Literal["all", "deepest_half"] = Field(
@@ -142,6 +142,12 @@ class AsyMoESettings(Section):
         """Fill what is not given from the preset."""
         return {**PRESETS.get(str(tree.get("preset")), {}), **tree} if isinstance(tree, dict) else tree
 
+    @field_validator("text_kind", mode="before")
+    @classmethod
+    def _old_names(cls, value: Any) -> Any:
+        """Recipes and models of earlier releases call kind ``context`` by the name ``parallel``."""
+        return "context" if value == "parallel" else value
+
     @model_validator(mode="after")
     def _alpha(self) -> AsyMoESettings:
         lo, hi = self.alpha_range
@@ -169,4 +175,4 @@ class AsyMoESettings(Section):
     @property
     def needs_context(self) -> bool:
         """Whether the layers read the evidence of the prompt."""
-        return self.text_kind in ("evidence", "parallel")
+        return self.text_kind in ("evidence", "context")

@@ -13,9 +13,7 @@ import torch
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation
 
 from moiety.groups import nearest_name
-from moiety.moe.experts.bank import Beside
 from moiety.moe.experts.ffn import FFNExperts
-from moiety.moe.experts.slots import Share
 from moiety.moe.kernels import reference_experts
 
 DEFAULT_BACKEND = "moiety"
@@ -38,6 +36,7 @@ class Backend:
         if name not in BACKENDS:
             raise ValueError(f"no experts_implementation {name!r}; {nearest_name(name, BACKENDS)}")
         self._experts_implementation = name
+        self.other: Callable[..., Any] | None = None if name == DEFAULT_BACKEND else _NamedRoute.forward
 
     @property
     def name(self) -> str:
@@ -62,25 +61,18 @@ class _NamedRoute(FFNExperts):
 
 
 class SwitchableExperts(_NamedRoute):
-    """:class:`FFNExperts` under the switch, for slots that nobody has sorted.
+    """:class:`FFNExperts` under the switch.
+
+    Its forward is that of :class:`FFNExperts`, which asks ``config.other`` for another route. So a forward by our own
+    route enters no file of this room.
 
     Args:
-        backend: The route, shared by all banks of a model.
+        backend: The route, shared by all banks of a model; it becomes ``config``.
         *args: As for :class:`FFNExperts`.
         **kwargs: As for :class:`FFNExperts`.
     """
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        top_k_index: torch.Tensor | Share,
-        top_k_weights: torch.Tensor,
-        beside: Beside | None = None,
-    ) -> torch.Tensor:
-        """As :meth:`FFNExperts.forward`; slots that are sorted already take our own route."""
-        if isinstance(top_k_index, Share):
-            return self.run(hidden_states, top_k_weights, top_k_index)
-        return super().forward(hidden_states, top_k_index, top_k_weights)
+    forward = FFNExperts.forward  # type: ignore[assignment]
 
 
 def bank_for(backend: Backend) -> Callable[..., SwitchableExperts]:

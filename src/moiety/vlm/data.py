@@ -14,10 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from moiety.groups import Modality
-from moiety.moe.modality import ids_from_placeholders
 from moiety.vlm.asymoe.spans import evidence_mask, image_key, span_ids, span_order
 from moiety.vlm.images import Pictures, as_rgb
-from moiety.vlm.placeholders import PLACEHOLDERS, placeholder_ids
+from moiety.vlm.placeholders import PLACEHOLDERS, ids_from_placeholders, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.templates import control_ids, marks_answers
 

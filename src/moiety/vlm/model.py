@@ -7,8 +7,6 @@ is, and what the routers decided meanwhile becomes the auxiliary losses here.
 from __future__ import annotations
 
 import functools
-import inspect
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -35,13 +33,7 @@ from moiety.vlm.configs import (
 )
 from moiety.vlm.generation import GeneratesWithIds
 from moiety.vlm.loading import dense_class, model_type_of, read_config, read_model, refuse_partial
-from moiety.vlm.outputs import (
-    attach_losses,
-    auxiliary_losses_of,
-    losses_added_by_trainer,
-    model_adds_losses,
-    tracing,
-)
+from moiety.vlm.outputs import auxiliary_losses_of, forward_over, losses_added_by_trainer, routing_table
 from moiety.vlm.placeholders import placeholder_ids
 from moiety.vlm.quantised import say_full_width
 from moiety.vlm.splice import FAMILIES, UNSUPPORTED, initialise_sparse, sparse_layers, splice
@@ -66,13 +58,11 @@ def moe_layers(model: nn.Module) -> list[ModalityMoE]:
     return sparse_layers(model)
 
 
-logger = logging.getLogger(__name__)
-
-
 class MoietyModel(GeneratesWithIds):
     """What every sparse vision-language model adds to its Hugging Face class; see :func:`with_moe`."""
 
     _can_set_experts_implementation_cached_value = False  # inner Hugging Face classes would refuse the switch
+    _is_sparse = False
     experts_backend: Backend
     config: Any
 
@@ -91,6 +81,9 @@ class MoietyModel(GeneratesWithIds):
         self.experts_backend = backend
         self.config._experts_implementation_internal = backend.name
         splice(self, MoESettings.model_validate(self.config.moe), backend, copy=copy)  # type: ignore[arg-type]
+        self._is_sparse = self.config.moe["scheme"] != "dense"
+        if self._is_sparse:
+            routing_table(self)
         freeze_unread(self.base_model)
         suppressed = set(self.generation_config.suppress_tokens or ()) | set(placeholder_ids(self.config))  # type: ignore[attr-defined]
         self.generation_config.suppress_tokens = sorted(suppressed)  # type: ignore[attr-defined]
@@ -138,42 +131,6 @@ class MoietyModel(GeneratesWithIds):
         super()._set_gradient_checkpointing(enable, **kw)  # type: ignore[misc]
 
 
-def _forward(base: type) -> Any:
-    """The forward of the sparse class over `base`: the same signature and three more keywords."""
-    signature = inspect.signature(base.forward)  # type: ignore[attr-defined]
-
-    @functools.wraps(base.forward)  # type: ignore[attr-defined]
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        wants_logits = bool(kwargs.pop("output_router_logits", False))
-        return_dict = kwargs.pop("return_dict", None)
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        if not self._is_sparse:
-            kwargs.pop("modality_ids", None)
-            kwargs.pop("evidence_mask", None)
-        labels = signature.bind_partial(self, *args, **kwargs).arguments.get("labels")
-        trains = self.training and labels is not None and model_adds_losses()
-        if trains and self._is_sparse and kwargs.get("num_items_in_batch") is not None:
-            _warn_about_trainer()
-        with tracing(self._is_sparse and (trains or wants_logits)) as trace:
-            output = super(self._moiety_class, self).forward(*args, return_dict=True, **kwargs)
-        if trace is not None:
-            attach_losses(self, output, trace, trains=trains, wants_logits=wants_logits)
-        return output if return_dict else output.to_tuple()
-
-    extra = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, default, annotation in (
-            ("modality_ids", None, torch.Tensor | None),
-            ("evidence_mask", None, torch.Tensor | None),
-            ("output_router_logits", False, bool),
-        )
-    ]
-    kept = list(signature.parameters.values())
-    at = next((i for i, parameter in enumerate(kept) if parameter.kind is inspect.Parameter.VAR_KEYWORD), len(kept))
-    forward.__signature__ = signature.replace(parameters=[*kept[:at], *extra, *kept[at:]])  # type: ignore[attr-defined]
-    return forward
-
-
 @functools.cache
 def with_moe(base: Any) -> Any:
     """The sparse class over an outermost Hugging Face class, registered with the Auto classes.
@@ -204,9 +161,8 @@ def with_moe(base: Any) -> Any:
         {
             "__module__": __name__,
             "__doc__": f"{base.__name__} with modality-aware sparse layers in its decoder.",
-            "forward": _forward(base),
+            "forward": forward_over(base),
             "config_class": config_with_moe(base.config_class),
-            "_is_sparse": property(lambda self: self.config.moe["scheme"] != "dense"),
         },
     )
     cls._moiety_class = cls
@@ -264,14 +220,6 @@ def register_families() -> None:
     """Register every family of :data:`moiety.vlm.splice.FAMILIES` that this transformers has."""
     for name in FAMILIES:
         with_moe(getattr(transformers, name))
-
-
-@functools.cache
-def _warn_about_trainer() -> None:
-    logger.warning(
-        "a trainer divides the loss by an item count, which multiplies auxiliary losses by accumulation steps and "
-        "ranks; use moiety.MoietyTrainer, or put moiety.train.RoutingLossMixin in front of your trainer"
-    )
 
 
 def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None = None, *, copy: bool) -> Any:

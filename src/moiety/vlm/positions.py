@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from moiety.moe.modality import ids_from_placeholders
 from moiety.vlm.contracts import (
     MODALITY_TYPES,
     brings_pictures,
@@ -22,7 +21,7 @@ from moiety.vlm.contracts import (
     cached_length,
     parameters,
 )
-from moiety.vlm.placeholders import placeholder_ids
+from moiety.vlm.placeholders import ids_from_placeholders, placeholder_ids
 from moiety.vlm.retype import original_class, reduce
 
 OFFSETS = "rope_deltas"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moiety.moe.kernels.choice import is_packed as stack_is_packed
+from moiety.moe.kernels import is_packed as stack_is_packed
 from moiety.vlm.parts import part_of
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@
 A decoder layer calls ``self.mlp(hidden_states)`` and nothing else about its FFN, so a sparse layer can stand in its
 place. What it needs to know, which token is what, comes down the stack as the keyword ``modality_ids`` (and
 ``evidence_mask``, where a scheme looks up evidence): the multimodal base model finds them, every decoder layer lends
-them to its sparse layer and keeps them from its attention. No hook and no state on a module carries them, so two
-forwards may be in flight before a backward (gradient checkpointing).
+them to its sparse layer and keeps them from its attention. What is lent lies in a context variable of the calling thread,
+never on a module, so two forwards may be in flight before a backward (gradient checkpointing).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from moiety.vlm.asymoe.evidence import EvidenceRule
 from moiety.vlm.backends import Backend, bank_for
 from moiety.vlm.contracts import brings_pictures, by_name, cache_keyword, cache_of, cache_of_layer
 from moiety.vlm.placeholders import ModalityRule
-from moiety.vlm.positions import KeepsOffsets
+from moiety.vlm.positions import KeepsOffsets, has_offsets
 from moiety.vlm.retype import original_class, reduce, retype
 from moiety.vlm.towers import touch_tower
 
@@ -85,7 +85,7 @@ class TakesModalityIds:
         return reduce(self)
 
 
-class TouchesTower(KeepsOffsets):
+class TouchesTower:
     """Mixin in front of the multimodal base model's class: a step without pictures is a step where only they teach.
 
     No rank keeps the others waiting for its pictures, and a batch of texts has a gradient, of zeros, where nothing but
@@ -94,22 +94,17 @@ class TouchesTower(KeepsOffsets):
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the base model's own forward, plus a zero made from a blank picture where that has to be in the graph."""
-        kwargs = by_name(original_class(self).forward, args, kwargs)
-        outputs = super().forward(input_ids, **kwargs)
-        if self._misses_pictures(kwargs) and (_has_ranks() or not outputs[0].requires_grad):
+        if args:
+            kwargs = by_name(original_class(self).forward, args, kwargs)
+        learns = self.training and torch.is_grad_enabled()  # type: ignore[attr-defined]
+        misses_pictures = learns and not brings_pictures(kwargs)
+        outputs = super().forward(input_ids, **kwargs)  # type: ignore[misc]
+        if misses_pictures and (_has_ranks() or not outputs[0].requires_grad):
             touch = touch_tower(self)
             if isinstance(outputs, tuple):
                 return (outputs[0] + touch, *outputs[1:])
             outputs.last_hidden_state = outputs.last_hidden_state + touch
         return outputs
-
-    def _misses_pictures(self, kwargs: dict[str, Any]) -> bool:
-        """Whether this is a step of training that does not use the tower."""
-        return (
-            self.training  # type: ignore[attr-defined]
-            and torch.is_grad_enabled()
-            and not brings_pictures(kwargs)
-        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return reduce(self)
@@ -147,11 +142,20 @@ class FindsModalityIds(TouchesTower):
             ValueError: embeddings came without ids, or ids or evidence do not fit the tokens; see
                 ``ModalityRule.ids_of_call`` and ``EvidenceRule.mask_of_call``.
         """
-        kwargs = by_name(original_class(self).forward, args, kwargs)
+        if args:
+            kwargs = by_name(original_class(self).forward, args, kwargs)
         ids = self.modality_rule.ids_of_call(input_ids, modality_ids, kwargs)
         if self.evidence_rule is not None:
             kwargs["evidence_mask"] = self.evidence_rule.mask_of_call(evidence_mask, input_ids, ids, cache_of(kwargs))
         return super().forward(input_ids, modality_ids=ids, **kwargs)
+
+
+class TouchesTowerWithOffsets(TouchesTower, KeepsOffsets):
+    """:class:`TouchesTower` for families whose pictures shift the positions of the text behind them."""
+
+
+class FindsModalityIdsWithOffsets(FindsModalityIds, KeepsOffsets):
+    """:class:`FindsModalityIds` for the same families."""
 
 
 def _without_ids(get_features: Callable[..., Any]) -> Callable[..., Any]:
@@ -265,8 +269,9 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
         ContractBroken: this release of transformers hands the cache over in an unknown way.
     """
     base = model.base_model
+    shifts = has_offsets(base)
     if settings.scheme == "dense":
-        retype(base, TouchesTower)
+        retype(base, TouchesTowerWithOffsets if shifts else TouchesTower)
         return
     decoder: Any = text_decoder(base)
     for module in (base, *decoder.layers):  # under a new name the cache would pass for none, and answers be wrong
@@ -282,7 +287,7 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
             layer.mlp = _sparse(dense, settings, index, backend, copy=copy)
         retype(layer, TakesModalityIds)
     retype(decoder, InitialisesExperts)
-    retype(base, FindsModalityIds)
+    retype(base, FindsModalityIdsWithOffsets if shifts else FindsModalityIds)
     base.modality_rule = rule  # type: ignore[assignment]
     base.evidence_rule = EvidenceRule.of(model.config, settings)  # type: ignore[assignment]
 

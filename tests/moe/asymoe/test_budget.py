@@ -153,7 +153,7 @@ FORMS: list[dict[str, Any]] = [
     {},
     {"inter_kind": "euclidean", "gate_input": "x", "alpha_range": (0.0, 1.0)},
     {"inter_kind": "product", "product_factors": 2, "learn_curvature": True, "score": "mass"},
-    {"inter_kind": "ffn", "text_kind": "parallel"},
+    {"inter_kind": "ffn", "text_kind": "context"},
     {"text_kind": "ffn", "plain_text": 1, "inter_residual": True},
     {
         "learn_curvature": True,

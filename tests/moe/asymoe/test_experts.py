@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moiety.moe.experts.bank import Beside, BesideBank
-from moiety.moe.experts.kinds import EXPERTS, EvidenceExperts, LorentzExperts, ParallelExperts
+from moiety.moe.asymoe.context import Context
+from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.experts.kinds import EXPERTS, ContextFFNExperts, EvidenceExperts, LorentzExperts
 from moiety.recipe.asymoe import AsyMoESettings
 from tests.moe.asymoe import reference as paper
 from tests.moe.laws import law
+from tests.moe.slots import answer as run_bank
 from tests.reference import expert as ffn_expert
 
 HIDDEN = 6
@@ -27,9 +29,9 @@ class Kind:
     """How to build a bank, and what one of its experts says to one token."""
 
     settings: dict[str, Any]
-    build: Callable[..., BesideBank]
+    build: Callable[..., ExpertBank]
 
-    def bank(self, experts: int, sides: int) -> BesideBank:
+    def bank(self, experts: int, sides: int) -> ExpertBank:
         settings = AsyMoESettings(hyp_dim=4, inter_ffn=5, evidence_dim=3, **self.settings)
         bank = self.build(experts, settings, sides).double()
         with torch.no_grad():  # away from the start, where gates are 0 and scales equal
@@ -38,16 +40,16 @@ class Kind:
         return bank
 
 
-def lorentz(experts: int, settings: AsyMoESettings, sides: int) -> BesideBank:
+def lorentz(experts: int, settings: AsyMoESettings, sides: int) -> ExpertBank:
     return LorentzExperts(experts, HIDDEN, settings, sides, residual_ffn=7 if settings.has_residual else None)
 
 
-def evidence(experts: int, settings: AsyMoESettings, sides: int) -> BesideBank:
+def evidence(experts: int, settings: AsyMoESettings, sides: int) -> ExpertBank:
     return EvidenceExperts(experts, HIDDEN, settings)
 
 
-def parallel(experts: int, settings: AsyMoESettings, sides: int) -> BesideBank:
-    return ParallelExperts(experts, HIDDEN, settings)
+def context_ffn(experts: int, settings: AsyMoESettings, sides: int) -> ExpertBank:
+    return ContextFFNExperts(experts, HIDDEN, settings)
 
 
 KINDS = {
@@ -59,20 +61,20 @@ KINDS = {
     "evidence": Kind({}, evidence),
     "evidence faithful": Kind({"preset": "faithful"}, evidence),
     "evidence gated": Kind({"evidence_form": "swiglu"}, evidence),
-    "parallel": Kind({"text_kind": "parallel"}, parallel),
+    "context": Kind({"text_kind": "context"}, context_ffn),
 }
 every_kind = pytest.mark.parametrize("name", list(KINDS))
 
 
 def answer(
-    bank: BesideBank, params: dict[str, Tensor], x: Tensor, a: Tensor, e: Tensor, expert: int, side: int
+    bank: ExpertBank, params: dict[str, Tensor], x: Tensor, a: Tensor, e: Tensor, expert: int, side: int
 ) -> Tensor:
     """One expert on one token, by the reference."""
     if isinstance(bank, EvidenceExperts):
         memory, read = paper.branches(x, a, expert, params, bank.gated)
         share = paper.alpha(x, a, e, expert, params, bank.rich, bank.settings.alpha_range)
         return share * memory + (1 - share) * read
-    if isinstance(bank, ParallelExperts):
+    if isinstance(bank, ContextFFNExperts):
         ffn = ffn_expert(x, params["ffn.gate_up_proj"][expert], params["ffn.down_proj"][expert])
         return ffn + params["gain"][expert] * a
     assert isinstance(bank, LorentzExperts)
@@ -88,11 +90,12 @@ def answer(
 
 @dataclass
 class Case:
-    bank: BesideBank
+    bank: ExpertBank
     x: Tensor
     index: Tensor
     weights: Tensor
-    beside: Beside
+    context: Context
+    group: Tensor
 
     @classmethod
     def draw(cls, name: str, experts: int, tokens: int, top_k: int, sides: int, seed: int) -> Case:
@@ -104,30 +107,30 @@ class Case:
         group = torch.randint(0, sides, (tokens,))
         group[-1] = -1
         normal = lambda *size: torch.randn(*size, dtype=torch.float64).requires_grad_()  # noqa: E731
-        beside = Beside(group, normal(tokens, HIDDEN), torch.rand(tokens, dtype=torch.float64).requires_grad_())
+        context = Context(normal(tokens, HIDDEN), torch.rand(tokens, dtype=torch.float64).requires_grad_())
         weights = torch.rand(tokens, top_k, dtype=torch.float64).requires_grad_()
-        return cls(bank, normal(tokens, HIDDEN), index, weights, beside)
+        return cls(bank, normal(tokens, HIDDEN), index, weights, context, group)
 
     def loop(self, params: dict[str, Tensor]) -> Tensor:
         sides = {-1: 0, 0: 0, self.bank.num_sides - 1: 1} if self.bank.num_sides > 1 else {}
         rows = []
         for t in range(len(self.x)):
-            side = sides.get(int(self.beside.modality_group[t]), 2 if self.bank.num_sides == 3 else 0)
+            side = sides.get(int(self.group[t]), 2 if self.bank.num_sides == 3 else 0)
             row = torch.zeros(HIDDEN, dtype=torch.float64)
             for expert, weight in zip(self.index[t].tolist(), self.weights[t], strict=True):
                 if expert < self.bank.num_experts:
-                    a, e = self.beside.context[t], self.beside.mass[t]
+                    a, e = self.context.output[t], self.context.mass[t]
                     row = row + weight * answer(self.bank, params, self.x[t], a, e, expert, side)
             rows.append(row)
         return torch.stack(rows)
 
     def out(self) -> Tensor:
-        return self.bank(self.x, self.index, self.weights, self.beside)
+        return run_bank(self.bank, self.x, self.index, self.weights, self.context, self.group)
 
     def leaves(self) -> tuple[list[Tensor], list[str]]:
         """What gets gradients: everything but the scales of the cone loss."""
         named = {n: p for n, p in self.bank.named_parameters() if n != "cone_log_scale"}
-        given = [self.x, self.weights, self.beside.context, self.beside.mass]
+        given = [self.x, self.weights, self.context.output, self.context.mass]
         return [*given, *named.values()], ["x", "weights", "context", "mass", *named]
 
 
@@ -170,8 +173,8 @@ def test_sorted_is_the_loop_over_tokens(
 def test_permuting_tokens_permutes_answers(name: str) -> None:
     case = Case.draw(name, 3, 9, 2, 2, 0)
     order = torch.randperm(9)
-    beside = Beside(case.beside.modality_group[order], case.beside.context[order], case.beside.mass[order])
-    permuted = case.bank(case.x[order], case.index[order], case.weights[order], beside)
+    context = Context(case.context.output[order], case.context.mass[order])
+    permuted = run_bank(case.bank, case.x[order], case.index[order], case.weights[order], context, case.group[order])
     torch.testing.assert_close(permuted, case.out()[order], atol=1e-12, rtol=1e-12)
 
 
@@ -184,9 +187,9 @@ def test_bfloat16_is_close_and_finite(name: str, autocast: bool) -> None:
     dtype = torch.float32 if autocast else torch.bfloat16
     bank = case.bank.to(dtype)
     x = case.x.detach().to(dtype).requires_grad_()
-    beside = Beside(case.beside.modality_group, case.beside.context.detach().to(dtype), case.beside.mass.float())
+    context = Context(case.context.output.detach().to(dtype), case.context.mass.float())
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-        out = bank(x, case.index, case.weights.detach().to(dtype), beside)
+        out = run_bank(bank, x, case.index, case.weights.detach().to(dtype), context, case.group)
     out.square().sum().backward()
     assert out.dtype == dtype
     assert float((out.detach().double() - truth).norm() / truth.norm()) < 0.015
@@ -199,8 +202,8 @@ def test_finite_at_every_scale(name: str, scale: float) -> None:
     """T4 for whole experts, values and gradients, in float32."""
     case = Case.draw(name, 2, 8, 2, 2, 2)
     bank, x = case.bank.float(), (case.x.detach().float() * scale).requires_grad_()
-    beside = Beside(case.beside.modality_group, case.beside.context.detach().float() * scale, case.beside.mass.float())
-    out = bank(x, case.index, case.weights.detach().float(), beside)
+    context = Context(case.context.output.detach().float() * scale, case.context.mass.float())
+    out = run_bank(bank, x, case.index, case.weights.detach().float(), context, case.group)
     out.sum().backward()
     grads = [p.grad for n, p in bank.named_parameters() if n != "cone_log_scale"]
     assert all(torch.isfinite(tensor).all() for tensor in (out, x.grad, *grads))
@@ -211,9 +214,9 @@ def test_nobody_chose_this_bank(name: str) -> None:
     """No token at all, or none that wants it: answers of 0, and gradients of 0 rather than None."""
     for tokens in (0, 3):
         case = Case.draw(name, 2, max(tokens, 1), 1, 2, 3)
-        x, beside = case.x[:tokens], case.beside
-        beside = Beside(beside.modality_group[:tokens], beside.context[:tokens], beside.mass[:tokens])
-        out = case.bank(x, torch.full((tokens, 1), 2), torch.zeros(tokens, 1).double(), beside)
+        x, context = case.x[:tokens], Context(case.context.output[:tokens], case.context.mass[:tokens])
+        nobody, weights = torch.full((tokens, 1), 2), torch.zeros(tokens, 1).double()
+        out = run_bank(case.bank, x, nobody, weights, context, case.group[:tokens])
         assert out.shape == (tokens, HIDDEN)
         assert not out.any()
         out.sum().backward()
@@ -228,19 +231,28 @@ def test_activated_parameters_are_those_one_slot_can_feel(name: str) -> None:
     """T19 for one expert: exactly the parameters with a gradient that is not 0 by construction."""
     case = Case.draw(name, 2, 6, 1, 2, 4)
     index, group = torch.zeros(6, 1).long(), torch.ones(6).long()
-    beside = Beside(group, case.beside.context, case.beside.mass)
-    case.bank(case.x, index, case.weights, beside).square().sum().backward()
+    run_bank(case.bank, case.x, index, case.weights, case.context, group).square().sum().backward()
     felt = sum(int((p.grad != 0).sum()) for p in case.bank.parameters() if p.grad is not None)
     assert felt == case.bank.activated_of(0, 1) == case.bank.activated_parameters()
 
 
 @every_kind
-def test_a_bank_owns_no_buffer_and_says_what_it_misses(name: str) -> None:
-    case = Case.draw(name, 2, 3, 1, 2, 5)
-    assert not list(case.bank.buffers())
-    with pytest.raises(RuntimeError, match="reads more than hidden states; pass a Beside as the fourth argument"):
-        case.bank(case.x, case.index, case.weights)
+def test_a_bank_owns_no_buffer(name: str) -> None:
+    assert not list(Case.draw(name, 2, 3, 1, 2, 5).bank.buffers())
+
+
+@every_kind
+def test_alpha_that_is_known_is_not_computed_again(name: str) -> None:
+    """The layer computes it once; a bank takes it as it is."""
+    case = Case.draw(name, 2, 6, 2, 2, 6)
+    if not isinstance(case.bank, EvidenceExperts):
+        return
+    alpha = case.bank(case.x, context=case.context)
+    known, other = (case.context._replace(alpha=value) for value in (alpha, 1 - alpha))
+    out = case.out()
+    assert torch.equal(run_bank(case.bank, case.x, case.index, case.weights, known, case.group), out)
+    assert not torch.allclose(run_bank(case.bank, case.x, case.index, case.weights, other, case.group), out)
 
 
 def test_every_kind_has_a_class() -> None:
-    assert list(EXPERTS) == ["ffn", "lorentz", "euclidean", "product", "evidence", "parallel"]
+    assert list(EXPERTS) == ["ffn", "lorentz", "euclidean", "product", "evidence", "context"]

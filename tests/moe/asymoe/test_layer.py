@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from moiety.moe.asymoe.activated import largest_layer
-from moiety.moe.asymoe.context import Evidence
-from moiety.moe.experts.bank import Beside
+from moiety.moe.asymoe.context import Context, Evidence
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.trace import recording
 from moiety.recipe.recipe import MoESettings
+from tests.moe.slots import answer
 from tests.moe.test_layer import IDS, REAL, layer_of, states
 
 
@@ -21,7 +21,7 @@ def asymmetric(**own: Any) -> ModalityMoE:
 
 
 @pytest.mark.parametrize(
-    "own", [{}, {"inter_kind": "ffn", "text_kind": "parallel"}, {"preset": "faithful"}, {"preset": "lean"}]
+    "own", [{}, {"inter_kind": "ffn", "text_kind": "context"}, {"preset": "faithful"}, {"preset": "lean"}]
 )
 def test_the_mixture_is_the_weighted_sum_of_its_experts(own: dict[str, Any]) -> None:
     """Eq. 1: each chosen expert alone, with weight 1, then the sum."""
@@ -30,13 +30,14 @@ def test_the_mixture_is_the_weighted_sum_of_its_experts(own: dict[str, Any]) -> 
         trace.keeps_inputs = True
         found = layer(x, IDS, evidence)
     routing = trace.entries[0][1]
-    beside = Beside(routing.modality_group, routing.extras["context"], routing.extras["mass"])
+    context = Context(routing.extras["context"], routing.extras["mass"])
     flat, closed = x.reshape(12, 8), layer.groups.num_experts
     expected = torch.zeros_like(flat)
     for expert in range(closed):
         weight = torch.where(routing.index == expert, routing.weights, 0).sum(-1)
         alone = torch.where(weight > 0, expert, closed).unsqueeze(-1)
-        expected += weight.unsqueeze(-1) * layer.experts(flat, alone, torch.ones_like(routing.weights[:, :1]), beside)
+        ones = torch.ones_like(routing.weights[:, :1])
+        expected += weight.unsqueeze(-1) * answer(layer.experts, flat, alone, ones, context, routing.modality_group)
     torch.testing.assert_close(found.view(12, 8), expected)
     assert routing.extras["x"].equal(flat)
 
@@ -60,7 +61,7 @@ def test_a_trace_holds_what_losses_and_lens_read() -> None:
 def test_context_is_looked_up_only_where_somebody_reads_it() -> None:
     assert layer_of("moiie").context is None
     assert asymmetric(text_kind="ffn").context is None
-    assert asymmetric(text_kind="parallel").context is not None
+    assert asymmetric(text_kind="context").context is not None
     settings = {"layers": [1, 3], "asymoe": {"size_plan": "full", "evidence_layers": "deepest_half"}}
     upper, lower = (ModalityMoE(8, 16, MoESettings(scheme="asymoe", **settings), layer_index=i) for i in (3, 1))
     assert upper.context is not None
@@ -73,7 +74,7 @@ VARIANTS: list[dict[str, Any]] = [
     {},
     {"evidence_gain": "learned", "gate_input": "x", "null_key": False},
     {"inter_text_input": "cascade", "score": "off"},
-    {"inter_kind": "ffn", "text_kind": "parallel"},
+    {"inter_kind": "ffn", "text_kind": "context"},
     {"inter_kind": "product", "product_factors": 2, "text_kind": "ffn"},
     {"preset": "faithful"},
     {"preset": "lean"},

@@ -77,7 +77,7 @@ def test_deepest_half_has_evidence_experts_and_the_rest_plain_ones() -> None:
 def test_without_a_score_it_decides_as_moiie() -> None:
     x, context = seen()
     moiie = MoIIE(resolve(MoESettings())[1], HIDDEN, MoESettings()).double()
-    for own in ({"score": "off"}, {"text_kind": "parallel"}, {"text_kind": "ffn"}):
+    for own in ({"score": "off"}, {"text_kind": "context"}, {"text_kind": "ffn"}):
         router = router_of(settings_of(**own))
         assert router.score is None
         moiie.load_state_dict(router.state_dict())

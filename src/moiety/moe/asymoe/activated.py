@@ -97,7 +97,7 @@ def expert_parameters(settings: MoESettings, hidden: int, group: str) -> int:
     if group == TEXT_GROUP and own.text_kind == "evidence":
         matrices = 8 if own.form == "swiglu" else 5
         return matrices * hidden * _width(own, "evidence_dim") + gate_inputs(own, hidden) + 1
-    gain = group == TEXT_GROUP and own.text_kind == "parallel"
+    gain = group == TEXT_GROUP and own.text_kind == "context"
     return 3 * hidden * _width(own, "evidence_dim" if group in (TEXT_GROUP, PLAIN_GROUP) else "vision_ffn") + gain
 
 

@@ -104,10 +104,13 @@ class Context(NamedTuple):
         output: a, ``(tokens, hidden)``; exactly 0 where no evidence can be seen, and on all that is not text.
         mass: e, the share of attention that found evidence, mean over heads, ``(tokens,)``, 0..1, float32 at least;
             exactly 0 in the same places.
+        alpha: Share of memory that each evidence expert gives to each token, ``(tokens, evidence experts)``, computed
+            once in each layer; None: not computed yet.
     """
 
     output: Float[Tensor, "tokens hidden"]
     mass: Float[Tensor, " tokens"]
+    alpha: Float[Tensor, "tokens experts"] | None = None
 
 
 class ContextAttention(nn.Module):

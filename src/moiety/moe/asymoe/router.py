@@ -83,6 +83,8 @@ class AsymmetricRouter(GatedRouter):
         own = own_settings(settings)
         boosts = own.text_kind == "evidence" and own.score != "off"
         self.score = EvidenceScore(hidden, own) if boosts else None
+        self.evidence = groups.slice_of(TEXT_GROUP)
+        self.balances_boosted = own.balance_logits == "boosted"
 
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
@@ -116,7 +118,7 @@ class AsymmetricRouter(GatedRouter):
             return dataclasses.replace(self.decide(logits, group, x.dtype), extras=extras)
         extras["score"] = self.score(context)
         boosted = self._boosted(logits, extras["score"])
-        if own_settings(self.settings).balance_logits == "boosted":
+        if self.balances_boosted:
             extras["balance_logits"] = boosted
         decision = self.decide(boosted, group, x.dtype)
         return dataclasses.replace(decision, logits=logits, extras=extras)
@@ -124,7 +126,7 @@ class AsymmetricRouter(GatedRouter):
     def _boosted(self, logits: Tensor, score: Tensor) -> Tensor:
         """Scores with ``gain * s`` on evidence experts, in float32 at least; closed experts stay at -inf."""
         assert self.score is not None
-        logits, evidence = logits.to(torch.promote_types(logits.dtype, score.dtype)), self.groups.slice_of(TEXT_GROUP)
+        logits, evidence = logits.to(torch.promote_types(logits.dtype, score.dtype)), self.evidence
         boost = (self.score.gain * score).unsqueeze(-1)
         return torch.cat([logits[:, : evidence.start], logits[:, evidence] + boost, logits[:, evidence.stop :]], dim=-1)
 

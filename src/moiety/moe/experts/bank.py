@@ -4,63 +4,46 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from moiety.moe.experts.slots import Share, share_slots, side_of
-
-
-@dataclass(frozen=True, eq=False)
-class Beside:
-    """What some kinds of experts read of a token beside its hidden state.
-
-    Args:
-        modality_group: Position of each token's modality group in ``ExpertGroups.names``, ``(tokens,)``; -1 on padding.
-        context: What the evidence says to each token, ``(tokens, hidden)``; None where no layer asks.
-        mass: Share of its attention that found evidence, ``(tokens,)``, 0..1, float32; None likewise.
-    """
-
-    modality_group: Int[Tensor, " tokens"]
-    context: Float[Tensor, "tokens hidden"] | None = None
-    mass: Float[Tensor, " tokens"] | None = None
+from moiety.moe.asymoe.context import Context
+from moiety.moe.dispatch import Slots
 
 
 class ExpertBank(nn.Module, abc.ABC):
     """All experts of one layer, or of one expert group, in one module.
 
-    A bank knows nothing of gates: it is told which expert each slot wants and how much its answer weighs. Index
-    ``num_experts`` means no expert.
+    A bank knows nothing of gates. It is told which expert each slot wants and how much the answer weighs.
 
     Adapters and packers put a module of their own in the place of a bank, and change its weights while they call it.
     So whatever reads weights goes through a call of the module; :func:`bank_in` finds the bank for questions of size.
     """
 
     num_experts: int
-    reads_beside = False
-    """Whether ``forward`` takes a :class:`Beside` as its fourth argument."""
+    num_sides = 1
+    """How many modality groups its experts tell apart; 1: none. Its slots must be sorted by as many sides."""
+    reads_context = False
+    """Whether ``forward`` takes what the evidence says to each token as its fourth argument."""
 
     @abc.abstractmethod
     def forward(
-        self, hidden_states: Tensor, top_k_index: Tensor | Share, top_k_weights: Tensor, beside: Beside | None = None
+        self, hidden_states: Tensor, slots: Slots, top_k_weights: Tensor, context: Context | None = None
     ) -> Tensor:
-        """``(tokens, hidden)`` -> ``(tokens, hidden)``; index and weights are ``(tokens, top_k)``.
+        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen.
 
-        In the place of the index a :class:`Share` says that the slots are sorted already.
+        Args:
+            hidden_states: ``(tokens, hidden)``.
+            slots: Where each choice goes. A bank that sorts for itself reads ``slots.index`` alone.
+            top_k_weights: Weight of each choice, ``(tokens, top_k)``.
+            context: What the evidence says to each token; given where the bank `reads_context`.
+
+        Returns:
+            ``(tokens, hidden)``.
         """
-
-    def run(
-        self,
-        hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_weights: Float[Tensor, "tokens top_k"],
-        share: Share,
-        beside: Beside | None = None,
-    ) -> Float[Tensor, "tokens hidden"]:
-        """``forward`` on slots that are sorted already; a bank that cannot use this sorts them again."""
-        return self.forward(hidden_states, share.index, top_k_weights, beside)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """Draw new weights with the functions of `init`: ``torch.nn.init``, or those of transformers, which leave
@@ -89,45 +72,8 @@ class ExpertBank(nn.Module, abc.ABC):
         """Parameters of all experts that run for a token of this modality group that chose `experts`."""
         return sum(self.activated_of(expert, modality_group) for expert in experts)
 
-
-class BesideBank(ExpertBank):
-    """A bank that reads more of a token than its hidden state, and works on sorted slots.
-
-    Args:
-        num_sides: How many kinds of tokens it tells apart; 1: none.
-    """
-
-    reads_beside = True
-    num_sides = 1
-
-    def forward(
-        self,
-        hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens top_k"] | Share,
-        top_k_weights: Float[Tensor, "tokens top_k"],
-        beside: Beside | None = None,
-    ) -> Float[Tensor, "tokens hidden"]:
-        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen.
-
-        Raises:
-            RuntimeError: something beside the hidden states is missing.
-        """
-        if isinstance(top_k_index, Share):
-            return self.run(hidden_states, top_k_weights, top_k_index, beside)
-        if beside is None:
-            raise RuntimeError(
-                f"{type(self).__name__} reads more than hidden states; pass a Beside as the fourth argument"
-            )
-        side = side_of(beside.modality_group, self.num_sides)
-        (share,) = share_slots(top_k_index, side, [self.num_experts], self.num_sides)
-        return self.run(hidden_states, top_k_weights, share, beside)
-
-    @abc.abstractmethod
-    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
-        """``forward`` on sorted slots; reads no index."""
-
     def nothing(self, hidden_states: Tensor) -> Tensor:
-        """The answer to no token at all: empty, and every parameter gets gradient 0."""
+        """The answer to a batch without tokens: empty, and every parameter gets gradient 0."""
         return hidden_states * sum(parameter.sum() * 0 for parameter in self.parameters())
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from moiety.moe.dispatch import plan_slots
-from moiety.moe.experts.bank import Beside, ExpertBank, check_dense
-from moiety.moe.experts.slots import Share
+from moiety.moe.asymoe.context import Context
+from moiety.moe.dispatch import Slots, dispatch
+from moiety.moe.experts.bank import ExpertBank, check_dense
 from moiety.moe.kernels import KERNELS, choose_kernel, gated_experts, reference_experts
 from moiety.moe.kernels.activation import activation_of
 
@@ -34,6 +35,9 @@ class FFNExperts(ExpertBank):
     Source:
         Shazeer 2020, "GLU variants improve transformer", eq. 6 (SwiGLU), once per expert.
     """
+
+    config: Any = None
+    """Names another route in ``other``, see ``moiety.vlm.backends``; None: always the kernels of this wing."""
 
     def __init__(
         self,
@@ -60,37 +64,31 @@ class FFNExperts(ExpertBank):
     def forward(
         self,
         hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens top_k"] | Share,
+        top_k_index: Int[Tensor, "tokens top_k"] | Slots,
         top_k_weights: Float[Tensor, "tokens top_k"],
-        beside: Beside | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
-        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen. Nothing is read beside."""
-        if isinstance(top_k_index, Share):
-            return self.run(hidden_states, top_k_weights, top_k_index)
-        kernel = choose_kernel(self.kernel, self.act, hidden_states, top_k_index, self.gate_up_proj)
+        """As every bank; also on unsorted choices, as Hugging Face calls its experts. Reads no context.
+
+        Args:
+            hidden_states: ``(tokens, hidden)``.
+            top_k_index: The sorted slots; or the expert of each choice, where `num_experts` means no expert.
+            top_k_weights: Weight of each choice.
+            context: Not read.
+        """
+        other = None if self.config is None else self.config.other
+        if other is not None:
+            index = top_k_index.index if isinstance(top_k_index, Slots) else top_k_index
+            found: Tensor = other(self, hidden_states, index, top_k_weights)
+            return found
+        slots = top_k_index if isinstance(top_k_index, Slots) else dispatch(top_k_index, self.num_experts)
+        kernel = choose_kernel(self.kernel, self.act, hidden_states, slots, self.gate_up_proj)
         if kernel == "reference":
             return reference_experts(
-                hidden_states, top_k_index, top_k_weights, self.gate_up_proj, self.down_proj, self.act_fn
+                hidden_states, slots.index, top_k_weights, self.gate_up_proj, self.down_proj, self.act_fn
             )
-        plan = plan_slots(top_k_index, self.num_experts)
         return gated_experts(
-            hidden_states, top_k_weights, self.gate_up_proj, self.down_proj, plan, str(self.act), kernel
-        )
-
-    def run(
-        self,
-        hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_weights: Float[Tensor, "tokens top_k"],
-        share: Share,
-        beside: Beside | None = None,
-    ) -> Float[Tensor, "tokens hidden"]:
-        """``forward`` on slots that are sorted already."""
-        slots = share.plan.slot_of_row  # at least one row, also where nobody chose this bank
-        kernel = choose_kernel(self.kernel, self.act, hidden_states, slots, self.gate_up_proj)
-        if kernel == "reference" or not share.index.numel():
-            return self.forward(hidden_states, share.index, top_k_weights)
-        return gated_experts(
-            hidden_states, top_k_weights, self.gate_up_proj, self.down_proj, share.by_expert(), str(self.act), kernel
+            hidden_states, top_k_weights, self.gate_up_proj, self.down_proj, slots, str(self.act), kernel
         )
 
     @torch.no_grad()

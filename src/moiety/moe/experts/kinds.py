@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from moiety.moe.asymoe.experts.context_ffn import ContextFFNExperts
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.moe.asymoe.experts.lorentz import LorentzExperts
-from moiety.moe.asymoe.experts.parallel import ParallelExperts
-from moiety.moe.experts.bank import Beside, ExpertBank
+from moiety.moe.experts.bank import ExpertBank
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.mixed import MixedExperts
 
@@ -15,18 +15,17 @@ EXPERTS: dict[str, type[ExpertBank]] = {
     "euclidean": LorentzExperts,
     "product": LorentzExperts,
     "evidence": EvidenceExperts,
-    "parallel": ParallelExperts,
+    "context": ContextFFNExperts,
 }
 """Kind of an expert group -> class of its bank; the three hyperbolic kinds are one class."""
 
 __all__ = [
     "EXPERTS",
-    "Beside",
+    "ContextFFNExperts",
     "EvidenceExperts",
     "ExpertBank",
     "FFNExperts",
     "LorentzExperts",
     "MixedExperts",
-    "ParallelExperts",
     "clamped_alpha",
 ]

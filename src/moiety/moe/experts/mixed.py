@@ -10,18 +10,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, nearest_name
+from moiety.moe.asymoe.context import Context
+from moiety.moe.asymoe.experts.context_ffn import ContextFFNExperts
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts
 from moiety.moe.asymoe.experts.lorentz import LorentzExperts
-from moiety.moe.asymoe.experts.parallel import ParallelExperts
-from moiety.moe.experts.bank import Beside, BesideBank, ExpertBank, bank_in, largest_units
+from moiety.moe.dispatch import Slots, deal, dispatch
+from moiety.moe.experts.bank import ExpertBank, bank_in, largest_units
 from moiety.moe.experts.ffn import FFNExperts
-from moiety.moe.experts.slots import Share, share_slots, side_of
 from moiety.recipe.recipe import MoESettings
 
 HYPERBOLIC = ("lorentz", "euclidean", "product")
 
 
-class MixedExperts(BesideBank):
+class MixedExperts(ExpertBank):
     """Banks of several kinds, side by side, with experts numbered through all of them.
 
     All slots are sorted once, by expert and side; each bank runs on its own slots alone.
@@ -55,6 +56,8 @@ class MixedExperts(BesideBank):
         self.members = tuple(group for group in groups.groups if group.count)
         self.banks = nn.ModuleDict({group.name: self._bank(group, act, bank) for group in self.members})
         self.weighing = tuple(group.name for group in self.members if group.kind == "evidence")
+        self.reading = tuple(name for name in self.banks if getattr(self.banks[name], "reads_context", False))
+        self.text_group = groups.names.index(TEXT_GROUP) if TEXT_GROUP in groups.names else -2  # -1 is padding
         self.cascades = self.settings.inter_text_input != "x" and bool(groups.inter) and TEXT_GROUP in self.banks
 
     def _bank(self, group: ExpertGroup, act: Any, plain: Callable[..., ExpertBank]) -> ExpertBank:
@@ -65,7 +68,7 @@ class MixedExperts(BesideBank):
             residual = (own.residual_ffn or self.dense_ffn) if own.has_residual else None
             own = own.model_copy(update={"inter_kind": group.kind})
             return LorentzExperts(count, self.hidden, own, self.num_sides, residual_ffn=residual, act=act)
-        kinds: dict[str, Callable[..., ExpertBank]] = {"evidence": EvidenceExperts, "parallel": ParallelExperts}
+        kinds: dict[str, Callable[..., ExpertBank]] = {"evidence": EvidenceExperts, "context": ContextFFNExperts}
         if group.kind not in kinds:
             raise ValueError(
                 f"expert group {group.name!r} is of kind {group.kind!r}; "
@@ -88,69 +91,82 @@ class MixedExperts(BesideBank):
             raise ValueError(f"experts of group {group.name!r} need a width; give moe.asymoe.{name}, or design it")
         return width
 
-    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
-        """``forward`` on slots sorted by somebody else; they are sorted again."""
-        return self.forward(hidden_states, share.index, top_k_weights, beside)
-
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens top_k"] | Share | None = None,
+        slots: Slots | None = None,
         top_k_weights: Float[Tensor, "tokens top_k"] | None = None,
-        beside: Beside | None = None,
-    ) -> Float[Tensor, "tokens hidden_or_experts"]:
-        """Weighted sum of the chosen experts; exactly 0 where no expert is chosen.
+        context: Context | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """What each bank answers, ``(tokens, hidden)`` each; :func:`moiety.moe.dispatch.combine` adds it up.
 
-        Without index and weights: alpha of every evidence expert for every token, float32.
+        Without slots and weights: alpha of every evidence expert for every token, ``(tokens, evidence experts)``,
+        float32 at least.
 
         Raises:
-            RuntimeError: what stands beside the hidden states is missing.
+            RuntimeError: a bank reads the context, and there is none; or the slots are not sorted by side.
         """
-        if beside is None:
-            raise RuntimeError("mixed experts read more than hidden states; pass a Beside as the fourth argument")
-        if top_k_index is None or top_k_weights is None:
-            return torch.cat([self.banks[name](hidden_states, beside=beside) for name in self.weighing], dim=-1)
-        if isinstance(top_k_index, Share):
-            return self.run(hidden_states, top_k_weights, top_k_index, beside)
-        side = side_of(beside.modality_group, self.num_sides)
-        shares = share_slots(top_k_index, side, [group.count for group in self.members], self.num_sides)
-        named = dict(zip(self.banks, shares, strict=True))
-        inputs = dict.fromkeys(self.banks, hidden_states)
-        out = None
+        if slots is None or top_k_weights is None:
+            return torch.cat([self.banks[name](hidden_states, context=context) for name in self.weighing], dim=-1)
+        if slots.num_sides != self.num_sides or slots.modality_group is None:
+            raise RuntimeError(
+                f"mixed experts need slots sorted by {self.num_sides} sides, got {slots.num_sides}; call "
+                "dispatch(index, num_experts, modality_group, num_sides)"
+            )
+        contexts = self._contexts(context)
+        named = dict(zip(self.banks, deal(slots, [group.count for group in self.members]), strict=True))
+        inputs, answers = dict.fromkeys(self.banks, hidden_states), []
         if self.cascades:
-            answer, weight = self._cascade(hidden_states, named, top_k_weights, beside)
-            text = (beside.modality_group == self.groups.names.index(TEXT_GROUP)).unsqueeze(-1)
+            text = slots.modality_group == self.text_group
+            answer, weight = self._cascade(hidden_states, text, named, top_k_weights, contexts)
             given = answer + hidden_states if self.settings.inter_text_input == "cascade_residual" else answer
             for group in self.members:
                 if len(group.admits) > 1:
-                    inputs[group.name] = torch.where(text, given, hidden_states)
-            out = answer * weight
-        for name, share in named.items():
-            found = self.banks[name](inputs[name], share, top_k_weights, beside)
-            out = found if out is None else out + found
-        assert out is not None  # a table has at least one expert
-        return out
+                    inputs[group.name] = torch.where(text.unsqueeze(-1), given, hidden_states)
+            answers.append(answer * weight)
+        for name, own in named.items():
+            answers.append(self.banks[name](inputs[name], own, top_k_weights, *contexts[name]))
+        return tuple(answers)
+
+    def _contexts(self, context: Context | None) -> dict[str, tuple[Context | None, ...]]:
+        """The further argument of each bank: the context, with its own columns of alpha, where it reads one."""
+        found: dict[str, tuple[Context | None, ...]] = dict.fromkeys(self.banks, ())
+        first = 0
+        for group in self.members:
+            if group.name not in self.reading:
+                continue
+            found[group.name] = (context,)
+            if context is not None and context.alpha is not None and group.name in self.weighing:
+                found[group.name] = (context._replace(alpha=context.alpha[:, first : first + group.count]),)
+                first += group.count
+        return found
 
     def _cascade(
-        self, x: Tensor, named: dict[str, Share], weights: Tensor, beside: Beside
+        self,
+        x: Tensor,
+        text: Tensor,
+        named: dict[str, Slots],
+        weights: Tensor,
+        contexts: dict[str, tuple[Context | None, ...]],
     ) -> tuple[Float[Tensor, "tokens hidden"], Float[Tensor, "tokens 1"]]:
         """What the first text expert says to every text token, and how much its own slots weigh.
 
         Its slots leave `named`: they are answered here, so that nothing is computed twice.
         """
-        index = named[TEXT_GROUP].index
-        (num_experts,) = (group.count for group in self.members if group.name == TEXT_GROUP)
-        text = beside.modality_group == self.groups.names.index(TEXT_GROUP)
+        bank, index, group = self.banks[TEXT_GROUP], named[TEXT_GROUP].index, named[TEXT_GROUP].modality_group
+        (count,) = (member.count for member in self.members if member.name == TEXT_GROUP)
+
+        def sort(index: Tensor) -> Slots:
+            (own,) = deal(dispatch(index, count, group, self.num_sides), [count])
+            return own
+
+        every = sort(torch.where(text, 0, count).unsqueeze(-1).to(index.dtype))
+        answer = bank(x, every, torch.ones_like(weights[:, :1]), *contexts[TEXT_GROUP])
         first = index == 0
-        every = torch.where(text, 0, num_experts).unsqueeze(-1).to(index.dtype)
-        zero = torch.zeros_like(beside.modality_group)
-        (share,) = share_slots(every, zero, [num_experts], self.num_sides)
-        answer = self.banks[TEXT_GROUP](x, share, torch.ones_like(weights[:, :1]), beside)
-        if num_experts == 1:
+        if count == 1:
             del named[TEXT_GROUP]
         else:
-            others = index.masked_fill(first, num_experts)
-            (named[TEXT_GROUP],) = share_slots(others, zero, [num_experts], self.num_sides)
+            named[TEXT_GROUP] = sort(index.masked_fill(first, count))
         return answer, (weights * first).sum(dim=-1, keepdim=True).to(answer.dtype)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
@@ -162,10 +178,8 @@ class MixedExperts(BesideBank):
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
         """Start every bank from a dense FFN, as far as its kind and width allow; see each bank's own."""
         for bank in self._all():
-            if isinstance(bank, BesideBank):
-                bank.load_from_dense(gate_up, down)
-            else:
-                bank.load_from_dense(*largest_units(gate_up, down, bank.ffn))  # type: ignore[arg-type]
+            units = largest_units(gate_up, down, bank.ffn) if isinstance(bank, FFNExperts) else (gate_up, down)
+            bank.load_from_dense(*units)
 
     def activated_parameters(self) -> int:
         """Parameters of the dearest expert."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from moiety.moe.kernels.choice import is_packed
+from moiety.moe.kernels.products import is_packed
 
 
 def reference_experts(

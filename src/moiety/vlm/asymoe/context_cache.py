@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moiety.moe.asymoe.context import ContextCache
 from moiety.vlm.contracts import cached_length
-from moiety.vlm.retype import reduce, retype
+from moiety.vlm.retype import reduce, retyped
 
 
 class SeatsContext(abc.ABC):
@@ -69,7 +69,7 @@ def seat_of(cache: Any, layer_index: int) -> ContextCache | None:
             layers.append(cache.layer_class_to_replicate())
     layer = layers[layer_index]
     if not isinstance(layer, SeatsContext):
-        retype(layer, SeatsContext)
+        layer.__class__ = retyped(type(layer), SeatsContext)
         layer.context = ContextCache()
     return layer.context
 

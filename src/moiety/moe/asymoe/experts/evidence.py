@@ -9,14 +9,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from moiety.moe.asymoe.experts.evidence_kernel import two_branches
-from moiety.moe.asymoe.experts.rich_gate import rich_scores
-from moiety.moe.experts.bank import Beside, BesideBank, check_dense, largest_units
-from moiety.moe.experts.rows import gather
-from moiety.moe.experts.slots import Share
+from moiety.moe.asymoe.context import Context
+from moiety.moe.asymoe.experts.evidence_kernel import rich_scores, two_branches
+from moiety.moe.dispatch import Slots, deal
+from moiety.moe.experts.bank import ExpertBank, check_dense, largest_units
 from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.precise import StaysPrecise
 from moiety.recipe.asymoe import AsyMoESettings
@@ -43,7 +42,7 @@ def clamped_alpha(value: float | None) -> Iterator[None]:
         _clamped.reset(token)
 
 
-class EvidenceExperts(StaysPrecise, BesideBank):
+class EvidenceExperts(StaysPrecise, ExpertBank):
     r"""Experts that weigh what they know against what the prompt shows.
 
     :math:`E(x, a) = \alpha F_{mem}(x) + (1-\alpha) F_{evd}(x, a)` with
@@ -67,6 +66,7 @@ class EvidenceExperts(StaysPrecise, BesideBank):
     """
 
     precise = ("w_alpha", "b_alpha")
+    reads_context = True
 
     def __init__(self, num_experts: int, hidden: int, settings: AsyMoESettings, *, act: Any = "silu") -> None:
         super().__init__()
@@ -104,22 +104,41 @@ class EvidenceExperts(StaysPrecise, BesideBank):
         share = (self.settings.alpha_start - lo) / (hi - lo) if lo < hi else 0.5
         init.constant_(self.b_alpha, math.log(share / (1 - share)))
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Float[Tensor, "tokens hidden"],
-        top_k_index: Int[Tensor, "tokens top_k"] | Share | None = None,
+        slots: Slots | None = None,
         top_k_weights: Float[Tensor, "tokens top_k"] | None = None,
-        beside: Beside | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "tokens hidden_or_experts"]:
-        """Weighted sum of the chosen experts; without index and weights :meth:`alpha` of every expert.
+        """Weighted sum of the chosen experts; without slots and weights :meth:`alpha` of every expert.
+
+        Where ``context.alpha`` is given, it is not computed again.
 
         Raises:
-            RuntimeError: something beside the hidden states is missing.
+            RuntimeError: there is no context.
         """
-        if top_k_index is not None and top_k_weights is not None:
-            return super().forward(hidden_states, top_k_index, top_k_weights, beside)
-        context, mass = (None, None) if beside is None else (beside.context, beside.mass)
-        return self.alpha(hidden_states, context, mass)
+        if slots is None or top_k_weights is None:
+            output, mass, _ = context or (None, None, None)
+            return self.alpha(hidden_states, output, mass)
+        if context is None:
+            raise RuntimeError("evidence experts read what the evidence says to each token; pass the Context of the layer")
+        if not hidden_states.numel():
+            return self.nothing(hidden_states)
+        if slots.ends is None:
+            (slots,) = deal(slots, [self.num_experts])
+        alpha = self.alpha(hidden_states, context.output, context.mass) if context.alpha is None else context.alpha
+        return two_branches(
+            hidden_states,
+            context.output,
+            alpha,
+            top_k_weights,
+            self.input_proj,
+            self.context_proj,
+            self.down_proj,
+            slots,
+            self.act,
+        )
 
     def alpha(
         self,
@@ -150,32 +169,6 @@ class EvidenceExperts(StaysPrecise, BesideBank):
             raise RuntimeError("a rich gate reads context and mass of each token; pass both")
         of_mass = mass.to(wide).unsqueeze(-1) * weight[:, -1]  # (tokens, experts)
         return rich_scores(x, context, weight[:, :-1]) + of_mass
-
-    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
-        """``forward`` on sorted slots.
-
-        Raises:
-            RuntimeError: there is no context.
-        """
-        if beside is None or beside.context is None:
-            raise RuntimeError("evidence experts read what the prompt says to each token; pass a Beside with context")
-        if not hidden_states.numel():
-            return self.nothing(hidden_states)
-        x = gather(hidden_states, share)
-        mass = None if beside.mass is None else beside.mass.index_select(0, share.plan.token_of_row)
-        alpha = self.alpha(x, gather(beside.context, share) if self.rich else None, mass)
-        expert = share.expert_of_row(self.num_experts)
-        return two_branches(
-            hidden_states,
-            beside.context,
-            alpha.gather(1, expert.unsqueeze(1)).squeeze(1),
-            top_k_weights,
-            self.input_proj,
-            self.context_proj,
-            self.down_proj,
-            share,
-            self.act,
-        )
 
     @torch.no_grad()
     def load_from_dense(

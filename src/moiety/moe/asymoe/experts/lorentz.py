@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moiety.moe.asymoe.context import Context
 from moiety.moe.asymoe.experts.lorentz_kernel import Layout, lorentz_experts
 from moiety.moe.asymoe.experts.lorentz_maps import Maps
-from moiety.moe.experts.bank import Beside, BesideBank, bank_in, check_dense, largest_units
+from moiety.moe.dispatch import Slots, deal
+from moiety.moe.experts.bank import ExpertBank, bank_in, check_dense, largest_units
 from moiety.moe.experts.ffn import FFNExperts
-from moiety.moe.experts.products import can_group, runs_of
-from moiety.moe.experts.slots import Share
-from moiety.moe.kernels.choice import compute_dtype
+from moiety.moe.kernels.products import Runs, choose_form, compute_dtype
 from moiety.moe.precise import StaysPrecise
 from moiety.recipe.asymoe import AsyMoESettings
 
@@ -25,7 +25,7 @@ OUTPUT_SCALE = 0.05
 """Root mean square of an output at the start, about."""
 
 
-class LorentzExperts(StaysPrecise, BesideBank):
+class LorentzExperts(StaysPrecise, ExpertBank):
     r"""Gated experts on points of the Lorentz model, with a projection for each side (vision, text, …).
 
     :math:`u = e^\theta W_{side}x`; its point has centred time :math:`\tau` and space :math:`s`, the radius capped;
@@ -114,21 +114,30 @@ class LorentzExperts(StaysPrecise, BesideBank):
         low, high = (math.log(bound) for bound in CURVATURES)
         return self.log_curvature.clamp(low, high)
 
-    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
-        """``forward`` on sorted slots."""
+    def forward(
+        self, hidden_states: Tensor, slots: Slots, top_k_weights: Tensor, context: Context | None = None
+    ) -> Tensor:
+        """As every bank; reads no context.
+
+        Raises:
+            RuntimeError: the slots are sorted by another number of sides.
+        """
         if not hidden_states.numel():
             return self.nothing(hidden_states)
-        if share.num_sides != self.num_sides:
-            raise RuntimeError(f"slots sorted by {share.num_sides} sides reached experts of {self.num_sides} sides")
-        out = self._branch(hidden_states, top_k_weights, share)
-        return out if self.residual is None else out + self.residual(hidden_states, share, top_k_weights)
+        if slots.num_sides != self.num_sides:
+            raise RuntimeError(f"slots sorted by {slots.num_sides} sides reached experts of {self.num_sides} sides")
+        if slots.ends is None:
+            (slots,) = deal(slots, [self.num_experts])
+        out = self._branch(hidden_states, top_k_weights, slots)
+        return out if self.residual is None else out + self.residual(hidden_states, slots, top_k_weights)
 
-    def _branch(self, x: Tensor, weights: Tensor, share: Share) -> Tensor:
+    def _branch(self, x: Tensor, weights: Tensor, slots: Slots) -> Tensor:
         dtype, wide = compute_dtype(x), torch.promote_types(x.dtype, torch.float32)
-        grouped = can_group(dtype, x.device, (self.hidden, self.space, self.inner))
-        plan, sides = share.by_expert(), self.num_sides
-        by_side = runs_of(share.ends, share.plan.offsets, grouped)
-        by_expert = runs_of(share.ends[sides - 1 :: sides], plan.offsets, grouped)
+        form = choose_form("auto", dtype, x.device, (self.hidden, self.space, self.inner))
+        assert slots.ends is not None
+        assert slots.expert_ends is not None
+        by_side = Runs.covering(slots.ends, slots.offsets, form)
+        by_expert = Runs.covering(slots.expert_ends, slots.expert_offsets, form)
         # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
         side_scale = (self.log_scale + 0 * self.cone_log_scale).to(wide).view(-1, 1)
         matrices = (
@@ -144,7 +153,7 @@ class LorentzExperts(StaysPrecise, BesideBank):
             by_expert.spread(self.out_log_scale.to(wide)),
             by_expert.spread(self.log_kappa().to(wide)),
         )
-        layout = Layout(plan, by_side, by_expert, self.maps)
+        layout = Layout(slots, by_side, by_expert, self.maps)
         return lorentz_experts(x.to(dtype), weights, matrices, scalars, layout).to(x.dtype)
 
     @torch.no_grad()

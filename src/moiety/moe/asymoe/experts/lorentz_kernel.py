@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from moiety.moe.asymoe.experts.lorentz_maps import Maps
-from moiety.moe.dispatch import Plan, dispatch
-from moiety.moe.experts.products import Runs
-from moiety.moe.kernels.swiglu import BLOCK_ELEMENTS
+from moiety.moe.dispatch import Slots, gather
+from moiety.moe.kernels.gated import BLOCK_ELEMENTS
+from moiety.moe.kernels.products import Runs
 
 Matrices = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Scalars = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -26,13 +26,13 @@ class Layout:
     """What a bank computes with beside tensors that get gradients.
 
     Args:
-        plan: Where the slots go.
+        slots: Where the slots go.
         by_side: Runs of the sorted rows, one for each expert and side.
         by_expert: The same, one for each expert.
         maps: The maps of the bank.
     """
 
-    plan: Plan
+    slots: Slots
     by_side: Runs
     by_expert: Runs
     maps: Maps
@@ -57,8 +57,8 @@ def lorentz_experts(
             of its answer ``(rows,)``; log curvatures ``(rows, factors)``.
         layout: Where the slots go, and the maps.
     """
-    plan = layout.plan
-    return _LorentzExperts.apply(x, weights, *matrices, *scalars, plan.slot_of_row, plan.row_of_slot, layout)
+    slots = layout.slots
+    return _LorentzExperts.apply(x, weights, *matrices, *scalars, slots.slot_of_row, slots.row_of_slot, layout)
 
 
 class _LorentzExperts(torch.autograd.Function):
@@ -74,7 +74,7 @@ class _LorentzExperts(torch.autograd.Function):
         projection, gate_up, gate_up_time, down, down_time = given[:5]
         side_scale, inner_scale, out_scale, log_kappa, _, row_of_slot, layout = given[5:]
         maps, runs = layout.maps, layout.by_expert
-        u = layout.by_side.multiply(dispatch(x, layout.plan), projection)
+        u = layout.by_side.multiply(gather(x, layout.slots.token_of_row), projection)
         u_squares = _squares(u.view(*log_kappa.shape, -1), side_scale.dtype)
         points, times = _points(u, *maps.lift(u_squares, side_scale, log_kappa))
         pre = runs.multiply(points, gate_up)
@@ -83,7 +83,7 @@ class _LorentzExperts(torch.autograd.Function):
         time = maps.inner_time(p_squares, inner_scale, log_kappa.mean(dim=1))
         o = runs.multiply(p, down)
         runs.add(o, time.to(p.dtype).unsqueeze(-1), down_time)
-        o[-1].zero_()  # nobody's row
+        o[-1].zero_()  # the spare row
         o_squares = _squares(o, out_scale.dtype)
         factor = maps.log_origin(o_squares, out_scale, inner_scale, log_kappa.mean(dim=1))
         ctx.layout = layout
@@ -102,9 +102,10 @@ class _LorentzExperts(torch.autograd.Function):
         maps, runs, mean_kappa = layout.maps, layout.by_expert, log_kappa.mean(dim=1)
         row_weight = weights.flatten().index_select(0, slot_of_row).to(out_scale.dtype)
         row_weight[-1] = 0
+        token = layout.slots.token_of_row
         leaves = (o_squares, out_scale, inner_scale, mean_kappa)
         do, dw, d_out_scale, d_inner_scale, d_kappa = _out_backward(
-            dispatch(dout, layout.plan), o, row_weight, maps.log_origin, leaves
+            gather(dout, token), o, row_weight, maps.log_origin, leaves
         )
         dp, d_time = runs.multiply_back(do, down), runs.multiply_back(do, down_time)
         d_squares, d_scale_of_time, d_kappa_inner = _pull(
@@ -120,7 +121,7 @@ class _LorentzExperts(torch.autograd.Function):
         d_points, d_times = runs.multiply_back(d_pre, gate_up), runs.multiply_back(d_pre, gate_up_time)
         lifted = (u_squares, side_scale, log_kappa)
         du, d_side_scale, d_kappa_lift = _points_backward(d_points, d_times, u, maps.lift, lifted)
-        d_projection = layout.by_side.outer(du, dispatch(x, layout.plan)) if needs[2] else None
+        d_projection = layout.by_side.outer(du, gather(x, token)) if needs[2] else None
         dx = _collected(layout.by_side.multiply_back(du, projection), row_of_slot) if needs[0] else None
         dw[-1] = 0
         d_kappa = d_kappa_lift + ((d_kappa + d_kappa_inner) / log_kappa.shape[1]).unsqueeze(-1)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moiety.moe.modality import ids_from_placeholders, last_token_as_text, without_padding
+from moiety.vlm.placeholders import ids_from_placeholders, last_token_as_text, without_padding
 from tests.moe.laws import law
 from tests.reference import keeps_modality
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moiety.moe.grouped_product import _opaque, grouped_product
+from moiety.moe.kernels.products import _opaque, grouped_product
 
 OFFSETS = torch.tensor([2, 2, 5], dtype=torch.int32)
 FORWARD = ((6, 8), (3, 8, 16))

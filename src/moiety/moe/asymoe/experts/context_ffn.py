@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moiety.moe.experts.bank import Beside, BesideBank, bank_in, largest_units
+from moiety.moe.asymoe.context import Context
+from moiety.moe.dispatch import Slots
+from moiety.moe.experts.bank import ExpertBank, bank_in, largest_units
 from moiety.moe.experts.ffn import FFNExperts
-from moiety.moe.experts.slots import Share
 from moiety.recipe.asymoe import AsyMoESettings
 
 
-class ParallelExperts(BesideBank):
+class ContextFFNExperts(ExpertBank):
     r"""Plain experts that add what the evidence says: :math:`E(x, a) = F(x) + g\,a`, with one learned gain each.
 
     It answers the question whether evidence experts are more than additional attention.
@@ -28,11 +29,13 @@ class ParallelExperts(BesideBank):
         ValueError: ``evidence_dim`` is missing.
     """
 
+    reads_context = True
+
     def __init__(self, num_experts: int, hidden: int, settings: AsyMoESettings, *, act: Any = "silu") -> None:
         super().__init__()
         if settings.evidence_dim is None:
             raise ValueError(
-                "parallel experts need a width; give moe.asymoe.evidence_dim, or let a size plan design it"
+                "context experts need a width; give moe.asymoe.evidence_dim, or let a size plan design it"
             )
         self.num_experts, self.hidden = num_experts, hidden
         self.ffn = FFNExperts(num_experts, hidden, settings.evidence_dim, act)
@@ -44,18 +47,20 @@ class ParallelExperts(BesideBank):
         self.ffn.initialise(init)
         init.constant_(self.gain, 1.0)
 
-    def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
-        """``forward`` on sorted slots.
+    def forward(
+        self, hidden_states: Tensor, slots: Slots, top_k_weights: Tensor, context: Context | None = None
+    ) -> Tensor:
+        """As every bank.
 
         Raises:
             RuntimeError: there is no context.
         """
-        if beside is None or beside.context is None:
-            raise RuntimeError("parallel experts add what the prompt says to each token; pass a Beside with context")
-        plain = self.ffn(hidden_states, share, top_k_weights)
-        gain = torch.cat([self.gain, self.gain.new_zeros(1)])[share.index]  # 0 for no expert
+        if context is None:
+            raise RuntimeError("context experts add what the evidence says to each token; pass the Context of the layer")
+        plain = self.ffn(hidden_states, slots, top_k_weights)
+        gain = torch.cat([self.gain, self.gain.new_zeros(1)])[slots.index]  # 0 for no expert
         added = (gain * top_k_weights).sum(dim=-1, keepdim=True)
-        return plain + (added * beside.context).to(plain.dtype)
+        return plain + (added * context.output).to(plain.dtype)
 
     @torch.no_grad()
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
