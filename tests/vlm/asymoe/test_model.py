@@ -287,7 +287,7 @@ def test_every_other_family_looks_up_saves_and_loads(name: str, tmp_path: Path) 
 VARIANTS: dict[str, dict[str, Any]] = {
     "faithful": {"preset": "faithful", "context_dim": 32},
     "lean": {"preset": "lean"},
-    "parallel control": {"text_kind": "parallel"},
+    "context control": {"text_kind": "context"},
     "no context": {"text_kind": "ffn", "inter_kind": "euclidean"},
     "deepest half": {"evidence_layers": "deepest_half", "plain_text": 1, "inter_kind": "product"},
     "pull on alpha": {"alpha_mode": "target", "alpha_weight": 1.0, "evidence_gain": "learned", "score": "mass"},
