@@ -30,7 +30,7 @@ WING = (
         *("intent.world.figure", "intent.world.phrases", "intent.world.signs", "intent.world.voice"),
     ),
     (
-        *("intent.clips.extractors", "intent.clips.feature_cache", "intent.clips.pretrained", "intent.clips.reading"),
+        *("intent.clips.registry", "intent.clips.feature_cache", "intent.clips.pretrained", "intent.clips.reading"),
         *("intent.data", "intent.labels", "intent.network", "intent.world"),
     ),
     (

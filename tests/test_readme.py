@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moiety.cli import app
-from moiety.intent.world.made import write_intent_world
+from moiety.intent.world.files import write_intent_world
 from moiety.intent.world.signs import INTENTS
 from moiety.moe.routers import SCHEMES
 from tests import model_folders

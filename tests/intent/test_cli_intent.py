@@ -17,7 +17,7 @@ from moiety.cli import app, recipes
 from moiety.cli.door import farewell
 from moiety.intent import IntentClassifier
 from moiety.intent.answers import samples_at
-from moiety.intent.data.published import read_hazumi
+from moiety.intent.data.hazumi import read_hazumi
 from tests.intent.small_folder import SMALL, TEXTS, tree_of, write_folder
 
 Run = Callable[..., Result]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from moiety.intent.classifier import IntentClassifier
-from moiety.intent.data.published import Split
+from moiety.intent.data.dataset import Split
 from moiety.intent.data.rows import ClipRow, read_clip_rows
 from moiety.intent.data.samples import IntentSample, SampleError
 from moiety.intent.data.sources import ROWS_FILES, has_input, read_source, source_at

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from moiety.intent import IntentClassifier, IntentSample, SampleError, read_clips
-from moiety.intent.clips.extractors import extractor_for
 from moiety.intent.clips.reading import ClipError, checked_rows, clip_samples
+from moiety.intent.clips.registry import extractor_for
 from moiety.intent.data.prepare import Preparation
 from moiety.intent.data.rows import ClipRow, RowsError
 from moiety.intent.data.samples import fingerprint_of

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from moiety.intent import IntentClassifier, IntentSample
-from moiety.intent.data.features import TextEncoder, encoder_of
+from moiety.intent.data.encoders import TextEncoder, encoder_of
 from moiety.intent.network.reader import MAX_PIECES, TextReader, piece_frames
 
 WORDS = ["go", "stay", "wait", "now", "here", "please", "then", "away"]

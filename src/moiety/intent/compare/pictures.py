@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moiety.intent.classifier import IntentClassifier
     from moiety.intent.compare.grading import Graded
     from moiety.intent.compare.outcome import IntentComparison
-    from moiety.intent.data.published import Split
+    from moiety.intent.data.dataset import Split
 
 CONFUSION, EMBEDDING, SCORES = "confusion.png", "embedding.png", "scores.png"
 # Okabe and Ito's palette: told apart with every kind of colour vision.

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from moiety.groups import nearest_name
-from moiety.intent.clips.makers import check_makers, is_pretrained, maker_of
+from moiety.intent.data.encoders import HASHING, encode_texts
+from moiety.intent.data.frame_origin import check_makers, is_pretrained, maker_of
 from moiety.intent.data.samples import MODALITIES, IntentBatch, IntentSample, SampleError, make_batch
-from moiety.intent.labels.descriptions import HASHING, encode_texts
 from moiety.intent.settings import IntentSettings
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = N
         for i, vector in zip(bare, encode_texts(texts, HASHING).numpy(), strict=True):
             found[i] = replace(samples[i], text_features=vector[None])
         return found
-    from moiety.intent.data.features import TextEncoder
+    from moiety.intent.data.encoders import TextEncoder
 
     for i, frames in zip(bare, TextEncoder(encoder).frames(texts), strict=True):
         found[i] = replace(samples[i], text_features=frames, text_marks=True)

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from moiety.intent.data.published import IntentDataset, Split, read_hazumi, read_mintrec
+from moiety.intent.data.dataset import IntentDataset, Split
+from moiety.intent.data.hazumi import read_hazumi
+from moiety.intent.data.mintrec import read_mintrec
 from moiety.intent.data.samples import MODALITIES, IntentSample
 from moiety.intent.recipe import IntentDataSettings
 from moiety.recipe.reader import RecipeError, apply_override
