@@ -23,7 +23,7 @@ FLOORS = (
 )
 """Rooms of the mixture wing from the ground up: a module imports from its own floor and from those below it."""
 WING = (
-    ("intent.settings",),
+    ("intent.settings", "intent.parameters"),
     (
         *("intent.network.anchors", "intent.network.openset", "intent.network.synchronise"),
         *("intent.clips", "intent.data.rows", "intent.data.samples", "intent.labels.prompt", "intent.metrics"),
@@ -34,8 +34,8 @@ WING = (
         *("intent.data", "intent.labels", "intent.network", "intent.world"),
     ),
     (
-        *("intent.__init__", "intent.answers", "intent.classifier", "intent.explain", "intent.storage"),
-        *("intent.training", "intent.recipe", "intent.data.sources", "intent.data.folds"),
+        *("intent.__init__", "intent.answers", "intent.classifier", "intent.explanation", "intent.recipe"),
+        *("intent.scope", "intent.storage", "intent.training", "intent.data.sources", "intent.data.folds"),
     ),
     ("intent.compare",),
     ("intent.demo",),

@@ -204,7 +204,7 @@ def test_what_cannot_be_used_is_refused(
     assert "no split 'tset'" in refused("predict", model, folder, "--split", "tset")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"key": "a", "text": "hello"}\n')
-    assert "was fitted on video and audio frames of your own" in refused("predict", model, rows)
+    assert "was fitted on video and audio frames that you made" in refused("predict", model, rows)
     assert "belong to a data folder" in refused("predict", model, rows, "--set", "target=da")
     assert "--hide and --masks exclude each other" in refused("evaluate", model, folder, "--hide", "text", "--masks")
     assert "cannot hide 'smell'" in refused("evaluate", model, folder, "--hide", "smell")

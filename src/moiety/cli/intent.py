@@ -249,7 +249,7 @@ def check_inputs(dims: Iterable[str], rows: Split, hidden: Sequence[str], data: 
         ValueError: the grades would be those of another question; says which files would do.
     """
     from moiety.intent.data.mintrec import FEATURES
-    from moiety.intent.data.sources import has_input
+    from moiety.intent.data.samples import has_input
 
     asked = [name for name in dims if name not in hidden]
     absent = [name for name in asked if not any(has_input(sample, (name,)) for sample in rows.samples)]

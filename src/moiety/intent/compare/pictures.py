@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from moiety.intent.compare.tables import SHOWN
-from moiety.intent.data.sources import has_input
+from moiety.intent.data.samples import has_input
 from moiety.records.saving import whole_file
 
 if TYPE_CHECKING:

@@ -1,4 +1,8 @@
-"""Who made the frames of a sample: frames of another extractor look like those of the right one, and mean nothing."""
+"""Where the frames of a sample come from.
+
+Frames of another extractor may look like those of the right one, but their numbers mean something else, so they are
+refused. An origin is the fingerprint of the extractor that made the frames, or :data:`USER` where no extractor did.
+"""
 
 from __future__ import annotations
 
@@ -8,63 +12,66 @@ from typing import Any
 
 from moiety.intent.data.samples import IntentSample, SampleError
 
-OWN = ""
-"""Stands for frames of the user's own, and for words that the classifier itself reads."""
+USER = ""
+"""Origin of frames that the user made, and of words, which the classifier itself turns into frames."""
 
 
-def maker_of(modality: str, sample: IntentSample) -> str | None:
-    """Fingerprint of what made the frames of one modality, :data:`OWN` where none is named; None where it is absent."""
-    has_words = modality == "text" and bool((sample.text or "").strip())
+def origin_of(modality: str, sample: IntentSample) -> str | None:
+    """Origin of the frames of one modality; None where the modality is absent."""
     frames = sample.text_features if modality == "text" else getattr(sample, modality)
-    return sample.extractors.get(modality, OWN) if frames is not None else OWN if has_words else None
+    if frames is not None:
+        return sample.extractors.get(modality, USER)
+    return USER if modality == "text" and (sample.text or "").strip() else None
 
 
-def is_pretrained(fingerprint: str) -> bool:
-    """Whether a pretrained model made the frames, whose numbers are left as they are."""
-    return "weights_sha256" in _settings(fingerprint)
+def is_pretrained(origin: str) -> bool:
+    """Whether a pretrained model made the frames; its numbers are used without z-scores."""
+    return "weights_sha256" in _settings(origin)
 
 
-def check_makers(samples: Sequence[IntentSample], known: Mapping[str, str]) -> None:
-    """Refuse frames of one modality that were made in another way than those that are known.
+def check_origins(samples: Sequence[IntentSample], expected: Mapping[str, str]) -> None:
+    """Refuse frames that were made in another way than expected.
 
     Args:
-        samples: All samples, in any modality.
-        known: Modality -> fingerprint of its extractor, or :data:`OWN`.
+        samples: All samples; any modality may be absent.
+        expected: Modality -> origin that its frames must have.
 
     Raises:
-        SampleError: there are such; their keys are named, and both extractors where they differ.
+        SampleError: some frames have another origin; the keys of their samples are listed, and both origins are shown
+            with the settings in which they differ.
     """
     problems = []
-    for name, own in known.items():
+    for name, wanted in expected.items():
         others: dict[str, list[str]] = {}
         for sample in samples:
-            maker = maker_of(name, sample)
-            if maker is not None and maker != own and _identity(maker) != _identity(own):
-                others.setdefault(maker, []).append(sample.key)
-        for maker, keys in others.items():
+            origin = origin_of(name, sample)
+            if origin is not None and origin != wanted and _identity(origin) != _identity(wanted):
+                others.setdefault(origin, []).append(sample.key)
+        for origin, keys in others.items():
             more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
             problems.append(
-                f"{name} of {', '.join(keys[:5])}{more} was made by {_shown(maker, own)}, expected {_shown(own, maker)}"
+                f"{name} of {', '.join(keys[:5])}{more} was made by {_shown(origin, wanted)}, "
+                f"expected {_shown(wanted, origin)}"
             )
     if problems:
         raise SampleError("; ".join(problems) + ". Read all clips with one extractor, as model.read_clips does")
 
 
-def _settings(fingerprint: str) -> dict[str, Any]:
-    return json.loads(fingerprint) if fingerprint else {}
+def _settings(origin: str) -> dict[str, Any]:
+    return json.loads(origin) if origin else {}
 
 
-def _identity(fingerprint: str) -> dict[str, Any]:
-    """What decides the numbers: a model with the same weights may lie elsewhere."""
-    settings = _settings(fingerprint)
+def _identity(origin: str) -> dict[str, Any]:
+    """The settings that decide the numbers: a model with the same weights may lie in another folder."""
+    settings = _settings(origin)
     place = ("extractor", "revision") if "weights_sha256" in settings else ()
     return {key: value for key, value in settings.items() if key not in place}
 
 
-def _shown(fingerprint: str, other: str) -> str:
-    """An extractor by name, with the settings in which it differs from another."""
-    if fingerprint == OWN:
-        return "no extractor (frames of your own, or words)"
-    settings, theirs = _settings(fingerprint), _settings(other)
+def _shown(origin: str, other: str) -> str:
+    """An origin in words: the extractor's name, and the settings in which it differs from `other`."""
+    if origin == USER:
+        return "no extractor (frames that you made, or words)"
+    settings, theirs = _settings(origin), _settings(other)
     changed = [f"{key} {value}" for key, value in settings.items() if key != "extractor" and theirs.get(key) != value]
     return f"{settings.get('extractor')} ({', '.join(changed)})" if changed else str(settings.get("extractor"))
