@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moiety.compare.summary import SchemeRow
+from moiety.compare.summary import EQUAL, SchemeRow
 from moiety.compare.variants import UNWIDENED, check_names, meaning_of, settings_for
 from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.vlm.configs import sparse_config
 from moiety.vlm.model import config_of
 from moiety.vlm.parameters import ParameterCount, count_parameters
 
-EQUAL = "equal"
 FEWER = "fewer activated parameters"
 MORE = "more activated parameters"
 # Field of moe.asymoe -> expert group, or part of the layer, that it is the width of.
@@ -75,7 +74,7 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
     ffn = config.get_text_config().intermediate_size
     row = SchemeRow(
         scheme=name,
-        label=_label(name, difference, recipe, count.activated, reference.activated),
+        budget_remark=_budget_remark(name, difference, recipe, count.activated, reference.activated),
         expert_ffn=ffn if settings is None else settings.expert_ffn or ffn,
         activated=count.activated,
         total=count.total,
@@ -105,7 +104,7 @@ def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:
     return {group: width for group, width in widths.items() if width is not None}
 
 
-def _label(name: str, difference: float, recipe: Recipe, activated: int, wanted: int) -> str:
+def _budget_remark(name: str, difference: float, recipe: Recipe, activated: int, wanted: int) -> str:
     tolerance, variant = recipe.compare.tolerance, recipe.compare.variants.get(name)
     if abs(difference) <= tolerance:
         return EQUAL
