@@ -46,7 +46,7 @@ SECTIONS = {
     ),
     "radii": (
         "How far out",
-        "Hyperbolic radius of the tokens that each expert got, and of picture and phrase as the order loss sees them.",
+        "Hyperbolic radius of the tokens that each expert got, and of picture and phrase as the cone loss sees them.",
     ),
     "disc": (
         "In the Poincaré disc",
