@@ -19,10 +19,10 @@ from moiety.moe.trace import RoutingTrace
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.train.asymoe.cone_objective import ConeObjective, cone_layers
 from moiety.train.asymoe.gate_objective import GateObjective, gate_measures, weighs_evidence
-from moiety.train.asymoe.masked_pass import DecoderInputs, kept_inputs
 from moiety.train.asymoe.measures import Measures, gate_means
+from moiety.vlm.decoder_calls import DecoderCall, kept_call
+from moiety.vlm.decoders import decoder_layers, decoder_of
 from moiety.vlm.model import moe_layers
-from moiety.vlm.splice import text_decoder
 
 TRAINER_KEYS = ("span_ids", "span_order", "image_key")
 """What a batch says to the trainer alone; no model sees it."""
@@ -78,18 +78,17 @@ class AsymmetricObjective:
         autocast: Any = nullcontext,
     ) -> None:
         self.settings, self.groups = settings, groups
-        decoder: Any = text_decoder(model.base_model)  # type: ignore[arg-type]
-        layers, self._decoder = moe_layers(model), decoder
-        read = cone_layers(layers, len(decoder.layers), settings)
+        layers, self._decoder = moe_layers(model), decoder_of(model)
+        read = cone_layers(layers, len(decoder_layers(model)), settings)
         weighing = [layer for layer in layers if weighs_evidence(layer)] if settings.gate_weight else []
         self.cone = ConeObjective(read, groups, settings) if read else None
-        self.gate = GateObjective(decoder, weighing, settings, seed, autocast) if weighing else None
+        self.gate = GateObjective(self._decoder, weighing, settings, seed, autocast) if weighing else None
         self.keeps_inputs = bool(read or weighing)
 
     @contextmanager
-    def watching(self) -> Iterator[DecoderInputs]:
+    def watching(self) -> Iterator[DecoderCall]:
         """Keep what a second reading needs of the forward inside."""
-        with nullcontext(DecoderInputs()) if self.gate is None else kept_inputs(self._decoder) as kept:
+        with nullcontext(DecoderCall()) if self.gate is None else kept_call(self._decoder) as kept:
             yield kept
 
     def losses(
@@ -97,7 +96,7 @@ class AsymmetricObjective:
         trace: RoutingTrace,
         inputs: Mapping[str, Any],
         beside: Mapping[str, Tensor],
-        kept: DecoderInputs,
+        kept: DecoderCall,
         step: int,
         num_steps: int,
     ) -> AsymmetricLosses:
