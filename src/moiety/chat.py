@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import TextStreamer
 
+from moiety.vlm.configs import context_length
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
@@ -118,7 +119,7 @@ class Conversation:
         Raises:
             ValueError: none.
         """
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(self.model.config)
         if context is None:
             return self.max_new_tokens
         if prompt_length >= context:

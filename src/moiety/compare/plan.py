@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moiety.compare.summary import EQUAL, SchemeRow
 from moiety.compare.variants import UNWIDENED, check_names, meaning_of, settings_for
 from moiety.recipe.recipe import MoESettings, Recipe
-from moiety.vlm.configs import sparse_config
+from moiety.vlm.configs import dense_ffn, sparse_config
 from moiety.vlm.model import config_of
 from moiety.vlm.parameters import ParameterCount, count_parameters
 
@@ -61,7 +62,7 @@ def plan_schemes(recipe: Recipe, config: Any, schemes: Sequence[str]) -> list[Pl
     if recipe.moe.scheme == "dense":
         raise ValueError("moe.scheme is 'dense': a comparison needs a sparse reference, for instance moe.scheme=moiie")
     check_names(recipe, schemes)
-    found = config if hasattr(config, "get_text_config") else config_of(config)
+    found = config_of(config) if isinstance(config, str | Path) else config
     dense, reference = count_parameters(found), count_parameters(found, recipe.moe)
     return [_planned(name, recipe, found, dense, reference) for name in schemes]
 
@@ -71,7 +72,7 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
     count = dense if settings is None else count_parameters(config, settings)
     difference = count.activated / reference.activated - 1
     variant = recipe.compare.variants.get(name)
-    ffn = config.get_text_config().intermediate_size
+    ffn = dense_ffn(config)
     row = SchemeRow(
         scheme=name,
         budget_remark=_budget_remark(name, difference, recipe, count.activated, reference.activated),

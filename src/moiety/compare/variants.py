@@ -10,6 +10,7 @@ from moiety.groups import nearest_name
 from moiety.moe.routers import ROUTERS, resolve
 from moiety.recipe.compare import VariantSettings
 from moiety.recipe.recipe import MoESettings, Recipe
+from moiety.vlm.configs import dense_ffn
 from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for
 
 # Published-style rows: the dense width is kept, so that they activate fewer parameters, and they are labelled so.
@@ -149,7 +150,7 @@ def equalised(settings: MoESettings, recipe: Recipe, config: Any) -> MoESettings
     reference = recipe.moe
     one_width = "asymoe" not in (settings.scheme, reference.scheme) and settings.layers == reference.layers
     if one_width:
-        width = expert_ffn_for(settings, reference, config.get_text_config().intermediate_size)
+        width = expert_ffn_for(settings, reference, dense_ffn(config))
         return settings.model_copy(update={"expert_ffn": width})
     wanted = count_parameters(config, reference).activated
     if settings.asymoe is not None and reference.asymoe is not None:

@@ -27,6 +27,7 @@ from moiety.lens.trace.file import SavedTrace, write_trace
 from moiety.lens.trace.gather import trace_of
 from moiety.lens.trace.observe import PICTURE, Observation, observe
 from moiety.lens.trace.reader import read_trace
+from moiety.vlm.configs import name_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.model import settings_of
@@ -46,7 +47,7 @@ SECTIONS = {
     ),
     "radii": (
         "How far out",
-        "Hyperbolic radius of the tokens that each expert got, and of picture and phrase as the order loss sees them.",
+        "Hyperbolic radius of the tokens that each expert got, and of picture and phrase as the cone loss sees them.",
     ),
     "disc": (
         "In the Poincaré disc",
@@ -222,7 +223,7 @@ def header_of(model: Any, seen: Observation, max_new_tokens: int) -> dict[str, A
     """What the numbers belong to: model, scheme, rules, sample and decoding."""
     settings = settings_of(model)
     return {
-        "model": str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+        "model": name_of(model),
         "scheme": f"{seen.scheme}: {seen.groups.describe()}",
         "mask_rule": settings.mask_rule if settings else "exact",
         "samples": 1,

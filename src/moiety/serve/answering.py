@@ -29,6 +29,7 @@ from transformers.cli.serving.utils import BaseGenerateManager, InferenceThread,
 from moiety.evaluate.decoding import keywords_of_generate
 from moiety.serve.refusal import Refusal
 from moiety.serve.request import ChatRequest, ImagePart, Limits
+from moiety.vlm.configs import context_length
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.templates import control_ids
@@ -209,7 +210,7 @@ class ChatHandler(ChatCompletionHandler):
     def __init__(self, model: Any, processor: Any, name: str, limits: Limits) -> None:
         super().__init__(model_manager=None, generation_state=None)  # type: ignore[arg-type]  # both load by name
         self.model, self.processor, self.name, self.limits = model.eval(), processor, name, limits
-        self.room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.room = context_length(model.config)
         known = control_ids(processor)
         tokens = processor.tokenizer.convert_ids_to_tokens(sorted(known))
         self.control = tuple(dict.fromkeys([IMAGE_MARK, *filter(None, tokens)]))

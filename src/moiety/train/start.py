@@ -9,7 +9,7 @@ from typing import Any
 from moiety.recipe.recipe import Recipe, StageSettings
 from moiety.records.saving import whole_folder
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
-from moiety.train.order import without_weight_bars
+from moiety.train.progress import without_weight_bars
 from moiety.vlm.rows import read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of

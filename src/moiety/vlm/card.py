@@ -13,9 +13,9 @@ from huggingface_hub import ModelCardData
 
 from moiety.records.pages import counted
 from moiety.records.saving import write_atomically
+from moiety.vlm.decoders import decoder_layers
 from moiety.vlm.model import groups_of, moe_layers
 from moiety.vlm.parameters import count_parameters
-from moiety.vlm.splice import text_decoder
 
 CARD = "README.md"
 NOT_EVALUATED = (
@@ -132,8 +132,7 @@ def _opening(model: Any, history: Mapping[str, Any]) -> str:
     count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
     what = f"A vision-language model of the {_family(model)} architecture, in the form that moiety writes."
     if groups is not None:
-        decoder: Any = text_decoder(model.base_model)
-        depth = len(decoder.layers)
+        depth = len(decoder_layers(model))
         what = (
             f"A vision-language model of the {_family(model)} architecture. In {len(layers)} of its {depth} decoder "
             f"layers each token goes to {layers[0].top_k} of the experts open to its modality: {groups.describe()}."

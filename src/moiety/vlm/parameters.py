@@ -17,6 +17,7 @@ from moiety.moe.asymoe.budget import design_for
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings, Part
 from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
+from moiety.vlm.decoders import base_of
 from moiety.vlm.loading import dense_class
 from moiety.vlm.model import config_of, moe_layers, sparse_class
 from moiety.vlm.parts import part_of
@@ -73,8 +74,7 @@ def count_parameters(
         raise ValueError(f"unknown convention {convention!r}; known: {', '.join(get_args(Convention))}")
     in_memory = isinstance(source, nn.Module) and settings is None and quantisation_of(source) is None
     model = source if in_memory else _on_meta(source, settings)
-    base: Any = getattr(model, "get_base_model", lambda: model)().base_model  # of peft: its base_model is the adapter
-    left_out = unread_parameters(base) if convention == "strict" else set()
+    left_out = unread_parameters(base_of(model)) if convention == "strict" else set()
     by_part: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
         if parameter not in left_out:

@@ -1,6 +1,7 @@
-"""The only file that knows the decoders of Hugging Face models: find the layers, swap their FFNs, pass the ids.
+"""Sparse layers in the decoder of a Hugging Face model: read its FFNs, put sparse layers in their place, pass the ids.
 
-(Their vision towers are the business of ``towers.py``, what configs say about tokens that of ``placeholders.py``.)
+Where a decoder stands is known to ``decoders.py``, how it is called to ``decoder_calls.py``; vision towers are known to
+``towers.py``, and what configs say about tokens to ``placeholders.py``.
 
 A decoder layer calls ``self.mlp(hidden_states)`` and nothing else about its FFN, so a sparse layer can stand in its
 place. What it needs to know, which token is what, comes down the stack as the keyword ``modality_ids`` (and
@@ -30,6 +31,7 @@ from moiety.vlm.asymoe.context_cache import seat_of
 from moiety.vlm.asymoe.evidence import EvidenceRule
 from moiety.vlm.backends import Backend, bank_for
 from moiety.vlm.contracts import brings_pictures, by_name, cache_keyword, cache_of, cache_of_layer
+from moiety.vlm.decoders import activation_of, text_decoder
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.positions import KeepsOffsets
 from moiety.vlm.retype import original_class, reduce, retype
@@ -224,24 +226,7 @@ def read_ffn(mlp: nn.Module, config: Any, where: str) -> DenseFFN:
     if any(linear.bias is not None for linear in linears):
         raise TypeError(f"{where} ({type(mlp).__name__}) has biases; expert banks have none")
     down, *gate_and_up = (linear.weight.detach() for linear in linears)
-    act = getattr(config, "hidden_activation", None) or config.hidden_act
-    return DenseFFN(torch.cat(gate_and_up), down, act)
-
-
-def text_decoder(base: nn.Module) -> nn.Module:
-    """The stack of decoder layers inside a multimodal base model.
-
-    Raises:
-        TypeError: there is none under a known name.
-    """
-    for name in ("language_model", "text_model"):
-        decoder = getattr(base, name, None)
-        if decoder is not None and isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-            return decoder
-    raise TypeError(
-        f"{type(base).__name__} has no decoder with .layers under .language_model or .text_model; "
-        "teach vlm/splice.py where its decoder is"
-    )
+    return DenseFFN(torch.cat(gate_and_up), down, activation_of(config))
 
 
 def sparse_layers(model: nn.Module) -> list[ModalityMoE]:

@@ -28,6 +28,8 @@ from moiety.recipe.recipe import MoESettings
 from moiety.records.saving import whole_folder
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
+from moiety.vlm.configs import dense_ffn
+from moiety.vlm.decoders import activation_of, base_of, token_embeddings
 from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
 from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
@@ -150,13 +152,13 @@ def starts_as_dense(settings: MoESettings | None, config: Any) -> bool:
     if not settings.norm_topk and resolve(settings)[0].has_gate:  # weights that sum to less than 1 shrink the output
         return False
     decoder, own = config.get_text_config(), settings.asymoe
-    ffn = decoder.intermediate_size
+    ffn = dense_ffn(config)
     if own is None:
         return (settings.expert_ffn or ffn) >= ffn
     if own.inter_text_input != "x":  # a cascade answers from another expert's output
         return False
     inter = own.residual_ffn if own.has_residual else own.inter_ffn if own.inter_kind == "ffn" else 0
-    act = getattr(decoder, "hidden_activation", None) or decoder.hidden_act
+    act = activation_of(decoder)
     copies = own.text_kind != "evidence" or (own.form == "swiglu" and act in ACTIVATIONS)
     text = own.evidence_dim if copies else 0
     return min(inter or 0, text or 0, own.vision_ffn or 0) >= ffn
@@ -200,7 +202,7 @@ def probe_batch(model: Any) -> dict[str, Tensor]:
     Returns:
         ``inputs_embeds (4, 24, hidden)``, ``attention_mask``, ``modality_ids`` and ``evidence_mask (4, 24)``.
     """
-    table = model.get_input_embeddings()
+    table = token_embeddings(model)
     generator = torch.Generator().manual_seed(20250)
     batch, seq = 4, 24
     tokens = torch.randint(0, table.weight.shape[0], (batch, seq), generator=generator)
@@ -224,7 +226,7 @@ def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     """Logits at the real positions of the probe, ``(positions, vocab)``."""
     if settings_of(model) is None:
         probe = {name: value for name, value in probe.items() if name in ("inputs_embeds", "attention_mask")}
-    forget_offsets(model.base_model)
+    forget_offsets(base_of(model))
     logits = model(**probe, use_cache=False).logits
     return logits[probe["attention_mask"].bool()].float()
 

@@ -9,7 +9,7 @@ has one of them replaced by a fact that the picture does not show.
 ``mixed``: as ``part_of``, over the pictures and kinds of ``is_a``.
 
 True and false statements are equally many, and for ``is_a`` equally many about each kind, so that the statement alone
-is right half the time. The turn of each question says for the order loss whether it belongs to the picture.
+is right half the time. The turn of each question says for the cone loss whether it belongs to the picture.
 
 Source:
     AsyMoE's claim that hyperbolic experts suit the containment of text in a scene (arXiv 2606.00275, section 4.2);

@@ -1,4 +1,4 @@
-"""Where hyperbolic experts put things: tokens as they compute with them, pictures and phrases as for the order loss."""
+"""Where hyperbolic experts put things: tokens as they compute with them, pictures and phrases as for the cone loss."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cloud:
         kappa: Each factor's space has curvature minus this, ``(factors,)``.
         points: Kind of :data:`KINDS` -> tangent vectors at the origin, ``(points, factors, dim)``. ``patches`` and
             ``words`` are the tokens the expert got; ``pictures`` and ``phrases`` are means of all patches and of
-            question and answer, on the scale of the order loss.
+            question and answer, on the scale of the cone loss.
     """
 
     layer: int

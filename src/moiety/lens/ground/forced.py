@@ -6,25 +6,23 @@ same positions.
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moiety.evaluate.decoding import keywords_of_generate
 from moiety.groups import Modality
 from moiety.lens.trace.observe import pieces
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import Encoder
+from moiety.vlm.decoder_calls import embeddings_changed
+from moiety.vlm.decoders import attention_kept, decoder_of
 from moiety.vlm.rows import Row
-from moiety.vlm.splice import text_decoder
 
-logger = logging.getLogger(__name__)
 BOX = "answer_box"
 
 
@@ -161,59 +159,20 @@ def read(
     return Reading(torch.stack(kept) if kept is not None else None, routing)
 
 
-@contextmanager
-def attention_kept(model: Any) -> Iterator[list[Tensor]]:
-    """Keep the attention of every decoder layer, mean over heads, of a forward over a batch of one.
-
-    The weights are taken where the decoder computes them: asking a forward for them would ask the vision tower too.
-    """
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
-        kept.append(output[1][0].float().mean(dim=0).cpu())  # (1, heads, seq, seq) -> (seq, seq)
-
-    with eager_attention(model), ExitStack() as hooks:
-        for layer in text_decoder(model.base_model).layers:  # type: ignore[union-attr]
-            hooks.callback(layer.self_attn.register_forward_hook(keep).remove)
-        yield kept
-
-
-@contextmanager
-def eager_attention(model: Any) -> Iterator[None]:
-    """Let the decoder compute attention in the way that gives weights, and put its own way back."""
-    decoder: Any = text_decoder(model.base_model)
-    before = decoder.config._attn_implementation
-    if before == "eager":
-        yield
-        return
-    logger.info("attention weights: the decoder runs with eager attention instead of %s meanwhile", before)
-    decoder.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        decoder.set_attn_implementation(before)
-
-
-@contextmanager
-def pictures_averaged(model: Any, modality_ids: Tensor) -> Iterator[None]:
+def pictures_averaged(model: Any, modality_ids: Tensor) -> AbstractContextManager[None]:
     """Give the decoder, in place of every patch of a picture, the mean of its patches.
 
     Pictures are told apart by the text between them; two without any between share one mean. What a family feeds into
     deeper layers beside (deepstack) stays.
     """
-    decoder: Any = text_decoder(model.base_model)
     is_image = modality_ids == Modality.IMAGE
     run = (is_image & ~torch.nn.functional.pad(is_image[:-1], (1, 0))).cumsum(0)  # number of the picture
 
-    def average(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        embeddings = kwargs["inputs_embeds"].clone()  # (1, seq, hidden)
+    def average(embeddings: Tensor) -> Tensor:
+        embeddings = embeddings.clone()  # (1, seq, hidden)
         for number in range(1, int(run.max()) + 1):
             here = (is_image & (run == number)).to(embeddings.device)
             embeddings[:, here] = embeddings[:, here].mean(dim=1, keepdim=True)
-        return args, {**kwargs, "inputs_embeds": embeddings}
+        return embeddings
 
-    hook = decoder.register_forward_pre_hook(average, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return embeddings_changed(decoder_of(model), average)

@@ -13,7 +13,7 @@ from PIL import Image
 from moiety.evaluate.run import evaluating
 from moiety.groups import ExpertGroups, Modality
 from moiety.lens.draw.points import Cloud, clouds_of, drawn_layers, joined_clouds
-from moiety.lens.ground.forced import Forced, Reading, eager_attention, force, read
+from moiety.lens.ground.forced import Forced, Reading, force, read
 from moiety.moe.asymoe.grounding import (
     Slope,
     area_under_curve,
@@ -25,10 +25,10 @@ from moiety.moe.asymoe.grounding import (
     slope_over_depth,
 )
 from moiety.vlm.data import Encoder
+from moiety.vlm.decoders import decoder_layers, eager_attention
 from moiety.vlm.images import Images
 from moiety.vlm.model import groups_of, settings_of
 from moiety.vlm.rows import Row
-from moiety.vlm.splice import text_decoder
 
 Sample = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
@@ -158,7 +158,7 @@ def ground(
 def gathered(model: Any, samples: Sequence[Sample], types: Sequence[str]) -> Grounding:
     """The numbers of several samples of one model."""
     settings, groups = settings_of(model), groups_of(model)
-    num_layers = len(text_decoder(model.base_model).layers)  # type: ignore[arg-type]
+    num_layers = len(decoder_layers(model))
     return Grounding(
         "dense" if settings is None else settings.scheme,
         groups,
@@ -247,7 +247,7 @@ def choices_and_gates(model: Any, forced: Forced, reading: Reading | None, suffi
     """How often text tokens chose each expert, and the gates where they decide the answer; NaN without a reading."""
     settings, groups = settings_of(model), groups_of(model)
     num_experts = 0 if groups is None else groups.num_experts
-    num_layers = len(text_decoder(model.base_model).layers)  # type: ignore[arg-type]
+    num_layers = len(decoder_layers(model))
     layers = [] if settings is None else settings.resolved_layers(num_layers)
     routed = np.full((len(layers), num_experts), np.nan)
     mass, gates = routed.copy(), {name: np.full(len(layers), np.nan) for name in GATES}

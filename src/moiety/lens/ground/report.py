@@ -48,7 +48,7 @@ READING = (
     "got. R: above 0, an expert is chosen more often where the picture is the right one. Gates: alpha is the share of "
     "memory; where evidence is taken away (dashed) alpha should rise and the score fall."
 )
-RADII = "Hyperbolic radius of every picture and every phrase (question and answer), as the order loss sees them."
+RADII = "Hyperbolic radius of every picture and every phrase (question and answer), as the cone loss sees them."
 DISC = "The same points. Distances from the centre are true, angles are those of the plane that holds most of them."
 
 

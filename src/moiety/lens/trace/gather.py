@@ -25,10 +25,11 @@ from moiety.lens.trace.observe import Observation, as_seen, grid_of, joined, pie
 from moiety.moe import statistics
 from moiety.moe.statistics import Tally
 from moiety.moe.trace import Routing, RoutingTrace
+from moiety.vlm.configs import name_of
+from moiety.vlm.decoders import decoder_layers
 from moiety.vlm.images import Pictures, as_rgb
 from moiety.vlm.model import groups_of, moe_layers, settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row
-from moiety.vlm.splice import text_decoder
 
 LARGEST_PICTURE = 336  # pixels a side
 PATCHES = (Modality.IMAGE, Modality.VIDEO)
@@ -48,11 +49,11 @@ def empty_trace(model: Any, settings: Mapping[str, Any]) -> SavedTrace:
             "`moiety upcycle`"
         )
     return SavedTrace(
-        model=str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+        model=name_of(model),
         scheme=moe.scheme,
         groups=groups,
         layers=sorted(layer.layer_index for layer in moe_layers(model)),
-        num_layers=len(text_decoder(model.base_model).layers),  # type: ignore[arg-type]
+        num_layers=len(decoder_layers(model)),
         settings=json.loads(json.dumps({**settings, "mask_rule": moe.mask_rule})),
         num_questions=0,
         totals={},

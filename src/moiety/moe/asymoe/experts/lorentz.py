@@ -129,7 +129,7 @@ class LorentzExperts(StaysPrecise, BesideBank):
         plan, sides = share.by_expert(), self.num_sides
         by_side = runs_of(share.ends, share.plan.offsets, grouped)
         by_expert = runs_of(share.ends[sides - 1 :: sides], plan.offsets, grouped)
-        # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
+        # cone scales serve the cone loss alone; a zero keeps them in the graph of steps that do not compute it
         side_scale = (self.log_scale + 0 * self.cone_log_scale).to(wide).view(-1, 1)
         matrices = (
             self.projection.flatten(0, 1).to(dtype),
