@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from moiety.groups import ExpertGroup, ExpertGroups
 from moiety.moe.experts.bank import Beside, ExpertBank
-from moiety.moe.experts.kinds import FFNExperts, MixedExperts
+from moiety.moe.experts.kinds import FFNExperts
+from moiety.moe.experts.mixed import MixedExperts
 from moiety.moe.experts.slots import share_slots
 from moiety.recipe.recipe import MoESettings
 
@@ -237,7 +238,9 @@ def test_alpha_passes_through() -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(ValueError, match=r"mixed experts are described by moe.asymoe; use scheme asymoe"):
+    with pytest.raises(
+        ValueError, match=r"kind 'lorentz' \(expert group 'inter'\) get their widths from moe.asymoe, w"
+    ):
         MixedExperts(table(), HIDDEN, DENSE, MoESettings(scheme="moiie"))
     with pytest.raises(ValueError, match=r"expert group 'inter' is of kind 'lorenz'; .*did you mean 'lorentz'"):
         mixed(table("lorenz"))

@@ -306,3 +306,16 @@ def test_one_problem_is_one_problem() -> None:
         ScratchSettings(hiden=64)  # type: ignore[call-arg]
     text = describe_errors(caught.value, "model", ScratchSettings)
     assert text == "model: 1 problem\n  hiden: unknown key; did you mean 'hidden'?"
+
+
+def test_the_kinds_of_asymoe_stand_in_one_place() -> None:
+    """``moe.kinds`` is the same key in every scheme; asymoe keeps two of them where it always had them."""
+    settings = MoESettings(scheme="asymoe", kinds={"inter": "euclidean", "text": "ffn", "vision": "ffn"})
+    assert (settings.asymoe.inter_kind, settings.asymoe.text_kind) == ("euclidean", "ffn")
+    assert settings.kinds == {"vision": "ffn"}
+    assert MoESettings.model_validate(settings.model_dump()) == settings
+    own = AsyMoESettings(inter_kind="ffn")
+    assert MoESettings(scheme="asymoe", kinds={"inter": "ffn"}, asymoe=own).asymoe == own
+    message = r"moe.kinds.inter is 'ffn' and moe.asymoe.inter_kind is 'product'; give the kind in one place"
+    with pytest.raises(ValueError, match=message):
+        MoESettings(scheme="asymoe", kinds={"inter": "ffn"}, asymoe={"inter_kind": "product"})

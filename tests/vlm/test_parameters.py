@@ -189,7 +189,9 @@ def test_widths_of_other_references() -> None:
     assert expert_ffn_for(MoESettings(scheme="modality"), MoESettings(expert_ffn=40), 96) == 80
     with pytest.raises(ValueError, match="scheme 'dense' keeps its FFN; use 'dense_wide'"):
         expert_ffn_for(MoESettings(scheme="dense"), MoESettings(), 96)
-    with pytest.raises(ValueError, match="the experts of scheme 'asymoe' are not of one width; use equal_settings"):
+    with pytest.raises(
+        ValueError, match="the experts of scheme 'asymoe' are not plain FFNs of one width here; use equal"
+    ):
         expert_ffn_for(MoESettings(), MoESettings(scheme="asymoe"), 96)
 
 

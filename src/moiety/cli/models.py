@@ -287,9 +287,9 @@ def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
 def as_much_as(reference: MoESettings, settings: MoESettings, dense: Any, activated: int) -> MoESettings:
     """`settings` at the width that makes them equal to `reference`, which activates `activated` parameters."""
     from moiety.vlm.configs import dense_ffn
-    from moiety.vlm.parameters import equal_settings, expert_ffn_for
+    from moiety.vlm.parameters import equal_settings, expert_ffn_for, of_one_width
 
-    if settings.scheme == "dense" or "asymoe" in (settings.scheme, reference.scheme):
+    if settings.scheme == "dense" or not of_one_width(settings, reference):
         return equal_settings(settings, dense, activated)
     width = expert_ffn_for(settings, reference, dense_ffn(dense))
     return settings.model_copy(update={"expert_ffn": width})

@@ -99,7 +99,7 @@ def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:
         return {}
     own = MoESettings.model_validate(sparse_config(config, settings).moe).asymoe
     assert own is not None
-    unused = {"hyp_dim"} if own.inter_kind == "ffn" else set()
+    unused = set() if own.hyperbolic else {"hyp_dim"}
     unused |= set() if own.needs_context else {"context_dim"}
     widths = {group: getattr(own, field) for field, group in _WIDTHS.items() if field not in unused}
     return {group: width for group, width in widths.items() if width is not None}

@@ -15,10 +15,10 @@ from moiety.groups import TEXT_GROUP
 from moiety.moe.asymoe.budget import design
 from moiety.moe.asymoe.context import Context, ContextAttention, Evidence
 from moiety.moe.asymoe.router import AsymmetricRouter, at_layer
-from moiety.moe.experts.bank import Beside, bank_in
-from moiety.moe.experts.kinds import ExpertBank, FFNExperts
+from moiety.moe.experts.bank import Beside, ExpertBank, bank_in
+from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.mixed import MixedExperts
-from moiety.moe.routers import GatedRouter, resolve
+from moiety.moe.routers import resolve
 from moiety.moe.trace import Routing, active_trace
 from moiety.recipe.recipe import MoESettings
 
@@ -67,12 +67,12 @@ class ModalityMoE(nn.Module):
         self.router = router(self.groups, hidden, settings)
         self.context: ContextAttention | None = None
         self.experts: ExpertBank
-        if settings.asymoe is None:
+        if settings.asymoe is None and self.groups.kinds == ("ffn",):
             self.experts = bank(self.groups.num_experts, hidden, ffn, act)
         else:
             self.experts = MixedExperts(self.groups, hidden, ffn, settings, act, bank)
-            if settings.asymoe.needs_context:
-                self.context = ContextAttention(hidden, settings.asymoe)
+        if settings.asymoe is not None and settings.asymoe.needs_context:
+            self.context = ContextAttention(hidden, settings.asymoe)
         self._lent: tuple[Tensor | None, Evidence | None] = None, None
         # adapters and packers may take the places of experts and router: then they are called, and asked nothing
         self.reads_beside = getattr(self.experts, "reads_beside", False)
@@ -154,15 +154,12 @@ class ModalityMoE(nn.Module):
 
     def _shared_parameters(self, modality_group: str) -> int:
         """What a token passes through of router and context attention."""
-        gate = self.groups.gate_of(modality_group)
-        total = 0 if gate is None else len(self.groups.gate_rows(gate)) * cast(GatedRouter, self.router).hidden
+        total = self.router.activated_parameters(modality_group)
         if self.context is None:
             return total
         if modality_group != TEXT_GROUP:
             return total + self.context.k_proj.weight.numel() + self.context.v_proj.weight.numel()
-        score = getattr(self.router, "score", None)
-        parts = [self.context] if score is None else [self.context, score]
-        return total + sum(parameter.numel() for part in parts for parameter in part.parameters())
+        return total + sum(parameter.numel() for parameter in self.context.parameters())
 
     def _checked(self, modality_ids: Tensor | None, hidden_states: Tensor) -> Tensor:
         if modality_ids is None:

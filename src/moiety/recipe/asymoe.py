@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from moiety.recipe.section import Section, Switch, with_present_names
 
 Preset = Literal["recommended", "faithful", "lean"]
-InterKind = Literal["lorentz", "euclidean", "product", "ffn"]
-TextKind = Literal["evidence", "parallel", "ffn"]
+HYPERBOLIC = ("lorentz", "euclidean", "product")
+"""Kinds of inter-modality experts that compute on a manifold; ``euclidean`` is their flat control."""
 SizePlan = Literal["dense_budget", "moiie_budget", "full"]
 
 FAITHFUL: dict[str, Any] = {
@@ -55,12 +55,15 @@ class AsyMoESettings(Section):
     preset: Preset = Field("recommended", description="fills every field of this section that is not given")
 
     # -- which experts -----------------------------------------------------------------------------------------------
-    inter_kind: InterKind = Field(
-        "lorentz", description="inter-modality experts: lorentz, its Euclidean twin, product of factors, or plain ffn"
+    inter_kind: str = Field(
+        "lorentz",
+        description="kind of the inter-modality experts: lorentz, euclidean (its flat control), product (of several "
+        "spaces), ffn, or a kind of a plug-in",
     )
-    text_kind: TextKind = Field(
+    text_kind: str = Field(
         "evidence",
-        description="text experts: evidence (two branches), parallel (ffn plus context attention), or plain ffn",
+        description="kind of the text experts: evidence (two branches), parallel (ffn plus context attention), ffn, "
+        "or a kind of a plug-in",
     )
     plain_text: int = Field(0, ge=0, description="plain text experts beside the others")
     evidence_layers: Literal["all", "deepest_half"] = Field(
@@ -162,10 +165,15 @@ class AsyMoESettings(Section):
         return None not in widths and not (self.has_residual and self.residual_ffn is None)
 
     @property
+    def hyperbolic(self) -> bool:
+        """Whether the inter-modality experts have coordinates of width ``hyp_dim``."""
+        return self.inter_kind in HYPERBOLIC
+
+    @property
     def has_residual(self) -> bool:
         """Whether an inter-modality expert is a copied FFN plus its branch."""
         wanted = self.size_plan == "full" if self.inter_residual is None else self.inter_residual
-        return wanted and self.inter_kind != "ffn"
+        return wanted and self.hyperbolic
 
     @property
     def form(self) -> Literal["gelu", "swiglu"]:

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as hf_init
 
 from moiety.moe.asymoe.context import ContextAttention, Evidence
-from moiety.moe.experts.bank import ExpertBank, largest_units
+from moiety.moe.experts.bank import ExpertBank
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import Router
 from moiety.recipe.recipe import MoESettings
@@ -284,6 +284,5 @@ def _sparse(dense: DenseFFN, settings: MoESettings, index: int, backend: Backend
     )
     sparse = sparse.to(device=dense.down.device, dtype=dense.down.dtype)
     if copy:
-        width = dense.ffn if settings.asymoe else settings.expert_ffn or dense.ffn  # mixed banks choose their own rows
-        sparse.experts.load_from_dense(*largest_units(dense.gate_up, dense.down, width))
+        sparse.experts.load_from_dense(dense.gate_up, dense.down)
     return sparse

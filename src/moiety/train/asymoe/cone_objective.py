@@ -12,11 +12,10 @@ from moiety.groups import ExpertGroups, Modality
 from moiety.moe.asymoe.cone_loss import ConeLoss, expert_cone_loss, pool
 from moiety.moe.asymoe.cone_pairs import ConePairs, cone_pairs, cone_spans
 from moiety.moe.experts.bank import bank_in
-from moiety.moe.experts.mixed import HYPERBOLIC
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.tables import INTER_GROUP
 from moiety.moe.trace import Routing
-from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.asymoe import HYPERBOLIC, AsyMoESettings
 from moiety.train.asymoe.measures import Measures, beyond_cap
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from moiety.moe.experts.bank import Beside, BesideBank, bank_in, largest_units
+from moiety.moe.experts.bank import Beside, BesideBank, Place, bank_in
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.slots import Share
 from moiety.recipe.asymoe import AsyMoESettings
@@ -37,7 +37,13 @@ class ParallelExperts(BesideBank):
         self.num_experts, self.hidden = num_experts, hidden
         self.ffn = FFNExperts(num_experts, hidden, settings.evidence_dim, act)
         self.gain = nn.Parameter(torch.empty(num_experts))
-        self.initialise()
+        if not self.gain.is_meta:
+            self.initialise()
+
+    @classmethod
+    def at(cls, place: Place) -> Self:
+        """The bank of one expert group of scheme asymoe."""
+        return cls(place.group.count, place.hidden, place.asymoe, act=place.act)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """The FFN as every plain expert, the gain 1."""
@@ -60,8 +66,12 @@ class ParallelExperts(BesideBank):
     @torch.no_grad()
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
         """Copy the dense FFN, or what is largest in it, and silence the context: its gain learns at once from 0."""
-        self.ffn.load_from_dense(*largest_units(gate_up, down, self.ffn.ffn))
+        self.ffn.load_from_dense(gate_up, down)
         self.gain.zero_()
+
+    def starts_as_dense(self, ffn: int) -> bool:
+        """The FFN is an exact copy unless it is narrower, and the context adds nothing at first."""
+        return bool(bank_in(self.ffn).starts_as_dense(ffn))
 
     def activated_parameters(self) -> int:
         """Parameters that one slot passes through."""
