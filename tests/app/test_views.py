@@ -52,6 +52,20 @@ def test_shapes_of_the_picture_darken_the_tint(reading: Reading) -> None:
     assert values[:, : drawn.width // 2 - 30].mean() > values[:, drawn.width // 2 + 30 :].mean()
 
 
+def test_a_weaker_tint_shows_more_of_the_picture_and_none_shows_it_alone(reading: Reading) -> None:
+    seen = reading.observation
+    picture = seen.picture.convert("RGB")
+    away = []
+    for strength in (0.0, 0.5, 1.0):
+        drawn = views.tinted(seen, seen.layers[0], strength)
+        alone = picture.resize(drawn.size, Image.Resampling.BILINEAR)
+        away.append(np.abs(np.asarray(drawn, dtype=float) - np.asarray(alone, dtype=float)).mean())
+    assert away[0] == 0
+    np.testing.assert_allclose(away[1], away[2] / 2, rtol=0.02)
+    weak, strong = (views.routing_html(reading, seen.layers[0], strength) for strength in (0.2, 1.0))
+    assert weak != strong
+
+
 def test_without_a_grid_tokens_stand_in_reading_order(reading: Reading) -> None:
     seen = dataclasses.replace(reading.observation, grid=None, note="pictures go in as pieces")
     layer = seen.layers[0]

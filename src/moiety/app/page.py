@@ -12,18 +12,18 @@ from urllib.parse import urlsplit
 
 from moiety.app.received import LARGEST_BYTES, lies_in, not_given
 from moiety.app.session import Session
-from moiety.app.turns import Turns
 from moiety.app.views import STYLE, nearest_layer, note_html, routing_html, step_of, waiting_html
 from moiety.lens.draw.pictures import most_varied_layer
 from moiety.serve.hosts import HostCheck, Hosts
+from moiety.serve.turns import MOST_AT_ONCE, Turns
 from moiety.vlm.model import groups_of, moe_layers, settings_of
 
 if TYPE_CHECKING:
     import gradio as gr
 
 LONGEST_ANSWER = 1024
-MOST_AT_ONCE = 8
-"""Answers in the making; each holds its keys and values in memory, further people wait in line."""
+TINT = 70
+"""Per cent of tint over the picture to begin with: the shapes of the picture stay visible, and the colours distinct."""
 CSS = (
     STYLE
     + """
@@ -64,7 +64,7 @@ class Page:
 
         self.model, self.processor, self.name, self.folder = model, processor, name, folder
         self.examples, self.max_new_tokens = list(examples), max_new_tokens
-        self.turns = Turns(model)
+        self.turns = Turns()
         self.layers = [layer.layer_index for layer in moe_layers(model)]
         self.keep: Any = gr.skip()  # an output that stays as it is
 
@@ -79,13 +79,13 @@ class Page:
                 with gr.Column(scale=5, min_width=340):
                     picture, talk, question, note, buttons, longest = self._left()
                 with gr.Column(scale=6, min_width=340):
-                    layer, routing = self._right()
+                    layer, tint, routing = self._right()
             ask, stop, clear = buttons
-            shown = [session, talk, question, note, layer, routing]
+            shown = [session, talk, question, note, layer, tint, routing]
             gr.on(
                 [ask.click, question.submit],
                 self.ask,
-                [session, picture, question, longest, layer],
+                [session, picture, question, longest, layer, tint],
                 shown,
                 concurrency_limit=MOST_AT_ONCE,  # one model: they take turns, a token each
                 show_progress="hidden",
@@ -94,7 +94,8 @@ class Page:
             quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
             stop.click(self.stop, [session], [], **quick)
             gr.on([clear.click, talk.clear], self.clear, [session], [*shown, picture], **quick)
-            layer.input(self.redraw, [session, layer], [routing], trigger_mode="always_last", **quick)
+            for slider in (layer, tint):
+                slider.input(self.redraw, [session, layer, tint], [routing], trigger_mode="always_last", **quick)
         for part in blocks.blocks.values():  # a request can name a file or an address in the place of any input
             setattr(part, "async_move_resource_to_block_cache", self._kept)  # noqa: B010
         return blocks
@@ -145,35 +146,44 @@ class Page:
             raise ValueError(not_given(file))
         return None if file is None else str(file)
 
-    def _right(self) -> tuple[Any, Any]:
+    def _right(self) -> tuple[Any, Any, Any]:
         import gradio as gr
 
         first, last = (self.layers[0], self.layers[-1]) if self.layers else (0, 1)
-        layer = gr.Slider(
-            first, max(last, first + 1), first, step=step_of(self.layers), label="Sparse layer", elem_id="layer",
-            visible=len(self.layers) > 1,
-        )  # fmt: skip
-        return layer, gr.HTML(waiting_html(groups_of(self.model)), elem_id="routing")
+        with gr.Row():
+            layer = gr.Slider(
+                first, max(last, first + 1), first, step=step_of(self.layers), label="Sparse layer", elem_id="layer",
+                visible=len(self.layers) > 1, min_width=160,
+            )  # fmt: skip
+            tint = gr.Slider(
+                0, 100, TINT, step=5, label="Tint of the picture, %", elem_id="tint", visible=bool(self.layers),
+                min_width=160,
+            )  # fmt: skip
+        return layer, tint, gr.HTML(waiting_html(groups_of(self.model)), elem_id="routing")
 
     def ask(
-        self, session: Session | None, file: str | None, question: str, longest: float, layer: float
+        self, session: Session | None, file: str | None, question: str, longest: float, layer: float, tint: float
     ) -> Iterator[tuple[Any, ...]]:
         """Answer, piece by piece; at the end who read what."""
         session = session or Session(self.model, self.processor, self.folder, self.turns)
         keep, first = self.keep, session.reading is None
         for said in session.ask(file, question, int(longest)):
             box = keep if said.is_error else ""
-            yield session, said.history, box, note_html(said.note, is_error=said.is_error), keep, keep
+            yield session, said.history, box, note_html(said.note, is_error=said.is_error), keep, keep, keep
         if said.is_error or session.reading is None:
             return
-        chosen = most_varied_layer(session.reading.observation) if first else nearest_layer(self.layers, layer)
-        yield session, keep, keep, keep, chosen, routing_html(session.reading, chosen)
+        import gradio as gr
 
-    def redraw(self, session: Session | None, layer: float) -> Any:
-        """Another layer of the same answer."""
+        seen = session.reading.observation
+        chosen = most_varied_layer(seen) if first else nearest_layer(self.layers, layer)
+        lies_over = gr.update(visible=seen.grid is not None)  # without a grid there is no picture below the tint
+        yield session, keep, keep, keep, chosen, lies_over, routing_html(session.reading, chosen, tint / 100)
+
+    def redraw(self, session: Session | None, layer: float, tint: float) -> Any:
+        """The same answer, with another layer or another tint."""
         if session is None or session.reading is None:
             return self.keep
-        return routing_html(session.reading, nearest_layer(self.layers, layer))
+        return routing_html(session.reading, nearest_layer(self.layers, layer), tint / 100)
 
     def stop(self, session: Session | None) -> None:
         """End the answer that is being made; its own event shows that."""
@@ -184,7 +194,8 @@ class Page:
         """A new page."""
         if session:
             session.clear()
-        return session, [], "", note_html("", is_error=False), self.keep, waiting_html(groups_of(self.model)), None
+        nothing, keep = note_html("", is_error=False), self.keep
+        return session, [], "", nothing, keep, keep, waiting_html(groups_of(self.model)), None
 
 
 def launch(page: Page, hosts: Hosts, *, host: str, port: int, share: bool) -> tuple[gr.Blocks, str, str | None]:

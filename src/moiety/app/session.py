@@ -15,12 +15,12 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from moiety.app.received import content_of
-from moiety.app.turns import Ended, Turns
 from moiety.chat import UNANSWERED, Conversation
 from moiety.groups import Modality
 from moiety.lens.numbers import RoutingNumbers, numbers_of
 from moiety.lens.trace.observe import Observation, as_seen, grid_of, pieces, split
 from moiety.moe.trace import RoutingTrace, recording
+from moiety.serve.turns import Ended, Turns
 from moiety.vlm.images import decode
 from moiety.vlm.model import groups_of, settings_of
 from moiety.vlm.rows import IMAGE_MARK
@@ -71,7 +71,7 @@ class Session:
 
     def __init__(self, model: Any, processor: Any, folder: Path, turns: Turns | None = None) -> None:
         self.conversation = Conversation(model, processor)
-        self.folder, self.turns = folder, turns or Turns(model)
+        self.folder, self.turns = folder, turns or Turns()
         self.file: str | None = None
         self.reading: Reading | None = None
         self._answering = False

@@ -83,12 +83,13 @@ def nearest_layer(layers: Sequence[int], value: float) -> int:
     return min(layers, key=lambda layer: (abs(layer - value), layer))
 
 
-def routing_html(reading: Reading, layer: int) -> str:
+def routing_html(reading: Reading, layer: int, strength: float = 1.0) -> str:
     """Everything about one layer.
 
     Args:
         reading: How the last answer was read and made.
         layer: A sparse layer.
+        strength: How strong the tint of the picture is, 0..1; at 0 the picture alone is shown.
 
     Raises:
         ValueError: `layer` is not sparse.
@@ -102,7 +103,7 @@ def routing_html(reading: Reading, layer: int) -> str:
     what = html.escape(f"Layer {layer} · “{seen.question}” → “{seen.answer}”")
     parts = [
         f'<p class="what">{what}</p><p>{legend_html(seen.groups)}</p>',
-        f'<div class="both"><figure>{_image(tinted(seen, layer), f"patches tinted by expert, layer {layer}")}'
+        f'<div class="both"><figure>{_image(tinted(seen, layer, strength), f"patches tinted by expert, layer {layer}")}'
         f'<figcaption class="quiet">{html.escape(how)}</figcaption></figure>{loads_html(reading, layer)}</div>',
         "<h4>What was read before the answer, word by word</h4>",
         words_html(seen, layer, "prefill"),
@@ -113,10 +114,15 @@ def routing_html(reading: Reading, layer: int) -> str:
     return f'<div class="lens" data-layer="{layer}">{"".join(parts)}<p class="quiet">{hint}</p></div>'
 
 
-def tinted(seen: Observation, layer: int) -> Image.Image:
+def tinted(seen: Observation, layer: int, strength: float = 1.0) -> Image.Image:
     """The picture with its patches tinted by the experts that read them, at least `SIDE` pixels wide.
 
     Without a grid: the image tokens in reading order, `STRIP` in a row, without the picture.
+
+    Args:
+        seen: How a question was read.
+        layer: A sparse layer.
+        strength: 0..1. At 1 the picture below is grey, and at 0 it is shown in its own colours without tint.
     """
     index, weights = (values[seen.is_image] for values in ranked(seen.phases["prefill"][layer]))
     if seen.grid is None:
@@ -138,7 +144,11 @@ def tinted(seen: Observation, layer: int) -> Image.Image:
         step = drawn.shape[1] // grid[1]
         drawn[step::step, :] = 255
         drawn[:, step::step] = 255
-    return Image.fromarray(drawn)
+    shown = Image.fromarray(drawn)
+    if seen.grid is not None:
+        picture = seen.picture.convert("RGB").resize(shown.size, Image.Resampling.BILINEAR)
+        shown = Image.blend(picture, shown, strength)
+    return shown
 
 
 def loads_html(reading: Reading, layer: int) -> str:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from moiety.serve.answering import FAILED, ChatHandler, Generation
+from moiety.serve.answering import FAILED, STOPPING, ChatHandler, Generation
 from moiety.serve.arriving import Arriving, busy
 from moiety.serve.pictures import decode_pictures
 from moiety.serve.refusal import Refusal
@@ -27,9 +27,14 @@ from moiety.serve.request import read_request
 
 logger = logging.getLogger(__name__)
 
-STOCK_FAILURE = f'data: {{"error": "{FAILED}"}}\n\n'
-"""A stream that breaks, as transformers tells it; inside an answer its quotes would be escaped."""
-OUR_FAILURE = f"data: {json.dumps(Refusal(500, FAILED, kind='server_error').body())}\n\n"
+BREAKS = {
+    f'data: {{"error": "{message}"}}\n\n': f"data: {json.dumps(refusal.body())}\n\n"
+    for message, refusal in {
+        FAILED: Refusal(500, FAILED, kind="server_error"),
+        STOPPING: Refusal(503, STOPPING, code="stopping", kind="server_error"),
+    }.items()
+}
+"""A stream that breaks: as transformers tells it -> in OpenAI's form. Inside an answer the quotes would be escaped."""
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -136,7 +141,9 @@ class Stream(Response):
 
     async def _pieces(self, pieces: Any) -> AsyncIterator[Any]:
         async for piece in pieces:
-            yield piece.replace(STOCK_FAILURE, OUR_FAILURE)
+            for stock, ours in BREAKS.items():
+                piece = piece.replace(stock, ours)
+            yield piece
         yield "data: [DONE]\n\n"
 
 
