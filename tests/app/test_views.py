@@ -14,7 +14,7 @@ from PIL import Image
 from moiety.app import views
 from moiety.app.session import Reading, Session
 from moiety.lens.draw.palette import colours_of
-from moiety.lens.draw.pictures import ranked
+from moiety.lens.draw.tint import ranked
 from tests import model_folders
 from tests.app.conftest import Ask, new_session
 
@@ -147,4 +147,4 @@ def test_every_kind_of_scheme_is_drawn(scheme: str) -> None:
     session = new_session(model_folders.sparse_folder(scheme))
     list(session.ask(str(model_folders.picture_file()), "Where?", 2))
     page = views.routing_html(session.reading, 1)
-    assert ("Underlined: the second choice" in page) == (scheme != "modality")
+    assert ("The underline shows the second choice" in page) == (scheme != "modality")

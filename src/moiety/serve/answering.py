@@ -1,8 +1,8 @@
 """From a checked request to an answer: our prompt, transformers' chat handler, one model for all answers in turns.
 
-The handler of ``transformers serve`` keeps the protocol: pieces, ends, counts, a client that leaves. The prompt is made
-by the same code as for ``moiety chat`` and ``evaluate``, so that a model says the same to all three; why the handler's
-own prompt will not do stands in docs/decisions/0011.
+The handler of ``transformers serve`` keeps the protocol: pieces of a stream, ends, token counts, a client that leaves.
+The prompt is made by the same code as for ``moiety chat`` and ``evaluate``, so that a model answers all three alike.
+docs/decisions/0011 says why the prompt of the handler is not used.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from moiety.vlm.templates import control_ids
 logger = logging.getLogger(__name__)
 
 CHARACTERS_A_TOKEN = 16
-"""Far more than a token of any language has; a longer text is refused before it is cut into tokens, which is slow."""
+"""More characters than a token of any language has. A longer text is refused before tokenizing, which is slow."""
 FAILED = "the model failed on this request; the log of the server says why"
 STOPPING = "the server is being stopped; this answer is not complete, ask again later"
 
 
 def row_of(request: ChatRequest) -> Row:
-    """The conversation as a row of data: parts of one message are joined by line breaks, pictures named by order."""
+    """The conversation as a row of data. Parts of one message are joined by line breaks; pictures are numbered."""
     turns, num_images = [], 0
     for message in request.messages:
         texts = [IMAGE_MARK if isinstance(part, ImagePart) else part.text for part in message.content]
@@ -105,7 +105,7 @@ class Generation(BaseGenerateManager):
     def generate_streaming(
         self, model: Any, processor: Any, inputs: Any, gen_config: Any, request_id: str, response_parser: Any = None
     ) -> tuple[asyncio.Queue[Any], Any]:
-        """Pieces as they settle, then None; and the answer, which counts tokens and can be cancelled."""
+        """A queue of pieces, which ends with None, and the answer, which counts tokens and can be cancelled."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
         def send(piece: Any) -> None:
@@ -135,7 +135,7 @@ class Generation(BaseGenerateManager):
         try:
             await done(lambda: self._generate(model, inputs, gen_config, answer))
         finally:
-            answer.cancel()  # whoever stops waiting stops the model
+            answer.cancel()  # a client that leaves stops its answer
         return answer.text, answer.prompt_length, answer.ids
 
     def stop(self) -> None:
@@ -162,13 +162,13 @@ class Generation(BaseGenerateManager):
 
 
 class ChatHandler(ChatCompletionHandler):
-    """transformers' handler with one model, which it cannot load, unload or exchange.
+    """The chat handler of transformers with one model. Requests can neither load, unload nor exchange it.
 
     Args:
         model: A vision-language model, sparse or dense; put into eval mode.
         processor: Its processor, with a chat template.
         name: Name of the model in answers.
-        limits: What is too much.
+        limits: How much one request may ask.
     """
 
     def __init__(self, model: Any, processor: Any, name: str, limits: Limits) -> None:
@@ -184,7 +184,10 @@ class ChatHandler(ChatCompletionHandler):
     async def answer(
         self, request: ChatRequest, pictures: Sequence[Image.Image], request_id: str
     ) -> tuple[Response, Generation]:
-        """The response to a request that passed every check that needs no model, and what can stop it.
+        """Answer a request that passed every check that needs no model.
+
+        Returns:
+            The response, and the generation, which can be stopped.
 
         Raises:
             Refusal: the prompt cannot be made, or is longer than the model reads.
@@ -196,7 +199,7 @@ class ChatHandler(ChatCompletionHandler):
         return self._streaming(*about) if request.stream else await self._non_streaming(*about), generation
 
     def prepare(self, request: ChatRequest, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Keywords of ``generate``, each ``(1, seq)`` or per picture, made as for every other verb.
+        """Keywords of ``generate``, each ``(1, seq)`` or one for each picture, made as for every other command.
 
         Raises:
             Refusal: the text is too long, or template or processor do not take these turns or pictures.
@@ -217,7 +220,7 @@ class ChatHandler(ChatCompletionHandler):
         return keywords_of_generate(self.model, batch)
 
     def generation_config(self, request: ChatRequest, prompt_length: int) -> Any:
-        """The model's own settings with those of the request; likeliest tokens unless a temperature is given.
+        """The model's own generation settings, changed by those of the request; greedy unless a temperature is given.
 
         Raises:
             Refusal: prompt and answer are longer than the model reads.
@@ -254,7 +257,7 @@ class ChatHandler(ChatCompletionHandler):
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any,
         gen_manager: Any, tools: Any = None,
     ) -> JSONResponse:  # fmt: skip
-        """As in transformers, but what the model said is not read again by a template for tools."""
+        """As in transformers, but the answer is not parsed for tool calls."""
         text, num_prompt, ids = await gen_manager.generate_non_streaming(
             model, processor, inputs, gen_config, request_id
         )
