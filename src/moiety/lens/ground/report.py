@@ -45,9 +45,9 @@ HEADS = {
 READING = (
     "Attention entropy: 1 means that a position attends to everything alike. C, picture and N: how much of its "
     "attention the position that makes the answer puts on all evidence (C), on the picture alone, and on the evidence "
-    "that contains the answer (N). F: share of evidence in the attention of the text tokens that an expert got. R: "
-    "above 0, an expert is chosen more often with the right picture than with another one. Gates: alpha is the share of memory. "
-    "Where evidence is taken away (dashed), alpha should rise and the score should fall."
+    "that contains the answer (N). F: share of evidence in the attention of the text tokens that an expert got. "
+    "R: above 0, an expert is chosen more often with the right picture than with another one. Gates: alpha is the "
+    "share of memory. Where evidence is taken away (dashed), alpha should rise and the score should fall."
 )
 RADII = "Distance from the origin of every picture and every phrase (question and answer), as in the order loss."
 DISC = (
