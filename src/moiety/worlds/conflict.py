@@ -200,7 +200,7 @@ def _lessons(count: int, world: ConflictWorld, rng: np.random.Generator) -> tupl
 def _train_rows(
     split: str, scene: Scene, number: int, world: ConflictWorld, rng: np.random.Generator, absent: float = ABSENT_SHARE
 ) -> Iterator[dict[str, Any]]:
-    """As many questions as shapes, each about another shape, a share `absent` of them about shapes not in the picture."""
+    """As many questions as shapes, each about another shape; for a share `absent`, the picture lacks it."""
     kinds = rng.choice(3, world.num_shown, p=(1 - absent - TOLD_SHARE, absent, TOLD_SHARE))
     present = rng.permutation(len(scene.shapes)).tolist()
     missing = _draw_shapes(world.num_shown, rng, without=scene.shapes)
