@@ -63,6 +63,39 @@ def test_the_first_ones_share_and_the_others_wait_for_an_end() -> None:
     assert turns.num_answers == 0
 
 
+def in_thread(work: Any) -> threading.Thread:
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_brief_work_waits_for_no_answer_and_who_left_leaves_the_line() -> None:
+    turns, made, left = Turns(most=1), list[str](), threading.Event()
+
+    def work(name: str, **about: Any) -> None:
+        try:
+            with turns.taken(**about):
+                made.append(name)
+        except Ended:
+            made.append(f"{name} ended")
+
+    with turns.taken() as hand_on:
+        threads = []
+        for number, (name, about) in enumerate(
+            [("answer", {}), ("left", {"given_up": left.is_set}), ("a", {"is_brief": True}), ("b", {"is_brief": True})]
+        ):
+            threads.append(in_thread(lambda name=name, about=about: work(name, **about)))
+            wait_until(lambda number=number: turns.num_answers == number + 2)
+        hand_on()
+        assert made == ["a", "b"]
+        left.set()
+        hand_on()
+        wait_until(lambda: made == ["a", "b", "left ended"])
+    for thread in threads:
+        thread.join(10)
+    assert made == ["a", "b", "left ended", "answer"]
+
+
 def test_whoever_fails_hands_on_too() -> None:
     turns = Turns()
     with pytest.raises(ZeroDivisionError), turns.taken():

@@ -75,14 +75,14 @@ async def done(work: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def turn_of(turns: Turns) -> Iterator[Callable[[], None]]:
+def turn_of(turns: Turns, **about: Any) -> Iterator[Callable[[], None]]:
     """A turn of the model, as :meth:`Turns.taken` gives it.
 
     Raises:
-        Refusal: the server stops.
+        Refusal: the server stops, or the client has left.
     """
     try:
-        with turns.taken() as hand_on:
+        with turns.taken(**about) as hand_on:
             yield hand_on
     except Ended as error:
         raise Refusal(503, STOPPING, code="stopping", kind="server_error") from error
@@ -150,9 +150,7 @@ class Generation(BaseGenerateManager):
 
     def _generate(self, model: Any, inputs: Any, gen_config: Any, answer: Answer) -> None:
         begun = time.perf_counter()
-        with turn_of(self.turns) as hand_on:
-            if answer.is_cancelled:  # the client left while it waited
-                return
+        with turn_of(self.turns, given_up=lambda: answer.is_cancelled) as hand_on:
             if self.seed is not None:
                 torch.manual_seed(self.seed)
             criteria = StoppingCriteriaList([answer, HandsOn(hand_on, model.device)])
@@ -250,7 +248,7 @@ class ChatHandler(ChatCompletionHandler):
 
     def _prepared(self, request: ChatRequest, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
         """As :meth:`prepare`, in a turn: tokenizers take one text at a time."""
-        with turn_of(self.turns):
+        with turn_of(self.turns, is_brief=True):
             return self.prepare(request, pictures)
 
     async def _non_streaming(
