@@ -1,7 +1,7 @@
-"""One question with its answer already in place, read in one forward: attention, routing and gates of that sample.
+"""Reads one question together with a given answer in one forward, and keeps attention, routing and gates.
 
-Answers are forced rather than generated, so that several models, and one model with several pictures, are read at the
-same positions.
+The answer is given (forced) rather than generated, so that several models, or one model with several pictures, are
+compared at the same positions.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Forced:
     """A prompt and its answer as a batch of one.
 
     Args:
-        keywords: Of the model's forward, batch axis included.
+        keywords: Keywords of the model's forward, with the batch axis.
         modality_ids: ``(seq,)``.
-        evidence: Positions of pictures and of given text; all others are memory, ``(seq,)``.
-        prompt_length: Positions before the answer; the last of them predicts its first token.
-        bearing: Evidence positions that hold the answer: its words where they were given, and patches inside the box
-            that the row names as ``answer_box``, ``(seq,)``; all false where neither is known.
-        words: Text of every position, ``seq`` of them; empty on pictures.
+        evidence: True at positions of pictures and of given text; all others are memory, ``(seq,)``.
+        prompt_length: Number of positions before the answer; the last of them predicts its first token.
+        bearing: True at evidence positions that contain the answer, ``(seq,)``: its words in the text, and patches
+            inside the ``answer_box`` of the row. All false if neither is known.
+        words: Text of each of the ``seq`` positions; empty for pictures.
     """
 
     keywords: dict[str, Tensor]
@@ -85,7 +85,7 @@ def force(encoder: Encoder, row: Row, answer: str) -> Forced:
 
 
 def said_in(words: list[str], answer: str) -> Tensor:
-    """Positions whose text is part of `answer` as a whole word, whatever its case.
+    """Positions whose text belongs to an occurrence of `answer` as whole words, in upper or lower case.
 
     Example:
         >>> said_in(["the", " b", "lue", " one"], "Blue").tolist()
@@ -103,12 +103,12 @@ def said_in(words: list[str], answer: str) -> Tensor:
 
 
 def patches_in(row: Row, modality_ids: Tensor) -> Tensor:
-    """Patches of a row's one picture whose middle lies in its ``answer_box``: left, top, right, bottom in 0..1.
+    """Patches of the only picture of a row whose centre lies in its ``answer_box``: left, top, right, bottom in 0..1.
 
-    None where the row has no box, or its picture is no square of patches.
+    No patch if the row has no box, or if the picture is no square of patches.
 
     Raises:
-        ValueError: the box is not of that form.
+        ValueError: the box has another form.
     """
     found, box = torch.zeros_like(modality_ids, dtype=torch.bool), row.extra.get(BOX)
     if box is None:
@@ -126,10 +126,10 @@ def patches_in(row: Row, modality_ids: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one forward showed.
+    """Attention and routing of one forward.
 
     Args:
-        attention: Of every decoder layer, mean over heads, ``(layers, seq, seq)``; None if it was not asked for.
+        attention: Attention of every decoder layer, mean over heads, ``(layers, seq, seq)``; None if not asked for.
         routing: Sparse layer -> its decision over the ``seq`` tokens; empty for a dense model.
     """
 
@@ -145,10 +145,10 @@ def read(
 
     Args:
         model: Any vision-language model, in eval mode.
-        forced: What it reads.
-        attention: Keep attention weights; only the slow ``eager`` attention has them.
-        mean_patch: Replace every patch embedding of a picture by their mean: the picture says nothing any more.
-        keeps_inputs: Trace what the sparse layers read, too.
+        forced: Question and answer.
+        attention: Keep attention weights, which only the slow ``eager`` attention gives.
+        mean_patch: Replace every patch embedding of a picture by their mean, which removes its content.
+        keeps_inputs: Keep the inputs of the sparse layers in the trace, too.
     """
     keywords = keywords_of_generate(model, forced.keywords)
     trace = RoutingTrace(keeps_inputs=keeps_inputs)
@@ -160,10 +160,10 @@ def read(
 
 
 def pictures_averaged(model: Any, modality_ids: Tensor) -> AbstractContextManager[None]:
-    """Give the decoder, in place of every patch of a picture, the mean of its patches.
+    """Replace every patch embedding of a picture by the mean of the patches of that picture.
 
-    Pictures are told apart by the text between them; two without any between share one mean. What a family feeds into
-    deeper layers beside (deepstack) stays.
+    Pictures are separated by the text between them; two pictures without text between them share one mean. What a
+    family feeds into deeper layers in addition (deepstack) is not changed.
     """
     is_image = modality_ids == Modality.IMAGE
     run = (is_image & ~torch.nn.functional.pad(is_image[:-1], (1, 0))).cumsum(0)  # number of the picture

@@ -288,7 +288,7 @@ CONTRACTS: tuple[Contract, ...] = (
     Contract(
         _TF,
         "transformers.cli.serving.utils",
-        members=("BaseGenerateManager", "InferenceThread", "_StreamError"),
+        members=("BaseGenerateManager", "_StreamError"),
         used_for="moiety serve",
     ),
     Contract("openai", "openai.types.completion_usage", members=("CompletionUsage",), used_for="moiety serve"),
