@@ -97,7 +97,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_file_and_module_that_a_page_names_exists(path: Path) -> None:
-    """Paths of ours in code spans (``moe/layer.py``, ``train/asymoe/``) and modules (``moiety.lens``) lead somewhere."""
+    """Paths of ours in code spans (``moe/layer.py``, ``train/asymoe/``) and modules (``moiety.lens``) exist."""
     rooms = {entry.name for entry in (*ROOT.iterdir(), *SOURCE.iterdir()) if entry.is_dir()} - {"runs"}
     for span in re.findall(r"`([^`\n]+)`", path.read_text(encoding="utf-8")):
         for word in re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]*)+(?![\w<{*])", span):
