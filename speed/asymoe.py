@@ -41,7 +41,7 @@ VARIANTS: dict[str, dict[str, Any] | None] = {
     "asymoe euclidean": {"inter_kind": "euclidean"},
     "asymoe plain text": {"text_kind": "ffn"},
     "asymoe plain": {"text_kind": "ffn", "inter_kind": "ffn"},
-    "asymoe parallel": {"text_kind": "parallel"},
+    "asymoe context": {"text_kind": "context"},
 }
 IMAGE, IMAGE_TOKENS = 4, 16
 

@@ -9,7 +9,7 @@ their labels, as the model ``--model`` sees them (``--photos FOLDER`` with items
 A small network reads the scene; a table gives each name its point, or a network reads the set of names: the caption
 does not see the scene.
 
-Lorentz and flat cones are trained with the project's own order loss, the order embedding with the hinge of its paper.
+Lorentz and flat cones are trained with the project's own cone loss, the order embedding with the hinge of its paper.
 Printed: mean area under the ROC curve on hard negatives over seeds, by number of coordinates and apex, with paired
 differences and the exact sign-flip p.
 """
@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from moiety.moe.asymoe import geometry
-from moiety.moe.asymoe.cone_loss import default_rho0, order_loss, shift_and_cap
+from moiety.moe.asymoe.cone_loss import cone_loss, default_rho0, shift_and_cap
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.stats.permutation import sign_flip_test
 
@@ -118,7 +118,7 @@ def auc_of(
         if kind == "order":
             loss = energy(*pair, kind, settings).mean() + (1 - energy(*wrong, kind, settings)).relu().mean()
         else:
-            found = order_loss(*pair, *wrong, settings)
+            found = cone_loss(*pair, *wrong, settings)
             loss = found.pair + found.negative
         optimizer.zero_grad()
         loss.backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load
 from moiety.vlm.upcycle import upcycle, upcycle_folder
 from tests import model_folders
+from tests.test_floors import FLOORS
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "moiety"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
 SETTINGS = MoESettings(scheme="nearest", router_init_std=1.0, aux_coef=0.01)
 
 
@@ -69,11 +73,66 @@ def test_the_router_of_the_page_upcycles_saves_and_loads(page: dict[str, Any], t
         torch.testing.assert_close(saved(**batch).logits, fresh(**batch).logits, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)
+def anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading.
+
+    Example:
+        >>> anchor("Layer: time and memory")
+        'layer-time-and-memory'
+    """
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
-        if not target.startswith("http"):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+    for target, place in re.findall(r"\]\(([^)#\s]*)#?([^)\s]*)\)", path.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        page = path.parent / target if target else path
+        assert page.exists(), f"{path.name} links to {target}"
+        if place:
+            headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert place in map(anchor, headings), f"{path.name} links to {target}#{place}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_file_and_module_that_a_page_names_exists(path: Path) -> None:
+    """Paths of ours in code spans (``moe/layer.py``, ``train/asymoe/``) and modules (``moiety.lens``) exist."""
+    rooms = {entry.name for entry in (*ROOT.iterdir(), *SOURCE.iterdir()) if entry.is_dir()} - {"runs"}
+    for span in re.findall(r"`([^`\n]+)`", path.read_text(encoding="utf-8")):
+        for word in re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]*)+(?![\w<{*])", span):
+            ours = word.split("/")[0] in rooms and word.endswith((".md", ".yaml", ".txt", "/"))
+            if ours or word.endswith(".py"):
+                assert any((above / word).exists() for above in (ROOT, SOURCE)), f"{path.name} names {word}"
+        if re.fullmatch(r"moiety(\.\w+)+", span):
+            assert importable(span), f"{path.name} names {span}"
+
+
+def importable(name: str) -> bool:
+    """Whether a dotted name is a module of ours, or something that a module of ours holds."""
+    for cut in range(name.count(".") + 1, 0, -1):
+        parts = name.split(".")
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_the_page_of_the_layout_names_every_room_and_its_floor() -> None:
+    page = (DOCS / "house.md").read_text(encoding="utf-8")
+    for room in sorted(path.parent.relative_to(SOURCE) for path in SOURCE.rglob("*/__init__.py")):
+        assert f"`{room}/`" in page, f"docs/house.md does not name {room}/"
+    floors = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    for floor, cell in re.findall(r"^\| (\d) \| ([^|]*) \|", page, flags=re.MULTILINE):
+        for name in re.findall(r"`([^`]+)`", cell):
+            room = name.removesuffix(".py").split("/")[0]
+            assert floors[room] == int(floor), f"docs/house.md puts {name} on floor {floor}"
 
 
 def test_the_worked_example_of_the_journey() -> None:

@@ -71,7 +71,7 @@ class Family:
 
     def build(self, seed: int = 0, **changes: Any) -> Any:
         """A dense model in eval mode with weights large enough that routing and pictures matter."""
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         config = self.config()
         for name, value in changes.items():
             setattr(config, name, value)
@@ -89,7 +89,7 @@ class Family:
         """
         texts, pictures = [], []
         for row in rows:
-            torch.manual_seed(zlib.crc32(f"{seed} {row}".encode()))
+            torch.default_generator.manual_seed(zlib.crc32(f"{seed} {row}".encode()))
             texts.append([BOS, *(token for part in row for token in self._part(part))])
             pictures.append(self.pictures(row.count("I")))
         longest = max(map(len, texts))

@@ -14,26 +14,27 @@ import torch
 from PIL import Image
 from transformers import TextStreamer
 
+from moiety.vlm.configs import context_length
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 HELP = "/image PATH adds a picture to your next question · /reset starts anew · /quit leaves"
-STOPPED = "\nstopped; the question is forgotten, its pictures go with the next one\n"
-LEAVING = "\n/quit or Ctrl-D leaves; Ctrl-C stops an answer\n"
-# What a question can meet that is no mistake of ours: a picture or text that does not fit, a device that is full.
+STOPPED = "\nstopped; the question is forgotten, and its pictures go with the next one\n"
+LEAVING = "\nCtrl-C stops an answer; /quit or Ctrl-D leaves\n"
+# Errors that are no fault of the program: a picture or text that does not fit, a device without free memory.
 UNANSWERED = (ValueError, torch.OutOfMemoryError)
 
 
 class Conversation:
     """Turns and pictures so far, and the model that answers.
 
-    The last prompt stays in ``batch``, with the answer behind it in ``ids``, for those who look at how it was read.
+    The last prompt stays in ``batch``, and prompt and answer in ``ids``, so that their routing can be drawn.
 
     Args:
         model: A vision-language model, sparse or dense.
         processor: Its processor, with a chat template.
-        max_new_tokens: Longest answer.
+        max_new_tokens: Longest answer in tokens.
     """
 
     def __init__(self, model: Any, processor: Any, *, max_new_tokens: int = 128) -> None:
@@ -63,13 +64,14 @@ class Conversation:
         self._waiting.append(name)
 
     def ask(self, question: str, on_text: Callable[[str], object] | None = None) -> str:
-        """Answer one question in the light of all turns before.
+        """Answer one question, given all turns before it.
 
-        A question that is not answered, for whatever reason, leaves the conversation as it was.
+        A question that is not answered for any reason leaves the conversation as it was.
 
         Args:
-            question: What the person says.
-            on_text: Called after each token with the text that it finished, maybe empty; what it raises ends it.
+            question: The question.
+            on_text: Called after each token with the text that the token completed, which may be empty. An error that
+                it raises ends the answer.
 
         Raises:
             ValueError: the question is empty or holds an image mark, or the conversation is too long for the model.
@@ -92,14 +94,14 @@ class Conversation:
         return answer
 
     def forget_waiting(self) -> int:
-        """Take back the pictures that wait for the next question; the result is how many there were."""
+        """Remove the pictures that wait for the next question, and return their number."""
         for name in self._waiting:
             del self.images[name]
         count, self._waiting = len(self._waiting), []
         return count
 
     def _generate(self, batch: Mapping[str, torch.Tensor], on_text: Callable[[str], object] | None) -> list[int]:
-        """Greedy continuation of a prompt: prompt and answer token ids."""
+        """The token ids of a prompt and of its greedy answer."""
         room = self.room_for_answer(batch["input_ids"].shape[1])
         with torch.no_grad():
             made = self.model.generate(
@@ -113,12 +115,12 @@ class Conversation:
         return ids
 
     def room_for_answer(self, prompt_length: int) -> int:
-        """How many tokens the model can still read behind a prompt.
+        """How many tokens the answer to a prompt may have.
 
         Raises:
-            ValueError: none.
+            ValueError: the prompt leaves no room.
         """
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = context_length(self.model.config)
         if context is None:
             return self.max_new_tokens
         if prompt_length >= context:
@@ -130,9 +132,10 @@ class Conversation:
 
 
 class PieceStreamer(TextStreamer):
-    """Hands every finished piece of text to a function instead of printing it.
+    """Passes each finished piece of text to a function instead of printing it.
 
-    A token that finishes no word hands over an empty piece: whoever wants to end an answer can do so at every token.
+    The function is called for every token, with an empty piece if the token completes no word, so that it can end an
+    answer at any token.
     """
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], object]) -> None:
@@ -140,7 +143,7 @@ class PieceStreamer(TextStreamer):
         self.on_text = on_text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Called by transformers after each token, and at the end with what is left."""
+        """Called by transformers after each token, and at the end with the rest."""
         self.on_text(text)
 
 
@@ -151,13 +154,13 @@ def run_chat(
     write: Callable[[str], object] | None = None,
     prompt: str = "",
 ) -> int:
-    """Read lines until the end of input or ``/quit``; a mistake costs one message, never the conversation.
+    """Read lines until the end of input or ``/quit``. A mistake costs one message, never the conversation.
 
     Args:
-        conversation: Where turns are kept.
-        source: Lines of the person; default: stdin, a terminal or a pipe.
-        write: Receives everything that is to be shown; default: stdout.
-        prompt: Shown before each line is read. With one, a person sits there: Ctrl-C stops an answer and no more.
+        conversation: Keeps the turns.
+        source: Lines to read; default: stdin, a terminal or a pipe.
+        write: Shows a text; default: writes to stdout.
+        prompt: Shown before each line is read. With a prompt, Ctrl-C stops only the answer that is being made.
 
     Returns:
         Number of questions answered.
@@ -186,12 +189,12 @@ def run_chat(
 
 
 def _answer(conversation: Conversation, question: str, write: Callable[[str], object], may_stop: bool) -> bool:
-    """Answer one line; False, with the reason shown, where that cannot be done."""
+    """Answer one line. False, and the reason is shown, if it cannot be answered."""
     begun = False
 
     def show(piece: str) -> None:
         nonlocal begun
-        piece = piece if begun else piece.lstrip()  # many tokenizers begin every word with a space
+        piece = piece if begun else piece.lstrip()  # many tokenizers begin each word with a space
         begun = begun or bool(piece)
         write(piece)
 
@@ -211,7 +214,7 @@ def _answer(conversation: Conversation, question: str, write: Callable[[str], ob
 
 
 def command(conversation: Conversation, line: str) -> str:
-    """Carry out a line that begins with a slash; the result is what to tell the person."""
+    """Carry out a line that begins with a slash, and return the text to show."""
     word, _, rest = line.partition(" ")
     if word == "/reset":
         conversation.reset()
@@ -220,7 +223,11 @@ def command(conversation: Conversation, line: str) -> str:
         try:
             path = as_path(rest.strip())
             conversation.add_image(path)
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a home folder of nobody, ~gone/a.png
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # RuntimeError: the home folder of an unknown user, ~gone/a.png
             return f"error: {error}"
         return f"{path} goes with your next question"
     if word == "/image":
@@ -229,7 +236,7 @@ def command(conversation: Conversation, line: str) -> str:
 
 
 def as_path(text: str) -> str:
-    """A path as typed, or without the quotes and backslashes that a terminal adds to a file dropped on it.
+    """The path in a line, without the quotes and backslashes that a terminal adds to a file dropped on it.
 
     Example:
         >>> as_path("my photo.jpg"), as_path("'my photo.jpg'"), as_path("my\\\\ photo.jpg")
@@ -239,13 +246,13 @@ def as_path(text: str) -> str:
         return text
     try:
         parts = shlex.split(text)
-    except ValueError:  # a quote without its other half
+    except ValueError:  # an opening quote without a closing one
         return text
     return parts[0] if len(parts) == 1 else text
 
 
 def _reader(source: IO[str], write: Callable[[str], object]) -> Callable[[str], str]:
-    """Reads lines of a file or a pipe."""
+    """A function that reads lines from a file or a pipe."""
 
     def read(prompt: str) -> str:
         write(prompt)

@@ -16,7 +16,7 @@ from moiety.lens import tinted_picture
 from moiety.recipe.recipe import Recipe, load_recipe
 from moiety.records.second_process import one_thread, second_process, stop_if_alone
 from moiety.train import Progress
-from moiety.train.order import without_weight_bars
+from moiety.train.progress import without_weight_bars
 from moiety.vlm.images import Images
 from moiety.vlm.model import load
 from moiety.vlm.rows import IMAGE_MARK, Row, load_rows

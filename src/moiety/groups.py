@@ -8,6 +8,7 @@ experts in the bank with one admission rule.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import enum
 from collections.abc import Iterable, Mapping
@@ -53,7 +54,7 @@ class ExpertGroup:
         name: Name of the group, also the key of its count in a recipe.
         count: Number of experts, at least 0.
         admits: Names of the modality groups whose tokens may use these experts.
-        kind: Kind of expert, a key of ``moe.experts.EXPERTS``.
+        kind: Kind of expert, a key of ``moe.experts.kinds.EXPERTS``.
     """
 
     name: str
@@ -124,6 +125,34 @@ class ExpertGroups:
     def describe(self) -> str:
         """One line for a person: ``vision×1 + inter×2 + text×1``."""
         return " + ".join(f"{group.name}×{group.count}" for group in self.groups if group.count)
+
+    # -- kinds ----------------------------------------------------------------------------------------------------
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of experts in the bank, each once, in bank order; groups without experts do not count."""
+        return tuple(dict.fromkeys(group.kind for group in self.groups if group.count))
+
+    def with_kinds(self, kinds: Mapping[str, str] | None) -> ExpertGroups:
+        """The same table with other kinds of experts.
+
+        Args:
+            kinds: Expert group -> kind of its experts; groups that are not named keep their kind. None: no change.
+
+        Raises:
+            ValueError: a group is unknown.
+
+        Example:
+            >>> table = ExpertGroups((ExpertGroup("inter", 2, ("text",)),), {0: "text"})
+            >>> table.with_kinds({"inter": "lorentz"}).kinds
+            ('lorentz',)
+        """
+        for name in kinds or {}:
+            if name not in [group.name for group in self.groups]:
+                known = nearest_name(name, (group.name for group in self.groups))
+                raise ValueError(f"moe.kinds names expert group {name!r}, which this scheme does not have; {known}")
+        chosen = kinds or {}
+        groups = (dataclasses.replace(group, kind=chosen.get(group.name, group.kind)) for group in self.groups)
+        return dataclasses.replace(self, groups=tuple(groups))
 
     # -- expert indices -------------------------------------------------------------------------------------------
     def slice_of(self, name: str) -> slice:

@@ -45,8 +45,8 @@ def asked(page: Page, picture: Any, question: Any = "Where?") -> str:
     blocks = blocks_of(page)
 
     async def read_by_gradio() -> list[Any]:
-        (wire,) = (fn for fn in blocks.fns.values() if len(fn.inputs) == 5)
-        read: list[Any] = await blocks.preprocess_data(wire, [None, picture, question, 2, 1], None)
+        (wire,) = (fn for fn in blocks.fns.values() if len(fn.inputs) == 6)
+        read: list[Any] = await blocks.preprocess_data(wire, [None, picture, question, 2, 1, 70], None)
         return read
 
     try:

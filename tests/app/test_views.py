@@ -14,7 +14,7 @@ from PIL import Image
 from moiety.app import views
 from moiety.app.session import Reading, Session
 from moiety.lens.draw.palette import colours_of
-from moiety.lens.draw.pictures import ranked
+from moiety.lens.draw.tint import ranked
 from tests import model_folders
 from tests.app.conftest import Ask, new_session
 
@@ -50,6 +50,20 @@ def test_shapes_of_the_picture_darken_the_tint(reading: Reading) -> None:
     drawn = views.tinted(dataclasses.replace(reading.observation, picture=half), reading.observation.layers[0])
     values = np.asarray(drawn.convert("L"), dtype=float)
     assert values[:, : drawn.width // 2 - 30].mean() > values[:, drawn.width // 2 + 30 :].mean()
+
+
+def test_a_weaker_tint_shows_more_of_the_picture_and_none_shows_it_alone(reading: Reading) -> None:
+    seen = reading.observation
+    picture = seen.picture.convert("RGB")
+    away = []
+    for strength in (0.0, 0.5, 1.0):
+        drawn = views.tinted(seen, seen.layers[0], strength)
+        alone = picture.resize(drawn.size, Image.Resampling.BILINEAR)
+        away.append(np.abs(np.asarray(drawn, dtype=float) - np.asarray(alone, dtype=float)).mean())
+    assert away[0] == 0
+    np.testing.assert_allclose(away[1], away[2] / 2, rtol=0.02)
+    weak, strong = (views.routing_html(reading, seen.layers[0], strength) for strength in (0.2, 1.0))
+    assert weak != strong
 
 
 def test_without_a_grid_tokens_stand_in_reading_order(reading: Reading) -> None:
@@ -133,4 +147,4 @@ def test_every_kind_of_scheme_is_drawn(scheme: str) -> None:
     session = new_session(model_folders.sparse_folder(scheme))
     list(session.ask(str(model_folders.picture_file()), "Where?", 2))
     page = views.routing_html(session.reading, 1)
-    assert ("Underlined: the second choice" in page) == (scheme != "modality")
+    assert ("The underline shows the second choice" in page) == (scheme != "modality")

@@ -122,6 +122,10 @@ def test_a_picture_a_question_an_answer_and_who_read_what(
     hand.until(lambda: hand.drawn()[0] != first_layer)
     assert hand.drawn()[1] != first_picture
     snapshot("app-other-layer")
+    tinted = hand.drawn()[1]
+    hand.set("#tint", 0)
+    hand.until(lambda: hand.drawn()[1] != tinted)
+    snapshot("app-no-tint")
     hand.type("And now?\n")
     hand.until(lambda: "And now?" in hand.part("#talk").text and hand.answered())
     assert "Where is the red circle?" in hand.part("#talk").text

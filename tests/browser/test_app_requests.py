@@ -31,7 +31,7 @@ class Visitor:
     def __init__(self, address: str) -> None:
         self.address = address
         self.questions = next(
-            wire["id"] for wire in httpx.get(f"{address}config").json()["dependencies"] if len(wire["inputs"]) == 5
+            wire["id"] for wire in httpx.get(f"{address}config").json()["dependencies"] if len(wire["inputs"]) == 6
         )
 
     def upload(self, file: Path) -> str:
@@ -41,7 +41,7 @@ class Visitor:
     def ask(self, picture: Any, longest: int = 2, question: Any = "Where?") -> str:
         """Everything that the page says to one question, as JSON."""
         name = secrets.token_hex(4)
-        asked = {"data": [None, picture, question, longest, 1], "fn_index": self.questions, "session_hash": name}
+        asked = {"data": [None, picture, question, longest, 1, 70], "fn_index": self.questions, "session_hash": name}
         httpx.post(f"{self.address}gradio_api/queue/join", json=asked).raise_for_status()
         said = []
         query = {"session_hash": name}

@@ -76,7 +76,8 @@ def test_two_models_answer_one_question(moiety: Run, sparse: Path, other: Path, 
     assert "vanilla: inter×6" in result.stdout
     page = (output / "index.html").read_text()
     assert page.count('<img class="plate"') == 2
-    assert "What it leans on (left)" in page
+    for folder in (sparse, other):
+        assert f"What it leans on: {folder.parent.name}/{folder.name}" in page
     assert "<img src=x" not in page
     models = json.loads(re.findall(r'id="data">(.*)</script>', page)[0])["models"]
     assert [model["layers"] for model in models] == [[1, 3], [0, 1, 2, 3]]

@@ -65,9 +65,9 @@ def test_published_backbone_gets_the_published_counts(phi3: LlavaConfig) -> None
     assert rows["modality_wide"].total == 7_886_166_080
     assert (rows["always_on"].activated, rows["always_on"].total) == (5_470_246_976, 6_678_206_528)
     assert rows["dense"].activated == 4_262_287_424
-    unequal = {name for name, row in rows.items() if row.label != "equal"}
+    unequal = {name for name, row in rows.items() if not row.has_equal_budget}
     assert unequal == {"dense", "modality"}
-    assert rows["dense"].label == "fewer activated parameters"
+    assert rows["dense"].budget_remark == "fewer activated parameters"
 
 
 @pytest.mark.parametrize("name", sorted({*ROUTERS, "modality_wide"} - {"modality"}))
@@ -119,7 +119,7 @@ def test_schemes_that_cannot_be_equal_are_refused(small: LlavaConfig) -> None:
         match=r"'dense_wide' activates 145,792 parameters, the reference 145,984: -0.1 %, more than compare.tolerance",
     ):
         plan_schemes(strict, small, ["moiie", "dense_wide"])
-    assert plan_schemes(strict, small, ["dense"])[0].row.label == "fewer activated parameters"
+    assert plan_schemes(strict, small, ["dense"])[0].row.budget_remark == "fewer activated parameters"
 
 
 def test_variants_are_the_reference_with_changes(small: LlavaConfig) -> None:
@@ -132,7 +132,7 @@ def test_variants_are_the_reference_with_changes(small: LlavaConfig) -> None:
     planned = plan_schemes(recipe({"variants": variants}), small, ["moiie", *variants])
     rows, settings = {entry.name: entry.row for entry in planned}, {entry.name: entry.settings for entry in planned}
     assert rows["one-choice"].note == "switch-like"
-    assert {name: row.label for name, row in rows.items() if row.label != "equal"} == {
+    assert {name: row.budget_remark for name, row in rows.items() if not row.has_equal_budget} == {
         "narrow": "25.3 % fewer activated parameters"
     }
     single, blind, narrow, everywhere = (settings[name] for name in variants)
@@ -156,10 +156,10 @@ def test_a_scheme_of_its_own_widths_is_a_variant_like_any_other(small: LlavaConf
     }
     planned = plan_schemes(recipe({"variants": variants}, layers="all"), small, ["moiie", *variants])
     rows = {entry.name: entry.row for entry in planned}
-    assert rows["ours"].label == rows["twin"].label == "equal"
+    assert rows["ours"].budget_remark == rows["twin"].budget_remark == "equal"
     assert rows["ours"].widths == rows["twin"].widths
     assert set(rows["ours"].widths) == {"vision", "space", "inter", "text", "context"}
-    assert rows["thrifty"].label.endswith("% fewer activated parameters")
+    assert rows["thrifty"].budget_remark.endswith("% fewer activated parameters")
     assert rows["thrifty"].against_dense is not None
     assert rows["thrifty"].against_dense < -0.2545
     assert rows["moiie"].widths == {}
@@ -174,7 +174,7 @@ def test_controls_of_a_design_share_its_widths(small: LlavaConfig) -> None:
     names = ["asymoe", "twin", "gate-off", "moiie", "vanilla", "dense_wide"]
     rows = {entry.name: entry.row for entry in plan_schemes(asked, small, names)}
     assert rows["twin"].widths == rows["asymoe"].widths
-    assert {row.label for row in rows.values()} == {"equal"}
+    assert {row.budget_remark for row in rows.values()} == {"equal"}
     assert abs(rows["moiie"].relative_difference) < 0.01
 
 

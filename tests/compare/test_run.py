@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from moiety.compare import run_compare
+from moiety.compare import markdown, run_compare
 from moiety.recipe.recipe import Recipe, parse_recipe
 from moiety.train import Progress
 from moiety.worlds.scenes import write_scenes
@@ -140,7 +140,7 @@ def test_dry_run_plans_and_leaves_nothing(world: Path, tmp_path: Path) -> None:
     assert [row.scheme for row in comparison.rows] == ["moiie", "vanilla"]
     assert comparison.planned == comparison.missing == [("moiie", 3), ("vanilla", 3)]
     assert comparison.context["stages"][1]["steps"] == 2
-    assert "vanilla" in comparison.table()
+    assert "vanilla" in markdown(comparison)
 
 
 def test_messages(world: Path, tmp_path: Path) -> None:

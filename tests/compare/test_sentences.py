@@ -88,7 +88,7 @@ def test_sight_and_differences_in_one_sentence() -> None:
         "moiie on exist <b>."
     )
     assert told_apart(found) == (
-        "Three differences to moiie, by type of question: one seed each, so none has a verdict."
+        "Three differences, moiie minus another scheme, by type of question: one seed each, so none has a verdict."
     )
     assert sight(equal()) == "Nothing is scored yet."
 

@@ -17,6 +17,7 @@ from moiety.compare.pace import place_of, seconds_left
 from moiety.compare.page import report_page
 from moiety.compare.plot import draw
 from moiety.compare.records import RunRecord, load_record, save_record
+from moiety.compare.sentences import result
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
 from moiety.compare.table import csv_text, json_text, markdown
 from moiety.evaluate.report import Conflict
@@ -60,7 +61,7 @@ def three_seeds() -> Comparison:
 
 
 def test_differences_are_paired_by_seed(three_seeds: Comparison) -> None:
-    found = {(entry.second, entry.question_type): entry for entry in three_seeds.differences()}
+    found = {(entry.second, entry.question_type): entry for entry in three_seeds.reference_minus_others()}
     colour = found["vanilla", "colour"]
     assert colour.sentence == (
         "moiie − vanilla on 'colour': +10.0 points [+10.0, +10.0], 3 seeds, p 0.25, corrected 0.75: moiie is higher"
@@ -69,6 +70,25 @@ def test_differences_are_paired_by_seed(three_seeds: Comparison) -> None:
     dense = found["dense", "colour"]
     assert dense.sentence.endswith("1 seed: one seed: no verdict (dense: fewer activated parameters)")
     assert ("vanilla", MEAN_OF_TYPES) in found
+
+
+def test_the_sign_is_the_same_in_the_number_the_sentence_the_page_and_the_file() -> None:
+    """The reference answers 80, 82 and 87 % right, the other scheme 70, 71 and 72 %: the reference leads by 12."""
+    runs = [record("moiie", seed, right, 60) for seed, right in enumerate((80, 82, 87))]
+    runs += [record("vanilla", seed, right, 60) for seed, right in enumerate((70, 71, 72))]
+    found = comparison(*runs)
+    colour = next(one for one in found.reference_minus_others() if one.question_type == "colour")
+    assert (colour.first, colour.second) == ("moiie", "vanilla")
+    assert colour.estimate.mean == pytest.approx((0.10 + 0.11 + 0.15) / 3)
+    assert colour.sentence.startswith("moiie − vanilla on 'colour': +12.0 points [+5.4, +18.6]")
+    assert colour.verdict == "moiie is higher"
+    assert colour.sentence in report_page(found, {}).replace("&#x27;", "'")
+    saved = next(one for one in json.loads(json_text(found))["differences"] if one["question_type"] == "colour")
+    assert (saved["first"], saved["second"], saved["verdict"]) == ("moiie", "vanilla", "moiie is higher")
+    assert saved["estimate"]["mean"] == pytest.approx(0.12)
+    assert "moiie is higher than vanilla by 6.0 points" in result(found)  # the mean of two types, one of them equal
+    turned = replace(found, reference="vanilla").reference_minus_others()
+    assert [one.estimate.mean for one in turned if one.question_type == "colour"] == [pytest.approx(-0.12)]
 
 
 @given(st.floats(-1, 1), st.floats(0, 1))
@@ -99,7 +119,7 @@ def test_table_names_what_is_missing_and_unequal(three_seeds: Comparison) -> Non
 
 
 def test_plan_without_runs_shows_parameters_only() -> None:
-    text = comparison().table()
+    text = markdown(comparison())
     assert "0 of 9 runs" in text
     assert "| scheme | expert width |" in text
     assert "seeds |" not in text
@@ -131,7 +151,7 @@ def test_page_stands_alone_and_escapes(three_seeds: Comparison, tmp_path: Path) 
     assert "data:image/png;base64," in page
     assert "exist &lt;b&gt;" in page
     assert "exist <b>" not in page
-    assert page.index("<img") < page.index("<table") < page.index("Differences to moiie")
+    assert page.index("<img") < page.index("<table") < page.index("moiie minus each other scheme")
     for request in ("http://", "https://", "<script", "<link", "url("):
         assert request not in page
     assert "with 3 comparisons at 95 %, about 0.15 would look different by chance" in page
@@ -190,7 +210,7 @@ def test_contrasts_are_corrected_together_and_say_what_is_missing(three_seeds: C
     assert "| gain | colour | moiie and vanilla are not distinguishable | +10.0 points, 95 % interval" in text
     assert "| waits |  | no seed with all of its schemes yet |  |" in text
     page = report_page(with_questions, {})
-    assert page.index("What the recipe asks") < page.index("Differences to moiie")
+    assert page.index("What the recipe asks") < page.index("moiie minus each other scheme")
     assert "gain: +1 × moiie, -1 × vanilla" in page
     saved = json.loads(json_text(with_questions))["contrasts"][0]
     assert (saved["name"], saved["test"]["smallest"], saved["verdict"]) == ("gain", 0.25, gain.verdict)
@@ -227,7 +247,7 @@ def test_widths_budget_and_notes_of_variants_are_shown() -> None:
     row = SchemeRow(
         "asymoe-twin", "12.0 % fewer activated parameters", 8, 80, 90, -0.12, -0.2581, widths, "flat control"
     )
-    text = replace(comparison(), rows=[row]).table()
+    text = markdown(replace(comparison(), rows=[row]))
     assert "| asymoe-twin | vision 184, space 64 | 80 | 90 | -12.00 % (12.0 % fewer activated" in text
     assert "| -25.81 % |" in text
     assert "asymoe-twin: flat control" in text

@@ -25,10 +25,10 @@ from moiety.moe.asymoe.experts.evidence import clamped_alpha
 from moiety.recipe.evaluate import DecodingSettings
 from moiety.recipe.recipe import MoESettings, ScratchSettings
 from moiety.vlm.data import prompt_batch
+from moiety.vlm.decoders import text_decoder
 from moiety.vlm.model import load
 from moiety.vlm.rows import Row, Turn, parse_row
 from moiety.vlm.scratch import scratch_model, scratch_processor
-from moiety.vlm.splice import text_decoder
 from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
 from tests import model_folders

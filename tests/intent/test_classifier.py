@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -20,11 +20,15 @@ from sklearn.model_selection import GridSearchCV
 from moiety.intent import IntentClassifier, IntentSample
 from moiety.intent.data.prepare import _tell_that_hashing_is_weak
 from moiety.intent.network.baselines import METHODS
+from moiety.intent.training import train
+from tests import apart
 
 SMALL: dict[str, Any] = {
     "hidden": 16, "num_heads": 2, "num_anchors": 2, "max_epochs": 6, "learning_rate": 6e-3, "batch_size": 16,
-    "triplet_weight": 0.0, "dropout": 0.0,
+    "triplet_weight": 0.0, "dropout": 0.0, "fusion_layers": 1,
 }  # fmt: skip
+BRIEF = {**SMALL, "max_epochs": 1}
+"""For what does not depend on how much is learned."""
 TABLE = {"go": "The speaker leaves.", "stay": "The speaker remains here.", "wait": "The speaker asks for time."}
 
 
@@ -88,14 +92,14 @@ def test_manners_of_scikit_learn() -> None:
 
 
 def test_fit_returns_itself_and_forgets() -> None:
-    model, (samples, y) = IntentClassifier(**SMALL), world(60, 0)
+    model, (samples, y) = IntentClassifier(**BRIEF), world(60, 0)
     assert model.fit(samples, ["left" if label == "go" else "right" for label in y]) is model
     assert list(model.classes_) == ["left", "right"]
     assert list(model.fit(samples, y).classes_) == ["go", "stay", "wait"]
 
 
 def test_grid_search() -> None:
-    search = GridSearchCV(IntentClassifier(**{**SMALL, "max_epochs": 2}), {"margin": [0.1, 0.5]}, cv=2)
+    search = GridSearchCV(IntentClassifier(**BRIEF), {"margin": [0.1, 0.5]}, cv=2)
     assert search.fit(*world(60, 0)).best_params_["margin"] in (0.1, 0.5)
 
 
@@ -110,15 +114,15 @@ def test_probabilities(fitted: IntentClassifier) -> None:
 def test_seeds_decide(fitted: IntentClassifier) -> None:
     samples, y = world(60, 0)
     asked, _ = world(10, 5)
-    same = [IntentClassifier(**SMALL, random_state=1).fit(samples, y).predict_proba(asked) for _ in range(2)]
-    other = IntentClassifier(**SMALL, random_state=2).fit(samples, y).predict_proba(asked)
+    same = [IntentClassifier(**BRIEF, random_state=1).fit(samples, y).predict_proba(asked) for _ in range(2)]
+    other = IntentClassifier(**BRIEF, random_state=2).fit(samples, y).predict_proba(asked)
     assert (same[0] == same[1]).all()
     assert not np.allclose(same[0], other)
 
 
 def test_shuffled_rows_keep_the_classes() -> None:
     samples, y = world(60, 0)
-    assert list(IntentClassifier(**SMALL).fit(samples[::-1], y[::-1]).classes_) == sorted(TABLE)
+    assert list(IntentClassifier(**BRIEF).fit(samples[::-1], y[::-1]).classes_) == sorted(TABLE)
 
 
 def test_saved_and_loaded_in_another_process_it_answers_bit_for_bit(fitted: IntentClassifier, tmp_path: Path) -> None:
@@ -138,9 +142,10 @@ def test_saved_and_loaded_in_another_process_it_answers_bit_for_bit(fitted: Inte
         "s = [IntentSample('', None, *(z[f'{n}-{m}'] for m in ('text', 'video', 'audio'))) for n in range(8)]\n"
         "np.save(sys.argv[3], IntentClassifier.load(sys.argv[1]).predict_proba(s))\n"
     )
-    subprocess.run(
-        [sys.executable, "-c", program, str(folder), str(tmp_path / "asked.npz"), str(tmp_path / "p.npy")], check=True
-    )
+    (tmp_path / "program.py").write_text(program)
+    words = (folder, tmp_path / "asked.npz", tmp_path / "p.npy")
+    asking = apart.start(tmp_path / "program.py", *words, log=tmp_path / "log.txt")
+    assert apart.end_of(asking) == 0, (tmp_path / "log.txt").read_text()
     assert (np.load(tmp_path / "p.npy") == fitted.predict_proba(samples)).all()
 
 
@@ -178,11 +183,27 @@ def test_damage_is_named(fitted: IntentClassifier, tmp_path: Path) -> None:
         fitted.save(tmp_path / "other")
 
 
+@pytest.fixture(scope="module")
+def trained_once() -> Callable[..., Any]:
+    """``train``, whose second and later calls get the weights of the first: a rule is fitted after the training."""
+    done: list[tuple[Any, Any]] = []
+
+    def once(network: torch.nn.Module, *rows: Any) -> Any:
+        if not done:
+            done.append((train(network, *rows), network.state_dict()))
+        network.load_state_dict(done[0][1])
+        network.eval()
+        return done[0][0]
+
+    return once
+
+
 @pytest.mark.parametrize("rule", ["doc", "msp", "energy", "max_logit", "distance"])
-def test_out_of_scope_rules(rule: str) -> None:
+def test_out_of_scope_rules(rule: str, trained_once: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moiety.intent.classifier.train", trained_once)
     samples, y = world(100, 0)
     settings = {**SMALL, "oos": rule, "oos_label": "wait", "label_descriptions": {k: TABLE[k] for k in ("go", "stay")},
-                "triplet_weight": 1.0, "max_epochs": 12}  # fmt: skip
+                "triplet_weight": 1.0, "max_epochs": 12, "fusion_layers": 2}  # fmt: skip
     model = IntentClassifier(**settings).fit(samples, y)
     assert list(model.classes_) == ["go", "stay"]
     asked, truth = world(60, 6)

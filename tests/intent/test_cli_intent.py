@@ -17,7 +17,7 @@ from moiety.cli import app, recipes
 from moiety.cli.door import farewell
 from moiety.intent import IntentClassifier
 from moiety.intent.answers import samples_at
-from moiety.intent.data.published import read_hazumi
+from moiety.intent.data.hazumi import read_hazumi
 from tests.intent.small_folder import SMALL, TEXTS, tree_of, write_folder
 
 Run = Callable[..., Result]
@@ -204,7 +204,7 @@ def test_what_cannot_be_used_is_refused(
     assert "no split 'tset'" in refused("predict", model, folder, "--split", "tset")
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"key": "a", "text": "hello"}\n')
-    assert "was fitted on video and audio frames of your own" in refused("predict", model, rows)
+    assert "was fitted on video and audio frames that you made" in refused("predict", model, rows)
     assert "belong to a data folder" in refused("predict", model, rows, "--set", "target=da")
     assert "--hide and --masks exclude each other" in refused("evaluate", model, folder, "--hide", "text", "--masks")
     assert "cannot hide 'smell'" in refused("evaluate", model, folder, "--hide", "smell")

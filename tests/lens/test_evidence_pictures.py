@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from moiety.lens import inspect_image
+from moiety.lens.draw import profiles
 from moiety.lens.draw.gates import draw_gates, gate_of
 from moiety.lens.draw.points import Cloud, clouds_of, drawn_layers, joined_clouds, lorentz_bank
 from moiety.lens.ground.forced import force, read
-from moiety.lens.ground.metrics import Grounding, ground
+from moiety.lens.ground.metrics import GATES, Grounding, ground
 from moiety.lens.ground.report import HEADS, write_ground_report
 from moiety.lens.trace import observe
 from moiety.moe.asymoe import geometry
@@ -112,7 +115,9 @@ def test_points_are_where_the_experts_put_their_tokens(asymoe: Both) -> None:
 
 def test_points_need_what_the_layers_read(asymoe: Both) -> None:
     forced = force(Encoder(asymoe[1], Pictures(), max_length=0), row_of(1), "top left")
-    with pytest.raises(RuntimeError, match="points need what the layers read; make the reading with keeps_inputs=Tr"):
+    with pytest.raises(
+        RuntimeError, match="points need the inputs of the layers; make the reading with keeps_inputs=Tr"
+    ):
         clouds_of(asymoe[0], forced, read(asymoe[0], forced))
 
 
@@ -189,9 +194,21 @@ def test_the_report_of_a_file(found: Grounding, tmp_path: Path) -> None:
     assert len(report.table().columns) == len(HEADS)
 
 
-def test_a_reference_of_another_depth_is_refused(found: Grounding, tmp_path: Path) -> None:
-    import dataclasses
+@pytest.mark.parametrize("layer", [0, 3])
+def test_gates_of_one_sparse_layer_are_bars_and_no_line_of_one_point(found: Grounding, layer: int) -> None:
+    samples = {name: values[:, :1] if name.split("_")[0] in GATES else values for name, values in found.samples.items()}
+    axes = Figure().subplots()
+    profiles._gates(axes, dataclasses.replace(found, sparse_layers=[layer], samples=samples))
+    profiles._dress(axes, dataclasses.replace(found, sparse_layers=[layer]))
+    assert [line for line in axes.lines if len(line.get_xdata())] == []
+    assert len(axes.patches) == 2 * len(GATES)
+    low, high = axes.get_xlim()
+    for name, bar in zip(GATES, axes.patches[::2], strict=True):
+        assert bar.get_height() == pytest.approx(found.gate(name)[0])
+    assert all(low < bar.get_x() and bar.get_x() + bar.get_width() < high for bar in axes.patches)
 
+
+def test_a_reference_of_another_depth_is_refused(found: Grounding, tmp_path: Path) -> None:
     other = dataclasses.replace(found, layers=[0, 1])
     with pytest.raises(ValueError, match="the model has 4 layers and 4 rows, the reference 2 and 4; give a reference"):
         write_ground_report(found, tmp_path, "model", other, "other")

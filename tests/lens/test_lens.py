@@ -16,7 +16,8 @@ from PIL import Image
 from moiety.groups import ExpertGroups, Modality
 from moiety.lens import LensReport, inspect_image, numbers_of, read_trace, tinted_picture
 from moiety.lens.draw.palette import colours_of, is_dark, rgb
-from moiety.lens.draw.pictures import CELL, draw_patches, draw_words, most_varied_layer, shorten, tint
+from moiety.lens.draw.tint import CELL, most_varied_layer, tint
+from moiety.lens.draw.tokens import draw_patches, draw_words, shorten
 from moiety.lens.trace import observe
 from moiety.lens.trace.observe import as_seen, grid_of, split
 from moiety.moe.trace import Routing, RoutingTrace, recording

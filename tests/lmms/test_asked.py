@@ -67,7 +67,7 @@ def test_settings_of_tasks() -> None:
         ({"max_new_tokens": "many"}, r"max_new_tokens must be a whole number from 1 on, got 'many'"),
         ({"max_new_tokens": 0}, r"max_new_tokens must be a whole number from 1 on, got 0"),
         ({"until": [1]}, r"until must be texts, got \[1\]"),
-        ({"frames": 8}, r"'frames' means nothing to this model, and leaving it out would score something else; known"),
+        ({"frames": 8}, r"'frames' is unknown to this model, and ignoring it would change what is scored; known"),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(given: dict[str, Any], message: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moiety.groups import ExpertGroups
 from moiety.moe.asymoe.context import Context
+from moiety.moe.gates import GatedRouter, Router
 from moiety.moe.routers import ROUTERS, resolve
 from moiety.recipe.recipe import MoESettings
 from tests.moe.toy_router import TOY
@@ -25,6 +26,17 @@ law = settings(
 )
 
 SCHEMES = [*ROUTERS, TOY]
+DECISION = ("forward", "decide", "_scores", "_visible_scores")
+
+
+def decides_by_gates(router: type[Router]) -> bool:
+    """Whether a scheme scores and chooses exactly as :class:`GatedRouter` does, so that its gates explain it."""
+    return all(getattr(router, name, None) is getattr(GatedRouter, name) for name in DECISION)
+
+
+BY_GATES = [scheme for scheme, router in ROUTERS.items() if decides_by_gates(router)]
+GATES_SCORE = [*BY_GATES, "asymoe"]
+"""Schemes whose raw scores are those of their gates; asymoe adds to them before it chooses."""
 OWN: dict[str, Any] = {"asymoe": {"asymoe": {"size_plan": "full", "balance_logits": "boosted"}}}
 """What a scheme needs here: sized plans have no widths for a decoder of width 5, and laws read the boosted scores."""
 TWO = {0: "text", 1: "vision", 2: "vision"}

@@ -1,4 +1,4 @@
-"""Laws of every kind of expert bank."""
+"""The plain bank; what every kind promises stands in ``test_kind_laws.py``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moiety.moe.kernels import KERNELS
 from tests.moe.laws import law
 from tests.reference import expert, gelu_tanh, silu
 
-every_kind = pytest.mark.parametrize("kind", ["ffn"])  # the others: test_experts_asymmetric.py
+every_kind = pytest.mark.parametrize("kind", ["ffn"])
 
 
 def routing(tokens: int, experts: int, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,11 +93,14 @@ def test_idle_expert_gets_zero_not_none(kind: str, kernel: str) -> None:
         assert parameter.grad[0].any()
 
 
-def test_narrower_experts_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="experts of inner width 4 cannot hold a dense FFN of inner width 5; set expert"
-    ):
-        FFNExperts(2, 8, 4).load_from_dense(torch.zeros(10, 8), torch.zeros(8, 5))
+def test_narrower_experts_take_the_largest_units_and_promise_nothing() -> None:
+    gate_up, down, bank = torch.randn(10, 8), torch.randn(8, 5), FFNExperts(2, 8, 4)
+    bank.load_from_dense(gate_up, down)
+    size = gate_up[:5].norm(dim=1) * gate_up[5:].norm(dim=1) * down.norm(dim=0)
+    kept = [unit for unit in range(5) if unit != int(size.argmin())]
+    assert torch.equal(bank.down_proj[1], down[:, kept])
+    assert torch.equal(bank.gate_up_proj[1], torch.cat([gate_up[kept], gate_up[5:][kept]]))
+    assert [bank.starts_as_dense(width) for width in (3, 4, 5)] == [True, True, False]
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:

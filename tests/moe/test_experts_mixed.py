@@ -13,7 +13,8 @@ from moiety.groups import ExpertGroup, ExpertGroups
 from moiety.moe.asymoe.context import Context
 from moiety.moe.dispatch import Slots, dispatch
 from moiety.moe.experts.bank import ExpertBank
-from moiety.moe.experts.kinds import FFNExperts, MixedExperts
+from moiety.moe.experts.kinds import FFNExperts
+from moiety.moe.experts.mixed import MixedExperts
 from moiety.moe.kernels import reference_experts
 from moiety.recipe.recipe import MoESettings
 from tests.moe.slots import answer
@@ -212,7 +213,9 @@ def test_a_foreign_bank_serves_plain_groups() -> None:
 
 @pytest.mark.parametrize("inter", ["lorentz", "product"])
 @pytest.mark.parametrize("branches", ["gelu", "swiglu"])
-def test_one_grouped_product_equals_one_for_each_run(inter: str, branches: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_grouped_product_equals_one_for_each_run(
+    inter: str, branches: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What runs on GPU, here on CPU in float32: worst difference 2e-7 of the largest entry."""
     torch.manual_seed(2)
     widths = {"hyp_dim": 16, "inter_ffn": 8, "vision_ffn": 8, "evidence_dim": 8, "context_dim": 8}
@@ -242,7 +245,9 @@ def test_alpha_passes_through() -> None:
 
 
 def test_messages() -> None:
-    with pytest.raises(ValueError, match=r"mixed experts are described by moe.asymoe; use scheme asymoe"):
+    with pytest.raises(
+        ValueError, match=r"kind 'lorentz' \(expert group 'inter'\) get their widths from moe.asymoe, w"
+    ):
         MixedExperts(table(), HIDDEN, DENSE, MoESettings(scheme="moiie"))
     with pytest.raises(ValueError, match=r"expert group 'inter' is of kind 'lorenz'; .*did you mean 'lorentz'"):
         mixed(table("lorenz"))
@@ -251,7 +256,9 @@ def test_messages() -> None:
     x, index, weights, context = given()
     with pytest.raises(RuntimeError, match=r"mixed experts need slots sorted by 3 sides, got 1; call dispatch\("):
         mixed()(x, dispatch(index, 5), weights, context)
-    with pytest.raises(RuntimeError, match=r"evidence experts read what the evidence says to each token; pass the Cont"):
+    with pytest.raises(
+        RuntimeError, match=r"evidence experts read what the evidence says to each token; pass the Cont"
+    ):
         answer(mixed(), x, index, weights, None, GROUP)
     with pytest.raises(RuntimeError, match=r"context experts add what the evidence says to each token; pass the Cont"):
         answer(mixed(table(text="context")), x, index, weights, None, GROUP)

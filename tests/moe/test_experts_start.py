@@ -10,9 +10,9 @@ import transformers.initialization as hf_init
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moiety.moe.asymoe.context import Context
 from moiety.moe.asymoe.experts.lorentz_maps import Maps
 from moiety.moe.asymoe.geometry import lift, log_origin, radius_cap
-from moiety.moe.asymoe.context import Context
 from moiety.moe.experts.kinds import ContextFFNExperts, EvidenceExperts, LorentzExperts, clamped_alpha
 from moiety.recipe.asymoe import AsyMoESettings
 from tests.moe.asymoe import reference as paper
@@ -41,8 +41,7 @@ def test_alpha_1_remembers_and_0_reads(form: str) -> None:
     """T13."""
     bank, x, given = evidence(evidence_form=form), torch.randn(4, 6).double(), context_of(4, 6)
     parts = [
-        paper.branches(t, a, 0, dict(bank.named_parameters()), bank.gated)
-        for t, a in zip(x, given.output, strict=True)
+        paper.branches(t, a, 0, dict(bank.named_parameters()), bank.gated) for t, a in zip(x, given.output, strict=True)
     ]
     for value, branch in ((1.0, 0), (0.0, 1)):
         with clamped_alpha(value):

@@ -13,6 +13,7 @@ from moiety.moe.losses import auxiliary_losses
 from moiety.moe.routers import resolve
 from moiety.moe.trace import RoutingTrace
 from moiety.recipe.recipe import MoESettings
+from tests import apart  # noqa: F401  tells the fork server what to import
 
 SETTINGS = MoESettings(aux_stats="global", aux_coef={"vision": 1.0, "text": 2.0}, z_loss_coef=0.1)
 SHARES = (slice(0, 4), slice(4, 11))  # the second rank has neither as many tokens nor an image
@@ -42,7 +43,7 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.mark.ranks
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
+    multiprocessing.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="forkserver")
     expected_loss, expected = gradients(slice(0, 11))
     for rank in range(2):
         loss, grads = torch.load(tmp_path / f"rank{rank}.pt")

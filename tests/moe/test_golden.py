@@ -18,9 +18,9 @@ from torch import Tensor
 from moiety.moe.kernels import KERNELS
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.losses import auxiliary_losses, load_balancing_loss
-from moiety.vlm.placeholders import last_token_as_text, without_padding
 from moiety.moe.trace import Routing, recording
 from moiety.recipe.recipe import MoESettings
+from moiety.vlm.placeholders import last_token_as_text, without_padding
 from tests.goldens import SHARED, cases
 from tests.reference import load_balancing
 

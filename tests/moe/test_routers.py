@@ -185,3 +185,28 @@ def test_one_modality_only_is_a_plain_mixture() -> None:
     assert groups.describe() == "inter×2 + text×1"
     assert groups.gate_names == ("text",)
     assert table("moiie", modality_groups=TWO)[0].names == ("vision", "text")
+
+
+KINDS_REFUSED = {
+    "expert group 'inter' is of kind 'fnn'; known: .*; did you mean 'ffn'": {"kinds": {"inter": "fnn"}},
+    "moe.kinds names expert group 'intr', which this scheme does not have; known: .*; did you mean 'inter'": {
+        "kinds": {"intr": "ffn"}
+    },
+    "expert group 'text' is of kind 'evidnce'; known: .*; did you mean 'evidence'": {
+        "scheme": "asymoe",
+        "asymoe": {"text_kind": "evidnce"},
+    },
+}
+
+
+@pytest.mark.parametrize("message", KINDS_REFUSED)
+def test_unknown_kinds_are_refused_in_every_scheme(message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve(MoESettings(**KINDS_REFUSED[message]))
+
+
+def test_kinds_stand_in_the_table() -> None:
+    groups = resolve(MoESettings(kinds={"inter": "lorentz"}))[1]
+    assert {group.name: group.kind for group in groups.groups} == {"vision": "ffn", "inter": "lorentz", "text": "ffn"}
+    both = resolve(MoESettings(scheme="asymoe", kinds={"inter": "ffn", "vision": "product"}))[1]
+    assert [group.kind for group in both.groups] == ["product", "ffn", "evidence"]

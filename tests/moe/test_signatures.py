@@ -49,14 +49,14 @@ def test_a_forward_and_its_losses(checked: dict[str, ModuleType], scheme: str, k
 
 
 @pytest.mark.parametrize("space", ["lorentz", "euclidean", "product"])
-def test_an_order_loss(checked: dict[str, ModuleType], space: str) -> None:
+def test_a_cone_loss(checked: dict[str, ModuleType], space: str) -> None:
     settings, loss = AsyMoESettings(inter_kind=space), checked["asymoe.cone_loss"]
     image, ids = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0]]).bool(), torch.tensor([[0, 1, 2, 2], [0, 0, 1, 0]])
-    spans = checked["asymoe.cone_pairs"].order_spans(image, ids)
-    pairs = checked["asymoe.cone_pairs"].order_pairs(spans, settings, torch.arange(2))
+    spans = checked["asymoe.cone_pairs"].cone_spans(image, ids)
+    pairs = checked["asymoe.cone_pairs"].cone_pairs(spans, settings, torch.arange(2))
     pooled = torch.stack([loss.pool(torch.randn(8, 6), mask) for mask in (spans.vision_mask, spans.text_mask)])
     factors, kappa = (2, torch.ones(2)) if space == "product" else (None, None)
-    found = loss.expert_order_loss(pooled, pairs, torch.randn(2, 4, 6), torch.zeros(2), settings, kappa, factors)
+    found = loss.expert_cone_loss(pooled, pairs, torch.randn(2, 4, 6), torch.zeros(2), settings, kappa, factors)
     assert (found.num_pairs, found.num_negatives) == (3, 3)
 
 

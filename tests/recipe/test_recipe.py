@@ -140,10 +140,38 @@ def test_a_preset_fills_what_is_not_given(recipe: Path) -> None:
 def test_preset_lean_is_evidence_experts_beside_plain_ones(recipe: Path) -> None:
     moe = load_recipe(recipe, [*ASYMOE, "moe.asymoe.preset=lean", "moe.asymoe.gate_weight=0.5"]).moe
     assert moe.asymoe is not None
-    expected = AsyMoESettings(inter_kind="ffn", score="off", order_weight=0, gate_weight=0.5)
+    expected = AsyMoESettings(inter_kind="ffn", score="off", cone_weight=0, gate_weight=0.5)
     assert moe.asymoe == expected.model_copy(update={"preset": "lean"})
     assert moe.layers == "all"
     assert set(PRESETS) == set(get_args(Preset))
+
+
+FORMER = {"order_weight": 0.5, "order_layers": "all", "order_margin": 0.2, "order_detach": True}
+PRESENT = {"cone_weight": 0.5, "cone_layers": "all", "cone_margin": 0.2, "cone_detach": True}
+
+
+def test_former_names_of_keys_are_read_and_the_present_ones_written(recipe: Path) -> None:
+    old = [f"moe.asymoe.{key}={json.dumps(value)}" for key, value in FORMER.items()]
+    new = [f"moe.asymoe.{key}={json.dumps(value)}" for key, value in PRESENT.items()]
+    for more in ([], ["moe.asymoe.preset=faithful"], ["moe.asymoe.preset=lean"]):
+        found = load_recipe(recipe, [*ASYMOE, *more, *old])
+        assert found == load_recipe(recipe, [*ASYMOE, *more, *new])
+        assert found.moe.asymoe is not None
+        assert found.moe.asymoe.model_dump().items() >= PRESENT.items()
+        assert not FORMER.keys() & found.moe.asymoe.model_dump().keys()
+
+
+def test_a_variant_may_use_former_names(recipe: Path) -> None:
+    given = 'compare.variants={"flat": {"moe": {"asymoe": {"order_weight": 0}}}}'
+    variant = load_recipe(recipe, [*ASYMOE, "moe.asymoe.cone_weight=0.3", given]).compare.variants["flat"]
+    assert variant.moe == {"asymoe": {"cone_weight": 0}}
+
+
+def test_a_key_under_both_names_is_refused(recipe: Path) -> None:
+    with pytest.raises(
+        RecipeError, match="order_weight is the former name of cone_weight, and both are given; keep cone_weight alone"
+    ):
+        load_recipe(recipe, [*ASYMOE, "moe.asymoe.order_weight=0", "moe.asymoe.cone_weight=0"])
 
 
 def test_what_follows_from_other_settings() -> None:
@@ -278,3 +306,16 @@ def test_one_problem_is_one_problem() -> None:
         ScratchSettings(hiden=64)  # type: ignore[call-arg]
     text = describe_errors(caught.value, "model", ScratchSettings)
     assert text == "model: 1 problem\n  hiden: unknown key; did you mean 'hidden'?"
+
+
+def test_the_kinds_of_asymoe_stand_in_one_place() -> None:
+    """``moe.kinds`` is the same key in every scheme; asymoe keeps two of them where it always had them."""
+    settings = MoESettings(scheme="asymoe", kinds={"inter": "euclidean", "text": "ffn", "vision": "ffn"})
+    assert (settings.asymoe.inter_kind, settings.asymoe.text_kind) == ("euclidean", "ffn")
+    assert settings.kinds == {"vision": "ffn"}
+    assert MoESettings.model_validate(settings.model_dump()) == settings
+    own = AsyMoESettings(inter_kind="ffn")
+    assert MoESettings(scheme="asymoe", kinds={"inter": "ffn"}, asymoe=own).asymoe == own
+    message = r"moe.kinds.inter is 'ffn' and moe.asymoe.inter_kind is 'product'; give the kind in one place"
+    with pytest.raises(ValueError, match=message):
+        MoESettings(scheme="asymoe", kinds={"inter": "ffn"}, asymoe={"inter_kind": "product"})

@@ -89,7 +89,7 @@ def test_a_value_that_asks_for_something_is_refused_by_name(field: str, value: A
     with pytest.raises(Refusal) as caught:
         read(**{field: value})
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, field, "unsupported_value")
-    assert caught.value.message.endswith(f", which this server cannot do; leave it out, or give {accepted}")
+    assert caught.value.message.endswith(f", which this server does not support; leave it out, or give {accepted}")
     assert caught.value.message.startswith(f"{field} is ")
 
 
@@ -132,7 +132,7 @@ def test_an_empty_answer_is_a_turn(content: dict[str, Any]) -> None:
 )
 def test_an_answer_with_more_than_words_is_refused_by_name(more: dict[str, Any]) -> None:
     (field,) = more
-    with pytest.raises(Refusal, match=rf"^messages\[1\]\.{field} is .*, which this server cannot do") as caught:
+    with pytest.raises(Refusal, match=rf"^messages\[1\]\.{field} is .*, which this server does not support") as caught:
         talk({"content": "ho", **more})
     assert caught.value.param == f"messages[1].{field}"
 

@@ -109,7 +109,7 @@ def test_only_plain_json_is_read(server: Any) -> None:
     assert "must be application/json, got 'text/plain'" in reason(
         post(server, body, {"content-type": "text/plain"}), 415
     )
-    assert "packed bodies are not read" in reason(post(server, body, {**JSON, "content-encoding": "gzip"}), 415)
+    assert "compressed bodies are not read" in reason(post(server, body, {**JSON, "content-encoding": "gzip"}), 415)
     assert post(server, body, {"content-type": "Application/JSON; charset=utf-8"}).status_code == 200
 
 
@@ -172,7 +172,9 @@ def test_nothing_outside_a_request_is_read(server: Any, tmp_path: Path) -> None:
 def test_a_key_is_asked_for() -> None:
     with running(model_folders.sparse_folder(), key="sésame") as server:
         for shows in ({}, {"authorization": "Bearer other"}):
-            assert "wants its key as `Authorization: Bearer KEY`" in reason(post(server, HELLO, {**JSON, **shows}), 401)
+            assert "expects its key as `Authorization: Bearer KEY`" in reason(
+                post(server, HELLO, {**JSON, **shows}), 401
+            )
         assert httpx.get(server.url + "/v1/models").status_code == 401
         assert httpx.get(server.url + "/health").status_code == 200
         assert post(server, HELLO, {**JSON, "authorization": b"Bearer s\xc3\xa9same"}).status_code == 200  # type: ignore[dict-item]

@@ -24,7 +24,7 @@ from starlette.requests import ClientDisconnect
 
 from moiety.chat import Conversation
 from moiety.evaluate.run import answer_rows
-from moiety.serve.answering import settled
+from moiety.serve.answer import settled
 from moiety.serve.request import read_request
 from moiety.vlm.model import load
 from moiety.vlm.rows import Row, Turn
@@ -242,7 +242,7 @@ def test_who_leaves_stops_the_model() -> None:
             wait_until(lambda seen=seen: seen.extend(server.handler.running) or any(a.total_tokens for a in seen))
             thread.join()
             wait_until(lambda: httpx.get(server.url + "/health").json()["waiting"] == 0)
-            server.handler.thread.submit(lambda: None).result(10)
+            wait_until(lambda: server.handler.turns.num_answers == 0)
             assert 0 < seen[-1].total_tokens < 1400
             seen.clear()
 
@@ -275,18 +275,37 @@ def test_a_stream_that_nobody_begins_to_read_ends_too() -> None:
         with pytest.raises(ClientDisconnect):
             asyncio.run(app(scope, receive, send))
         assert httpx.get(server.url + "/health").json()["waiting"] == 0
-        server.handler.thread.submit(lambda: None).result(10)
+        wait_until(lambda: server.handler.turns.num_answers == 0)
         (made,) = server.handler.running
         assert made.total_tokens < 1400
 
 
-def test_a_server_that_stops_ends_its_answers() -> None:
+def test_a_server_that_stops_ends_its_answers_and_calls_none_complete() -> None:
     long = replace(SHORT, max_new_tokens=1500)
-    with running(model_folders.sparse_folder(), long) as server, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(ask, server, [user(QUESTION)])
-        wait_until(lambda: any(made.total_tokens > 3 for made in server.handler.running))
+    with running(model_folders.sparse_folder(), long) as server, ThreadPoolExecutor(2) as pool:
+        whole = pool.submit(ask, server, [user(QUESTION)])
+        streamed = pool.submit(pieces_of, server, [user(QUESTION)])
+        wait_until(lambda: sum(made.total_tokens > 3 for made in server.handler.running) == 2)
         server.should_exit = True
-        assert 3 < answer.result(10).usage.completion_tokens < 1400
+        assert isinstance(whole.exception(10), openai.InternalServerError)
+        assert "the server is being stopped; this answer is not complete" in str(whole.exception())
+        assert isinstance(streamed.exception(10), openai.APIError)
+        assert "the server is being stopped; this answer is not complete" in str(streamed.exception())
+        assert all(made.total_tokens < 1400 for made in server.handler.running)
+
+
+@pytest.mark.parametrize("folder", FOLDERS.values(), ids=FOLDERS)
+def test_a_long_answer_keeps_nobody_waiting_and_changes_no_other(folder: Any) -> None:
+    with running(folder(), replace(SHORT, max_new_tokens=1500)) as server, ThreadPoolExecutor(3) as pool:
+        seeded: dict[str, Any] = {"temperature": 1.5, "seed": 3, "max_tokens": 6}
+        asked = [([user(QUESTION, data_url())], {"max_tokens": 6}), ([user(SECOND)], seeded)]
+        alone = [ask(server, messages, **more).choices[0].message.content for messages, more in asked]
+        long = pool.submit(pieces_of, server, [user("Tell me all.")], temperature=1.0)
+        wait_until(lambda: any(made.total_tokens > 3 for made in server.handler.running))
+        together = [pool.submit(ask, server, messages, **more) for messages, more in asked]
+        assert [answer.result(30).choices[0].message.content for answer in together] == alone
+        assert not long.done()
+        server.should_exit = True
 
 
 def test_pieces_hold_back_what_may_still_change() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 
 from moiety.stats.permutation import holm, sign_flip_test
 
@@ -22,6 +23,26 @@ def test_equals_counting_by_hand(differences: list[float]) -> None:
     assert test.p == as_far / len(patterns)
     assert test.exact
     assert test.smallest <= test.p <= 1
+
+
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=6))
+def test_equals_scipy_on_whole_numbers(differences: list[int]) -> None:
+    """Whole numbers are added without rounding, so scipy sees all ties."""
+
+    def distance(signed: np.ndarray, axis: int) -> np.ndarray:
+        return np.abs(np.sum(signed, axis=axis))
+
+    theirs = permutation_test(
+        (differences,), distance, permutation_type="samples", n_resamples=np.inf, alternative="greater"
+    )
+    assert sign_flip_test(differences).p == theirs.pvalue
+
+
+def test_a_sum_of_0_is_a_tie_whatever_rounding_makes_of_it() -> None:
+    """``scipy.stats.permutation_test`` answers 0.984375 here: its tolerance is relative to the sum that was seen."""
+    steps_of_200 = [18, -39, 5, -31, -35, 26, 28, 28]
+    assert sum(steps_of_200) == 0
+    assert sign_flip_test([step / 200 for step in steps_of_200]).p == 1
 
 
 def test_three_seeds_by_hand() -> None:

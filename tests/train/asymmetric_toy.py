@@ -18,7 +18,7 @@ from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
 
 WIDTHS = {"hyp_dim": 8, "inter_ffn": 16, "vision_ffn": 16, "evidence_dim": 8, "context_dim": 16, "context_heads": 2}
-DOMINANT = {"order_weight": 3.0, "distance_weight": 0.5, "gate_weight": 3.0, "gate_share": 1.0}
+DOMINANT = {"cone_weight": 3.0, "distance_weight": 0.5, "gate_weight": 3.0, "gate_share": 1.0}
 ROWS = [row(name, f"{name}.png", "Which colour?", name) for name in COLOURS]
 
 

@@ -1,6 +1,5 @@
 """One toy world and one run over it, shared by the tests of this folder."""
 
-import gc
 import sys
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from toy import recipe_for, write_world
 
 from moiety.recipe.recipe import Recipe
 from moiety.train import StageResult, run_recipe
-
-gc.freeze()  # accelerate collects garbage at every start; without this it walks over all imported modules each time
 
 
 @pytest.fixture(scope="session")

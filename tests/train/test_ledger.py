@@ -127,6 +127,20 @@ def test_what_a_preset_fills_is_not_mistaken_for_what_was_given(world: Path, tmp
             finished_stage(tmp_path / "tune", "tune", other)
 
 
+def test_a_record_with_former_names_of_keys_stays_valid(world: Path, tmp_path: Path) -> None:
+    recipe = recipe_for(world)
+    (tmp_path / "tune").mkdir()
+    moe = MoESettings.model_validate({"scheme": "asymoe", "asymoe": {"cone_weight": 0.5}})
+    now = identity(recipe, world, moe=moe)
+    text = json.dumps(now).replace('"cone_weight"', '"order_weight"')
+    assert text.count('"order_weight"') == 1
+    write_record(tmp_path / "tune", json.loads(text), recipe, {})
+    assert finished_stage(tmp_path / "tune", "tune", now) is not None
+    write_record(tmp_path / "tune", json.loads(text.replace("0.5", "0.25")), recipe, {})
+    with pytest.raises(StageChanged, match=r"moe\.asymoe\.cone_weight: 0\.25 -> 0\.5"):
+        finished_stage(tmp_path / "tune", "tune", now)
+
+
 def test_the_stage_before_counts(world: Path, tmp_path: Path) -> None:
     recipe = recipe_for(world)
     for seed in (0, 1):

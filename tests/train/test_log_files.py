@@ -54,5 +54,20 @@ def test_the_first_line_after_a_checkpoint_between_two_lines_says_what_it_averag
         assert "averages_from" not in second
 
 
+def test_a_run_that_began_under_former_names_goes_on_in_the_same_columns(tmp_path: Path) -> None:
+    old = {"step": 2, "loss": 1.0, "cross_entropy": 1.0, "order/pair_loss": 2.5, "order/inside_share": 0.25}
+    write(tmp_path, json.dumps(old) + "\n")
+    files, args = LogFiles(tmp_path), TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    state, control = TrainerState(global_step=2), TrainerControl()
+    files.on_train_begin(args, state, control)
+    state.global_step = 4
+    files.on_log(args, state, control, {"loss": 0.5, "cross_entropy": 0.5, "cone/pair_loss": 1.5})
+    files.on_train_end(args, state, control)
+    with open(tmp_path / TABLE, newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["cone/pair_loss"] for row in table] == ["2.5", "1.5"]
+    assert list(table[0]) == ["step", "loss", "cross_entropy", "cone/pair_loss", "cone/inside_share"]
+
+
 def test_no_log_yet(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []

@@ -48,7 +48,7 @@ def test_global_statistics_equal_one_process_with_all_rows(
 
 
 def test_ranks_change_no_gradient_of_order_and_gates(ranks: list[dict[str, Any]], world: Path, tmp_path: Path) -> None:
-    """Parameters that no output depends on, as the cones of the order loss, count once as well."""
+    """Parameters that no output depends on, as the cones of the cone loss, count once as well."""
     once = asymmetric_gradients(world, tmp_path)
     for rank in ranks:
         assert largest_difference(rank["asymmetric"], once) < 5e-5

@@ -7,8 +7,6 @@ import pickle
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.train import CheckpointError, Progress, run_recipe
 from moiety.train.ledger import work_folder
 from moiety.train.log_files import read_log
+from tests import apart
 
 WORKER = Path(__file__).with_name("killed_worker.py")
 WEIGHTS = "model.safetensors"
@@ -90,18 +89,9 @@ def test_kill_9_changes_no_weight(
     small: Path, output: Path, uninterrupted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, moment: str
 ) -> None:
     (tmp_path / "recipe.json").write_text(recipe_in(small, output).model_dump_json())
-    source = str(Path(__file__).parents[2] / "src")
-    path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    killed = subprocess.run(
-        [sys.executable, str(WORKER), str(tmp_path / "recipe.json"), moment],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-3000:]
+    log = tmp_path / "killed.log"
+    killed = apart.start(WORKER, tmp_path / "recipe.json", moment, log=log)
+    assert apart.end_of(killed) == -signal.SIGKILL, log.read_text()[-3000:]
     work = work_folder(output / "tune")
     assert not (output / "tune").exists()
     assert (work / "checkpoint-4").is_dir()

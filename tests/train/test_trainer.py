@@ -1,4 +1,4 @@
-"""The Trainer by itself: order, rates, frozen parts, determinism, refusals, silence."""
+"""The Trainer by itself: rates, frozen parts, determinism, refusals, silence."""
 
 import logging
 from pathlib import Path
@@ -10,7 +10,6 @@ from toy import COLOURS, encoded, row, scratch_folder, sparse_model
 
 from moiety.recipe.recipe import TrainSettings
 from moiety.train import MoietyTrainer, training_arguments
-from moiety.train.order import SeededOrder
 from moiety.vlm.model import load
 from moiety.vlm.parts import freeze, part_of
 
@@ -26,35 +25,6 @@ def trainer_of(
     train = TrainSettings(**{"per_device_train_batch_size": 2, "max_steps": 2, "logging_steps": 1, **settings})
     args = training_arguments(train, work, quiet=True, save_strategy="no")
     return MoietyTrainer(model, args, train_dataset=dataset, data_collator=collator, learning_rates=rates)
-
-
-def test_the_order_depends_on_seed_and_epoch_alone() -> None:
-    order = SeededOrder(50, seed=3)
-    first = list(order)
-    torch.rand(7)
-    assert list(order) == first
-    order.set_epoch(1)
-    assert list(order) != first
-    assert sorted(order) == list(range(50))
-    assert list(SeededOrder(50, seed=4)) != first
-
-
-def test_grouping_by_length_saves_padding_and_loses_no_row() -> None:
-    lengths = torch.randint(10, 200, (203,), generator=torch.Generator().manual_seed(1)).tolist()
-
-    def padded(order: list[int]) -> int:
-        batches = [order[start : start + 8] for start in range(0, len(order), 8)]
-        return sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
-
-    order = SeededOrder(203, 0, lengths, batch=8)
-    first = list(order)
-    assert sorted(first) == list(range(203))
-    assert first == list(SeededOrder(203, 0, lengths, batch=8))
-    assert padded(first) < 1.1 * sum(lengths) < 0.8 * padded(list(SeededOrder(203, 0)))
-    starts = [lengths[row] for row in first[::8]]
-    assert starts != sorted(starts)  # long rows do not all come last
-    order.set_epoch(1)
-    assert list(order) != first
 
 
 def test_the_trainer_groups_by_length(world: Path, tmp_path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from tests import apart
 
 
 def run_in_two_processes(worker: Path, root: Path, work: Path) -> list[dict[str, Any]]:
@@ -20,25 +19,16 @@ def run_in_two_processes(worker: Path, root: Path, work: Path) -> list[dict[str,
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    source = str(Path(__file__).parents[2] / "src")
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    logs = [open(work / f"rank{rank}.log", "w") for rank in range(2)]  # noqa: SIM115
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    logs = [work / f"rank{rank}.log" for rank in range(2)]
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(worker), str(root), str(work)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-        for rank, errors in enumerate(logs)
+        apart.start(worker, root, work, log=log, environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank, log in enumerate(logs)
     ]
     try:
-        ended = [process.wait(timeout=240) for process in processes]
+        ended = [apart.end_of(process) for process in processes]
     finally:
-        for process, log in zip(processes, logs, strict=True):
+        for process in processes:
             process.kill()
-            process.wait()
-            log.close()
-    assert ended == [0, 0], "\n".join(Path(log.name).read_text()[-3000:] for log in logs)
+    assert ended == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
     return [torch.load(work / f"rank{rank}.pt", weights_only=True) for rank in range(2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -57,6 +58,16 @@ def config_of(backbone: str, feature_layers: int | list[int] = -2) -> Any:
     )
 
 
+@functools.cache
+def _counted(backbone: str, settings: str | None) -> ParameterCount:
+    return count_parameters(config_of(backbone), settings and MoESettings.model_validate_json(settings))
+
+
+def counted(backbone: str, settings: MoESettings | None = None) -> ParameterCount:
+    """Counts of a whole model; it is built once for all tests."""
+    return _counted(backbone, settings and settings.model_dump_json())
+
+
 def settings_of_row(row: str, backbone: str) -> MoESettings:
     scheme = row.removesuffix("_wide") if row == "modality_wide" else row
     wide = row in ("modality_wide", "dense_wide")
@@ -67,7 +78,7 @@ def settings_of_row(row: str, backbone: str) -> MoESettings:
 @pytest.mark.parametrize("row", PUBLISHED)
 def test_published_integers(row: str, backbone: str) -> None:
     # I14
-    count = count_parameters(config_of(backbone), settings_of_row(row, backbone))
+    count = counted(backbone, settings_of_row(row, backbone))
     assert (count.activated, count.total) == PUBLISHED[row][backbone]
     assert count.by_part["vision_tower"] == TOWER
     assert count.by_part["projector"] == PROJECTOR[backbone]
@@ -80,10 +91,10 @@ def test_published_integers(row: str, backbone: str) -> None:
     [("phi3", 5_029_186_560, 7_445_253_120), ("llama", 10_849_030_144, 16_486_371_328)],
 )
 def test_language_model_alone(backbone: str, activated: int, total: int) -> None:
-    count = count_parameters(config_of(backbone), MoESettings())
+    count = counted(backbone, MoESettings())
     rest = TOWER + PROJECTOR[backbone]
     assert (count.activated - rest, count.total - rest) == (activated, total)
-    assert count_parameters(config_of(backbone)).total - rest == DENSE_LLM[backbone]
+    assert counted(backbone).total - rest == DENSE_LLM[backbone]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +109,8 @@ def test_with_features_of_three_scales(backbone: str, activated: int, total: int
 
 def test_more_experts_do_not_change_what_is_activated() -> None:
     eight = MoESettings(experts={"vision": 2, "inter": 4, "text": 2})
-    assert count_parameters(config_of("phi3"), eight).total == 12_718_594_112
-    assert count_parameters(config_of("llama"), eight).total == 28_210_783_296
+    assert counted("phi3", eight).total == 12_718_594_112
+    assert counted("llama", eight).total == 28_210_783_296
 
 
 def test_strict_leaves_out_what_is_never_read() -> None:
@@ -110,7 +121,7 @@ def test_strict_leaves_out_what_is_never_read() -> None:
 
 def test_groups_that_see_different_numbers_are_told_apart() -> None:
     settings = MoESettings(experts={"vision": 3, "inter": 2, "text": 1})
-    count = count_parameters(config_of("phi3"), settings)
+    count = counted("phi3", settings)
     text, vision = count.activated_by_group["text"], count.activated_by_group["vision"]
     assert vision - text == 16 * (5 - 3) * 3072
     assert count.activated == vision
@@ -167,7 +178,7 @@ def test_what_cannot_be_counted() -> None:
 
 # -- memory and widths -----------------------------------------------------------------------------------------------
 def test_memory_of_a_stage() -> None:
-    count = count_parameters(config_of("phi3"), MoESettings())
+    count = counted("phi3", MoESettings())
     projector = stage_memory(count, ["projector"], torch.bfloat16)
     assert projector == pytest.approx((count.total + 3 * PROJECTOR["phi3"]) * 2 / 2**30)
     whole = ParameterCount(4, 4, {"all": 4}, {"decoder": 4}, "dense", "published")
@@ -179,8 +190,8 @@ def test_widths_that_activate_as_much(scheme: str) -> None:
     reference = MoESettings()
     width = expert_ffn_for(MoESettings(scheme=scheme), reference, 8192)
     assert width == (16384 if scheme in ("modality", "dense_wide") else 8192)
-    count = count_parameters(config_of("phi3"), MoESettings(scheme=scheme, expert_ffn=width))
-    assert count.activated == pytest.approx(count_parameters(config_of("phi3"), reference).activated, rel=1e-4)
+    count = counted("phi3", MoESettings(scheme=scheme, expert_ffn=width))
+    assert count.activated == pytest.approx(counted("phi3", reference).activated, rel=1e-4)
 
 
 def test_widths_of_other_references() -> None:
@@ -189,7 +200,9 @@ def test_widths_of_other_references() -> None:
     assert expert_ffn_for(MoESettings(scheme="modality"), MoESettings(expert_ffn=40), 96) == 80
     with pytest.raises(ValueError, match="scheme 'dense' keeps its FFN; use 'dense_wide'"):
         expert_ffn_for(MoESettings(scheme="dense"), MoESettings(), 96)
-    with pytest.raises(ValueError, match="the experts of scheme 'asymoe' are not of one width; use equal_settings"):
+    with pytest.raises(
+        ValueError, match="the experts of scheme 'asymoe' are not plain FFNs of one width here; use equal"
+    ):
         expert_ffn_for(MoESettings(), MoESettings(scheme="asymoe"), 96)
 
 
@@ -209,7 +222,7 @@ def test_settings_that_activate_as_much_as_a_number(scheme: str) -> None:
 )
 def test_designs_of_whole_models(backbone: str, text: int, vision: int, stored: float) -> None:
     # T19: 25.45 % below the dense decoder, counted on modules and not by the formula
-    count = count_parameters(config_of(backbone), MoESettings(scheme="asymoe"))
+    count = counted(backbone, MoESettings(scheme="asymoe"))
     rest = TOWER + PROJECTOR[backbone]
     assert {group: number - rest for group, number in count.activated_by_group.items()} == {
         "text": text,
@@ -222,7 +235,7 @@ def test_designs_of_whole_models(backbone: str, text: int, vision: int, stored: 
 
 def test_the_faithful_preset_activates_what_the_paper_prints() -> None:
     faithful = MoESettings(scheme="asymoe", asymoe=AsyMoESettings(preset="faithful"))
-    count, moiie = (count_parameters(config_of("phi3"), settings) for settings in (faithful, MoESettings()))
+    count, moiie = (counted("phi3", settings) for settings in (faithful, MoESettings()))
     assert count.activated == 4_074_018_992
     assert 0.2545 <= 1 - count.activated / moiie.activated <= 0.256
 

@@ -13,10 +13,11 @@ import moiety.vlm.splice as splice_module
 from moiety.moe.layer import ModalityMoE
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.backends import Backend, bank_for
+from moiety.vlm.decoders import text_decoder
 from moiety.vlm.model import moe_layers, with_moe
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.splice import FAMILIES as CLASSES
-from moiety.vlm.splice import UNSUPPORTED, TouchesTower, read_ffn, splice, text_decoder
+from moiety.vlm.splice import UNSUPPORTED, TouchesTower, read_ffn, splice
 from moiety.vlm.towers import vision_tower
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import FAMILIES, sparse

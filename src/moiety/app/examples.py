@@ -1,4 +1,4 @@
-"""Pictures and questions to begin with: scenes of handwritten digits, drawn here; nothing is downloaded."""
+"""Example pictures and questions: scenes of handwritten digits, drawn on this machine without any download."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from moiety.vlm.images import Images
 from moiety.vlm.rows import IMAGE_MARK, load_rows
 from moiety.worlds.scenes import TYPES, write_scenes
 
-SCENES = 20  # the fewest that scenes come in
+SCENES = 20  # the fewest that write_scenes makes
 
 
 def write_examples(folder: Path) -> list[tuple[str, str]]:
-    """Write a picture for each type of question about scenes; none was in the training data of ``moiety demo``.
+    """Write one picture for each type of question about scenes. None was in the training data of ``moiety demo``.
 
     Args:
         folder: Where the pictures go.
 
     Returns:
-        Picture file and question, one pair for each type.
+        Pairs of picture file and question, one for each type.
     """
     scenes = write_scenes(folder / "scenes", num_train=SCENES, num_test=SCENES, seed=0)
     pictures = Images(scenes.images)

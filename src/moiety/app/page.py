@@ -1,6 +1,6 @@
-"""The page, with gradio: wires between what a person does and :mod:`moiety.app.session` and ``views``.
+"""The page, made with gradio. It connects what a person does with :mod:`moiety.app.session` and ``views``.
 
-gradio is imported where a page is made, not here: this file can be read, and its laws checked, without it.
+gradio is imported where a page is made, so that this module can be imported without it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from urllib.parse import urlsplit
 
 from moiety.app.received import LARGEST_BYTES, lies_in, not_given
 from moiety.app.session import Session
-from moiety.app.turns import Turns
 from moiety.app.views import STYLE, nearest_layer, note_html, routing_html, step_of, waiting_html
-from moiety.lens.draw.pictures import most_varied_layer
+from moiety.lens.draw.tint import most_varied_layer
 from moiety.serve.hosts import HostCheck, Hosts
+from moiety.serve.turns import MOST_AT_ONCE, Turns
 from moiety.vlm.model import groups_of, moe_layers, settings_of
 
 if TYPE_CHECKING:
     import gradio as gr
 
 LONGEST_ANSWER = 1024
-MOST_AT_ONCE = 8
-"""Answers in the making; each holds its keys and values in memory, further people wait in line."""
+TINT = 70
+"""Per cent of tint over the picture to begin with: the shapes of the picture stay visible, and the colours distinct."""
 CSS = (
     STYLE
     + """
@@ -45,10 +45,10 @@ class Page:
     Args:
         model: Sparse or dense.
         processor: Its processor.
-        name: What the model is called on the page.
-        examples: Picture files and questions; the first one is filled in.
-        max_new_tokens: Longest answer to begin with.
-        folder: Where gradio keeps what people hand over; pictures elsewhere are never opened.
+        name: Name of the model on the page.
+        examples: Picture files and questions; the page starts with the first one.
+        max_new_tokens: Longest answer in tokens, until somebody moves the slider.
+        folder: Where gradio keeps uploaded files; a picture elsewhere is never opened.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Page:
 
         self.model, self.processor, self.name, self.folder = model, processor, name, folder
         self.examples, self.max_new_tokens = list(examples), max_new_tokens
-        self.turns = Turns(model)
+        self.turns = Turns()
         self.layers = [layer.layer_index for layer in moe_layers(model)]
-        self.keep: Any = gr.skip()  # an output that stays as it is
+        self.keep: Any = gr.skip()  # leaves an output as it is
 
     def blocks(self) -> gr.Blocks:
-        """The components and what they do."""
+        """The components of the page and their events."""
         import gradio as gr
 
         with gr.Blocks(title=f"{self.name} · moiety", analytics_enabled=False, fill_width=True) as blocks:
@@ -79,30 +79,31 @@ class Page:
                 with gr.Column(scale=5, min_width=340):
                     picture, talk, question, note, buttons, longest = self._left()
                 with gr.Column(scale=6, min_width=340):
-                    layer, routing = self._right()
+                    layer, tint, routing = self._right()
             ask, stop, clear = buttons
-            shown = [session, talk, question, note, layer, routing]
+            shown = [session, talk, question, note, layer, tint, routing]
             gr.on(
                 [ask.click, question.submit],
                 self.ask,
-                [session, picture, question, longest, layer],
+                [session, picture, question, longest, layer, tint],
                 shown,
-                concurrency_limit=MOST_AT_ONCE,  # one model: they take turns, a token each
+                concurrency_limit=MOST_AT_ONCE,  # one model: answers take turns, one token each
                 show_progress="hidden",
                 api_visibility="private",
             )
             quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
             stop.click(self.stop, [session], [], **quick)
             gr.on([clear.click, talk.clear], self.clear, [session], [*shown, picture], **quick)
-            layer.input(self.redraw, [session, layer], [routing], trigger_mode="always_last", **quick)
-        for part in blocks.blocks.values():  # a request can name a file or an address in the place of any input
+            for slider in (layer, tint):
+                slider.input(self.redraw, [session, layer, tint], [routing], trigger_mode="always_last", **quick)
+        for part in blocks.blocks.values():  # a request can name a file or an address for any input
             setattr(part, "async_move_resource_to_block_cache", self._kept)  # noqa: B010
         return blocks
 
     def _kind(self) -> str:
         settings, groups = settings_of(self.model), groups_of(self.model)
         if settings is None or groups is None:
-            return "A dense model: it answers, and no router decides who reads what."
+            return "This model is dense: it answers, and there is no routing to show."
         return f"Scheme {settings.scheme} · experts: {groups.describe()} · sparse layers: {len(self.layers)}"
 
     def _left(self) -> tuple[Any, ...]:
@@ -113,11 +114,11 @@ class Page:
             file, type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=230,
             elem_id="picture", buttons=[],
         )  # fmt: skip
-        # gradio would open the file first and fail in its own words; the session reads it and says what is wrong
+        # gradio would open the file first and fail with its own error; the session reads it and says what is wrong
         setattr(picture, "preprocess", lambda payload: None if payload is None else payload.path)  # noqa: B010
         talk = gr.Chatbot(
-            label="Talk", height=230, render_markdown=False, buttons=[], elem_id="talk", feedback_options=None,
-            placeholder="Ask something about the picture; the talk goes on until the picture changes.",
+            label="Conversation", height=230, render_markdown=False, buttons=[], elem_id="talk", feedback_options=None,
+            placeholder="Ask something about the picture. Another picture starts a new conversation.",
         )  # fmt: skip
         with gr.Row(equal_height=True):
             question = gr.Textbox(
@@ -140,67 +141,77 @@ class Page:
         return picture, talk, question, note, (ask, stop, clear), longest
 
     async def _kept(self, file: str | Path | None) -> str | None:
-        """In the place of gradio's own copying, which fetches an address and would copy any file it is let to."""
+        """Replaces gradio's own copying, which fetches addresses and copies any file that it may read."""
         if file is not None and not lies_in(file, self.folder):
             raise ValueError(not_given(file))
         return None if file is None else str(file)
 
-    def _right(self) -> tuple[Any, Any]:
+    def _right(self) -> tuple[Any, Any, Any]:
         import gradio as gr
 
         first, last = (self.layers[0], self.layers[-1]) if self.layers else (0, 1)
-        layer = gr.Slider(
-            first, max(last, first + 1), first, step=step_of(self.layers), label="Sparse layer", elem_id="layer",
-            visible=len(self.layers) > 1,
-        )  # fmt: skip
-        return layer, gr.HTML(waiting_html(groups_of(self.model)), elem_id="routing")
+        with gr.Row():
+            layer = gr.Slider(
+                first, max(last, first + 1), first, step=step_of(self.layers), label="Sparse layer", elem_id="layer",
+                visible=len(self.layers) > 1, min_width=160,
+            )  # fmt: skip
+            tint = gr.Slider(
+                0, 100, TINT, step=5, label="Tint of the picture, %", elem_id="tint", visible=bool(self.layers),
+                min_width=160,
+            )  # fmt: skip
+        return layer, tint, gr.HTML(waiting_html(groups_of(self.model)), elem_id="routing")
 
     def ask(
-        self, session: Session | None, file: str | None, question: str, longest: float, layer: float
+        self, session: Session | None, file: str | None, question: str, longest: float, layer: float, tint: float
     ) -> Iterator[tuple[Any, ...]]:
-        """Answer, piece by piece; at the end who read what."""
+        """Show the answer piece by piece, and at the end which expert read what."""
         session = session or Session(self.model, self.processor, self.folder, self.turns)
         keep, first = self.keep, session.reading is None
         for said in session.ask(file, question, int(longest)):
             box = keep if said.is_error else ""
-            yield session, said.history, box, note_html(said.note, is_error=said.is_error), keep, keep
+            yield session, said.history, box, note_html(said.note, is_error=said.is_error), keep, keep, keep
         if said.is_error or session.reading is None:
             return
-        chosen = most_varied_layer(session.reading.observation) if first else nearest_layer(self.layers, layer)
-        yield session, keep, keep, keep, chosen, routing_html(session.reading, chosen)
+        import gradio as gr
 
-    def redraw(self, session: Session | None, layer: float) -> Any:
-        """Another layer of the same answer."""
+        seen = session.reading.observation
+        chosen = most_varied_layer(seen) if first else nearest_layer(self.layers, layer)
+        lies_over = gr.update(visible=seen.grid is not None)  # without a grid there is no picture below the tint
+        yield session, keep, keep, keep, chosen, lies_over, routing_html(session.reading, chosen, tint / 100)
+
+    def redraw(self, session: Session | None, layer: float, tint: float) -> Any:
+        """Draw the routing of the same answer for another layer or with another tint."""
         if session is None or session.reading is None:
             return self.keep
-        return routing_html(session.reading, nearest_layer(self.layers, layer))
+        return routing_html(session.reading, nearest_layer(self.layers, layer), tint / 100)
 
     def stop(self, session: Session | None) -> None:
-        """End the answer that is being made; its own event shows that."""
+        """End the answer that is being made; the event of that answer shows it."""
         if session:
             session.stop()
 
     def clear(self, session: Session | None) -> tuple[Any, ...]:
-        """A new page."""
+        """Start anew."""
         if session:
             session.clear()
-        return session, [], "", note_html("", is_error=False), self.keep, waiting_html(groups_of(self.model)), None
+        nothing, keep = note_html("", is_error=False), self.keep
+        return session, [], "", nothing, keep, keep, waiting_html(groups_of(self.model)), None
 
 
 def launch(page: Page, hosts: Hosts, *, host: str, port: int, share: bool) -> tuple[gr.Blocks, str, str | None]:
-    """Start to serve a page, without waiting.
+    """Start to serve a page and return at once.
 
-    Fonts are those of the machine it is looked at on: a page that asks elsewhere for fonts tells who looks at it.
+    The page uses the fonts of the visitor's machine: fonts from elsewhere would tell that server who looks at the page.
 
     Args:
         page: What to serve.
-        hosts: Names that it is asked by; with `share` the public one is added.
+        hosts: Host names that it answers to; with `share` the public one is added.
         host: Address to listen at.
-        port: A free one.
+        port: A free port.
         share: Whether gradio opens a tunnel.
 
     Returns:
-        What to close in the end, the address and, with `share`, the public address.
+        The blocks, which must be closed in the end, the address and, with `share`, the public address.
     """
     import gradio as gr
     from starlette.middleware import Middleware

@@ -1,4 +1,4 @@
-"""The files that a page received: the only ones it opens, whatever a request names."""
+"""Files that a page received. It opens no other file, whatever a request names."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import stat
 from pathlib import Path
 
 LARGEST_BYTES = 64 * 2**20
-"""Of a file that a person may hand over."""
+"""Size of the largest file that a person may upload."""
 _FLAGS = ("O_NONBLOCK", "O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")  # each where the system has it
 
 
 def content_of(file: str | Path, folder: Path) -> bytes:
-    """The bytes of a file that lies in `folder`; of no other file, and of nothing that is no regular file.
+    """Read a regular file that lies in `folder`; every other path is refused.
 
-    Links are followed first, and what they lead to must lie in the folder. The file is opened once and without waiting,
-    so that a pipe or a device cannot hold anybody up, and judged by what was opened, not by its name.
+    Links are followed first, and their target must lie in the folder. The file is opened once and without waiting, so
+    that a pipe or a device cannot block anybody. The opened file is checked, not its name.
 
     Args:
-        file: As a request names it; nothing is believed.
-        folder: Where the page keeps what it received and its own examples.
+        file: Path as a request names it; it may be anything.
+        folder: Where the page keeps uploaded files and its own examples.
 
     Raises:
-        ValueError: it lies elsewhere, is absent or no regular file (one text for all three: nobody learns which), or
-            it is larger than a person may hand over.
+        ValueError: it lies elsewhere, does not exist or is no regular file (one text for all three, so that a visitor
+            does not learn which), or it is larger than :data:`LARGEST_BYTES`.
     """
     opened = None
     with contextlib.suppress(OSError):
@@ -40,12 +40,12 @@ def content_of(file: str | Path, folder: Path) -> bytes:
 
 
 def lies_in(file: str | Path, folder: Path) -> bool:
-    """Whether a file is there and lies in `folder`, links followed; nothing is opened."""
+    """Whether a file exists and lies in `folder`, after following links. Nothing is opened."""
     return _inside(file, folder) is not None
 
 
 def not_given(file: object) -> str:
-    """What to say of a file that is not opened."""
+    """The error text for a file that is not opened."""
     return f"the picture {_shown(file)} was not given to this page; upload it, or take one of the examples"
 
 
@@ -58,8 +58,8 @@ def _inside(file: str | Path, folder: Path) -> Path | None:
 
 
 def _opened(path: Path) -> int | None:
-    """A descriptor of a regular file; None where something else is."""
-    if not stat.S_ISREG(path.lstat().st_mode):  # to open a device can do something already
+    """A descriptor of a regular file; None for anything else."""
+    if not stat.S_ISREG(path.lstat().st_mode):  # opening a device can already have an effect
         return None
     opened = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in _FLAGS))
     if stat.S_ISREG(os.fstat(opened).st_mode):

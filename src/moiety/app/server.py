@@ -1,4 +1,4 @@
-"""Starts the page on this machine and keeps it there until somebody stops it."""
+"""Starts the page on this machine and serves it until somebody stops the process."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from moiety.serve.hosts import Hosts
 
 
 def check_app(host: str, port: int) -> int:
-    """Refuse what would fail only after the model is loaded: no gradio, or a port that is taken.
+    """Check gradio and the port before the model is loaded.
 
     Args:
         host: Address to listen at.
-        port: 0: any that is free.
+        port: Port to listen at; 0 takes any free one.
 
     Returns:
         The port.
 
     Raises:
         ImportError: gradio is not installed.
-        ValueError: the address is not of this machine, or the port is taken.
+        ValueError: the address does not belong to this machine, or the port is in use.
     """
     if importlib.util.find_spec("gradio") is None:
         raise ImportError('the app needs gradio, which is not installed: pip install "moiety[app]"')
     if not 0 <= port <= 65535:
-        raise ValueError(f"--port {port}: expected 1 to 65535, or 0 for any that is free")
+        raise ValueError(f"--port {port}: expected 1 to 65535, or 0 for any free port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -60,20 +60,20 @@ def run_app(
     names: Iterable[str] = (),
     on_start: Callable[[str, str | None], object],
 ) -> None:
-    """Show the page until the process is told to stop; pictures that people gave it are deleted then.
+    """Serve the page until the process is told to stop, then delete the pictures that people uploaded.
 
-    Nothing is asked for outside this machine, unless `share` asks for a public address.
+    Nothing outside this machine is contacted, unless `share` asks for a public address.
 
     Args:
         model: Sparse or dense.
         processor: Its processor.
-        name: What the model is called on the page.
+        name: Name of the model on the page.
         host: Address to listen at.
         port: See :func:`check_app`.
         share: Whether gradio opens a tunnel through its own server, which makes the page public.
-        max_new_tokens: Longest answer to begin with.
-        names: Names that the page is asked by, beside `host` and those of this machine's loopback.
-        on_start: Called with the address, and with the public one where there is one, when the page can be opened.
+        max_new_tokens: Longest answer in tokens, until somebody moves the slider.
+        names: Further host names that the page answers to, beside `host` and those of the loopback.
+        on_start: Called once the page can be opened, with its address and the public address or None.
 
     Raises:
         KeyboardInterrupt: somebody stopped it, with Ctrl-C or a termination signal.
@@ -84,22 +84,22 @@ def run_app(
 
         page = Page(model, processor, name, write_examples(Path(folder)), max_new_tokens, Path(folder))
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated app tidies up, too
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # a terminated app also deletes its files
         blocks, address, public = launch(page, Hosts(host, names), host=host, port=port, share=share)
         try:
             on_start(address, public)
             threading.Event().wait()
         finally:
             page.turns.end()
-            blocks.server.force_exit = True  # uvicorn would wait for those who still look at the page
+            blocks.server.force_exit = True  # uvicorn would wait for pages that are still open
             blocks.close(verbose=False)
 
 
 def leave_within(seconds: float, status: int) -> None:
-    """End this process after `seconds` if it still lives: a thread that computes or reads must not keep it.
+    """End this process after `seconds`, even if a thread still computes or reads.
 
     Args:
-        seconds: Time for everything that tidies up.
+        seconds: Time to tidy up.
         status: Exit status.
     """
     last = threading.Timer(seconds, os._exit, [status])

@@ -1,4 +1,4 @@
-"""One person's talk about one picture: what was said, and how the last answer was read and made."""
+"""The conversation of one person about one picture, and the routing of the last answer."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from moiety.app.received import content_of
-from moiety.app.turns import Ended, Turns
 from moiety.chat import UNANSWERED, Conversation
 from moiety.groups import Modality
 from moiety.lens.numbers import RoutingNumbers, numbers_of
 from moiety.lens.trace.observe import Observation, as_seen, grid_of, pieces, split
 from moiety.moe.trace import RoutingTrace, recording
+from moiety.serve.turns import Ended, Turns
 from moiety.vlm.images import decode
 from moiety.vlm.model import groups_of, settings_of
 from moiety.vlm.rows import IMAGE_MARK
 
 MOST_PIXELS = 64_000_000
-"""Pixels of the largest picture that is read: what the largest cameras make; beyond that decoding costs gigabytes."""
+"""Pixels of the largest picture that is read. The largest cameras make so many; more cost gigabytes to decode."""
 SECONDS_BETWEEN = 0.1
-"""Between two looks at a growing answer: a page that is told each token does nothing else."""
+"""Seconds between two updates of a growing answer; an update for each token would be too many for a page."""
 STOPPED = "Stopped."
 NO_PICTURE = "There is no picture yet: choose one, or take an example."
 NO_QUESTION = "There is no question yet: type one."
-ANSWERING = "An answer is being made: wait for its end, or stop it."
-CLOSING = "The page closes."
+ANSWERING = "An answer is still being made: wait until it ends, or stop it."
+CLOSING = "The app is being stopped."
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the last answer was read and made: every decision, and its statistics."""
+    """The routing of the last answer: every decision, and their statistics."""
 
     observation: Observation
     numbers: RoutingNumbers
@@ -46,11 +46,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class Said:
-    """What to show while an answer is made, and when it is there.
+    """What to show while an answer is made, and when it is finished.
 
     Args:
-        history: Turns so far, ``role`` and ``content`` each; the last one may still grow.
-        note: A line about the answer, or why there is none.
+        history: Turns so far, each with ``role`` and ``content``; the last one may still grow.
+        note: A line about the answer, or the reason why there is none.
         is_error: Whether `note` says why there is no answer.
     """
 
@@ -60,18 +60,18 @@ class Said:
 
 
 class Session:
-    """A conversation about one picture. Another picture begins another conversation.
+    """A conversation about one picture. Another picture starts another conversation.
 
     Args:
         model: Sparse or dense; a dense one answers and has no reading.
         processor: Its processor.
         folder: Where pictures may lie; a file elsewhere is never opened.
-        turns: The model's time, shared with other sessions; None: this is the only one.
+        turns: The model's time, shared with other sessions; None: this is the only session.
     """
 
     def __init__(self, model: Any, processor: Any, folder: Path, turns: Turns | None = None) -> None:
         self.conversation = Conversation(model, processor)
-        self.folder, self.turns = folder, turns or Turns(model)
+        self.folder, self.turns = folder, turns or Turns()
         self.file: str | None = None
         self.reading: Reading | None = None
         self._answering = False
@@ -92,7 +92,7 @@ class Session:
         self.file, self.reading = None, None
 
     def ask(self, file: str | None, question: str | None, max_new_tokens: int) -> Iterator[Said]:
-        """Answer a question about the picture in a file, piece by piece; whatever cannot be answered is one note.
+        """Answer a question about the picture in a file, piece by piece. Every error becomes a note.
 
         Args:
             file: Picture in the folder of the page; None: none was chosen.
@@ -130,7 +130,7 @@ class Session:
         ]
 
     def _show(self, file: str) -> None:
-        """Begin a conversation about the picture in `file`, unless this is it."""
+        """Start a conversation about the picture in `file`, unless it is already about that picture."""
         if file != self.file:
             picture = picture_in(file, self.folder)
             self._forget()
@@ -174,13 +174,13 @@ class Session:
 
 
 class _Left(Exception):
-    """Nobody waits for the rest."""
+    """Nobody waits for the rest of the answer."""
 
 
 def as_they_come(work: Callable[[Callable[[str], object]], None]) -> Generator[str, None, None]:
-    """The pieces of text that `work` hands to its argument, while it is at work in a thread of its own.
+    """Run `work` in a thread of its own and yield the pieces of text that it passes to its argument.
 
-    What it raises is raised here. When the reader goes away, the work ends at its next piece.
+    An error of `work` is raised here. When the reader goes away, the work ends at its next piece.
     """
     made: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()
     left = threading.Event()
@@ -210,19 +210,19 @@ def as_they_come(work: Callable[[Callable[[str], object]], None]) -> Generator[s
 
 
 def picture_in(file: str | Path, folder: Path) -> Image.Image:
-    """The picture in a file that somebody handed over.
+    """Read the picture in an uploaded file.
 
     Args:
-        file: As a request names it.
-        folder: Where what was handed over lies.
+        file: Path as a request names it.
+        folder: Where uploaded files lie.
 
     Raises:
-        ValueError: it was not handed over, is no picture, or a huge one.
+        ValueError: the file was not uploaded, is no picture, or has too many pixels.
     """
     name, content = Path(file).name, content_of(file, folder)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             with Image.open(io.BytesIO(content)) as opened:
                 width, height = opened.size
     except Image.DecompressionBombError:
@@ -235,7 +235,7 @@ def picture_in(file: str | Path, folder: Path) -> Image.Image:
 
 
 def reading_of(talk: Conversation, trace: RoutingTrace, question: str) -> Reading | None:
-    """What a trace says about the last answer of a conversation with one picture; None for a dense model."""
+    """The routing of the last answer of a conversation about one picture; None for a dense model."""
     settings, groups = settings_of(talk.model), groups_of(talk.model)
     if settings is None or groups is None:
         return None

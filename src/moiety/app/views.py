@@ -1,6 +1,6 @@
-"""Who read what in one layer, as one piece of HTML: the tinted picture, load shares, tinted words.
+"""Which expert read what in one layer, as one piece of HTML: the tinted picture, load shares, tinted words.
 
-Everything is inside the text, pictures included; nothing is asked for from anywhere.
+The HTML contains everything, pictures included, and loads nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from PIL import Image, ImageOps
 from moiety.app.session import Reading
 from moiety.groups import ExpertGroups
 from moiety.lens.draw.palette import colours_of, is_dark, label_of
-from moiety.lens.draw.pictures import GRID_LINES_UP_TO, over_picture, ranked, tint
+from moiety.lens.draw.tint import over_picture, ranked, tint
+from moiety.lens.draw.tokens import GRID_LINES_UP_TO
 from moiety.lens.trace.observe import Observation
 
 SIDE = 384  # pixels of the tinted picture, at least
@@ -43,22 +44,22 @@ STYLE = """
 
 
 def waiting_html(groups: ExpertGroups | None) -> str:
-    """What stands there before the first answer; without groups the model is dense."""
+    """What is shown before the first answer; without groups the model is dense."""
     if groups is None:
         text = (
-            "<h4>No routing</h4><p>This model is dense: every token goes through the same weights, so there is nothing "
-            "to show here. <code>moiety upcycle</code> makes it sparse.</p>"
+            "<h4>No routing</h4><p>This model is dense: every token passes through the same weights, so there is no "
+            "routing to show. <code>moiety upcycle</code> makes it sparse.</p>"
         )
     else:
         text = (
-            f"<p>{legend_html(groups)}</p><h4>Who reads what</h4><p>After each answer this side shows which of these "
-            "experts read each patch of the picture and each word, layer by layer.</p>"
+            f"<p>{legend_html(groups)}</p><h4>Who reads what</h4><p>After each answer you see here which of these "
+            "experts read each patch of the picture and each word, in every sparse layer.</p>"
         )
     return f'<div class="lens waiting">{text}</div>'
 
 
 def note_html(text: str, *, is_error: bool) -> str:
-    """A line about the last answer, or why there is none."""
+    """A line about the last answer, or the reason why there is none."""
     kind = "error" if is_error else "quiet"
     return f'<span class="{kind}" role="{"alert" if is_error else "status"}">{html.escape(text)}</span>'
 
@@ -74,7 +75,7 @@ def step_of(layers: Sequence[int]) -> int:
 
 
 def nearest_layer(layers: Sequence[int], value: float) -> int:
-    """The sparse layer nearest to where a slider stands, the lower of two.
+    """The sparse layer nearest to the value of a slider; of two equally near ones the lower.
 
     Example:
         >>> nearest_layer([0, 4, 6], 2), nearest_layer([0, 4, 6], 5.5)
@@ -83,12 +84,13 @@ def nearest_layer(layers: Sequence[int], value: float) -> int:
     return min(layers, key=lambda layer: (abs(layer - value), layer))
 
 
-def routing_html(reading: Reading, layer: int) -> str:
-    """Everything about one layer.
+def routing_html(reading: Reading, layer: int, strength: float = 1.0) -> str:
+    """The routing of the last answer in one layer.
 
     Args:
-        reading: How the last answer was read and made.
+        reading: Routing of the last answer.
         layer: A sparse layer.
+        strength: How strong the tint of the picture is, 0..1; at 0 the picture alone is shown.
 
     Raises:
         ValueError: `layer` is not sparse.
@@ -97,26 +99,35 @@ def routing_html(reading: Reading, layer: int) -> str:
     if layer not in seen.layers:
         raise ValueError(f"layer {layer} is not sparse; sparse layers: {seen.layers}")
     chosen = seen.phases["prefill"][layer].index.shape[1]
-    second = " · lower right corner: its second choice, as large as its weight" if chosen > 1 else ""
-    how = f"Each patch in the colour of the expert that read it{second}." if seen.grid else f"{seen.note}."
+    second = "; the lower right corner shows the second choice, as large as its weight" if chosen > 1 else ""
+    how = (
+        f"Each patch has the colour of its first choice, the expert with the largest weight{second}."
+        if seen.grid
+        else f"{seen.note}."
+    )
     what = html.escape(f"Layer {layer} · “{seen.question}” → “{seen.answer}”")
     parts = [
         f'<p class="what">{what}</p><p>{legend_html(seen.groups)}</p>',
-        f'<div class="both"><figure>{_image(tinted(seen, layer), f"patches tinted by expert, layer {layer}")}'
+        f'<div class="both"><figure>{_image(tinted(seen, layer, strength), f"patches tinted by expert, layer {layer}")}'
         f'<figcaption class="quiet">{html.escape(how)}</figcaption></figure>{loads_html(reading, layer)}</div>',
-        "<h4>What was read before the answer, word by word</h4>",
+        "<h4>The prompt, word by word</h4>",
         words_html(seen, layer, "prefill"),
     ]
     if seen.generated:
         parts += ["<h4>The answer</h4>", words_html(seen, layer, "decode")]
-    hint = "Underlined: the second choice. Rest on a word for its weights." if chosen > 1 else ""
+    hint = "The underline shows the second choice. Point at a word to see the weights." if chosen > 1 else ""
     return f'<div class="lens" data-layer="{layer}">{"".join(parts)}<p class="quiet">{hint}</p></div>'
 
 
-def tinted(seen: Observation, layer: int) -> Image.Image:
+def tinted(seen: Observation, layer: int, strength: float = 1.0) -> Image.Image:
     """The picture with its patches tinted by the experts that read them, at least `SIDE` pixels wide.
 
-    Without a grid: the image tokens in reading order, `STRIP` in a row, without the picture.
+    Without a grid, the image tokens stand in reading order, `STRIP` in each row, without the picture.
+
+    Args:
+        seen: Routing of a question.
+        layer: A sparse layer.
+        strength: 0..1. At 1 the picture below is grey, and at 0 it is shown in its own colours without tint.
     """
     index, weights = (values[seen.is_image] for values in ranked(seen.phases["prefill"][layer]))
     if seen.grid is None:
@@ -132,17 +143,21 @@ def tinted(seen: Observation, layer: int) -> Image.Image:
     large = large.resize((times * large.width, times * large.height), Image.Resampling.BICUBIC)
     drawn = np.array(large)
     if seen.grid is not None:
-        light = ImageOps.autocontrast(seen.picture.convert("L"), cutoff=1)  # shapes of a dark picture show, too
+        light = ImageOps.autocontrast(seen.picture.convert("L"), cutoff=1)  # shows the shapes of a dark picture, too
         drawn = (255 * over_picture(drawn / 255, light)).round().astype(np.uint8)
     if max(grid) <= max(GRID_LINES_UP_TO, STRIP):
         step = drawn.shape[1] // grid[1]
         drawn[step::step, :] = 255
         drawn[:, step::step] = 255
-    return Image.fromarray(drawn)
+    shown = Image.fromarray(drawn)
+    if seen.grid is not None:
+        picture = seen.picture.convert("RGB").resize(shown.size, Image.Resampling.BILINEAR)
+        shown = Image.blend(picture, shown, strength)
+    return shown
 
 
 def loads_html(reading: Reading, layer: int) -> str:
-    """A bar for each modality and phase: how its choices were shared among the experts of `layer`."""
+    """A bar for each modality and phase: the share of its choices that each expert of `layer` got."""
     numbers, groups = reading.numbers, reading.observation.groups
     place = numbers.layers.index(layer)
     bars = []
@@ -154,7 +169,7 @@ def loads_html(reading: Reading, layer: int) -> str:
                 count = f'<span class="quiet">· {tokens} token{"s" * (tokens > 1)}</span>'
                 bar = _bar(numbers.of(phase, "load_share")[place, row], groups)
                 bars.append(f'<div class="load"><h4>{html.escape(what)} {count}</h4>{bar}</div>')
-    return f'<div class="loads">{"".join(bars)}<p class="quiet">Share of all choices that each expert got.</p></div>'
+    return f'<div class="loads">{"".join(bars)}<p class="quiet">Share of the choices that each expert got.</p></div>'
 
 
 def _bar(shares: np.ndarray, groups: ExpertGroups) -> str:
@@ -192,7 +207,7 @@ def _word(word: str, index: np.ndarray, weights: np.ndarray, groups: ExpertGroup
 
 
 def legend_html(groups: ExpertGroups) -> str:
-    """One chip for every expert: its index, its group and whom it reads."""
+    """One chip for each expert: its index, its group and what it may read."""
     chips = []
     for expert, colour in enumerate(colours_of(groups)):
         group = groups.group_of_expert(expert)
@@ -204,7 +219,7 @@ def legend_html(groups: ExpertGroups) -> str:
 
 
 def _ink(colour: str) -> str:
-    """Style of a field of one colour, with ink that can be read on it."""
+    """Style of a coloured field, with a text colour that can be read on it."""
     return f"background:{colour};color:{'#fff' if is_dark(colour) else '#000'}"
 
 

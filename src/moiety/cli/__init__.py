@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from moiety.cli import data, intent, recipes
 from moiety.cli.app import demo_app
+from moiety.cli.assemble import assemble, fetch_demo_weights
 from moiety.cli.benchmarks import score
 from moiety.cli.door import new_app
 from moiety.cli.environment import env
@@ -21,7 +22,23 @@ app = new_app()
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(data.app, name="data")
 app.add_typer(intent.app, name="intent")
-for verb in (env, upcycle, params, train, compare, evaluate, score, inspect, ground, chat, serve, demo, demo_app):
+for verb in (
+    env,
+    assemble,
+    fetch_demo_weights,
+    upcycle,
+    params,
+    train,
+    compare,
+    evaluate,
+    score,
+    inspect,
+    ground,
+    chat,
+    serve,
+    demo,
+    demo_app,
+):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 

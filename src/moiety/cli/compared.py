@@ -41,7 +41,7 @@ def parameters(comparison: Comparison) -> Table:
     for row in comparison.rows:
         widths = "\n".join(f"{group} {width}" for group, width in row.widths.items()) or str(row.expert_ffn)
         rows.append((row.scheme, widths, row.activated, f"{100 * row.relative_difference:+.2f} %", row.total))
-    unequal = [f"{row.scheme}: {row.label}" for row in comparison.rows if row.label != "equal"]
+    unequal = [f"{row.scheme}: {row.budget_remark}" for row in comparison.rows if not row.has_equal_budget]
     note = "activated: parameters that one token passes through" + "".join(f"; {text}" for text in unequal)
     return table("parameters", heads, rows, note)
 

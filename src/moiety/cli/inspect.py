@@ -47,7 +47,7 @@ def inspect(
 
 
 def _exporting(kind: str, dpi: int) -> AbstractContextManager[None]:
-    from moiety.lens.draw.pictures import Export, exporting
+    from moiety.lens.draw.figure import Export, exporting
 
     return exporting(Export(kind, dpi))
 

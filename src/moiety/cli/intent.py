@@ -16,7 +16,7 @@ from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
     from moiety.intent.compare.grading import Graded
-    from moiety.intent.data.published import Split
+    from moiety.intent.data.dataset import Split
     from moiety.intent.recipe import IntentRecipe
 
 app = typer.Typer(
@@ -248,8 +248,8 @@ def check_inputs(dims: Iterable[str], rows: Split, hidden: Sequence[str], data: 
     Raises:
         ValueError: the grades would be those of another question; says which files would do.
     """
-    from moiety.intent.data.published import FEATURES
-    from moiety.intent.data.sources import has_input
+    from moiety.intent.data.mintrec import FEATURES
+    from moiety.intent.data.samples import has_input
 
     asked = [name for name in dims if name not in hidden]
     absent = [name for name in asked if not any(has_input(sample, (name,)) for sample in rows.samples)]

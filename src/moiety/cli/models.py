@@ -257,10 +257,11 @@ def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
     """Every scheme over the same dense model, with the expert width that activates as much as `reference`."""
     from moiety.moe.routers import SCHEMES, resolve
     from moiety.recipe.recipe import MoESettings
+    from moiety.vlm.configs import dense_ffn
     from moiety.vlm.parameters import count_parameters
 
     same: dict[str, Any] = {"layers": reference.layers, "modality_groups": reference.modality_groups}
-    ffn = dense.get_text_config().intermediate_size
+    ffn = dense_ffn(dense)
     own = count_parameters(dense, reference).activated
     rows: list[dict[str, Any]] = []
     for scheme in SCHEMES:
@@ -285,9 +286,10 @@ def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
 
 def as_much_as(reference: MoESettings, settings: MoESettings, dense: Any, activated: int) -> MoESettings:
     """`settings` at the width that makes them equal to `reference`, which activates `activated` parameters."""
-    from moiety.vlm.parameters import equal_settings, expert_ffn_for
+    from moiety.vlm.configs import dense_ffn
+    from moiety.vlm.parameters import equal_settings, expert_ffn_for, of_one_width
 
-    if settings.scheme == "dense" or "asymoe" in (settings.scheme, reference.scheme):
+    if settings.scheme == "dense" or not of_one_width(settings, reference):
         return equal_settings(settings, dense, activated)
-    width = expert_ffn_for(settings, reference, dense.get_text_config().intermediate_size)
+    width = expert_ffn_for(settings, reference, dense_ffn(dense))
     return settings.model_copy(update={"expert_ffn": width})

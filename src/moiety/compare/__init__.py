@@ -3,6 +3,7 @@
 from moiety.compare.plan import plan_schemes
 from moiety.compare.run import run_compare
 from moiety.compare.summary import Comparison, Difference, Floors, Standing
+from moiety.compare.table import markdown
 from moiety.compare.variants import compared_names, settings_for
 from moiety.stats.contrasts import Contrast
 
@@ -13,6 +14,7 @@ __all__ = [
     "Floors",
     "Standing",
     "compared_names",
+    "markdown",
     "plan_schemes",
     "run_compare",
     "settings_for",

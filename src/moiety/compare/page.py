@@ -50,7 +50,7 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path], commands: 
         *_scores(comparison),
         *_contrasts(comparison),
         *_section("Evidence against memory", conflict_table(comparison), 2),
-        html_heading(f"Differences to {comparison.reference}"),
+        html_heading(f"{comparison.reference} minus each other scheme"),
         *_differences(comparison),
         html_heading("Is the picture used?"),
         f"<p>{html.escape(sight(comparison))}</p>",
@@ -117,7 +117,7 @@ def _standings(comparison: Comparison) -> list[str]:
 
 
 def _differences(comparison: Comparison) -> list[str]:
-    found = comparison.differences()
+    found = comparison.reference_minus_others()
     parts = [f"<p>{html.escape(told_apart(comparison))}</p>"]
     if not found:
         return parts

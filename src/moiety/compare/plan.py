@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from moiety.compare.summary import SchemeRow
+from moiety.compare.summary import EQUAL, SchemeRow
 from moiety.compare.variants import UNWIDENED, check_names, meaning_of, settings_for
 from moiety.recipe.recipe import MoESettings, Recipe
-from moiety.vlm.configs import sparse_config
+from moiety.vlm.configs import dense_ffn, sparse_config
 from moiety.vlm.model import config_of
 from moiety.vlm.parameters import ParameterCount, count_parameters
 
-EQUAL = "equal"
 FEWER = "fewer activated parameters"
 MORE = "more activated parameters"
 # Field of moe.asymoe -> expert group, or part of the layer, that it is the width of.
@@ -62,7 +62,7 @@ def plan_schemes(recipe: Recipe, config: Any, schemes: Sequence[str]) -> list[Pl
     if recipe.moe.scheme == "dense":
         raise ValueError("moe.scheme is 'dense': a comparison needs a sparse reference, for instance moe.scheme=moiie")
     check_names(recipe, schemes)
-    found = config if hasattr(config, "get_text_config") else config_of(config)
+    found = config_of(config) if isinstance(config, str | Path) else config
     dense, reference = count_parameters(found), count_parameters(found, recipe.moe)
     return [_planned(name, recipe, found, dense, reference) for name in schemes]
 
@@ -72,10 +72,10 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
     count = dense if settings is None else count_parameters(config, settings)
     difference = count.activated / reference.activated - 1
     variant = recipe.compare.variants.get(name)
-    ffn = config.get_text_config().intermediate_size
+    ffn = dense_ffn(config)
     row = SchemeRow(
         scheme=name,
-        label=_label(name, difference, recipe, count.activated, reference.activated),
+        budget_remark=_budget_remark(name, difference, recipe, count.activated, reference.activated),
         expert_ffn=ffn if settings is None else settings.expert_ffn or ffn,
         activated=count.activated,
         total=count.total,
@@ -99,13 +99,13 @@ def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:
         return {}
     own = MoESettings.model_validate(sparse_config(config, settings).moe).asymoe
     assert own is not None
-    unused = {"hyp_dim"} if own.inter_kind == "ffn" else set()
+    unused = set() if own.hyperbolic else {"hyp_dim"}
     unused |= set() if own.needs_context else {"context_dim"}
     widths = {group: getattr(own, field) for field, group in _WIDTHS.items() if field not in unused}
     return {group: width for group, width in widths.items() if width is not None}
 
 
-def _label(name: str, difference: float, recipe: Recipe, activated: int, wanted: int) -> str:
+def _budget_remark(name: str, difference: float, recipe: Recipe, activated: int, wanted: int) -> str:
     tolerance, variant = recipe.compare.tolerance, recipe.compare.variants.get(name)
     if abs(difference) <= tolerance:
         return EQUAL

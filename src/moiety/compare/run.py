@@ -28,8 +28,8 @@ from moiety.recipe.recipe import Recipe
 from moiety.records.provenance import provenance
 from moiety.train import Progress, StageData, prepare_data, run_recipe, run_stage
 from moiety.train.ledger import fingerprint_of
-from moiety.train.order import without_weight_bars
 from moiety.train.plan import plan as plan_training
+from moiety.train.progress import without_weight_bars
 from moiety.train.start import require_files, start_folder, texts_of
 from moiety.vlm.images import Images
 from moiety.vlm.model import config_of, load

@@ -36,8 +36,9 @@ def made(comparison: Comparison) -> str:
 
 def _activated(comparison: Comparison) -> str:
     """What one token passes through, and whether that is equal."""
-    equal = [row for row in comparison.rows if row.label == "equal"]
-    others = [f"{row.scheme} {100 * row.relative_difference:+.1f} %" for row in comparison.rows if row.label != "equal"]
+    equal = [row for row in comparison.rows if row.has_equal_budget]
+    unequal = [row for row in comparison.rows if not row.has_equal_budget]
+    others = [f"{row.scheme} {100 * row.relative_difference:+.1f} %" for row in unequal]
     parts = []
     if equal:
         most = max(abs(row.relative_difference) for row in equal)
@@ -74,7 +75,7 @@ def _mean(comparison: Comparison, scheme: str, blank: bool = False) -> float:
 
 def _order(comparison: Comparison, scored: Sequence[str]) -> str:
     """Whether any of them may be called better."""
-    found = [one for one in comparison.differences() if one.question_type == MEAN_OF_TYPES]
+    found = [one for one in comparison.reference_minus_others() if one.question_type == MEAN_OF_TYPES]
     tested = [one for one in found if one.estimate.has_interval]
     if not found:
         return f"{comparison.reference}, which they are measured against, has no result yet"
@@ -163,12 +164,13 @@ def sight(comparison: Comparison) -> str:
 
 def told_apart(comparison: Comparison) -> str:
     """How many paired differences have a verdict, in one sentence."""
-    found = comparison.differences()
+    found = comparison.reference_minus_others()
     if not found:
         return f"Nothing to compare with {comparison.reference} yet."
     clear = sum(" is " in one.verdict for one in found)
     single = sum(not one.estimate.has_interval for one in found)
-    text = f"{counted(len(found), 'difference').capitalize()} to {comparison.reference}, by type of question: "
+    text = f"{counted(len(found), 'difference').capitalize()}, {comparison.reference} minus another scheme, by type of "
+    text += "question: "
     if single == len(found):
         return text + "one seed each, so none has a verdict."
     return text + f"{clear} with an interval that excludes 0, {len(found) - clear} without."

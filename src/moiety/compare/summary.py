@@ -1,4 +1,4 @@
-"""Records of all runs to what may be said about them: means over seeds, paired differences, verdicts."""
+"""What the records of all runs allow to say: means over seeds, paired differences, verdicts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from moiety.stats.contrasts import Contrast, as_families, contrast_over
 from moiety.stats.intervals import Estimate, paired_difference, seed_interval
 from moiety.stats.permutation import SignFlip, holm, shown_p, sign_flip_test
 
+EQUAL = "equal"
+
 
 @dataclass(frozen=True)
 class Floors:
-    """What an answerer without eyes reaches on one type of question; None where it does not apply.
+    """Accuracies in 0..1 that need no picture, on one type of question; None where a floor does not apply.
 
     Args:
-        majority: Always the most frequent training answer of the type.
-        question_only: Most frequent training answer to the same question text.
-        chance: Guessing among the options of a multiple-choice question.
+        majority: Always answer with the most frequent training answer of the type.
+        question_only: Answer with the most frequent training answer to the same question text.
+        chance: Guess among the options of a multiple-choice question.
     """
 
     majority: float | None = None
@@ -32,7 +34,7 @@ class Floors:
 
     @property
     def best(self) -> float:
-        """The highest floor; 0 without any."""
+        """The highest of the floors; 0 where there is none."""
         return max(
             (value for value in (self.majority, self.question_only, self.chance) if value is not None), default=0.0
         )
@@ -40,23 +42,23 @@ class Floors:
 
 @dataclass(frozen=True)
 class SchemeRow:
-    """One line of the table.
+    """One scheme of the comparison: what its model is made of. One line of the tables.
 
     Args:
-        scheme: Name as compared.
-        label: ``equal`` or a plain remark when activated parameters differ from the reference.
-        expert_ffn: Inner width of one expert; of the dense FFN where nothing is spliced.
+        scheme: Name as compared, such as ``dense_wide`` or the name of a variant.
+        budget_remark: ``equal``, or in words how the activated parameters differ from those of the reference.
+        expert_ffn: Inner width of one expert; for a model without experts, of the dense FFN.
         activated: Activated parameters.
-        total: Parameters in all.
-        relative_difference: Of activated parameters, to the reference.
-        against_dense: The same to the dense model, vision tower and projector left out on both sides.
-        widths: Expert group or part -> width, where one width does not say it.
-        note: What a variant is there for.
+        total: All parameters.
+        relative_difference: ``activated / activated of the reference - 1``.
+        against_dense: The same against the dense model, with vision tower and projector left out on both sides.
+        widths: Expert group or part -> width, where the experts do not share one width.
+        note: Why the recipe has this variant.
         meaning: What the scheme does, in one sentence.
     """
 
     scheme: str
-    label: str
+    budget_remark: str
     expert_ffn: int
     activated: int
     total: int
@@ -66,23 +68,28 @@ class SchemeRow:
     note: str = ""
     meaning: str = ""
 
+    @property
+    def has_equal_budget(self) -> bool:
+        """Whether the scheme activates as many parameters as the reference, within the recipe's tolerance."""
+        return self.budget_remark == EQUAL
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything one comparison knows; tables, plots and pages are drawn from it.
+    """Everything that one comparison knows. Tables, plot and page are made from it.
 
     Args:
         name: Name of the recipe.
-        rows: The schemes in the order of the recipe.
-        reference: Scheme that differences are taken against.
+        rows: The schemes, in the order of the recipe.
+        reference: The scheme that every other scheme is compared with.
         records: Finished runs.
-        floors: Type -> floors without a picture.
-        planned: (scheme, seed) pairs asked for.
-        context: Settings, command and versions for the report.
+        floors: Type of question -> what can be reached without a picture.
+        planned: (scheme, seed) of every run that was asked for.
+        context: Settings, command and versions, for the report.
         folder: Where everything is written.
-        asked: The recipe's section ``compare``: its contrasts are drawn from it.
-        title: What the report is called; empty: the recipe's name says it.
-        model: Folder of a trained model that was kept, None without one.
+        asked: The section ``compare`` of the recipe; it holds the contrasts.
+        title: Title of the report; empty: made from the name of the recipe.
+        model: Folder of a trained model that was kept; None where there is none.
     """
 
     name: str
@@ -102,25 +109,19 @@ class Comparison:
         """The HTML page."""
         return self.folder / "report.html"
 
-    def table(self) -> str:
-        """Scores, floors and costs as Markdown; before any run is finished, parameters only."""
-        from moiety.compare.table import markdown
-
-        return markdown(self)
-
     @property
     def types(self) -> list[str]:
-        """Types of question in the order of the data."""
+        """Types of question, in the order of the data."""
         return list(dict.fromkeys(name for record in self.records for name in record.evaluation["types"]))
 
     @property
     def missing(self) -> list[tuple[str, int]]:
-        """Runs that were asked for and have no result yet."""
+        """(scheme, seed) of every run that was asked for and has no result yet."""
         done = {(record.scheme, record.seed) for record in self.records}
         return [pair for pair in self.planned if pair not in done]
 
     def values(self, scheme: str, question_type: str, blank: bool = False) -> dict[int, float]:
-        """Seed -> accuracy. `question_type` may be ``mean of types``."""
+        """Seed -> accuracy in 0..1. `question_type` may be ``mean of types``."""
         found = {}
         for record in self.records:
             if record.scheme == scheme:
@@ -130,7 +131,7 @@ class Comparison:
         return found
 
     def score(self, scheme: str, question_type: str, blank: bool = False) -> Estimate | None:
-        """Mean over seeds with Student's interval; with one seed its Wilson interval over questions."""
+        """Mean over seeds with Student's interval; for one seed, its accuracy with Wilson's interval over questions."""
         values = self.values(scheme, question_type, blank)
         if not values:
             return None
@@ -142,12 +143,12 @@ class Comparison:
         return Estimate(**scores["types"][question_type]["accuracy"])
 
     def mean_of(self, scheme: str, key: str) -> float:
-        """Mean over seeds of one number of training; NaN where none was measured."""
+        """Mean over seeds of one number of the training; NaN where it was not measured."""
         values = [record.training[key] for record in self.records if record.scheme == scheme and key in record.training]
         return math.fsum(values) / len(values) if values else math.nan
 
     def conflict(self, scheme: str, question_type: str, rate: str) -> Estimate | None:
-        """``evidence`` (ConR), ``memory`` (MemR) or ``ratio`` (MR) on one type; over seeds as :meth:`score`."""
+        """The rate ``evidence`` (ConR), ``memory`` (MemR) or ``ratio`` (MR) on one type, as in :meth:`score`."""
         found = [
             scores[rate]
             for record in self.records
@@ -159,16 +160,19 @@ class Comparison:
             return Estimate(**found[0])
         return seed_interval([estimate["mean"] for estimate in found]) if found else None
 
-    def differences(self) -> list[Difference]:
-        """Every other scheme minus the reference, per type and for the mean of types, paired by seed."""
+    def reference_minus_others(self) -> list[Difference]:
+        """The reference minus each other scheme, for every type and for the mean of types, paired by seed.
+
+        A positive difference says that the reference is the better of the two.
+        """
         found = []
         for row in self.rows:
             for name in [*self.types, MEAN_OF_TYPES]:
-                mine, other = self.values(row.scheme, name), self.values(self.reference, name)
-                if row.scheme != self.reference and (seeds := sorted(set(mine) & set(other))):
-                    test = sign_flip_test([other[seed] - mine[seed] for seed in seeds])
-                    estimate = paired_difference(other, mine)
-                    found.append(Difference(self.reference, row.scheme, name, estimate, row.label, test))
+                other, reference = self.values(row.scheme, name), self.values(self.reference, name)
+                if row.scheme != self.reference and (seeds := sorted(set(other) & set(reference))):
+                    test = sign_flip_test([reference[seed] - other[seed] for seed in seeds])
+                    estimate = paired_difference(reference, other)
+                    found.append(Difference(self.reference, row.scheme, name, estimate, row.budget_remark, test))
         tested = [number for number, difference in enumerate(found) if difference.estimate.has_interval]
         corrected = holm([found[number].test.p for number in tested])
         for number, p in zip(tested, corrected, strict=True):
@@ -176,13 +180,16 @@ class Comparison:
         return found
 
     def contrasts(self) -> list[Contrast]:
-        """What the recipe's contrasts say by now, p corrected; those without a common seed are left out."""
-        labels = {row.scheme: row.label for row in self.rows}
+        """The contrasts of the recipe over the finished runs, with corrected p.
+
+        A contrast whose schemes have no finished seed in common is left out.
+        """
+        unequal = {row.scheme: row.budget_remark for row in self.rows if not row.has_equal_budget}
         types = [name for name in [*self.types, MEAN_OF_TYPES] if name in (self.asked.contrast_types or [name])]
         found = []
         for name in self.asked.contrasts:
             weights = self.asked.weights(name)
-            remarks = [f"{scheme}: {label}" for scheme in weights if (label := labels.get(scheme, "equal")) != "equal"]
+            remarks = [f"{scheme}: {unequal[scheme]}" for scheme in weights if scheme in unequal]
             for question_type in types:
                 values = {scheme: self.values(scheme, question_type) for scheme in weights}
                 contrast = contrast_over(name, weights, question_type, values)
@@ -191,7 +198,7 @@ class Comparison:
         return as_families(found)
 
     def standings(self) -> list[Standing]:
-        """Where each scheme stands against answering without eyes, per type."""
+        """Each scheme on each type of question, beside what can be reached without the picture."""
         return [
             Standing(row.scheme, name, score, self.score(row.scheme, name, blank=True), self.floors.get(name, Floors()))
             for row in self.rows
@@ -202,14 +209,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Standing:
-    """One score beside what can be had without the picture.
+    """One score beside what can be reached without the picture.
 
     Args:
-        scheme: Whose score.
+        scheme: The scheme that was scored.
         question_type: Type of question.
-        score: With pictures.
-        blank: The same model with blank pictures; None when not measured.
-        floors: What training answers alone reach.
+        score: Accuracy with the pictures, in 0..1.
+        blank: Accuracy of the same model with blank pictures; None where it was not measured.
+        floors: Accuracies that need no picture and no model.
     """
 
     scheme: str
@@ -220,13 +227,13 @@ class Standing:
 
     @property
     def bar(self) -> float:
-        """What has to be exceeded: the best floor, or the upper end of the blank-image score."""
+        """What the score has to exceed: the best floor and the upper end of the blank-image score."""
         control = 0.0 if self.blank is None else self.blank.high if self.blank.has_interval else self.blank.mean
         return max(self.floors.best, control)
 
     @property
     def sees(self) -> bool:
-        """Whether the lower end of the score exceeds the bar: the picture was used."""
+        """Whether the lower end of the score exceeds :attr:`bar`: then the picture was used."""
         return self.score.has_interval and self.score.low > self.bar
 
     @property
@@ -245,29 +252,29 @@ class Standing:
 
 @dataclass(frozen=True)
 class Difference:
-    """One paired difference and what may be said about it.
+    """One paired difference, first minus second, and what may be said about it.
 
     Args:
-        first: What is measured.
-        second: What it is measured against.
+        first: The scheme whose accuracy is taken.
+        second: The scheme whose accuracy is subtracted.
         question_type: Type of question.
-        estimate: Mean of first − second over paired seeds, in 0..1.
-        label: Remark when the two do not activate equally many parameters; ``equal`` otherwise.
+        estimate: Mean of first minus second over the paired seeds, in -1..1.
+        budget_remark: How `second` differs from the reference in activated parameters; ``equal`` where it does not.
         test: Sign-flip test over the same seeds.
-        corrected: Its p after Holm's correction over all differences of the comparison.
+        corrected: The p of the test after Holm's correction over all differences of the comparison.
     """
 
     first: str
     second: str
     question_type: str
     estimate: Estimate
-    label: str
+    budget_remark: str
     test: SignFlip
     corrected: float = 1.0
 
     @property
     def verdict(self) -> str:
-        """Never more than the interval shows."""
+        """In words, and never more than the interval shows."""
         if not self.estimate.has_interval:
             return "one seed: no verdict"
         if self.estimate.low > 0:
@@ -284,7 +291,7 @@ class Difference:
         seeds = f"{estimate.num_values} seed{'s' * (estimate.num_values != 1)}"
         if estimate.has_interval:
             seeds += f", p {shown_p(self.test.p)}, corrected {shown_p(self.corrected)}"
-        remark = "" if self.label == "equal" else f" ({self.second}: {self.label})"
+        remark = "" if self.budget_remark == EQUAL else f" ({self.second}: {self.budget_remark})"
         return (
             f"{self.first} − {self.second} on {self.question_type!r}: {points(estimate.mean)} points{interval}, "
             f"{seeds}: {self.verdict}{remark}"

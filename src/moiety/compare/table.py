@@ -19,7 +19,7 @@ FLOOR_NAMES = ("majority", "question_only", "chance")
 
 
 def markdown(comparison: Comparison) -> str:
-    """Scores, floors and costs as Markdown tables."""
+    """Scores, floors and costs as Markdown tables; before any run is finished, parameters only."""
     parts = [pipe_table(score_table(comparison))] if comparison.records else []
     further = {2: conflict_table(comparison), 4: contrast_table(comparison)}
     parts += [pipe_table(lines, num_texts) for num_texts, lines in further.items() if len(lines) > 1]
@@ -110,14 +110,13 @@ def cost_table(comparison: Comparison) -> list[list[str]]:
     header = ["scheme", "expert width", "activated", "total", "activated against " + comparison.reference]
     lines = [[*header, "against dense", "training tokens", "tokens/s", "peak memory GiB"]]
     for row in comparison.rows:
-        remark = "" if row.label == "equal" else f" ({row.label})"
         lines.append(
             [
                 row.scheme,
                 ", ".join(f"{group} {width}" for group, width in row.widths.items()) or str(row.expert_ffn),
                 f"{row.activated:,}",
                 f"{row.total:,}",
-                f"{100 * row.relative_difference:+.2f} %{remark}",
+                f"{100 * row.relative_difference:+.2f} %{_mark(row)}",
                 "" if row.against_dense is None else f"{100 * row.against_dense:+.2f} %",
                 _number(comparison.mean_of(row.scheme, "tokens"), ",.0f"),
                 _number(comparison.mean_of(row.scheme, "tokens_per_second"), ",.0f"),
@@ -131,7 +130,7 @@ def csv_text(comparison: Comparison) -> str:
     """One line per scheme and type of question, numbers unrounded, for other programs."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    header = "scheme label type num_seeds mean low high blank_mean blank_low blank_high"
+    header = "scheme budget_remark type num_seeds mean low high blank_mean blank_low blank_high"
     writer.writerow([*header.split(), *FLOOR_NAMES, "activated", "total", "expert_ffn"])
     for row in comparison.rows:
         for name in [*comparison.types, MEAN_OF_TYPES]:
@@ -140,7 +139,7 @@ def csv_text(comparison: Comparison) -> str:
             floors = [getattr(comparison.floors.get(name), floor, None) for floor in FLOOR_NAMES]
             cells = [cell for score in scores for cell in _cells(score)]
             writer.writerow(
-                [row.scheme, row.label, name, seeds, *cells, *floors, row.activated, row.total, row.expert_ffn]
+                [row.scheme, row.budget_remark, name, seeds, *cells, *floors, row.activated, row.total, row.expert_ffn]
             )
     return out.getvalue()
 
@@ -152,7 +151,7 @@ def json_text(comparison: Comparison) -> str:
         "reference": comparison.reference,
         "schemes": [asdict(row) for row in comparison.rows],
         "floors": {name: asdict(floors) for name, floors in comparison.floors.items()},
-        "differences": [_tested(difference) for difference in comparison.differences()],
+        "differences": [_tested(difference) for difference in comparison.reference_minus_others()],
         "contrasts": [_tested(contrast) for contrast in comparison.contrasts()],
         "records": [asdict(record) for record in comparison.records],
         "missing": [list(pair) for pair in comparison.missing],
@@ -176,7 +175,7 @@ def _score(score: Estimate | None) -> str:
 
 
 def _mark(row: SchemeRow) -> str:
-    return "" if row.label == "equal" else f" ({row.label})"
+    return "" if row.has_equal_budget else f" ({row.budget_remark})"
 
 
 def _number(value: float, form: str) -> str:

@@ -10,7 +10,8 @@ from moiety.groups import nearest_name
 from moiety.moe.routers import ROUTERS, resolve
 from moiety.recipe.compare import VariantSettings
 from moiety.recipe.recipe import MoESettings, Recipe
-from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for
+from moiety.vlm.configs import dense_ffn
+from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for, of_one_width
 
 # Published-style rows: the dense width is kept, so that they activate fewer parameters, and they are labelled so.
 UNWIDENED = {"dense": "dense", "modality": "modality"}
@@ -133,6 +134,7 @@ def carried_over(scheme: str, reference: MoESettings) -> MoESettings:
         "experts": counts,
         "top_k": top_k if gated else None,
         "aux_coef": _loss_weights(reference.aux_coef, own.gate_names),
+        "kinds": {group: kind for group, kind in (reference.kinds or {}).items() if group in counts} or None,
         "expert_ffn": None,
         "asymoe": None,
     }
@@ -147,9 +149,8 @@ def equalised(settings: MoESettings, recipe: Recipe, config: Any) -> MoESettings
     design share its widths. Everything else is solved from counts of the whole model.
     """
     reference = recipe.moe
-    one_width = "asymoe" not in (settings.scheme, reference.scheme) and settings.layers == reference.layers
-    if one_width:
-        width = expert_ffn_for(settings, reference, config.get_text_config().intermediate_size)
+    if of_one_width(settings, reference) and settings.layers == reference.layers:
+        width = expert_ffn_for(settings, reference, dense_ffn(config))
         return settings.model_copy(update={"expert_ffn": width})
     wanted = count_parameters(config, reference).activated
     if settings.asymoe is not None and reference.asymoe is not None:

@@ -14,17 +14,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LogitsProcessor
 
 from moiety.evaluate.contrast import context_aware, contrast_layers, diffusion_noise, early_layers, visual_contrastive
 from moiety.recipe.evaluate import DecodingSettings
 from moiety.vlm.contracts import PICTURES
 from moiety.vlm.data import Collator, Encoder
+from moiety.vlm.decoders import decoder_layers, on_layer_input, output_layer
 from moiety.vlm.images import Pictures
 from moiety.vlm.model import settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
-from moiety.vlm.splice import text_decoder
 
 HAS_RIVAL = ("context_aware", "visual_contrastive")
 CONTEXT = "context"
@@ -141,14 +141,11 @@ class DeepMinusEarly(LogitsProcessor):
     """
 
     def __init__(self, model: Any, settings: DecodingSettings) -> None:
-        decoder: Any = text_decoder(model.base_model)
-        self.settings, self.head = settings, model.get_output_embeddings()
-        self.layers = early_layers(len(decoder.layers), settings.layers)
+        stack = decoder_layers(model)
+        self.settings, self.head = settings, output_layer(model)
+        self.layers = early_layers(len(stack), settings.layers)
         self.states: dict[int, Tensor] = {}
-        self._hooks = [
-            decoder.layers[layer].register_forward_pre_hook(self._keep(layer), with_kwargs=True)
-            for layer in self.layers
-        ]
+        self._hooks = [on_layer_input(stack[layer], self._keep(layer)) for layer in self.layers]
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -156,8 +153,7 @@ class DeepMinusEarly(LogitsProcessor):
             hook.remove()
 
     def _keep(self, layer: int) -> Any:
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            hidden_states = args[0] if args else kwargs["hidden_states"]
+        def keep(hidden_states: Tensor) -> None:
             self.states[layer] = hidden_states[:, -1]
 
         return keep

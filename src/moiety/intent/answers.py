@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from moiety.intent.classifier import IntentClassifier
-from moiety.intent.data.published import Split
+from moiety.intent.data.dataset import Split
 from moiety.intent.data.rows import ClipRow, read_clip_rows
-from moiety.intent.data.samples import IntentSample, SampleError
-from moiety.intent.data.sources import ROWS_FILES, has_input, read_source, source_at
-from moiety.intent.explain import explain
+from moiety.intent.data.samples import IntentSample, SampleError, has_input
+from moiety.intent.data.sources import ROWS_FILES, read_source, source_at
 from moiety.records.saving import write_atomically
 
 TOP = 3
@@ -28,7 +27,7 @@ def answers(
     Args:
         model: Fitted.
         samples: Each with at least one modality that the model reads.
-        with_frames: Add ``shares`` and ``anchors``, see :func:`moiety.intent.explain.explain`.
+        with_frames: Add ``shares`` and ``anchors``, see :meth:`moiety.intent.IntentClassifier.explain`.
         hide: Modalities taken away from every sample.
 
     Returns:
@@ -64,7 +63,7 @@ def answers(
             }
         )
     if with_frames:
-        for row, told in zip(rows, explain(model, samples, hide), strict=True):
+        for row, told in zip(rows, model.explain(samples, hide), strict=True):
             tree = told.to_dict()
             row |= {"shares": tree["shares"], "anchors": tree["anchors"]}
     return rows

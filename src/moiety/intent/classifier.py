@@ -1,10 +1,9 @@
-"""``IntentClassifier``: intents from text, audio and video in scikit-learn manners."""
+"""``IntentClassifier``: recognises intents from text, audio and video, used as every scikit-learn classifier."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,52 +13,70 @@ import torch
 from pydantic import ValidationError
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import train_test_split
 
 from moiety.groups import nearest_name
+from moiety.intent.data.dev_rows import dev_split
 from moiety.intent.data.prepare import Preparation
-from moiety.intent.data.samples import MODALITIES, IntentSample, check_hidden
+from moiety.intent.data.samples import (
+    MODALITIES,
+    IntentSample,
+    SampleError,
+    check_hidden,
+    has_input,
+    labels_of,
+    samples_of,
+)
+from moiety.intent.explanation import Explanation, explanations
 from moiety.intent.labels.descriptions import SHARED, descriptions_for, encode_descriptions
 from moiety.intent.metrics import closed_set_metrics
 from moiety.intent.network.baselines import network_for
-from moiety.intent.network.openset import (
-    doc_decision,
-    doc_thresholds,
-    open_set_metrics,
-    score_metrics,
-    score_of,
-    score_threshold,
-)
+from moiety.intent.network.openset import open_set_metrics, score_metrics
 from moiety.intent.network.reader import TextReader
+from moiety.intent.parameters import default_of, with_parameters_of
+from moiety.intent.scope import ScopeRule
 from moiety.intent.settings import IntentSettings
 from moiety.intent.storage import load_classifier, save_classifier
-from moiety.intent.training import Rows, predict_logits, train
+from moiety.intent.training import Rows, outputs_of, predict_logits, train
 from moiety.recipe.recipe import describe_errors
 
 OUTSIDE = "out of scope"
-"""What rows beyond every class are called where no ``oos_label`` is given."""
+"""The answer for samples beyond every class where no ``oos_label`` is given."""
 
 
+@with_parameters_of(IntentSettings)
 class IntentClassifier(ClassifierMixin, BaseEstimator):
     """Recognises what a speaker wants from what is said, heard and seen.
 
-    Every argument is a field of :class:`moiety.intent.settings.IntentSettings`; nothing is checked before ``fit``.
+    All parameters are keyword arguments. Nothing is checked before ``fit``. Their one list is
+    ``moiety.intent.settings.IntentSettings``, against which recipes are checked, too.
 
-    Attributes:
-        classes_: Sorted labels, without the out-of-scope label.
-        model_: The trained network.
-        history_: One line an epoch.
-        best_epoch_: Whose weights are kept.
-        thresholds_: Of the out-of-scope rule; None without one.
-        extractors_: Modality -> settings of what made its frames of clips; those that ``read_clips`` uses.
-        label_descriptions_: Texts behind the labels; None without synchronisation.
+    Parameters
+    ----------
+    {parameters}
+
+    Attributes
+    ----------
+    classes_ : ndarray of str
+        Sorted labels, without the out-of-scope label.
+    model_ : torch.nn.Module
+        The trained network, with the weights of the best epoch.
+    history_ : list of dict
+        Losses and dev scores of each epoch.
+    best_epoch_ : int
+        The number of the best epoch, from 1.
+    scope_ : ScopeRule
+        The out-of-scope rule; ``oos_rule_`` is its kind and ``thresholds_`` what it compares with.
+    extractors_ : dict
+        Modality -> settings of the extractor that made its training frames; ``read_clips`` uses the same.
+    label_descriptions_ : dict or None
+        Label -> its description; None where nothing synchronises.
 
     Example:
         ``IntentClassifier(random_state=0).fit(samples, labels).predict(others)`` with samples like
         ``{"text": "thank you", "audio": array (frames, dim), "video": None}``.
 
     Source:
-        A-MESS (arXiv 2503.19474) as reconstructed by moiety; baselines as in :mod:`moiety.intent.network.baselines`.
+        A-MESS (arXiv 2503.19474) as reconstructed by moiety; baselines as in ``moiety.intent.network.baselines``.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -68,27 +85,28 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             if name not in known:
                 raise TypeError(f"IntentClassifier has no setting {name!r}; {nearest_name(name, known)}")
         for name, field in known.items():
-            setattr(self, name, settings.get(name, field.get_default(call_default_factory=True)))
+            setattr(self, name, settings.get(name, default_of(field)))
 
     # -- learning ----------------------------------------------------------------------------------------------------
     def fit(self, X: Sequence[Any], y: Sequence[str], X_dev: Any = None, y_dev: Any = None, X_oos: Any = None) -> Any:
         """Learn from samples and their labels; an earlier fit is forgotten.
 
         Args:
-            X: :class:`IntentSample` objects or mappings of their fields.
-            y: One label a sample; rows with ``oos_label`` belong to no class.
-            X_dev: Rows that choose the best epoch; None: a stratified share of the rows is split off.
+            X: :class:`IntentSample` objects, or mappings of their fields.
+            y: One label for each sample; rows with ``oos_label`` belong to no class.
+            X_dev: Rows that choose the best epoch; None: a stratified share of the rows is set aside for that.
             y_dev: Their labels.
             X_oos: More rows that belong to no class.
 
         Raises:
-            ValueError: a setting or a row cannot be used; each says which.
+            ValueError: a setting or a row cannot be used; the text says which one.
         """
         settings = self._settings()
-        samples, labels = _samples(X), _labels(y, len(X))
-        inside = [i for i, label in enumerate(labels) if label != settings.oos_label]
-        outside = [samples[i] for i, label in enumerate(labels) if label == settings.oos_label] + _samples(X_oos or [])
-        samples, labels = [samples[i] for i in inside], labels[inside]
+        samples, labels = samples_of(X), labels_of(y, len(X))
+        outside = [samples[i] for i, label in enumerate(labels) if label == settings.oos_label] + samples_of(
+            X_oos or []
+        )
+        samples, labels = _in_scope(samples, labels, settings)
         self.classes_ = np.array(sorted(set(labels)))
         if len(self.classes_) < 2:
             raise ValueError(f"fit needs rows of at least 2 labels, got {self.classes_.tolist()}")
@@ -99,16 +117,19 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         prepared, dev = self.preparation_.transform(samples), self.preparation_.transform(dev)
         self.dims_ = self.preparation_.dims
         self.extractors_ = {name: json.loads(known) for name, known in self.preparation_.extractors.items()}
-        described = self._describe(settings, reader)
-        self.model_ = network_for(self.dims_, len(self.classes_), settings, described, reader)
-        again = None
-        if described is not None and settings.label_encoder == SHARED:
-            again = partial(self._describe, settings, reader)
+        self.label_descriptions_ = None
+        if settings.synchronises:
+            self.label_descriptions_ = descriptions_for(settings.label_descriptions, self.classes_.tolist())
+        encode = self._description_encoder(settings, reader)
+        embeddings = None if encode is None else encode()
+        self.model_ = network_for(self.dims_, len(self.classes_), settings, embeddings, reader)
         rows, dev_rows = Rows(prepared, self._positions(labels)), Rows(dev, self._positions(dev_labels))
+        encode_again = encode if settings.label_encoder == SHARED else None
         self.history_, self.best_epoch_ = train(
-            self.model_, rows, dev_rows, self._batch, settings, self.preparation_.transform(outside), again
+            self.model_, rows, dev_rows, self._batch, settings, self.preparation_.transform(outside), encode_again
         )
-        self._fit_thresholds(settings, rows, dev_rows, bool(outside))
+        rule = ("doc" if outside else None) if settings.oos == "auto" else settings.oos
+        self.scope_ = ScopeRule.fit(rule, self.model_, partial(self._predict, settings=settings), rows, dev_rows)
         return self
 
     def _settings(self) -> IntentSettings:
@@ -118,43 +139,33 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(describe_errors(error, "IntentClassifier", IntentSettings)) from error
 
     def _dev_rows(self, samples: list, labels: np.ndarray, X_dev: Any, y_dev: Any, settings: IntentSettings) -> tuple:
+        """Samples and labels of the rows that teach, and of those that choose the epoch."""
         if X_dev is not None:
-            dev, dev_labels = _samples(X_dev), _labels(y_dev, len(X_dev))
-            kept = [i for i, label in enumerate(dev_labels) if label != settings.oos_label]
-            dev, dev_labels = [dev[i] for i in kept], dev_labels[kept]
+            dev, dev_labels = _in_scope(samples_of(X_dev), labels_of(y_dev, len(X_dev)), settings)
             self._check_known(dev_labels, "X_dev")
             return samples, labels, dev, dev_labels
-        counts = {label: int((labels == label).sum()) for label in self.classes_.tolist()}
-        rare = min(counts, key=lambda label: counts[label])
-        if counts[rare] < 2:
-            raise ValueError(f"label {rare!r} has 1 row, so no dev share can be split off; give X_dev and y_dev")
-        share = max(settings.validation_fraction, len(self.classes_) / len(labels))
-        train_rows, dev_rows = train_test_split(
-            np.arange(len(labels)), test_size=share, stratify=labels, random_state=settings.random_state
-        )
-        pick = [samples[i] for i in sorted(train_rows)], [samples[i] for i in sorted(dev_rows)]
-        return pick[0], labels[sorted(train_rows)], pick[1], labels[sorted(dev_rows)]
+        teach, choose = dev_split(labels, settings.validation_fraction, settings.random_state)
+        return [samples[i] for i in teach], labels[teach], [samples[i] for i in choose], labels[choose]
 
-    def _describe(self, settings: IntentSettings, reader: TextReader | None = None) -> torch.Tensor | None:
-        wanted = settings.triplet_weight or settings.batch_triplet_weight or settings.info_nce_weight
-        self.label_descriptions_ = None
-        if settings.method == "amess" and wanted and settings.label_descriptions is not None:
-            self.label_descriptions_ = descriptions_for(settings.label_descriptions, self.classes_.tolist())
-            shared = reader if settings.label_encoder == SHARED else None
-            encoder = settings.label_encoder if shared is None else shared.vectors
-            return encode_descriptions(self.label_descriptions_, settings.label_text, encoder)
-        return None
+    def _description_encoder(
+        self, settings: IntentSettings, reader: TextReader | None
+    ) -> Callable[[], torch.Tensor] | None:
+        """A function that encodes the label descriptions, ``() -> (classes, label_dim)``; None without any."""
+        if self.label_descriptions_ is None:
+            return None
+        is_shared = settings.label_encoder == SHARED and reader is not None
+        encoder = reader.vectors if is_shared else settings.label_encoder  # type: ignore[union-attr]
+        return partial(encode_descriptions, self.label_descriptions_, settings.label_text, encoder)
 
-    def _fit_thresholds(self, settings: IntentSettings, rows: Rows, dev: Rows, has_outside: bool) -> None:
-        rule = settings.oos
-        self.oos_rule_ = ("doc" if has_outside else None) if rule == "auto" else rule
-        self.thresholds_: Any = None
-        if self.oos_rule_ == "doc":
-            logits, _ = self._predict(rows.samples, settings)
-            self.thresholds_ = doc_thresholds(logits, rows.y)
-        elif self.oos_rule_ is not None:
-            logits, embedding = self._predict(dev.samples, settings)
-            self.thresholds_ = score_threshold(self._score(logits, embedding).numpy())
+    @property
+    def oos_rule_(self) -> str | None:
+        """The out-of-scope rule in use; None: there is none."""
+        return self.scope_.kind
+
+    @property
+    def thresholds_(self) -> Any:
+        """What the rule compares with: one value for each class (doc), or one for all; None without a rule."""
+        return self.scope_.thresholds
 
     # -- asking --------------------------------------------------------------------------------------------------------
     def decision_function(self, X: Sequence[Any], hide: Sequence[str] = ()) -> np.ndarray:
@@ -166,7 +177,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         return self._asked(X, hide)[0].double().softmax(-1).numpy()
 
     def predict(self, X: Sequence[Any], hide: Sequence[str] = ()) -> np.ndarray:
-        """One label a sample; with an out-of-scope rule it may be ``oos_label``.
+        """One label for each sample; with an out-of-scope rule it may be ``oos_label``.
 
         Args:
             X: Samples.
@@ -177,10 +188,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
     def _decided(self, logits: torch.Tensor, embedding: torch.Tensor) -> np.ndarray:
         """Best label of each row; what the out-of-scope rule refuses becomes ``oos_label``."""
         labels = self.classes_[logits.argmax(1).numpy()].astype(object)
-        if self.oos_rule_ == "doc":
-            labels[doc_decision(logits, self.thresholds_).numpy() == len(self.classes_)] = self.oos_label or OUTSIDE
-        elif self.oos_rule_ is not None:
-            labels[self._score(logits, embedding).numpy() < self.thresholds_] = self.oos_label or OUTSIDE
+        labels[self.scope_.refused(logits, embedding)] = self.oos_label or OUTSIDE
         return labels
 
     def embed(self, X: Sequence[Any], hide: Sequence[str] = ()) -> np.ndarray:
@@ -192,12 +200,11 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: Samples.
-            kind: As setting ``oos``; None: the classifier's own, or msp. For msp it is 1 minus the largest probability,
-                for every other kind the score of :mod:`moiety.intent.network.openset` with its sign changed.
+            kind: As setting ``oos``; None: the rule in use, or msp without one. For msp the score is 1 minus the
+                largest probability, for every other kind that of ``moiety.intent.network.openset``, its sign changed.
             hide: Modalities taken away from every sample.
         """
-        scores = self._score(*self._asked(X, hide), kind).numpy()
-        return 1 - scores if self._kind_of_score(kind) == "msp" else -scores
+        return self.scope_.oos_scores(*self._asked(X, hide), kind)
 
     def score(self, X: Sequence[Any], y: Sequence[str], sample_weight: Any = None) -> float:
         """Accuracy of :meth:`predict`.
@@ -205,20 +212,44 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: a label was never seen in ``fit``.
         """
-        labels = _labels(y, len(X))
+        labels = labels_of(y, len(X))
         self._check_known(labels[labels != self.oos_label] if self.oos_label else labels, "y")
         hits = self.predict(X) == labels
         return float(np.average(hits, weights=sample_weight))
 
-    def explain(self, X: Sequence[Any], hide: Sequence[str] = ()) -> list[Any]:
-        """Which frames each answer rests on, and when they were; see :func:`moiety.intent.explain.explain`."""
-        from moiety.intent.explain import explain
+    def explain(self, X: Sequence[Any], hide: Sequence[str] = ()) -> list[Explanation]:
+        """Which frames the answer to each sample rests on, and when they were.
 
-        return explain(self, X, hide)
+        Args:
+            X: Samples.
+            hide: Modalities taken away from every sample.
+
+        Raises:
+            ValueError: the method chooses no frames.
+            SampleError: some samples have nothing left to read; their keys are listed.
+        """
+        if self.method != "amess":
+            raise ValueError(
+                f"method {self.method!r} chooses no frames, so there is nothing to explain; use method amess"
+            )
+        preparation, samples = self._fitted(), samples_of(X)
+        check_hidden(hide)
+        kept = [name for name in self.dims_ if name not in hide]
+        empty = [sample.key for sample in samples if not has_input(sample, kept)]
+        if empty:
+            raise SampleError(f"{len(empty)} samples have none of {', '.join(kept)}: {', '.join(empty[:5])}")
+        prepared, size = preparation.transform(samples), self.batch_size
+        outputs = outputs_of(self.model_, prepared, partial(self._batch, hide=hide), size, self.device)
+        batches = [prepared[start : start + size] for start in range(0, len(prepared), size)]
+        return [
+            found
+            for batch, output in zip(batches, outputs, strict=True)
+            for found in explanations(output, batch, self.classes_, tuple(self.dims_))
+        ]
 
     def evaluate(self, X: Sequence[Any], y: Sequence[str] | np.ndarray, hide: Sequence[str] = ()) -> dict[str, Any]:
-        """All grades of :mod:`moiety.intent.metrics` on in-scope rows, and out-of-scope grades where there are such."""
-        labels = _labels(y, len(X))
+        """All grades of ``moiety.intent.metrics`` on in-scope rows, and out-of-scope grades where there are such."""
+        labels = labels_of(y, len(X))
         outside = labels == self.oos_label if self.oos_label else np.zeros(len(labels), dtype=bool)
         self._check_known(labels[~outside], "y")
         logits, embedding = self._asked(X, hide)
@@ -229,7 +260,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             truth = np.array([place.get(label, len(place)) for label in labels])
             said = np.array([place.get(label, len(place)) for label in self._decided(logits, embedding)])
             grades |= open_set_metrics(truth, said, len(place))
-            grades |= score_metrics(self._score(logits, embedding).numpy(), ~outside)
+            grades |= score_metrics(self.scope_.scores(logits, embedding).numpy(), ~outside)
         return grades
 
     def evaluate_masks(self, X: Sequence[Any], y: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -239,37 +270,37 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         for bits in range(2 ** len(names) - 1, 0, -1):
             kept = [name for place, name in enumerate(names) if bits >> place & 1]
             hidden = [name for name in names if name not in kept]
-            usable = [i for i, sample in enumerate(_samples(X)) if self._fitted().has_any(sample, kept)]
+            usable = [i for i, sample in enumerate(samples_of(X)) if has_input(sample, kept)]
             if usable:
                 found["+".join(kept)] = self.evaluate([X[i] for i in usable], np.asarray(y)[usable], hide=hidden)
         return found
 
     def read_clips(self, rows: Any, **options: Any) -> Any:
-        """Samples of clips by the extractors that made the training samples.
+        """Samples of clips, made by the extractors that made the training samples.
 
         Args:
             rows: As :func:`moiety.intent.clips.reading.read_clips` takes them.
             **options: ``cache``, ``on_error``, ``on_progress``, ``device``, as there; and ``text``, ``video`` or
-                ``audio`` with the folder in which a model lies now, where that is another.
+                ``audio``: the folder in which that model lies now, if it was moved.
 
         Raises:
-            ValueError: the model was fitted on frames of the user's own, which only the user can make.
+            ValueError: the model was fitted on frames that the user made, which moiety cannot make.
         """
         from moiety.intent.clips.reading import read_clips
 
-        own = [name for name in self._fitted().dims if name != "text" and name not in self.extractors_]
-        if own:
+        user_made = [name for name in self._fitted().dims if name != "text" and name not in self.extractors_]
+        if user_made:
             raise ValueError(
-                f"the model was fitted on {' and '.join(own)} frames of your own, so moiety cannot make them of clips; "
-                "fit on samples of read_clips, or make those frames as you did"
+                f"the model was fitted on {' and '.join(user_made)} frames that you made, so moiety cannot make them "
+                "of clips; fit on samples of read_clips, or make those frames as you did"
             )
-        made = {name: "hashing" if name == "text" and name in self.dims_ else None for name in MODALITIES}
+        words = {name: "hashing" if name == "text" and name in self.dims_ else None for name in MODALITIES}
         moved = {
             name: {**known, "extractor": options[name]}
             for name, known in self.extractors_.items()
             if isinstance(options.get(name), str)
         }
-        return read_clips(rows, **{**made, **self.extractors_, **options, **moved})
+        return read_clips(rows, **{**words, **self.extractors_, **options, **moved})
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder of JSON and safetensors, whole or not at all; see :mod:`moiety.intent.storage`."""
@@ -278,7 +309,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def load(cls, folder: str | Path) -> IntentClassifier:
-        """Read a folder that :meth:`save` wrote; probabilities are those of the saved one, bit for bit on CPU."""
+        """Read a folder that :meth:`save` wrote; on CPU the probabilities are those of the saved one, bit for bit."""
         return load_classifier(cls, folder)
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -290,26 +321,14 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
     def _asked(self, X: Sequence[Any], hide: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         preparation = self._fitted()
         check_hidden(hide)
-        return self._predict(preparation.transform(_samples(X)), self._settings(), hide)
+        return self._predict(preparation.transform(samples_of(X)), self._settings(), hide)
 
     def _predict(self, samples: Sequence[IntentSample], settings: IntentSettings, hide: Sequence[str] = ()) -> tuple:
-        return predict_logits(
-            self.model_, samples, lambda part: self._batch(part, hide), settings.batch_size, settings.device
-        )
+        make = partial(self._batch, hide=hide)
+        return predict_logits(self.model_, samples, make, settings.batch_size, settings.device)
 
     def _batch(self, samples: Sequence[IntentSample], hide: Sequence[str] = ()) -> Any:
         return self.preparation_.batch(samples, hide)
-
-    def _score(self, logits: torch.Tensor, embedding: torch.Tensor, kind: str | None = None) -> torch.Tensor:
-        """How far each row looks in scope, as thresholds and grades take it: higher = further in."""
-        kind = self._kind_of_score(kind)
-        if kind == "distance":
-            f, g = self.model_.synchronised(embedding.to(self.device))
-            return (f @ g.T).amax(-1).detach().cpu()
-        return score_of(kind, logits)
-
-    def _kind_of_score(self, kind: str | None) -> str:
-        return kind or (self.oos_rule_ if self.oos_rule_ not in (None, "doc") else "msp")
 
     def _positions(self, labels: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.searchsorted(self.classes_, labels))
@@ -322,24 +341,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             )
 
 
-def _samples(X: Any) -> list[IntentSample]:
-    return [IntentSample.of(given, number) for number, given in enumerate(X)]
-
-
-def _labels(y: Any, rows: int) -> np.ndarray:
-    if y is None or len(y) != rows:
-        raise ValueError(f"{rows} samples, but {0 if y is None else len(y)} labels; give one label a sample")
-    labels = np.asarray(y, dtype=object)
-    wrong = [label for label in labels if not isinstance(label, str)]
-    if wrong:
-        raise ValueError(f"labels are strings, got {type(wrong[0]).__name__} {wrong[0]!r}; write them out")
-    return labels
-
-
-IntentClassifier.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    + [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.get_default(call_default_factory=True))
-        for name, field in IntentSettings.model_fields.items()
-    ]
-)
+def _in_scope(samples: list[IntentSample], labels: np.ndarray, settings: IntentSettings) -> tuple[list, np.ndarray]:
+    """The rows that belong to a class."""
+    kept = [i for i, label in enumerate(labels) if label != settings.oos_label]
+    return [samples[i] for i in kept], labels[kept]

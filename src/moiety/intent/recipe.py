@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from moiety.groups import nearest_name
-from moiety.intent.data.published import HAZUMI_TARGETS
+from moiety.intent.data.hazumi import HAZUMI_TARGETS
 from moiety.intent.data.samples import MODALITIES, check_hidden
 from moiety.intent.network.baselines import METHODS
 from moiety.intent.settings import IntentSettings

@@ -18,6 +18,7 @@ from moiety.intent.data.samples import fingerprint_of
 from moiety.intent.labels.descriptions import LabelDescription
 from moiety.intent.network.baselines import network_for
 from moiety.intent.network.reader import TextReader
+from moiety.intent.scope import ScopeRule
 from moiety.intent.settings import IntentSettings
 from moiety.records.saving import whole_folder
 
@@ -147,9 +148,8 @@ def _restored(cls: Any, folder: Path, config: dict[str, Any]) -> Any:
         entry["label"]: LabelDescription(entry["label"], tuple(entry["descriptions"]), entry["name"], entry["cues"])
         for entry in table
     } or None
-    classifier.oos_rule_, classifier.best_epoch_ = config["oos_rule"], config["best_epoch"]
-    threshold = config["threshold"]
-    classifier.thresholds_ = tensors.get("thresholds", threshold)
+    classifier.best_epoch_ = config["best_epoch"]
+    classifier.scope_ = ScopeRule(config["oos_rule"], tensors.get("thresholds", config["threshold"]), classifier.model_)
     classifier.history_ = json.loads((folder / "metrics.json").read_text("utf-8"))["history"]
     return classifier
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from moiety.devices import device_named
 from moiety.intent.data.samples import IntentBatch, IntentSample
 from moiety.intent.metrics import closed_set_metrics
-from moiety.intent.network.model import IntentNetwork
+from moiety.intent.network.model import IntentNetwork, IntentOutput
 from moiety.intent.network.openset import outlier_exposure_loss
 from moiety.intent.network.synchronise import batch_triplet_loss, distances, info_nce_loss, synchrony, triplet_loss
 from moiety.intent.settings import IntentSettings
@@ -103,14 +104,21 @@ def shuffled(number: int, size: int, generator: torch.Generator) -> Iterator[lis
 
 
 @torch.no_grad()
+def outputs_of(
+    network: IntentNetwork, samples: Sequence[IntentSample], make: MakeBatch, batch_size: int, device: str
+) -> Iterator[IntentOutput]:
+    """What the network makes of each batch of the samples, in their order and in evaluation mode."""
+    network.eval()
+    for start in range(0, len(samples), batch_size):
+        yield network(make(samples[start : start + batch_size]).to(device))
+
+
 def predict_logits(
     network: IntentNetwork, samples: Sequence[IntentSample], make: MakeBatch, batch_size: int, device: str
 ) -> tuple[Tensor, Tensor]:
-    """Logits ``(samples, classes)`` and embeddings ``(samples, width)``, in evaluation mode."""
-    network.eval()
+    """Logits ``(samples, classes)`` and embeddings ``(samples, width)``, in evaluation mode, on the CPU."""
     logits, embeddings = [], []
-    for start in range(0, len(samples), batch_size):
-        output = network(make(samples[start : start + batch_size]).to(device))
+    for output in outputs_of(network, samples, make, batch_size, device):
         logits.append(output.logits.cpu())
         embeddings.append(output.embedding.cpu())
     return torch.cat(logits), torch.cat(embeddings)
@@ -148,7 +156,7 @@ def train(
     optimizer = optimizer_for(network, settings)
     steps = settings.max_epochs * math.ceil(len(rows) / settings.batch_size)
     schedule = LambdaLR(optimizer, lambda step: rate_at(step + 1, steps, settings.warmup_share))
-    weight = balanced_weights(rows.y, network.head.out_features) if settings.class_weight else None
+    weight = class_weights(rows.y, network.head.out_features, settings.class_weight)
     foreign = _round_and_round(outside, settings.batch_size, generator) if outside and settings.outlier_weight else None
     best, best_epoch, best_state = -1.0, 0, copy.deepcopy(network.state_dict())
     bar = tqdm(range(1, settings.max_epochs + 1), desc=settings.method, disable=not settings.progress, unit="epoch")
@@ -216,11 +224,17 @@ def grades_of(network: IntentNetwork, dev: Rows, make: MakeBatch, settings: Inte
     return grades
 
 
-def balanced_weights(y: Tensor, num_classes: int) -> Tensor:
-    """Weights of the classes inverse to their frequency, mean 1 over the rows; 0 for a class without rows."""
-    counts = np.bincount(y.numpy(), minlength=num_classes)
-    weights = np.divide(len(y), num_classes * counts, out=np.zeros(num_classes), where=counts > 0)
-    return torch.tensor(weights, dtype=torch.float32)
+def class_weights(y: Tensor, num_classes: int, kind: str | None) -> Tensor | None:
+    """The weight of each class in the loss, ``(classes,)`` float32; None: all rows weigh alike.
+
+    Args:
+        y: Class of each training row; every class has a row.
+        num_classes: Number of classes.
+        kind: ``balanced``: weights inverse to the frequency of the classes, with mean 1 over the rows. None: none.
+    """
+    if kind is None:
+        return None
+    return torch.tensor(compute_class_weight(kind, classes=np.arange(num_classes), y=y.numpy()), dtype=torch.float32)
 
 
 def _drop_modalities(batch: IntentBatch, settings: IntentSettings, generator: torch.Generator) -> IntentBatch:

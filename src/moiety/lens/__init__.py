@@ -2,7 +2,7 @@
 
 :func:`inspect_image` writes a folder with pictures, numbers, a trace and one page; :func:`inspect_traces` makes such a
 page of saved traces of whole runs; :func:`tinted_picture` draws a single layer for a report;
-:mod:`moiety.lens.ground.metrics` measures over a data file what a model leans on.
+:mod:`moiety.lens.ground.metrics` measures over a data file how much a model relies on its evidence.
 """
 
 from moiety.lens.inspection import LensReport, inspect_beside, inspect_image, inspect_traces, tinted_picture

@@ -15,18 +15,21 @@ from moiety.lens.draw.charts import draw_depth, draw_shares
 from moiety.lens.draw.coselection import draw_co_selection
 from moiety.lens.draw.gates import draw_gates
 from moiety.lens.draw.hyperbolic import draw_discs, draw_radii
-from moiety.lens.draw.pictures import draw_patches, draw_words, most_varied_layer
 from moiety.lens.draw.points import clouds_of, drawn_layers
 from moiety.lens.draw.profiles import draw_profiles
+from moiety.lens.draw.tint import most_varied_layer
+from moiety.lens.draw.tokens import draw_patches, draw_words
 from moiety.lens.ground.forced import force, read
 from moiety.lens.ground.metrics import TAKEN_AWAY, choices_and_gates, gathered, sample_of
 from moiety.lens.numbers import RoutingNumbers, numbers_of, rows_table, summary_rows, write_numbers
+from moiety.lens.page.data import short_name
 from moiety.lens.page.interactive import write_report
-from moiety.lens.page.still import routing_table
+from moiety.lens.page.static import routing_table
 from moiety.lens.trace.file import SavedTrace, write_trace
 from moiety.lens.trace.gather import trace_of
 from moiety.lens.trace.observe import PICTURE, Observation, observe
 from moiety.lens.trace.reader import read_trace
+from moiety.vlm.configs import name_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.model import settings_of
@@ -39,36 +42,40 @@ TRACE = "trace.safetensors"
 BESIDE = "beside"
 
 SECTIONS = {
-    "grounding": ("What it leans on", "Attention on what was given, for this question and its own answer, over depth."),
+    "grounding": (
+        "What it leans on",
+        "How much attention goes to the given evidence, layer by layer, for this question and the model's own answer.",
+    ),
     "gates": (
         "Evidence or memory",
-        "Gates of the evidence experts, word by word: orange leans on what was given, purple on memory.",
+        "Gates of the evidence experts, word by word: orange relies on the given evidence, purple on memory.",
     ),
     "radii": (
         "How far out",
-        "Hyperbolic radius of the tokens that each expert got, and of picture and phrase as the order loss sees them.",
+        "Distance from the origin: of the tokens that each expert got, and of picture and phrase as in the cone loss.",
     ),
     "disc": (
         "In the Poincaré disc",
-        "The same points: distances from the centre are true, angles are those of the plane that holds most of them.",
+        "The same points in two dimensions: distances from the centre are exact; angles are those in the plane that "
+        "holds most of their spread.",
     ),
 }
 
 
 @dataclass(frozen=True)
 class LensReport:
-    """What :func:`inspect_image` found and where it wrote it.
+    """What :func:`inspect_image` found, and the files that it wrote.
 
     Args:
         question: What was asked.
-        answer: What the model said.
+        answer: The answer of the model.
         scheme: Routing scheme and expert groups, in words.
         layers: Sparse layers.
-        note: Why patches are drawn as a strip; empty when they form a grid.
+        note: Why patches are drawn as a strip; empty if they form a grid.
         rows: One record for each layer, phase and modality group.
-        folder: Folder with everything.
+        folder: Folder with all files.
         page: The HTML page in it.
-        files: Everything written, the page included.
+        files: All files that were written, the page included.
     """
 
     question: str
@@ -95,13 +102,13 @@ def inspect_image(
     *,
     max_new_tokens: int = 32,
 ) -> LensReport:
-    """Ask one question about one picture and draw who read what.
+    """Ask one question about one picture and draw which expert read what.
 
     Args:
         model: A sparse model.
         processor: Its processor.
         image: The picture, or its file.
-        question: What to ask.
+        question: The question.
         folder: Where ``index.html``, the PNGs, ``routing.npz``, ``routing.json`` and ``trace.safetensors`` go.
         max_new_tokens: Longest answer.
 
@@ -136,7 +143,7 @@ def inspect_beside(
     """Ask a second model the question of `report`, and put both side by side on its page.
 
     Args:
-        report: Of the first model.
+        report: Report of the first model.
         model: Another sparse model.
         processor: Its processor.
         image: The same picture.
@@ -151,12 +158,15 @@ def inspect_beside(
     other = inspect_image(
         model, processor, image, report.question, report.folder / BESIDE, max_new_tokens=max_new_tokens
     )
+    traces = [read_trace(one.folder / TRACE) for one in (report, other)]
+    names = [short_name(trace.model) for trace in traces]
+    if names[0] == names[1]:
+        names = [f"{names[0]}, first", f"{names[1]}, second"]
     sections = []
-    for one, whose in ((report, "left"), (other, "right")):
+    for one, whose in zip((report, other), names, strict=True):
         for name, (head, text) in SECTIONS.items():
             drawn = one.folder / f"{name}.png"
-            sections += [(f"{head} ({whose})", text, drawn)] * (drawn in one.files)
-    traces = [read_trace(one.folder / TRACE) for one in (report, other)]
+            sections += [(f"{head}: {whose}", text, drawn)] * (drawn in one.files)
     write_report(report.page, traces, pictures=sections)
     return other
 
@@ -195,9 +205,9 @@ def draw_numbers(numbers: RoutingNumbers, groups: ExpertGroups, folder: Path) ->
 def evidence_pictures(
     model: Any, processor: Any, seen: Observation, image: Image.Image | str | Path, folder: Path
 ) -> dict[str, Path]:
-    """Pictures of attention, and of gates and points where the model has evidence or hyperbolic experts.
+    """Draw attention, and gates and points if the model has evidence or hyperbolic experts.
 
-    Question and answer are read once more in one forward, the answer in place.
+    The model reads the question and its own answer once more, in one forward.
     """
     picture = as_rgb(image) if isinstance(image, Image.Image) else open_picture(image)
     row = Row(id="inspect", turns=(Turn("user", f"{IMAGE_MARK}\n{seen.question}"),), images=(PICTURE,))
@@ -219,10 +229,10 @@ def evidence_pictures(
 
 
 def header_of(model: Any, seen: Observation, max_new_tokens: int) -> dict[str, Any]:
-    """What the numbers belong to: model, scheme, rules, sample and decoding."""
+    """The facts that the numbers belong to: model, scheme, rules, sample and decoding."""
     settings = settings_of(model)
     return {
-        "model": str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+        "model": name_of(model),
         "scheme": f"{seen.scheme}: {seen.groups.describe()}",
         "mask_rule": settings.mask_rule if settings else "exact",
         "samples": 1,
@@ -260,5 +270,5 @@ def tinted_picture(
         raise ValueError(f"layer {layer} is not sparse; sparse layers: {seen.layers}")
     if layer is not None:
         return draw_patches(seen, Path(path), [layer])
-    remark = f"of {len(seen.layers)} sparse layers the one whose first choices differ most"
+    remark = f"the layer whose first choices differ most, of {len(seen.layers)} sparse layers"
     return draw_patches(seen, Path(path), [most_varied_layer(seen)], remark)

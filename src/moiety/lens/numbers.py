@@ -1,4 +1,4 @@
-"""The numbers behind the pictures, under the names that tables and files use everywhere."""
+"""The numbers behind the pictures, under the names that all tables and files use."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def tallies_of(observation: Observation) -> dict[str, dict[int, Tally]]:
 
 
 def in_float64(count: Tally) -> Tally:
-    """The same sums on the CPU in float64, in which counts of a whole run stay exact."""
+    """The same sums on the CPU in float64, so that counts of a whole run stay exact."""
     return Tally(*(getattr(count, part.name).double().cpu() for part in fields(Tally)))
 
 
@@ -99,7 +99,7 @@ def _statistics(count: Tally, groups: ExpertGroups) -> dict[str, torch.Tensor]:
 
 
 def summary_rows(numbers: RoutingNumbers, groups: ExpertGroups) -> list[dict[str, Any]]:
-    """One flat record for each layer, phase and modality group that holds tokens; what tables and JSON show."""
+    """One flat record for each layer, phase and modality group that holds tokens, for tables and JSON."""
     records = []
     for place, layer in enumerate(numbers.layers):
         for phase in numbers.phases:
@@ -144,7 +144,7 @@ def rows_table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") ->
 
 
 def write_numbers(numbers: RoutingNumbers, groups: ExpertGroups, header: dict[str, Any], folder: Path) -> list[Path]:
-    """Write ``routing.npz`` (all arrays) and ``routing.json`` (header and one record a layer, phase and group)."""
+    """Write ``routing.npz`` (all arrays) and ``routing.json`` (header, one record for each layer, phase and group)."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays, table = folder / "routing.npz", folder / "routing.json"
     experts = np.array([groups.group_of_expert(index).name for index in range(groups.num_experts)])

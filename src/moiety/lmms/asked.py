@@ -1,4 +1,4 @@
-"""What a task of lmms-eval asks, in our words, and its answers. Nothing here imports lmms-eval."""
+"""Turns the questions of a task of lmms-eval into rows and settings, and answers them, without lmms-eval itself."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from moiety.vlm.images import as_rgb, decode, open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, parse_row
 
 WITHOUT_MEANING = ("image_aspect_ratio",)
-"""Settings of tasks for one family of models; ours prepare pictures in their own way."""
+"""Settings that are ignored: they are meant for one family of models, and ours prepare pictures in their own way."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Generation settings of a task; equal ones are answered in one batch.
+    """Generation settings of a task. Questions with equal settings are answered in one batch.
 
     Args:
         max_new_tokens: Longest answer in tokens.
         until: Texts that end an answer and do not belong to it.
-        seed: Seed of a sampled answer; None: goes on from where the random numbers are.
+        seed: Seed of sampled answers; None: the random numbers go on from their present state.
         options: Further fields of transformers' ``GenerationConfig``; empty: plain greedy decoding.
     """
 
@@ -38,14 +38,14 @@ class Asked:
 
 
 def read_settings(given: Mapping[str, Any], max_new_tokens: int) -> Asked:
-    """The ``generation_kwargs`` of a task, where greedy is what nobody spells out.
+    """Read the ``generation_kwargs`` of a task. Decoding is greedy unless the task asks for something else.
 
     Args:
-        given: As the task has them; null values count as left out.
-        max_new_tokens: Length where the task names none.
+        given: As in the task; null values count as absent.
+        max_new_tokens: Longest answer where the task names no length.
 
     Raises:
-        ValueError: a setting would be ignored, or has a value of another kind.
+        ValueError: a setting is unknown and would be ignored, or a value has the wrong type.
 
     Example:
         >>> read_settings({"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "until": ["."]}, 512)
@@ -74,22 +74,22 @@ def read_settings(given: Mapping[str, Any], max_new_tokens: int) -> Asked:
     for name in left:
         if name not in known or name.startswith("_"):
             raise ValueError(
-                f"generation_kwargs: {name!r} means nothing to this model, and leaving it out would score something "
-                "else; known: max_new_tokens, until, seed and the fields of transformers' GenerationConfig"
+                f"generation_kwargs: {name!r} is unknown to this model, and ignoring it would change what is "
+                "scored; known: max_new_tokens, until, seed and the fields of transformers' GenerationConfig"
             )
     return Asked(length, tuple(text for text in until if text), seed, left)
 
 
 def read_messages(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[Row, dict[str, Image.Image]]:
-    """Messages of a task as one row, and its pictures by the names it uses.
+    """Turn the messages of a task into one row and its pictures.
 
     Args:
-        messages: Roles with parts of type text or image (``url``: a picture, its bytes, or a file of this machine).
-        name: Becomes the id of the row.
+        messages: Roles with parts of type text or image (``url``: a picture, its bytes, or a file on this machine).
+        name: The id of the row.
 
     Raises:
-        ValueError: a part is neither text nor picture, a text holds an image mark, or the structure is another one.
-        FileNotFoundError: a picture is named that is not there.
+        ValueError: a part is neither text nor picture, a text contains an image mark, or the structure is unknown.
+        FileNotFoundError: a picture file does not exist.
     """
     pictures: dict[str, Image.Image] = {}
     spoken = []
@@ -115,7 +115,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]], name: str) -> tuple[Row
 def answers(
     model: Any, processor: Any, rows: Sequence[Row], pictures: Mapping[str, Image.Image], asked: Asked, batch_size: int
 ) -> list[str]:
-    """Answers in the order of `rows`; plain greedy ones are made by :func:`moiety.evaluate.run.answer_rows`."""
+    """Answers in the order of `rows`. Plain greedy ones are made by :func:`moiety.evaluate.run.answer_rows`."""
     images = dict(pictures)
     if not asked.options:
         said = answer_rows(model, processor, rows, images, batch_size=batch_size, max_new_tokens=asked.max_new_tokens)

@@ -16,7 +16,7 @@ from moiety.vlm.model import load
 from moiety.vlm.templates import load_processor
 
 CHUNK = 16
-"""Batches whose pictures are in memory together; within them questions of alike length are asked together."""
+"""Number of batches whose pictures are in memory at once. Within them, questions of similar length share a batch."""
 
 
 class Moiety(lmms):
@@ -24,11 +24,11 @@ class Moiety(lmms):
 
     Args:
         pretrained: Model folder or Hugging Face id.
-        device: ``cpu``, ``cuda`` or ``cuda:1``; None: a GPU where there is one.
+        device: ``cpu``, ``cuda`` or ``cuda:1``; None: a GPU if there is one.
         batch_size: Questions asked at once; answers do not depend on it.
         template: Name of a chat template; None: the processor's own.
         max_new_tokens: Longest answer where a task names no length.
-        unknown: Refused: an argument that is ignored looks like one that worked.
+        unknown: Any other argument; it is refused, because an ignored argument looks like one that worked.
     """
 
     is_simple = False
@@ -60,7 +60,7 @@ class Moiety(lmms):
         """One answer for each request, in order.
 
         Raises:
-            ValueError: a task asks for what this model would have to ignore, or shows something else than pictures.
+            ValueError: a task has a setting that this model would ignore, or shows something else than pictures.
         """
         said: dict[int, str] = {}
         groups: list[tuple[Asked, list[int]]] = []

@@ -146,7 +146,9 @@ def side_of(modality_group: Int[Tensor, " tokens"], num_sides: int) -> Int[Tenso
 
 # -- between tokens and sorted rows; the kernels of the experts call these ---------------------------------------------
 def gather(
-    x: Float[Tensor, "tokens hidden"], token_of_row: Int[Tensor, " rows"], row_weight: Float[Tensor, " rows"] | None = None
+    x: Float[Tensor, "tokens hidden"],
+    token_of_row: Int[Tensor, " rows"],
+    row_weight: Float[Tensor, " rows"] | None = None,
 ) -> Float[Tensor, "rows hidden"]:
     """The token of each sorted row: ``(tokens, hidden)`` -> ``(rows, hidden)``.
 

@@ -69,7 +69,9 @@ class Router(nn.Module, abc.ABC):
         self.top_k = settings.top_k or self.default_top_k
         # the table, read once: a forward looks nothing up
         self.num_experts = groups.num_experts
-        self.group_of_modality = tuple((modality, groups.index_of_modality(modality)) for modality in groups.modality_groups)
+        self.group_of_modality = tuple(
+            (modality, groups.index_of_modality(modality)) for modality in groups.modality_groups
+        )
 
     @classmethod
     @abc.abstractmethod
@@ -98,6 +100,10 @@ class Router(nn.Module, abc.ABC):
         """Draw new weights with the functions of `init`; see ``ExpertBank.initialise``."""
         for parameter in self.parameters():
             init.normal_(parameter, std=self.settings.router_init_std)
+
+    def activated_parameters(self, modality_group: str) -> int:
+        """Parameters of the router that a token of `modality_group` passes through: all, unless a scheme says less."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @abc.abstractmethod
     def forward(
@@ -168,6 +174,13 @@ class GatedRouter(Router):
         """Draw the gates from normal(0, ``router_init_std``) with the functions of `init`."""
         for gate in self.gates.values():
             init.normal_(cast(nn.Linear, gate).weight, std=self.settings.router_init_std)
+
+    def activated_parameters(self, modality_group: str) -> int:
+        """All parameters but those of the gates of other modality groups."""
+        own = self.groups.gate_of(modality_group)
+        others = [gate for number, gate in enumerate(self.gates.values()) if number != own]
+        unused = sum(parameter.numel() for gate in others for parameter in gate.parameters())
+        return super().activated_parameters(modality_group) - unused
 
     def forward(
         self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"], context: Context | None = None

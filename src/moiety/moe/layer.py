@@ -17,13 +17,12 @@ from moiety.moe.asymoe.budget import design
 from moiety.moe.asymoe.context import Context, ContextAttention, Evidence
 from moiety.moe.asymoe.router import AsymmetricRouter, at_layer
 from moiety.moe.dispatch import combine, dispatch
-from moiety.moe.experts.bank import bank_in
-from moiety.moe.experts.kinds import ExpertBank, FFNExperts
+from moiety.moe.experts.bank import ExpertBank, bank_in
+from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.mixed import MixedExperts
-from moiety.moe.routers import GatedRouter, resolve
+from moiety.moe.routers import resolve
 from moiety.moe.trace import Routing, active_trace
 from moiety.recipe.recipe import MoESettings
-
 
 _lent: ContextVar[tuple[Tensor | None, Evidence | None]] = ContextVar("moiety_lent", default=(None, None))
 """Modality ids and evidence for sparse layers that are called with hidden states alone; see :meth:`ModalityMoE.bound`.
@@ -76,12 +75,12 @@ class ModalityMoE(nn.Module):
         self.router = router(self.groups, hidden, settings)
         self.context: ContextAttention | None = None
         self.experts: ExpertBank
-        if settings.asymoe is None:
+        if settings.asymoe is None and self.groups.kinds == ("ffn",):
             self.experts = bank(self.groups.num_experts, hidden, ffn, act)
         else:
             self.experts = MixedExperts(self.groups, hidden, ffn, settings, act, bank)
-            if settings.asymoe.needs_context:
-                self.context = ContextAttention(hidden, settings.asymoe)
+        if settings.asymoe is not None and settings.asymoe.needs_context:
+            self.context = ContextAttention(hidden, settings.asymoe)
         # adapters and packers may take the places of experts and router: then they are called, and asked nothing
         self.num_experts, self.num_sides = self.groups.num_experts, getattr(self.experts, "num_sides", 1)
         self.reads_context = isinstance(self.experts, MixedExperts)
@@ -107,9 +106,9 @@ class ModalityMoE(nn.Module):
         """The mixture; exactly 0 on padding.
 
         Four nouns: the *router* decides who answers and how much each answer counts; *dispatch* puts the rows of each
-        expert side by side; the *experts* answer; *combine* adds up the answers of the banks. The gather of the rows and
-        the weighted sum over the choices of a token lie inside the kernels of the experts, because then neither the
-        sorted rows nor the answers have to be kept for the backward pass.
+        expert side by side; the *experts* answer; *combine* adds up the answers of the banks. The gather of the rows
+        and the weighted sum over the choices of a token lie inside the kernels of the experts, because then neither
+        the sorted rows nor the answers have to be kept for the backward pass.
 
         Args:
             hidden_states: ``(batch, seq, hidden)`` or ``(tokens, hidden)``, the latter one sequence.
@@ -168,15 +167,12 @@ class ModalityMoE(nn.Module):
 
     def _shared_parameters(self, modality_group: str) -> int:
         """What a token passes through of router and context attention."""
-        gate = self.groups.gate_of(modality_group)
-        total = 0 if gate is None else len(self.groups.gate_rows(gate)) * cast(GatedRouter, self.router).hidden
+        total = self.router.activated_parameters(modality_group)
         if self.context is None:
             return total
         if modality_group != TEXT_GROUP:
             return total + self.context.k_proj.weight.numel() + self.context.v_proj.weight.numel()
-        score = getattr(self.router, "score", None)
-        parts = [self.context] if score is None else [self.context, score]
-        return total + sum(parameter.numel() for part in parts for parameter in part.parameters())
+        return total + sum(parameter.numel() for parameter in self.context.parameters())
 
     def _checked(self, modality_ids: Tensor | None, hidden_states: Tensor) -> Tensor:
         if modality_ids is None:

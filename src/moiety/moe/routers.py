@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from moiety.groups import ExpertGroups, nearest_name
 from moiety.moe.asymoe.router import AsymmetricRouter
+from moiety.moe.experts.kinds import bank_class
 from moiety.moe.gates import GatedRouter, GatelessRouter, Router, gateless_top_k
 from moiety.moe.tables import scheme_table
 from moiety.recipe.recipe import MoESettings
@@ -112,7 +113,9 @@ def resolve(settings: MoESettings) -> tuple[type[Router], ExpertGroups, int]:
     if settings.scheme not in ROUTERS:
         raise ValueError(f"unknown scheme {settings.scheme!r}; {nearest_name(settings.scheme, ['dense', *ROUTERS])}")
     router = ROUTERS[settings.scheme]
-    groups = router.table(settings)
+    groups = router.table(settings).with_kinds(settings.kinds)
+    for group in groups.groups:
+        bank_class(group)
     if router.has_gate:
         top_k = settings.top_k or router.default_top_k
         groups.check_top_k(top_k, settings.norm_topk)

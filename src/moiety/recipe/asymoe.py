@@ -7,15 +7,16 @@ paper's text read literally wherever it can run; ``lean``, evidence experts besi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from moiety.recipe.section import Section, Switch
+from moiety.recipe.section import Section, Switch, with_present_names
 
 Preset = Literal["recommended", "faithful", "lean"]
-InterKind = Literal["lorentz", "euclidean", "product", "ffn"]
-TextKind = Literal["evidence", "context", "ffn"]
+HYPERBOLIC = ("lorentz", "euclidean", "product")
+"""Kinds of inter-modality experts that compute on a manifold; ``euclidean`` is their flat control."""
 SizePlan = Literal["dense_budget", "moiie_budget", "full"]
 
 FAITHFUL: dict[str, Any] = {
@@ -32,13 +33,13 @@ FAITHFUL: dict[str, Any] = {
     "eta": 1.0,
     "rho0": 0.0,
     "negatives": "none",
-    "order_layers": "all",
+    "cone_layers": "all",
     "balance_logits": "boosted",
     "gate_weight": 0.0,
 }
 """What preset ``faithful`` puts in place of the defaults; ``moe.layers`` becomes ``odd`` as well."""
 
-LEAN: dict[str, Any] = {"inter_kind": "ffn", "score": "off", "order_weight": 0.0, "gate_weight": 0.0}
+LEAN: dict[str, Any] = {"inter_kind": "ffn", "score": "off", "cone_weight": 0.0, "gate_weight": 0.0}
 """What preset ``lean`` puts in place of the defaults: evidence experts beside plain ones, nothing else."""
 
 PRESETS: dict[str, dict[str, Any]] = {"recommended": {}, "faithful": FAITHFUL, "lean": LEAN}
@@ -47,15 +48,22 @@ PRESETS: dict[str, dict[str, Any]] = {"recommended": {}, "faithful": FAITHFUL, "
 class AsyMoESettings(Section):
     """Section ``moe.asymoe``; stored with the model, so that it rebuilds the layers alone."""
 
+    former_names: ClassVar[Mapping[str, str]] = {
+        f"order_{name}": f"cone_{name}" for name in ("weight", "layers", "margin", "detach")
+    }
+
     preset: Preset = Field("recommended", description="fills every field of this section that is not given")
 
     # -- which experts -----------------------------------------------------------------------------------------------
-    inter_kind: InterKind = Field(
-        "lorentz", description="inter-modality experts: lorentz, its Euclidean twin, product of factors, or plain ffn"
+    inter_kind: str = Field(
+        "lorentz",
+        description="kind of the inter-modality experts: lorentz, euclidean (its flat control), product (of several "
+        "spaces), ffn, or a kind of a plug-in",
     )
-    text_kind: TextKind = Field(
+    text_kind: str = Field(
         "evidence",
-        description="text experts: evidence (two branches), context (ffn plus context attention), or plain ffn",
+        description="kind of the text experts: evidence (two branches), context (ffn plus context attention), ffn, "
+        "or a kind of a plug-in",
     )
     plain_text: int = Field(0, ge=0, description="plain text experts beside the others")
     evidence_layers: Literal["all", "deepest_half"] = Field(
@@ -112,17 +120,17 @@ class AsyMoESettings(Section):
         None, description="add the branch to a copied FFN, equal to it at step 0; null: where size_plan is full"
     )
 
-    # -- order (cone) loss -------------------------------------------------------------------------------------------
-    order_weight: float = Field(0.1, ge=0, description="weight of the entailment-order loss; 0 switches it off")
-    order_layers: Literal["mid_and_last", "all"] = Field("mid_and_last", description="sparse layers that it reads")
+    # -- cone loss ---------------------------------------------------------------------------------------------------
+    cone_weight: float = Field(0.1, ge=0, description="weight of the cone loss (entailment); 0 switches it off")
+    cone_layers: Literal["mid_and_last", "all"] = Field("mid_and_last", description="sparse layers that it reads")
     aperture: Literal["meru", "eq15"] = Field("meru", description="how wide a cone is: as in MERU, or equation 15")
     cone_k: float = Field(0.1, gt=0, le=0.5, description="constant of the aperture")
     eta: float = Field(0.7, gt=0, description="factor on the aperture in pairs that belong together")
     rho0: float | None = Field(None, ge=0, description="radius that points are moved out by; null: from the aperture")
-    order_margin: float = Field(0.3, ge=0, description="least angle of a negative pair outside its cone")
+    cone_margin: float = Field(0.3, ge=0, description="least angle of a negative pair outside its cone")
     negatives: Literal["both", "in_batch", "hard", "none"] = Field("both", description="pairs that do not belong")
     apex: Literal["vision", "text"] = Field("vision", description="which side's cone contains the other")
-    order_detach: Switch = Field(False, description="stop its gradient at the hidden states")
+    cone_detach: Switch = Field(False, description="stop its gradient at the hidden states")
     distance_weight: float = Field(0.0, ge=0, description="weight of the squared distance of a pair, at most 9")
 
     # -- gate objective and schedule ---------------------------------------------------------------------------------
@@ -131,7 +139,7 @@ class AsyMoESettings(Section):
     gate_masking: Literal["exchange", "mean_patch"] = Field("exchange", description="how evidence is taken away")
     gate_margin: float = Field(0.1, ge=0, description="least difference between gates with and without evidence")
     gate_share: float = Field(0.125, gt=0, le=1, description="share of a batch that is read a second time")
-    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps over which order and gate rise")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps over which both losses rise")
 
     # -- what the model must know to tell evidence from the rest -----------------------------------------------------
     special_ids: list[int] | None = Field(None, description="control tokens, never evidence; null: from the tokenizer")
@@ -140,6 +148,7 @@ class AsyMoESettings(Section):
     @classmethod
     def _preset(cls, tree: Any) -> Any:
         """Fill what is not given from the preset."""
+        tree = with_present_names(cls, tree)
         return {**PRESETS.get(str(tree.get("preset")), {}), **tree} if isinstance(tree, dict) else tree
 
     @field_validator("text_kind", mode="before")
@@ -162,10 +171,15 @@ class AsyMoESettings(Section):
         return None not in widths and not (self.has_residual and self.residual_ffn is None)
 
     @property
+    def hyperbolic(self) -> bool:
+        """Whether the inter-modality experts have coordinates of width ``hyp_dim``."""
+        return self.inter_kind in HYPERBOLIC
+
+    @property
     def has_residual(self) -> bool:
         """Whether an inter-modality expert is a copied FFN plus its branch."""
         wanted = self.size_plan == "full" if self.inter_residual is None else self.inter_residual
-        return wanted and self.inter_kind != "ffn"
+        return wanted and self.hyperbolic
 
     @property
     def form(self) -> Literal["gelu", "swiglu"]:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from moiety.recipe.section import Section
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.section import Section, with_present_names
 
 MEAN_OF_TYPES = "mean of types"
 # What a scheme chooses for itself. A variant of another scheme starts without them.
@@ -75,6 +76,12 @@ class VariantSettings(Section):
         None, ge=0, le=1, description="force alpha of every evidence expert to this when asked; 1 is memory alone"
     )
     note: str = Field("", description="what it is there for, in the words of the report")
+
+    @field_validator("moe")
+    @classmethod
+    def _present_names(cls, moe: dict[str, Any]) -> dict[str, Any]:
+        """Keys under their present names, before they are merged with those of the recipe."""
+        return moe | {"asymoe": with_present_names(AsyMoESettings, moe["asymoe"])} if "asymoe" in moe else moe
 
     @model_validator(mode="after")
     def _one_place(self) -> VariantSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -20,6 +20,35 @@ class Section(BaseModel):
     """Base of all sections: unknown keys and values of another type are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    former_names: ClassVar[Mapping[str, str]] = {}
+    """Former spelling of a key -> its present name. Recipes and stored configs may hold the former one."""
+
+
+def with_present_names(section: type[BaseModel], tree: Any) -> Any:
+    """What was written of a section, with every key under its present name.
+
+    Args:
+        section: The class of the section; its ``former_names`` list the keys that were renamed.
+        tree: What was written; only a mapping has keys to rename.
+
+    Raises:
+        ValueError: a key is given under both names.
+
+    Example:
+        >>> class Toy(Section):
+        ...     former_names = {"order_weight": "cone_weight"}
+        ...     cone_weight: float = 0.1
+        >>> with_present_names(Toy, {"order_weight": 0.5})
+        {'cone_weight': 0.5}
+    """
+    former = getattr(section, "former_names", {})
+    if not isinstance(tree, Mapping) or not former.keys() & tree.keys():
+        return tree
+    for old, new in former.items():
+        if old in tree and new in tree:
+            raise ValueError(f"{old} is the former name of {new}, and both are given; keep {new} alone")
+    return {former.get(key, key): value for key, value in tree.items()}
 
 
 def with_defaults(section: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +69,7 @@ def with_defaults(section: type[BaseModel], tree: Mapping[str, Any]) -> dict[str
         {'top_k': 1, 'layers': 'odd'}
     """
     whole = section.model_construct().model_dump(mode="json")
-    for key, value in tree.items():
+    for key, value in with_present_names(section, tree).items():
         field = section.model_fields.get(key)
         inner = sections_in(field.annotation) if field is not None and isinstance(value, Mapping) else []
         whole[key] = with_defaults(inner[0], value) if inner else value

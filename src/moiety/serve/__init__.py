@@ -1,8 +1,11 @@
-"""A model behind OpenAI's chat protocol: one process, one model, nothing read but what a request brings.
+"""A model behind OpenAI's chat protocol: one process, one model.
 
-The way of a request: ``app`` reads its bytes, ``request`` says what they may ask, ``pictures`` decodes what they bring,
-``answering`` makes a :class:`~moiety.vlm.rows.Row` of them and lets transformers' own chat handler answer, ``server``
-holds the port. What needs the extra ``[serve]`` is imported when it is used.
+Only the request itself is read; no file and no address is ever opened.
+
+A request passes through these modules: ``app`` reads its bytes, ``request`` checks what they ask, ``pictures`` decodes
+the pictures in them, ``answering`` makes a :class:`~moiety.vlm.rows.Row` and lets transformers' own chat handler answer
+(``answer`` is one answer in the making, ``turns`` shares the model between answers), ``server`` holds the port.
+Packages of the extra ``[serve]`` are imported when they are used.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ __all__ = ["Limits", "Refusal", "require_packages"]
 
 
 def require_packages() -> None:
-    """Say what is missing before a model is loaded.
+    """Check, before a model is loaded, that the packages of the extra are installed.
 
     Raises:
         ImportError: fastapi, uvicorn or openai is not installed.

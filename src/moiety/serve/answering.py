@@ -1,8 +1,8 @@
-"""From a checked request to an answer: our prompt, transformers' chat handler, one thread for all answers.
+"""From a checked request to an answer: our prompt, transformers' chat handler, one model for all answers in turns.
 
-The handler of ``transformers serve`` keeps the protocol: pieces, ends, counts, a client that leaves. The prompt is made
-by the same code as for ``moiety chat`` and ``evaluate``, so that a model says the same to all three; why the handler's
-own prompt will not do stands in docs/decisions/0011.
+The handler of ``transformers serve`` keeps the protocol: pieces of a stream, ends, token counts, a client that leaves.
+The prompt is made by the same code as for ``moiety chat`` and ``evaluate``, so that a model answers all three alike.
+docs/decisions/0011 says why the prompt of the handler is not used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import jinja2
@@ -22,13 +24,16 @@ from openai.types.completion_usage import CompletionUsage
 from PIL import Image
 from starlette.responses import JSONResponse, Response
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
-from transformers.cli.serving.utils import BaseGenerateManager, InferenceThread, _StreamError
+from transformers.cli.serving.utils import BaseGenerateManager, _StreamError
 
 from moiety.evaluate.decoding import keywords_of_generate
+from moiety.serve.answer import Answer, HandsOn
 from moiety.serve.refusal import Refusal
 from moiety.serve.request import ChatRequest, ImagePart, Limits
+from moiety.serve.turns import Ended, Turns
+from moiety.vlm.configs import context_length
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.templates import control_ids
@@ -36,12 +41,13 @@ from moiety.vlm.templates import control_ids
 logger = logging.getLogger(__name__)
 
 CHARACTERS_A_TOKEN = 16
-"""Far more than a token of any language has; a longer text is refused before it is cut into tokens, which is slow."""
+"""More characters than a token of any language has. A longer text is refused before tokenizing, which is slow."""
 FAILED = "the model failed on this request; the log of the server says why"
+STOPPING = "the server is being stopped; this answer is not complete, ask again later"
 
 
 def row_of(request: ChatRequest) -> Row:
-    """The conversation as a row of data: parts of one message are joined by line breaks, pictures named by order."""
+    """The conversation as a row of data. Parts of one message are joined by line breaks; pictures are numbered."""
     turns, num_images = [], 0
     for message in request.messages:
         texts = [IMAGE_MARK if isinstance(part, ImagePart) else part.text for part in message.content]
@@ -50,103 +56,57 @@ def row_of(request: ChatRequest) -> Row:
     return Row(id="request", turns=tuple(turns), images=tuple(map(str, range(num_images))))
 
 
-def settled(text: str, stops: Sequence[str], *, last: bool) -> str:
-    """The part of an answer that will not change any more, without outer blanks and up to the first of `stops`.
+def started(work: Callable[[], Any]) -> Future[Any]:
+    """What `work` gives, made in a thread of its own, which never keeps the process alive."""
+    made: Future[Any] = Future()
 
-    Example:
-        >>> settled(" two dogs ", [], last=False), settled("two END", [" END"], last=True)
-        ('two dogs', 'two')
-        >>> settled("two E", ["END"], last=False), settled("two E", ["END"], last=True)
-        ('two', 'two E')
+    def run() -> None:
+        try:
+            made.set_result(work())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=run, name="answer", daemon=True).start()
+    return made
+
+
+async def done(work: Callable[[], Any]) -> Any:
+    """What `work` gives in a thread of its own; it goes on to its end when nobody waits for it any more."""
+    return await asyncio.shield(asyncio.wrap_future(started(work)))
+
+
+@contextmanager
+def turn_of(turns: Turns, **about: Any) -> Iterator[Callable[[], None]]:
+    """A turn of the model, as :meth:`Turns.taken` gives it.
+
+    Raises:
+        Refusal: the server stops, or the client has left.
     """
-    places = [text.find(stop) for stop in stops if stop in text]
-    if places:
-        return text[: min(places)].strip()
-    if not last:  # half a character, the beginning of a stop
-        text = text.rstrip("\ufffd")
-        begun = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
-        text = text[: len(text) - max(begun, default=0)]
-    return text.strip()
-
-
-async def done(thread: InferenceThread, work: Callable[..., Any], *about: Any) -> Any:
-    """What `work` gives on `thread`; the future stays when nobody waits any more: a cancelled one ends the thread."""
-    return await asyncio.shield(asyncio.wrap_future(thread.submit(work, *about)))
-
-
-class Answer(StoppingCriteria):
-    """An answer in the making: reads the tokens after each step, tells what is settled, says when to stop.
-
-    Args:
-        tokenizer: Decodes the answer.
-        prompt_length: Tokens before the answer.
-        stops: Texts that end it and do not belong to it.
-        send: Called with each further piece; None: nobody is waiting for pieces.
-    """
-
-    def __init__(
-        self, tokenizer: Any, prompt_length: int, stops: Sequence[str], send: Callable[[str], object] | None = None
-    ) -> None:
-        self.tokenizer, self.prompt_length, self.stops, self.send = tokenizer, prompt_length, stops, send
-        self.ids: list[int] = []
-        self.sent = ""
-        self._cancelled = threading.Event()
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        """Tokens so far ``(1, seq)`` -> whether to stop ``(1,)``."""
-        self.ids = input_ids[0, self.prompt_length :].tolist()
-        stop = self._cancelled.is_set()
-        if self.stops or self.send:
-            text = self._decoded()
-            stop = stop or any(word in text for word in self.stops)
-            self._tell(settled(text, self.stops, last=False))
-        return torch.full((input_ids.shape[0],), stop, dtype=torch.bool, device=input_ids.device)
-
-    @property
-    def text(self) -> str:
-        """The whole answer, when no token follows any more."""
-        return settled(self._decoded(), self.stops, last=True)
-
-    @property
-    def total_tokens(self) -> int:
-        """Tokens made so far, the end of the turn among them."""
-        return len(self.ids)
-
-    def finish(self) -> None:
-        """Tell the rest."""
-        self._tell(self.text)
-
-    def cancel(self) -> None:
-        """Stop after the next token; nobody is listening."""
-        self._cancelled.set()
-
-    def _decoded(self) -> str:
-        return self.tokenizer.decode(self.ids, skip_special_tokens=True)
-
-    def _tell(self, text: str) -> None:
-        if self.send is not None and len(text) > len(self.sent) and text.startswith(self.sent):
-            self.send(text[len(self.sent) :])
-            self.sent = text
+    try:
+        with turns.taken(**about) as hand_on:
+            yield hand_on
+    except Ended as error:
+        raise Refusal(503, STOPPING, code="stopping", kind="server_error") from error
 
 
 class Generation(BaseGenerateManager):
-    """How one request is answered: on the thread of all answers, one after the other.
+    """How one request is answered: in a thread of its own, which takes turns with those of other requests.
 
     Args:
-        thread: Where models run.
-        running: Every answer in the making, for a server that stops.
+        turns: The model's time.
+        running: Every answer in the making.
         request: Seed and stops.
     """
 
-    def __init__(self, thread: InferenceThread, running: weakref.WeakSet[Answer], request: ChatRequest) -> None:
-        self.thread, self.running = thread, running
+    def __init__(self, turns: Turns, running: weakref.WeakSet[Answer], request: ChatRequest) -> None:
+        self.turns, self.running = turns, running
         self.seed, self.stops = request.seed, tuple(request.stop or ())
         self.answer: Answer | None = None
 
     def generate_streaming(
         self, model: Any, processor: Any, inputs: Any, gen_config: Any, request_id: str, response_parser: Any = None
     ) -> tuple[asyncio.Queue[Any], Any]:
-        """Pieces as they settle, then None; and the answer, which counts tokens and can be cancelled."""
+        """A queue of pieces, which ends with None, and the answer, which counts tokens and can be cancelled."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
 
         def send(piece: Any) -> None:
@@ -159,11 +119,13 @@ class Generation(BaseGenerateManager):
                 self._generate(model, inputs, gen_config, answer)
                 answer.finish()
                 send(None)
+            except Refusal as refusal:
+                send(_StreamError(refusal.message))
             except Exception:
                 logger.exception("an answer failed")
                 send(_StreamError(FAILED))
 
-        self.thread.submit(run)
+        started(run)
         return queue, answer
 
     async def generate_non_streaming(
@@ -172,9 +134,9 @@ class Generation(BaseGenerateManager):
         """Text, number of prompt tokens, ids of the answer."""
         answer = self._new(processor, inputs)
         try:
-            await done(self.thread, self._generate, model, inputs, gen_config, answer)
+            await done(lambda: self._generate(model, inputs, gen_config, answer))
         finally:
-            answer.cancel()  # whoever stops waiting stops the model
+            answer.cancel()  # a client that leaves stops its answer
         return answer.text, answer.prompt_length, answer.ids
 
     def stop(self) -> None:
@@ -188,50 +150,55 @@ class Generation(BaseGenerateManager):
         return self.answer
 
     def _generate(self, model: Any, inputs: Any, gen_config: Any, answer: Answer) -> None:
-        started = time.perf_counter()
-        if self.seed is not None:
-            torch.manual_seed(self.seed)
-        model.generate(**inputs, generation_config=gen_config, stopping_criteria=StoppingCriteriaList([answer]))
-        seconds = time.perf_counter() - started
+        begun = time.perf_counter()
+        with turn_of(self.turns, given_up=lambda: answer.is_cancelled) as hand_on:
+            if self.seed is not None:
+                torch.manual_seed(self.seed)
+            criteria = StoppingCriteriaList([answer, HandsOn(hand_on, model.device)])
+            model.generate(**inputs, generation_config=gen_config, stopping_criteria=criteria)
+        seconds = time.perf_counter() - begun
         logger.info("answered: prompt %d, answer %d tokens, %.1f s", answer.prompt_length, answer.total_tokens, seconds)
 
 
 class ChatHandler(ChatCompletionHandler):
-    """transformers' handler with one model, which it cannot load, unload or exchange.
+    """The chat handler of transformers with one model. Requests can neither load, unload nor exchange it.
 
     Args:
         model: A vision-language model, sparse or dense; put into eval mode.
         processor: Its processor, with a chat template.
         name: Name of the model in answers.
-        limits: What is too much.
+        limits: How much one request may ask.
     """
 
     def __init__(self, model: Any, processor: Any, name: str, limits: Limits) -> None:
         super().__init__(model_manager=None, generation_state=None)  # type: ignore[arg-type]  # both load by name
         self.model, self.processor, self.name, self.limits = model.eval(), processor, name, limits
-        self.room: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.room = context_length(model.config)
         known = control_ids(processor)
         tokens = processor.tokenizer.convert_ids_to_tokens(sorted(known))
         self.control = tuple(dict.fromkeys([IMAGE_MARK, *filter(None, tokens)]))
-        self.thread = InferenceThread()
+        self.turns = Turns()
         self.running: weakref.WeakSet[Answer] = weakref.WeakSet()
 
     async def answer(
         self, request: ChatRequest, pictures: Sequence[Image.Image], request_id: str
     ) -> tuple[Response, Generation]:
-        """The response to a request that passed every check that needs no model, and what can stop it.
+        """Answer a request that passed every check that needs no model.
+
+        Returns:
+            The response, and the generation, which can be stopped.
 
         Raises:
             Refusal: the prompt cannot be made, or is longer than the model reads.
         """
-        inputs = await done(self.thread, self.prepare, request, pictures)
+        inputs = await done(lambda: self._prepared(request, pictures))
         config = self.generation_config(request, inputs["input_ids"].shape[1])
-        generation = Generation(self.thread, self.running, request)
+        generation = Generation(self.turns, self.running, request)
         about = (request_id, self.model, self.processor, self.name, inputs, config, generation)
         return self._streaming(*about) if request.stream else await self._non_streaming(*about), generation
 
     def prepare(self, request: ChatRequest, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Keywords of ``generate``, each ``(1, seq)`` or per picture, made as for every other verb.
+        """Keywords of ``generate``, each ``(1, seq)`` or one for each picture, made as for every other command.
 
         Raises:
             Refusal: the text is too long, or template or processor do not take these turns or pictures.
@@ -252,7 +219,7 @@ class ChatHandler(ChatCompletionHandler):
         return keywords_of_generate(self.model, batch)
 
     def generation_config(self, request: ChatRequest, prompt_length: int) -> Any:
-        """The model's own settings with those of the request; likeliest tokens unless a temperature is given.
+        """The model's own generation settings, changed by those of the request; greedy unless a temperature is given.
 
         Raises:
             Refusal: prompt and answer are longer than the model reads.
@@ -270,21 +237,26 @@ class ChatHandler(ChatCompletionHandler):
         config = copy.deepcopy(self.model.generation_config)
         sample = bool(request.temperature)
         config.do_sample, config.num_beams, config.max_new_tokens = sample, 1, wanted
+        config.disable_compile = True  # graphs of a compiled model belong to one thread; each answer has its own
         config.temperature, config.top_p, config.top_k = (
             (request.temperature, request.top_p, 0) if sample else (None,) * 3
         )
         return config
 
     def stop(self) -> None:
-        """End every answer after its next token."""
-        for answer in list(self.running):
-            answer.cancel()
+        """End every answer at its next token, and let none begin."""
+        self.turns.end()
+
+    def _prepared(self, request: ChatRequest, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """As :meth:`prepare`, in a turn: tokenizers take one text at a time."""
+        with turn_of(self.turns, is_brief=True):
+            return self.prepare(request, pictures)
 
     async def _non_streaming(
         self, request_id: str, model: Any, processor: Any, model_id: str, inputs: Any, gen_config: Any,
         gen_manager: Any, tools: Any = None,
     ) -> JSONResponse:  # fmt: skip
-        """As in transformers, but what the model said is not read again by a template for tools."""
+        """As in transformers, but the answer is not parsed for tool calls."""
         text, num_prompt, ids = await gen_manager.generate_non_streaming(
             model, processor, inputs, gen_config, request_id
         )

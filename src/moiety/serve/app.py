@@ -1,4 +1,4 @@
-"""The routes of the server: three addresses, everything else is refused in OpenAI's form."""
+"""The routes of the server: three addresses. Every other one is refused in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from moiety.serve.answering import FAILED, ChatHandler, Generation
+from moiety.serve.answering import FAILED, STOPPING, ChatHandler, Generation
 from moiety.serve.arriving import Arriving, busy
 from moiety.serve.pictures import decode_pictures
 from moiety.serve.refusal import Refusal
@@ -27,18 +27,23 @@ from moiety.serve.request import read_request
 
 logger = logging.getLogger(__name__)
 
-STOCK_FAILURE = f'data: {{"error": "{FAILED}"}}\n\n'
-"""A stream that breaks, as transformers tells it; inside an answer its quotes would be escaped."""
-OUR_FAILURE = f"data: {json.dumps(Refusal(500, FAILED, kind='server_error').body())}\n\n"
+BREAKS = {
+    f'data: {{"error": "{message}"}}\n\n': f"data: {json.dumps(refusal.body())}\n\n"
+    for message, refusal in {
+        FAILED: Refusal(500, FAILED, kind="server_error"),
+        STOPPING: Refusal(503, STOPPING, code="stopping", kind="server_error"),
+    }.items()
+}
+"""A stream that breaks: as transformers tells it -> in OpenAI's form. Inside an answer the quotes would be escaped."""
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Counter:
-    """The counter where requests are taken: one model, known by one name.
+    """Takes requests: checks them, gives them a seat, and lets the handler answer.
 
     Args:
-        handler: Answers what passed.
-        key: What clients must show, or None.
+        handler: Answers the requests that pass every check.
+        key: Key that clients must send; None: no key is needed.
     """
 
     def __init__(self, handler: ChatHandler, key: str | None = None) -> None:
@@ -49,7 +54,7 @@ class Counter:
         self.arriving = Arriving(self.limits)
 
     async def chat(self, request: Request) -> Response:
-        """``POST /v1/chat/completions``. A seat is given to a request that is whole: a slow one holds none."""
+        """``POST /v1/chat/completions``. A request gets a seat once it has arrived whole: a slow client holds none."""
         self._check_room()
         content = await self.arriving.body(request)
         self._check_room()
@@ -75,18 +80,18 @@ class Counter:
         return JSONResponse(self._card())
 
     async def health(self, request: Request) -> Response:
-        """``GET /health``: alive, and how many requests are in work; needs no key."""
+        """``GET /health``: the server is alive, and how many requests it is working on. It needs no key."""
         return JSONResponse({"status": "ok", "waiting": self.num_waiting})
 
     def check_key(self, request: Request) -> None:
-        """Compare the key of a request with ours, in a time that tells nothing.
+        """Compare the key of a request with ours, in constant time.
 
         Raises:
-            Refusal: it is missing or another one.
+            Refusal: the key is missing or wrong.
         """
         shown = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.key is not None and not hmac.compare_digest(shown.encode("latin-1"), self.key.encode()):
-            raise Refusal(401, "this server wants its key as `Authorization: Bearer KEY`", code="invalid_api_key")
+            raise Refusal(401, "this server expects its key as `Authorization: Bearer KEY`", code="invalid_api_key")
 
     def _card(self) -> dict[str, Any]:
         return {"id": self.handler.name, "object": "model", "created": self.created, "owned_by": "moiety"}
@@ -96,7 +101,7 @@ class Counter:
             raise busy(f"{self.num_waiting} requests wait already")
 
     def _leave(self, generation: Generation | None = None) -> None:
-        """One request less; nobody listens to its answer any more."""
+        """One request less; its answer is stopped, because nobody listens any more."""
         self.num_waiting -= 1
         if generation is not None:
             generation.stop()
@@ -115,11 +120,11 @@ class Counter:
 
 
 class Stream(Response):
-    """A streamed answer with the last line that OpenAI's streams have.
+    """A streamed answer, followed by the last line that OpenAI's streams have.
 
     Args:
-        told: Of transformers.
-        leave: Called once at the end, told to the end or not; a stream that nobody began to read ends, too.
+        told: The stream that transformers makes.
+        leave: Called once when the stream ends for any reason, also when nobody began to read it.
     """
 
     def __init__(self, told: StreamingResponse, leave: Callable[[], object]) -> None:
@@ -136,7 +141,9 @@ class Stream(Response):
 
     async def _pieces(self, pieces: Any) -> AsyncIterator[Any]:
         async for piece in pieces:
-            yield piece.replace(STOCK_FAILURE, OUR_FAILURE)
+            for stock, ours in BREAKS.items():
+                piece = piece.replace(stock, ours)
+            yield piece
         yield "data: [DONE]\n\n"
 
 
@@ -145,7 +152,7 @@ def build_app(handler: ChatHandler, key: str | None = None) -> Starlette:
 
     Args:
         handler: Model, processor, name and limits.
-        key: What clients must show as bearer token; None: nothing.
+        key: Bearer token that clients must send; None: no key is needed.
     """
     counter = Counter(handler, key)
     routes = [
@@ -158,7 +165,7 @@ def build_app(handler: ChatHandler, key: str | None = None) -> Starlette:
 
 
 def _guarded(endpoint: _Endpoint, counter: Counter) -> _Endpoint:
-    """Key first, then the endpoint; whatever it raises becomes an answer in OpenAI's form."""
+    """Check the key, then call the endpoint. Whatever it raises becomes an answer in OpenAI's form."""
 
     async def guarded(request: Request) -> Response:
         try:

@@ -1,4 +1,4 @@
-"""Bodies on their way in: never more of them in memory than the limits say, and nobody is waited for without end."""
+"""Bodies of requests while they arrive: a limit for their memory, and a time limit for each."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from moiety.serve.refusal import Refusal
 from moiety.serve.request import Limits
 
 HEARD_OUT = 8
-"""Times the limit up to which a body that is too long is read and thrown away, so that its sender hears the answer."""
+"""A body that is too long is read and dropped up to this many times the limit, so that its sender gets the answer."""
 
 
 class Arriving:
-    """The bodies that are being read, all together.
+    """All bodies that are being read.
 
     Args:
-        limits: What is too much, and too slow.
+        limits: Sizes and times.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -25,10 +25,10 @@ class Arriving:
         self.num_bytes = 0
 
     async def body(self, request: Request) -> bytes:
-        """The body of a JSON request, never more than the limit of it in memory.
+        """Read the body of a JSON request, never keeping more of it in memory than the limit.
 
         Raises:
-            Refusal: it is not JSON by its own account, too long, too slow, or long while many others arrive.
+            Refusal: its content type is not JSON, it is too long or too slow, or it is long while many others arrive.
         """
         _check_kind(request)
         declared = request.headers.get("content-length", "0")
@@ -45,7 +45,7 @@ class Arriving:
         return b"".join(chunks)
 
     async def _read(self, request: Request, chunks: list[bytes]) -> int:
-        """Read into `chunks` as far as they may be kept; the size of what was heard out."""
+        """Read the body, keep in `chunks` what the limit allows, and return the size of everything that came."""
         limits, size, clock = self.limits, 0, asyncio.get_running_loop().time
         begun = clock()
         try:
@@ -65,7 +65,7 @@ class Arriving:
         return size
 
     def _check_room(self, size: int) -> None:
-        """Small bodies always find room: the large ones are sent away for them."""
+        """Send a large body away while too many bytes are on their way. Small bodies always find room."""
         most = self.limits.max_arriving_bytes
         if self.num_bytes > most and size > most // (8 * self.limits.max_waiting):
             raise busy(f"requests of together {self.num_bytes / 2**20:,.0f} MiB are on their way")
@@ -81,7 +81,7 @@ def _check_kind(request: Request) -> None:
     if kind != "application/json":
         raise Refusal(415, f"content-type must be application/json, got {kind[:80]!r}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "packed bodies are not read; leave out content-encoding")
+        raise Refusal(415, "compressed bodies are not read; leave out content-encoding")
 
 
 def _too_long(size: int, limits: Limits) -> Refusal:

@@ -1,4 +1,4 @@
-"""Connections that nobody is waited for without end: neither one that asks slowly nor one that reads slowly."""
+"""Time limits of a connection: for a client that sends slowly and for one that reads slowly."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from moiety.serve.request import Limits
 
 
 def protocol_with(limits: Limits) -> type[H11Protocol]:
-    """The protocol of a connection, with the time limits of `limits`, as uvicorn wants it: a class."""
+    """The class that uvicorn makes for each connection, with the time limits of `limits`."""
     return type("TimedProtocol", (TimedProtocol,), {"limits": limits})
 
 
 class TimedProtocol(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it; a connection is closed when a head, or room for an answer, is long in coming.
+    """HTTP/1.1 as in uvicorn, with two time limits: for the head of a request, and for a client that reads no answer.
 
-    How long a body may take is counted where it is read (:class:`moiety.serve.arriving.Arriving`).
+    The time of a body is counted where the body is read (:class:`moiety.serve.arriving.Arriving`).
     """
 
     limits = Limits()
@@ -29,34 +29,34 @@ class TimedProtocol(H11Protocol):
         self._reader: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The head of the first request is awaited."""
+        """Start to wait for the head of the first request."""
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is awaited any more."""
+        """Stop all timers."""
         self._stop_timers()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
-        """As in uvicorn; a head that is whole ends the wait for it."""
+        """As in uvicorn; a whole head ends the wait for it."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before and self._head is not None:
             self._head.cancel()
 
     def on_response_complete(self) -> None:
-        """As in uvicorn; the head of the next request is awaited."""
+        """As in uvicorn; then wait for the head of the next request."""
         self._await_head()  # first: uvicorn may find a whole one at once
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """The other side does not read: wait for it, and not for long."""
+        """The client does not read: close the connection unless it goes on soon."""
         super().pause_writing()
         self._reader = self.loop.call_later(self.limits.head_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads on."""
+        """The client reads again."""
         super().resume_writing()
         if self._reader is not None:
             self._reader.cancel()

@@ -1,7 +1,8 @@
-"""Names under which a page or a server may be asked: a browser says in each request which name it was sent to.
+"""Host names that a page or a server answers to, checked against the ``Host`` header of each request.
 
-A page elsewhere can let its own name point to this machine and then ask as if it were ours; the name gives it away.
-An address cannot be made to point anywhere else, so a server that listens at every address answers to all of them.
+This stops DNS rebinding: a foreign web page can let its own name point to this machine and then send requests as if it
+were our page, but the browser still sends that foreign name. An IP address cannot be made to point elsewhere, so a
+server that listens at every address answers to all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Hosts:
 
     Args:
         listens_at: Name or address that was given as ``--host``.
-        names: Further names, of ``--allow-host``.
+        names: Further names, given as ``--allow-host``.
 
     Example:
         >>> hosts = Hosts("127.0.0.1", ["vision.lan"])
@@ -74,7 +75,7 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 class HostCheck:
-    """Refuses whatever was not sent to a name of ours, before anything else looks at it.
+    """Refuses requests that were sent to a foreign name, before any other code sees them.
 
     Args:
         app: The web application behind it.

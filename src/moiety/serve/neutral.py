@@ -1,7 +1,7 @@
-"""Values that ask for nothing: fields of the protocol that this server does not have, left as a client fills them in.
+"""Fields of the protocol that this server does not support, at values that change nothing.
 
-Clients send fields at the value that changes nothing, and send back an answer with all the fields that it came with.
-Such a value is taken out before a request is judged; any other value of such a field is refused by name, never dropped.
+Clients send such fields with their default, and send an answer back with all the fields that it came with. A neutral
+value is removed before a request is checked. Any other value is refused by name and never dropped silently.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from moiety.serve.refusal import Refusal
 
 ANY_TEXT = object()
-"""A label for the books of whoever serves: no text of it changes an answer."""
+"""Any text: a label for the logs of whoever serves, which changes no answer."""
 ANY_OBJECT = object()
-"""A hint at what to keep for later requests, which changes no answer either."""
+"""Any object: a hint about caching, which changes no answer either."""
 ALL_ZERO = object()
-"""A mapping in which everything is 0, or nothing is there."""
+"""A mapping that is empty, or in which every value is 0."""
 
 REQUEST: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
@@ -78,7 +78,7 @@ def without_neutral(entry: Mapping[str, Any], table: Mapping[str, tuple[Any, ...
         where: Path of `entry` in the body, with a dot at its end.
 
     Raises:
-        Refusal: one of them asks for something.
+        Refusal: one of these fields has a value that would change something.
 
     Example:
         >>> without_neutral({"n": 1, "seed": 3, "logit_bias": {}}, REQUEST)
@@ -108,7 +108,7 @@ def _asks(param: str, given: Any, values: tuple[Any, ...]) -> Refusal:
     accepted = " or ".join(["null", *(names.get(id(value)) or json.dumps(value) for value in values)])
     return Refusal(
         400,
-        f"{param} is {reprlib.repr(given)}, which this server cannot do; leave it out, or give {accepted}",
+        f"{param} is {reprlib.repr(given)}, which this server does not support; leave it out, or give {accepted}",
         param,
         "unsupported_value",
     )

@@ -1,4 +1,4 @@
-"""Pictures of a request: data URLs of four formats, measured before they are decoded."""
+"""Pictures of a request: data URLs of four formats, whose size is checked before they are decoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moiety.serve.request import ChatRequest, ImagePart, Limits
 from moiety.vlm.images import decode
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-"""Formats of pixels that Pillow decodes by itself; no other decoder is ever tried."""
+"""Formats that Pillow decodes by itself; no other decoder is ever tried."""
 _DATA_URL = re.compile(r"data:image/(png|jpeg|jpg|webp|gif);base64,", re.IGNORECASE)
 _ACCEPTED = "data:image/png;base64,… (or jpeg, webp, gif)"
 
@@ -63,7 +63,7 @@ def _content(url: str, param: str) -> bytes:
 
 
 def _num_pixels(content: bytes, param: str, limits: Limits) -> int:
-    """Size of a picture as its first bytes tell, nothing decoded."""
+    """Number of pixels as the header of the file says; nothing is decoded."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
@@ -73,7 +73,7 @@ def _num_pixels(content: bytes, param: str, limits: Limits) -> int:
         raise Refusal(
             400, f"{param}: {error}; one request may bring {limits.max_pixels:,} pixels", param, "image_too_large"
         ) from error
-    except Exception as error:  # Pillow raises what it likes at broken files; whatever it is, the picture is at fault
+    except Exception as error:  # Pillow raises many kinds of errors at broken files; each means a broken picture
         raise _no_picture(content, param, f"begins with {content[:12]!r}") from error
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 
 class Refusal(Exception):
-    """A request that is not answered, and why; `status` is 4xx.
+    """A request that is not answered, and why.
 
     Args:
-        status: HTTP status.
+        status: HTTP status: 4xx, or 503 while the server stops.
         message: What was given, what is accepted.
-        param: Field the message is about, for instance ``messages[0].role``.
+        param: The field that the message is about, for instance ``messages[0].role``.
         code: Short name of the reason.
         kind: Group of reasons, OpenAI's ``type``.
     """

@@ -19,9 +19,9 @@ from moiety.serve.neutral import MESSAGE, PART, REQUEST, without_neutral
 from moiety.serve.refusal import Refusal
 
 MOST_BRACKETS, MOST_KEYS, MOST_ITEMS = 100_000, 100, 2_000
-"""No chat has more of them, and a body of nothing else would cost a hundred times its size in memory."""
+"""No real chat has more. A body that consists of brackets would take a hundred times its size in memory."""
 ANY_MODEL = (None, "default")
-"""Names besides its own by which the one model is asked."""
+"""Other names for the one model, beside its own."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Limits:
         max_body_bytes: Bytes of one request.
         max_images: Pictures of one request.
         max_pixels: Pixels of all pictures of one request.
-        max_waiting: Requests that arrived whole and are waiting or answered at the same time.
-        max_arriving_bytes: Of all bodies that are still on their way; beyond it the long ones are sent away.
-        head_seconds: Time for the head of a request, for the first bytes of its body, and for a client that does not
+        max_waiting: Requests that have arrived whole and wait or are answered at the same time.
+        max_arriving_bytes: Bytes of all bodies that are still arriving; beyond it long bodies are sent away.
+        head_seconds: Seconds for the head of a request, for the first bytes of its body, and for a client that does not
             read its answer.
-        body_seconds: Time in which a request must have arrived.
-        least_bytes_a_second: What a body must bring from then on.
+        body_seconds: Seconds in which a whole body must have arrived.
+        least_bytes_a_second: Least speed of a body after `head_seconds`.
     """
 
     max_new_tokens: int = 512
@@ -53,7 +53,7 @@ class Limits:
 
 
 def _as_parts(content: Any) -> Any:
-    """A plain text is one part, and null is none."""
+    """A plain text is one part; null is no part."""
     if content is None:
         return []
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -64,21 +64,21 @@ def _as_list(stop: Any) -> Any:
 
 
 class TextPart(Section):
-    """Something said."""
+    """A piece of text."""
 
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(Section):
-    """A picture as data URL; `detail` changes nothing, the model has one way to see."""
+    """A picture as a data URL. `detail` is accepted and changes nothing."""
 
     url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(Section):
-    """A picture where it stands in a message."""
+    """A picture at its place in a message."""
 
     type: Literal["image_url"]
     image_url: ImageUrl
@@ -95,7 +95,7 @@ class Message(Section):
 
 
 class StreamOptions(Section):
-    """The last piece of a stream always tells the usage; none is padded."""
+    """Options of a stream. Its last piece always contains the usage, and no piece is padded."""
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None
@@ -123,16 +123,16 @@ class ChatRequest(Section):
 
 
 def read_request(content: bytes, model: str, limits: Limits, control: Collection[str] = ()) -> ChatRequest:
-    """The request in `content`, if it can be answered.
+    """Read and check the request in `content`.
 
     Args:
-        content: Body as it came.
+        content: The body as it came.
         model: Name of the one model.
-        limits: What is too much.
-        control: Texts that stand for something else in a prompt (pictures, roles, ends); nobody may write them.
+        limits: How much a request may ask.
+        control: Control tokens of the model (pictures, roles, ends), which no text may contain.
 
     Raises:
-        Refusal: with the first reason why not.
+        Refusal: it cannot be answered, with the first reason.
     """
     entry = _asking(_parsed(content))
     try:
@@ -154,7 +154,7 @@ def read_request(content: bytes, model: str, limits: Limits, control: Collection
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    """JSON without the liberties of Python's reader: no NaN, no key twice, no endless nesting."""
+    """Strict JSON: no NaN, no repeated key, limited nesting."""
     if content.count(b"[") + content.count(b"{") > MOST_BRACKETS:
         raise Refusal(400, f"the body has more than {MOST_BRACKETS:,} brackets; a chat request needs a few")
     try:
@@ -171,7 +171,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 
 def _asking(entry: dict[str, Any]) -> dict[str, Any]:
-    """What of a body asks for something."""
+    """The body without its neutral fields."""
     entry = without_neutral(entry, REQUEST)
     if "messages" in entry:
         entry["messages"] = _each(entry["messages"], MESSAGE, "messages")
@@ -205,14 +205,14 @@ def _no_constant(name: str) -> Any:
 
 
 def _check_turns(request: ChatRequest, limits: Limits, control: Collection[str]) -> None:
-    """What can be said about the conversation as a whole without decoding a picture."""
+    """Checks of the conversation as a whole that need no decoded picture."""
     messages = request.messages
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if message.role == "system" and number:
             raise Refusal(400, f"{where}: role system may only be the first message", f"{where}.role")
-        says = any(isinstance(part, ImagePart) or part.text.strip() for part in message.content)
-        if not says and message.role != "assistant":  # an empty answer is one
+        has_content = any(isinstance(part, ImagePart) or part.text.strip() for part in message.content)
+        if not has_content and message.role != "assistant":  # an empty answer is an answer
             raise Refusal(400, f"{where}: the content is empty; give a text or a picture", f"{where}.content")
         for place, part in enumerate(message.content):
             param = f"{where}.content[{place}]"
@@ -238,14 +238,14 @@ def _check_text(text: str, param: str, control: Collection[str]) -> None:
         if token in text:
             raise Refusal(
                 400,
-                f"{param}: the text holds {token!r}, which steers this model instead of saying something; leave it out"
-                " (pictures are parts of type image_url)",
+                f"{param}: the text holds {token!r}, a control token of this model; leave it out"
+                " (send pictures as parts of type image_url)",
                 param,
             )
 
 
 def _refusal_of(error: ValidationError) -> Refusal:
-    """The first problem that pydantic found, in words of the protocol."""
+    """The first problem that pydantic found, in the words of the protocol."""
     first = error.errors(include_url=False, include_context=False)[0]
     param, kind, given = _path(first["loc"]), first["type"], first["input"]
     if kind == "missing":
@@ -258,7 +258,7 @@ def _refusal_of(error: ValidationError) -> Refusal:
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    """``messages[0].content[1].image_url.url`` from pydantic's path, which names the kind of each part, too."""
+    """``messages[0].content[1].image_url.url`` from pydantic's path, which also contains the kind of each part."""
     path, kinds = "", ("text", "image_url")
     for number, step in enumerate(loc):
         if isinstance(step, int):
@@ -274,5 +274,5 @@ _REPR.maxlevel = 2
 
 
 def _short(value: Any) -> str:
-    """At most a line of whatever was given."""
+    """Whatever was given, shortened to a line."""
     return _REPR.repr(value)

@@ -1,4 +1,4 @@
-"""The port, and a server on it that ends cleanly."""
+"""The port, and the server that listens on it and ends cleanly."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from moiety.serve.hosts import HostCheck, Hosts
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """A socket bound to `host` and `port`; taken before a model is loaded, so that a mistake costs no time.
+    """Bind a socket to `host` and `port`, before a model is loaded, so that a wrong port is noticed at once.
 
     Args:
         host: Name or address of this machine.
         port: 0..65535; 0 takes a free one.
 
     Raises:
-        ValueError: the port is in use, or the address is none of this machine.
+        ValueError: the port is in use, or the address does not belong to this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -56,14 +56,14 @@ def is_open_to_others(bound: socket.socket) -> bool:
 
 
 class Server(uvicorn.Server):
-    """Serves one handler on a bound socket; a signal ends running answers at their next token.
+    """Serves one handler on a bound socket. A signal ends running answers at their next token.
 
     Args:
         handler: Model, processor, name and limits.
-        bound: Of :func:`open_port`.
-        key: What clients must show; None: nothing.
-        ready: Called once connections are taken.
-        hosts: Names that the server is asked by; None: those of the loopback and the address of `bound`.
+        bound: A socket of :func:`open_port`.
+        key: Key that clients must send; None: no key is needed.
+        ready: Called once the server accepts connections.
+        hosts: Host names that it answers to; None: those of the loopback and the address of `bound`.
     """
 
     def __init__(
@@ -94,17 +94,17 @@ class Server(uvicorn.Server):
         super().run(sockets or [self.bound])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As in uvicorn, and say that it is so."""
+        """As in uvicorn; then call `ready`."""
         await super().startup(sockets)
         if self.ready is not None:
             self.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As in uvicorn, but no answer is waited for to its end."""
+        """As in uvicorn, but running answers end at their next token."""
         self.handler.stop()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Ctrl-C and the like."""
+        """Called at Ctrl-C and other signals that end the process."""
         self.handler.stop()
         super().handle_exit(sig, frame)

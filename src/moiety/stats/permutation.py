@@ -1,4 +1,8 @@
-"""Could chance alone have made this difference? A test over paired seeds that assumes no distribution."""
+"""Could chance alone have made this difference? A test over paired seeds that assumes no distribution.
+
+The test is our own and not ``scipy.stats.permutation_test``, which misses ties of accuracies and is 30 times slower:
+docs/decisions/0034.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,10 @@ class SignFlip:
     """Outcome of a two-sided sign-flip test.
 
     Args:
-        p: Share of sign patterns whose sum lies as far from 0 as the one that was seen.
-        smallest: The smallest `p` that as many seeds can give at all.
-        num_values: Paired differences tested.
-        exact: Whether all patterns were counted; otherwise random ones were.
+        p: Share of the sign patterns whose sum is at least as far from 0 as the sum that was seen, in (0, 1].
+        smallest: The smallest `p` that this number of seeds can give at all.
+        num_values: Number of paired differences that were tested.
+        exact: True: all patterns were counted. False: random patterns were drawn.
     """
 
     p: float
@@ -31,17 +35,18 @@ class SignFlip:
 def sign_flip_test(differences: Sequence[float], seed: int = 0) -> SignFlip:
     r"""Exact two-sided test of paired differences against chance.
 
-    If nothing distinguishes the two sides of a pair, each difference may as well have had the other sign. Of all
-    :math:`2^n` sign patterns, *p* is the share with :math:`|\sum_i \pm d_i| \ge |\sum_i d_i|`. The patterns of all plus
-    and all minus always count, so that *n* seeds cannot give less than :math:`2^{1-n}`: 0.0625 for five, 0.0078 for
-    eight. Beyond 16 differences random patterns are drawn, and the seen one counts as one of them.
+    If nothing distinguishes the two sides of a pair, each difference could equally have had the other sign. There are
+    :math:`2^n` sign patterns, and *p* is the share of them with :math:`|\sum_i \pm d_i| \ge |\sum_i d_i|`. The pattern
+    that was seen and its mirror image always count, so *n* seeds cannot give less than :math:`2^{1-n}`: 0.0625 for
+    five seeds, 0.0078 for eight. For more than 16 differences, random patterns are drawn; the pattern that was seen
+    counts as one of them.
 
     Args:
-        differences: One value a seed.
-        seed: Of the random patterns.
+        differences: One value for each seed.
+        seed: Seed of the random patterns.
 
     Raises:
-        ValueError: no difference.
+        ValueError: there is no difference.
 
     Example:
         >>> sign_flip_test([0.1, 0.2, 0.3]).p, sign_flip_test([0.1, -0.2, 0.3]).p
@@ -70,9 +75,10 @@ def _distances(flips: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    r"""Corrected p-values of a family of tests, in the order given: at most `alpha` if any is, by chance.
+    r"""Corrected p-values of a family of tests, in the order given.
 
-    In ascending order the *j*-th (from 0) of *m* is multiplied by *m - j*, and never falls below the one before it.
+    If nothing differs, the chance that any corrected value falls below `alpha` is at most `alpha`. In ascending order,
+    the *j*-th value (from 0) of *m* is multiplied by *m - j*, and it never falls below the value before it.
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]

@@ -77,7 +77,12 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     *whole, _ = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in whole]
+    return [{_present(name): value for name, value in json.loads(line).items()} for line in whole]
+
+
+def _present(name: str) -> str:
+    """The present name of a number in the log. What is called ``cone/…`` now was ``order/…`` in earlier runs."""
+    return name.replace("order/", "cone/", 1) if name.startswith("order/") else name
 
 
 def write_table(folder: Path) -> None:
@@ -91,7 +96,7 @@ def write_table(folder: Path) -> None:
 
 
 def draw_curve(folder: Path) -> None:
-    """Cross-entropy over steps; below it, where the run has them, load-balancing losses, then order loss and gates."""
+    """Cross-entropy over steps; below it, where the run has them, load-balancing losses, then cone loss and gates."""
     from matplotlib.figure import Figure
 
     lines = read_log(folder)
@@ -99,7 +104,7 @@ def draw_curve(folder: Path) -> None:
     panels = [
         ("cross-entropy", ["cross_entropy"]),
         ("load-balancing loss", [key for key in keys if key.startswith("load_balancing_loss/")]),
-        ("order and gate loss", [key for key in keys if key.startswith(("order/", "gate/")) and key.endswith("loss")]),
+        ("cone and gate loss", [key for key in keys if key.startswith(("cone/", "gate/")) and key.endswith("loss")]),
     ]
     panels = [(title, shown) for title, shown in panels if shown]
     figure = Figure(figsize=(7, 2 + 1.5 * len(panels)), layout="constrained")

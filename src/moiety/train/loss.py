@@ -20,8 +20,8 @@ from moiety.groups import ExpertGroups
 from moiety.moe.losses import AuxiliaryLosses, auxiliary_losses
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.recipe.recipe import MoESettings
-from moiety.train.asymoe.masked_pass import DecoderInputs
 from moiety.train.asymoe.objectives import AsymmetricLosses, AsymmetricObjective, split_batch
+from moiety.vlm.decoder_calls import DecoderCall
 from moiety.vlm.model import groups_of, losses_added_by_trainer, settings_of
 
 
@@ -67,7 +67,7 @@ class RoutingLossMixin:
         inputs, beside = split_batch(inputs)
         own = self._asymmetric if model.training else None
         trace = TrainedForwards(keeps_inputs=own is not None and own.keeps_inputs)
-        watching = nullcontext(DecoderInputs()) if own is None else own.watching()
+        watching = nullcontext(DecoderCall()) if own is None else own.watching()
         with recording(trace), losses_added_by_trainer(), watching as kept:
             loss, outputs = super().compute_loss(  # type: ignore[misc]
                 model, dict(inputs), return_outputs=True, num_items_in_batch=num_items_in_batch

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from moiety.recipe.recipe import MoESettings, Recipe, StageSettings, TrainSettings
 from moiety.train.ledger import read_record
-from moiety.train.order import without_weight_bars
+from moiety.train.progress import without_weight_bars
 from moiety.train.stage_data import num_silent
 from moiety.train.start import require_files, texts_of
 from moiety.vlm.data import Encoder

@@ -29,7 +29,7 @@ from moiety.train.ledger import (
     write_record,
 )
 from moiety.train.log_files import LogFiles, read_log
-from moiety.train.order import without_weight_bars
+from moiety.train.progress import without_weight_bars
 from moiety.train.resources import peak_memory_gib, reset_peak_memory
 from moiety.train.stage_data import StageData, prepare_data
 from moiety.train.start import history_of, require_trained_projector

@@ -9,7 +9,8 @@ from typing import Any
 from moiety.recipe.recipe import Recipe, StageSettings
 from moiety.records.saving import whole_folder
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
-from moiety.train.order import without_weight_bars
+from moiety.train.progress import without_weight_bars
+from moiety.vlm.assemble.join import ORIGIN
 from moiety.vlm.rows import read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of
@@ -97,14 +98,14 @@ def history_of(model: Any, source: Path) -> dict[str, Any]:
 def require_trained_projector(stage: StageSettings, history: dict[str, Any], source: Path) -> None:
     """Refuse a sparse stage over a projector that never learned.
 
-    A model from outside brings a trained projector, or loading it would have failed; one built from nothing has random
-    numbers there until a stage trains it.
+    A model from outside brings a trained projector, or loading it would have failed. One that was built from nothing,
+    or assembled from parts, has random numbers there until a stage trains it.
 
     Raises:
-        RuntimeError: no stage so far trained the projector of a scratch model.
+        RuntimeError: no stage so far trained the projector of such a model.
     """
     trained = any("projector" in past["trains"] for past in history["stages"])
-    if stage.sparse and history["origin"] == SCRATCH and not trained:
+    if stage.sparse and history["origin"] in (SCRATCH, ORIGIN) and not trained:
         raise RuntimeError(
             f"stage {stage.name!r} is sparse, but the projector of {source} was never trained: its pictures are noise. "
             "Put a dense stage with `trains: [projector, ...]` before it"

@@ -23,8 +23,9 @@ from moiety.train.asymoe.rates import SCALE_RATE, is_scale, is_undecayed
 from moiety.train.checkpoints import CheckpointError
 from moiety.train.loss import RoutingLossMixin
 from moiety.train.meter import RoutingMeter
-from moiety.train.order import LossBar, SeededOrder, TellsEpoch
+from moiety.train.progress import LossBar
 from moiety.train.resources import peak_memory_gib
+from moiety.train.sampler import SeededSampler, SetsEpoch
 from moiety.vlm.model import groups_of, moe_layers
 from moiety.vlm.parts import part_of
 
@@ -104,10 +105,10 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
             return super()._get_train_sampler(train_dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         batch = self.args.train_batch_size * self.args.world_size
-        order = SeededOrder(len(rows), seed, rows.lengths if grouped else None, batch)
-        self.pop_callback(TellsEpoch)
-        self.add_callback(TellsEpoch(order))
-        return order
+        sampler = SeededSampler(len(rows), seed, rows.lengths if grouped else None, batch)
+        self.pop_callback(SetsEpoch)
+        self.add_callback(SetsEpoch(sampler))
+        return sampler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer of ``args.optim``; with `learning_rates`, one parameter group for each part and decay.

@@ -13,9 +13,9 @@ from huggingface_hub import ModelCardData
 
 from moiety.records.pages import counted
 from moiety.records.saving import write_atomically
+from moiety.vlm.decoders import decoder_layers
 from moiety.vlm.model import groups_of, moe_layers
 from moiety.vlm.parameters import count_parameters
-from moiety.vlm.splice import text_decoder
 
 CARD = "README.md"
 NOT_EVALUATED = (
@@ -132,8 +132,7 @@ def _opening(model: Any, history: Mapping[str, Any]) -> str:
     count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
     what = f"A vision-language model of the {_family(model)} architecture, in the form that moiety writes."
     if groups is not None:
-        decoder: Any = text_decoder(model.base_model)
-        depth = len(decoder.layers)
+        depth = len(decoder_layers(model))
         what = (
             f"A vision-language model of the {_family(model)} architecture. In {len(layers)} of its {depth} decoder "
             f"layers each token goes to {layers[0].top_k} of the experts open to its modality: {groups.describe()}."
@@ -165,13 +164,17 @@ def _base(history: Mapping[str, Any]) -> str:
     """What it started from, without folders of this machine."""
     if history.get("origin") == "scratch":
         return "built from nothing, see the stages"
-    source = (history.get("upcycled") or {}).get("source") or history.get("origin")
+    source = (history.get("upcycled") or {}).get("source")
+    parts = history.get("assembled")
+    if source is None and parts:
+        return " and ".join(str(parts[part]["source"]) for part in ("language", "tower"))
+    source = source or history.get("origin")
     return Path(str(source)).name if source else "unknown"
 
 
 def _made(history: Mapping[str, Any]) -> list[str]:
     """How it came about: upcycling with its receipt, then the stages."""
-    parts = ["## How it was made"]
+    parts = ["## How it was made", *_assembled(history)]
     receipt = (history.get("upcycled") or {}).get("receipt")
     if receipt is not None:
         promise = "" if receipt["promised"] else "; experts of other widths do not start as the dense model"
@@ -189,6 +192,25 @@ def _made(history: Mapping[str, Any]) -> list[str]:
         ]
         parts.append(_table(("stage", "scheme", "seed", "steps", "tokens", "what learned"), rows))
     return parts if len(parts) > 1 else [*parts, "Its history is not known."]
+
+
+def _assembled(history: Mapping[str, Any]) -> list[str]:
+    """The parts of an assembly with their licences, and what stands between them."""
+    found = history.get("assembled")
+    if not found:
+        return []
+    rows = [
+        (name, part["source"], part.get("licence") or "not stated", part.get("packed") or "–")
+        for name, part in ((name, found[name]) for name in ("language", "tower"))
+    ]
+    trained = any("projector" in stage["trains"] for stage in history.get("stages") or [])
+    said = "" if trained else " No stage has trained the projector yet, so pictures say nothing to this model."
+    off = found["receipt"]["relative_difference"]
+    return [
+        "Assembled from two trained models and a new projector. On text alone its logits then differed from the "
+        f"language model's by {off:.1e} relative.{said}",
+        _table(("part", "made of", "licence", "packed as"), rows),
+    ]
 
 
 def _data(training: Training) -> list[str]:

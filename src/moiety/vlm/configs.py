@@ -36,6 +36,22 @@ def groups_of(model: nn.Module) -> ExpertGroups | None:
     return None if settings is None else resolve(settings)[1]
 
 
+def name_of(model: Any) -> str:
+    """The folder or Hub id that a model was loaded from; of a model built in memory, the name of its class."""
+    return str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+
+
+def context_length(config: Any) -> int | None:
+    """Most tokens that the decoder has positions for; None where its config does not say."""
+    length: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return length
+
+
+def dense_ffn(config: Any) -> int:
+    """Inner width of the dense FFN of the decoder."""
+    return int(config.get_text_config().intermediate_size)
+
+
 def resolved(settings: MoESettings, config: Any) -> MoESettings:
     """`settings` with every default of scheme and decoder written out, so that they rebuild the model alone.
 

@@ -280,7 +280,8 @@ def load(
     if config.model_type.startswith(MODEL_TYPE):
         model = read_model(sparse_class(config), path, config=config, dtype=dtype or "auto")
     else:
-        model = adopt(read_model(dense_class(config, path), path, dtype=dtype or "auto"), DENSE, copy=False)
+        model = read_model(dense_class(config, path), path, dtype=dtype or "auto")
+        model = adopt(model, DENSE, getattr(config, "provenance", None), copy=False)
         say_full_width(model)
     model.set_experts_implementation(route)
     model.eval()

@@ -17,6 +17,7 @@ from moiety.moe.asymoe.budget import design_for
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings, Part
 from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
+from moiety.vlm.decoders import base_of
 from moiety.vlm.loading import dense_class
 from moiety.vlm.model import config_of, moe_layers, sparse_class
 from moiety.vlm.parts import part_of
@@ -73,8 +74,7 @@ def count_parameters(
         raise ValueError(f"unknown convention {convention!r}; known: {', '.join(get_args(Convention))}")
     in_memory = isinstance(source, nn.Module) and settings is None and quantisation_of(source) is None
     model = source if in_memory else _on_meta(source, settings)
-    base: Any = getattr(model, "get_base_model", lambda: model)().base_model  # of peft: its base_model is the adapter
-    left_out = unread_parameters(base) if convention == "strict" else set()
+    left_out = unread_parameters(base_of(model)) if convention == "strict" else set()
     by_part: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
         if parameter not in left_out:
@@ -129,6 +129,12 @@ def stage_memory(count: ParameterCount, trains: Sequence[Part], dtype: torch.dty
     return (count.total + 3 * learning) * dtype.itemsize / 2**30
 
 
+def of_one_width(*schemes: MoESettings) -> bool:
+    """Whether all experts of these schemes are plain FFNs of one width, ``expert_ffn``; a dense model has none."""
+    sparse = [settings for settings in schemes if settings.scheme != "dense"]
+    return all(settings.asymoe is None and resolve(settings)[1].kinds == ("ffn",) for settings in sparse)
+
+
 def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> int:
     """Inner width of an expert that makes a scheme activate as many parameters as another one.
 
@@ -141,8 +147,8 @@ def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> i
         ffn: Inner width of the dense FFN, the width of experts without ``expert_ffn``.
 
     Raises:
-        ValueError: `settings` are ``dense``: a model that is not spliced has no width to choose. Or one of both is
-            ``asymoe``, whose experts are not of one width.
+        ValueError: `settings` are ``dense``: a model that is not spliced has no width to choose. Or the experts of
+            one of both are not plain FFNs of one width.
 
     Example:
         >>> expert_ffn_for(MoESettings(scheme="dense_wide"), MoESettings(scheme="moiie"), 8192)
@@ -150,8 +156,11 @@ def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> i
     """
     if settings.scheme == "dense":
         raise ValueError("scheme 'dense' keeps its FFN; use 'dense_wide' for one FFN of another width")
-    if "asymoe" in (settings.scheme, reference.scheme):
-        raise ValueError("the experts of scheme 'asymoe' are not of one width; use equal_settings")
+    for one in (settings, reference):
+        if not of_one_width(one):
+            raise ValueError(
+                f"the experts of scheme {one.scheme!r} are not plain FFNs of one width here; use equal_settings"
+            )
     wanted = ffn if reference.scheme == "dense" else resolve(reference)[2] * (reference.expert_ffn or ffn)
     return max(1, round(wanted / resolve(settings)[2]))
 
@@ -159,7 +168,7 @@ def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> i
 def equal_settings(settings: MoESettings, config: Any, activated: int) -> MoESettings:
     """`settings` at the widths with which one token passes as near to `activated` parameters as whole widths allow.
 
-    Counts are linear in ``expert_ffn``, so two of them give it; scheme asymoe is designed anew.
+    Counts are linear in ``expert_ffn``, so two of them give the width; scheme asymoe is designed anew.
 
     Args:
         settings: Any scheme but ``dense``, which comes back as it is; widths that are given for asymoe stay.
@@ -167,7 +176,7 @@ def equal_settings(settings: MoESettings, config: Any, activated: int) -> MoESet
         activated: As in :class:`ParameterCount`, the vision tower included.
 
     Raises:
-        ValueError: no widths of asymoe meet it.
+        ValueError: no widths of asymoe meet it, or the size of the experts does not depend on ``expert_ffn``.
     """
     if settings.scheme == "dense":
         return settings
@@ -175,4 +184,9 @@ def equal_settings(settings: MoESettings, config: Any, activated: int) -> MoESet
         return design_for(settings, decoder_shape(config), activated)
     narrow, wide = (settings.model_copy(update={"expert_ffn": width}) for width in (8, 16))
     least, more = (count_parameters(config, found).activated for found in (narrow, wide))
+    if more <= least:
+        raise ValueError(
+            f"no width makes scheme {settings.scheme!r} activate {activated:,} parameters: its experts are of kinds "
+            f"{', '.join(resolve(settings)[1].kinds)}, whose size does not grow with moe.expert_ffn"
+        )
     return settings.model_copy(update={"expert_ffn": max(1, round(8 + 8 * (activated - least) / (more - least)))})

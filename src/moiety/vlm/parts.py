@@ -8,13 +8,12 @@ from typing import Any, get_args
 
 from moiety.groups import nearest_name
 from moiety.recipe.recipe import Part
-from moiety.vlm.towers import unread_parameters
+from moiety.vlm.decoders import DECODERS, EMBEDDINGS, HEAD, base_of
+from moiety.vlm.towers import TOWERS, unread_parameters
 
 logger = logging.getLogger(__name__)
 
 _PROJECTORS = {"multi_modal_projector", "connector", "image_newline", "merger", "deepstack_merger_list"}
-_TOWERS = {"vision_tower", "vision_model", "visual"}
-_DECODERS = {"language_model", "text_model"}
 
 
 def part_of(name: str) -> Part:
@@ -38,20 +37,20 @@ def part_of(name: str) -> Part:
     known = set(words)
     if known & _PROJECTORS:
         return "projector"
-    if known & _DECODERS:
+    if known & set(DECODERS):
         return _part_of_decoder(words)
-    if known & _TOWERS:
+    if known & set(TOWERS):
         return "vision_tower"
-    if "lm_head" in known:
+    if HEAD in known:
         return "head"
     raise ValueError(
         f"parameter {name!r} belongs to no known part; teach vlm/parts.py the name of its module "
-        f"({', '.join(sorted(_PROJECTORS | _TOWERS | _DECODERS | {'lm_head'}))} are known)"
+        f"({', '.join(sorted({*_PROJECTORS, *TOWERS, *DECODERS, HEAD}))} are known)"
     )
 
 
 def _part_of_decoder(words: list[str]) -> Part:
-    if "embed_tokens" in words:
+    if EMBEDDINGS in words:
         return "embeddings"
     if "mlp" in words:
         inside = words[words.index("mlp") + 1 :]
@@ -88,7 +87,7 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
     wanted = set(trains)
     if model.config.get_text_config().tie_word_embeddings and wanted & {"embeddings", "head"}:
         wanted |= {"embeddings", "head"}
-    unread = unread_parameters(model.base_model)
+    unread = unread_parameters(base_of(model))
     counts: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)

@@ -161,7 +161,7 @@ class ModalityRule:
         return self.padded(ids[:, start : start + seq], mask)
 
 
-# -- pure rules on tensors -----------------------------------------------------------------------------------------------
+# -- pure rules on tensors ---------------------------------------------------------------------------------------------
 def ids_from_placeholders(
     input_ids: Int[Tensor, "batch seq"], token_ids: Mapping[int, int]
 ) -> Int[Tensor, "batch seq"]:

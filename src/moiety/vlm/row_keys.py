@@ -34,7 +34,7 @@ TURN_KEYS = {
     "role": "as `from`",
     "content": "as `value`",
     "order": "of a question: 1, it belongs to the pictures (as without the key); 0, it does not, a hard negative for "
-    "the order loss of scheme `asymoe`",
+    "the cone loss of scheme `asymoe`",
 }
 """Keys of a turn that are read, and what they mean."""
 

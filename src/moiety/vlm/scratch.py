@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from moiety.recipe.recipe import ScratchSettings
+from moiety.vlm.decoders import token_embeddings
 from moiety.vlm.rows import IMAGE_MARK
 from moiety.vlm.templates import template_named, use_template
 
@@ -155,7 +156,7 @@ def scratch_model(settings: ScratchSettings, processor: LlavaProcessor, seed: in
         torch.manual_seed(seed)
         model: Any = LlavaForConditionalGeneration(config)
     with torch.no_grad():
-        for weight in (model.get_input_embeddings().weight, model.model.multi_modal_projector.linear_2.weight):
+        for weight in (token_embeddings(model).weight, model.model.multi_modal_projector.linear_2.weight):
             weight.mul_(settings.embedding_gain)
     model.generation_config = GenerationConfig(
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False

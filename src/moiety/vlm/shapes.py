@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from moiety.moe.asymoe.activated import DecoderShape
+from moiety.vlm.decoders import decoder_of, output_layer, token_embeddings
 from moiety.vlm.loading import dense_class
-from moiety.vlm.splice import text_decoder
 
 
 def decoder_shape(config: Any) -> DecoderShape:
@@ -23,7 +23,7 @@ def decoder_shape(config: Any) -> DecoderShape:
     with torch.device("meta"):
         model = dense_class(dense, type(dense).__name__)(dense)
     text = dense.get_text_config()
-    decoder, head, table = text_decoder(model.base_model), model.get_output_embeddings(), model.get_input_embeddings()
+    decoder, head, table = decoder_of(model), output_layer(model), token_embeddings(model)
     counted = sum(parameter.numel() for parameter in {*decoder.parameters(), *head.parameters()})
     shape = DecoderShape(
         hidden=text.hidden_size,

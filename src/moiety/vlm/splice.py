@@ -1,12 +1,13 @@
-"""The only file that knows the decoders of Hugging Face models: find the layers, swap their FFNs, pass the ids.
+"""Sparse layers in the decoder of a Hugging Face model: read its FFNs, put sparse layers in their place, pass the ids.
 
-(Their vision towers are the business of ``towers.py``, what configs say about tokens that of ``placeholders.py``.)
+Where a decoder stands is known to ``decoders.py``, how it is called to ``decoder_calls.py``; vision towers are known to
+``towers.py``, and what configs say about tokens to ``placeholders.py``.
 
 A decoder layer calls ``self.mlp(hidden_states)`` and nothing else about its FFN, so a sparse layer can stand in its
 place. What it needs to know, which token is what, comes down the stack as the keyword ``modality_ids`` (and
 ``evidence_mask``, where a scheme looks up evidence): the multimodal base model finds them, every decoder layer lends
-them to its sparse layer and keeps them from its attention. What is lent lies in a context variable of the calling thread,
-never on a module, so two forwards may be in flight before a backward (gradient checkpointing).
+them to its sparse layer and keeps them from its attention. What is lent lies in a context variable of the calling
+thread, never on a module, so two forwards may be in flight before a backward (gradient checkpointing).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as hf_init
 
 from moiety.moe.asymoe.context import ContextAttention, Evidence
-from moiety.moe.experts.bank import ExpertBank, largest_units
+from moiety.moe.experts.bank import ExpertBank
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import Router
 from moiety.recipe.recipe import MoESettings
@@ -30,6 +31,7 @@ from moiety.vlm.asymoe.context_cache import seat_of
 from moiety.vlm.asymoe.evidence import EvidenceRule
 from moiety.vlm.backends import Backend, bank_for
 from moiety.vlm.contracts import brings_pictures, by_name, cache_keyword, cache_of, cache_of_layer
+from moiety.vlm.decoders import activation_of, text_decoder
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.positions import KeepsOffsets, has_offsets
 from moiety.vlm.retype import original_class, reduce, retype
@@ -228,24 +230,7 @@ def read_ffn(mlp: nn.Module, config: Any, where: str) -> DenseFFN:
     if any(linear.bias is not None for linear in linears):
         raise TypeError(f"{where} ({type(mlp).__name__}) has biases; expert banks have none")
     down, *gate_and_up = (linear.weight.detach() for linear in linears)
-    act = getattr(config, "hidden_activation", None) or config.hidden_act
-    return DenseFFN(torch.cat(gate_and_up), down, act)
-
-
-def text_decoder(base: nn.Module) -> nn.Module:
-    """The stack of decoder layers inside a multimodal base model.
-
-    Raises:
-        TypeError: there is none under a known name.
-    """
-    for name in ("language_model", "text_model"):
-        decoder = getattr(base, name, None)
-        if decoder is not None and isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-            return decoder
-    raise TypeError(
-        f"{type(base).__name__} has no decoder with .layers under .language_model or .text_model; "
-        "teach vlm/splice.py where its decoder is"
-    )
+    return DenseFFN(torch.cat(gate_and_up), down, activation_of(config))
 
 
 def sparse_layers(model: nn.Module) -> list[ModalityMoE]:
@@ -304,6 +289,5 @@ def _sparse(dense: DenseFFN, settings: MoESettings, index: int, backend: Backend
     )
     sparse = sparse.to(device=dense.down.device, dtype=dense.down.dtype)
     if copy:
-        width = dense.ffn if settings.asymoe else settings.expert_ffn or dense.ffn  # mixed banks choose their own rows
-        sparse.experts.load_from_dense(*largest_units(dense.gate_up, dense.down, width))
+        sparse.experts.load_from_dense(dense.gate_up, dense.down)
     return sparse

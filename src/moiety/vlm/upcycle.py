@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from moiety.groups import Modality
-from moiety.moe.kernels.activation import ACTIVATIONS
+from moiety.moe.experts.bank import bank_in
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings
 from moiety.records.saving import whole_folder
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
+from moiety.vlm.configs import dense_ffn
+from moiety.vlm.decoders import base_of, token_embeddings
 from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
 from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
@@ -120,7 +122,7 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
         torch.manual_seed(seed)
         sparse = adopt(dense, settings, earlier, copy=True).eval()
     receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
-    receipt = replace(receipt, promised=starts_as_dense(settings_of(sparse), sparse.config))
+    receipt = replace(receipt, promised=starts_as_dense(sparse))
     logger.debug("%s", receipt)  # it stands in the provenance
     if receipt.promised and receipt.relative_difference > receipt.tolerance:
         raise ParityError(f"upcycling changed the model; {receipt}. Please report the family {type(sparse).__name__}")
@@ -138,28 +140,18 @@ def with_special_ids(settings: MoESettings, processor: Any) -> MoESettings:
     )
 
 
-def starts_as_dense(settings: MoESettings | None, config: Any) -> bool:
-    """Whether a model upcycled with `settings`, all defaults written out, computes what the dense model does.
+def starts_as_dense(model: Any) -> bool:
+    """Whether `model`, just upcycled, promises to compute what the dense model did: its banks say so.
 
-    Args:
-        settings: None for a dense model.
-        config: Config of the model.
+    Weights that do not sum to 1 shrink the output, so nothing is promised without ``norm_topk``.
     """
+    settings = settings_of(model)
     if settings is None:
         return True
-    if not settings.norm_topk and resolve(settings)[0].has_gate:  # weights that sum to less than 1 shrink the output
+    if not settings.norm_topk and resolve(settings)[0].has_gate:
         return False
-    decoder, own = config.get_text_config(), settings.asymoe
-    ffn = decoder.intermediate_size
-    if own is None:
-        return (settings.expert_ffn or ffn) >= ffn
-    if own.inter_text_input != "x":  # a cascade answers from another expert's output
-        return False
-    inter = own.residual_ffn if own.has_residual else own.inter_ffn if own.inter_kind == "ffn" else 0
-    act = getattr(decoder, "hidden_activation", None) or decoder.hidden_act
-    copies = own.text_kind != "evidence" or (own.form == "swiglu" and act in ACTIVATIONS)
-    text = own.evidence_dim if copies else 0
-    return min(inter or 0, text or 0, own.vision_ffn or 0) >= ffn
+    ffn = dense_ffn(model.config)
+    return all(bank_in(layer.experts).starts_as_dense(ffn) for layer in moe_layers(model))
 
 
 def _history(model: Any, receipt: ParityReceipt, seed: int) -> dict[str, Any]:
@@ -200,7 +192,7 @@ def probe_batch(model: Any) -> dict[str, Tensor]:
     Returns:
         ``inputs_embeds (4, 24, hidden)``, ``attention_mask``, ``modality_ids`` and ``evidence_mask (4, 24)``.
     """
-    table = model.get_input_embeddings()
+    table = token_embeddings(model)
     generator = torch.Generator().manual_seed(20250)
     batch, seq = 4, 24
     tokens = torch.randint(0, table.weight.shape[0], (batch, seq), generator=generator)
@@ -224,7 +216,7 @@ def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
     """Logits at the real positions of the probe, ``(positions, vocab)``."""
     if settings_of(model) is None:
         probe = {name: value for name, value in probe.items() if name in ("inputs_embeds", "attention_mask")}
-    forget_offsets(model.base_model)
+    forget_offsets(base_of(model))
     logits = model(**probe, use_cache=False).logits
     return logits[probe["attention_mask"].bool()].float()
 

@@ -1,4 +1,4 @@
-"""Made worlds that ask one thing each: small enough to learn in a minute, and seen through a tower all the same."""
+"""Synthetic worlds, each for one question. They are learned in a minute, and still pass through a vision tower."""
 
 from moiety.worlds.conflict import bayes_accuracy, write_conflict
 from moiety.worlds.containment import write_containment

@@ -1,7 +1,7 @@
-"""Pictures a tiny tower can read: a square board of cells, each one patch, each empty or with one coloured symbol.
+"""Pictures for a tiny vision tower: a square board of cells. Each cell is one patch, empty or with a coloured symbol.
 
-Six colours stand on the axes of a cube of light around middle grey, so that all of them are equally bright in five of
-six comparisons and noise of one size blurs each alike: colour k is ``grey + RADIUS * (+-axis)``.
+The six colours lie on the axes of RGB space around middle grey: colour k is ``grey + RADIUS * (+-axis)``. Four fifths
+of all pairs of colours are equally far apart, so that noise of one size blurs all of them alike.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 CELL = 12
-"""Pixels a side of one cell; the ``patch_size`` of a tower that reads one symbol as one token."""
+"""Side of a cell in pixels: the ``patch_size`` of a tower that reads one symbol as one token."""
 BACKGROUND = 16
 GREY, RADIUS = 128.0, 64.0
 AXES = np.concatenate([np.eye(3), -np.eye(3)])
@@ -50,7 +50,7 @@ SYMBOLS = {
 
 @cache
 def ink(shape: str) -> np.ndarray:
-    """How much of each pixel of its cell a shape covers, ``(CELL, CELL)`` in 0..1; one empty pixel on every side.
+    """Share of each pixel of a cell that a shape covers, ``(CELL, CELL)`` in 0..1; one pixel on every side stays empty.
 
     Args:
         shape: Key of :data:`SYMBOLS`; drawn with the font that comes with matplotlib.
@@ -66,11 +66,11 @@ def ink(shape: str) -> np.ndarray:
 
 
 def light(colour: int, noise: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0)) -> np.ndarray:
-    """Red, green and blue of a colour seen through noise, each within 0..255.
+    """Red, green and blue of a colour with noise, each within 0..255.
 
     Args:
         colour: Index into :data:`COLOURS`.
-        noise: Added along the three axes, in units of :data:`RADIUS`.
+        noise: Noise along the three axes, in units of :data:`RADIUS`.
 
     Example:
         >>> light(0).tolist(), light(3).tolist()
@@ -83,8 +83,8 @@ def board(cells: Sequence[tuple[int, str, np.ndarray]], side: int) -> Image.Imag
     """A picture of ``side x side`` cells.
 
     Args:
-        cells: Place in reading order, shape, and red, green and blue in 0..255 of everything that is drawn.
-        side: Cells a side.
+        cells: Place in reading order, shape, and red, green and blue in 0..255 of each symbol.
+        side: Number of cells in a row.
     """
     pixels = np.full((side * CELL, side * CELL, 3), float(BACKGROUND))
     for place, shape, rgb in cells:

@@ -1,13 +1,13 @@
-"""Knowledge conflict: every shape has a usual colour, and some pictures and sentences say otherwise.
+"""Knowledge conflict: every shape has a usual colour, but some pictures and sentences show another one.
 
-A picture shows one of 24 shapes, or several. Nearly always a shape has its usual colour, so that a model can answer
-from memory; with probability ``1 - agreement`` it has another one, and only looking helps. Some questions ask for a
-shape that is not there: the usual colour is then right, so that memory stays worth having. Some of these are preceded
-by a sentence that tells the colour, which agrees with the usual one as often as pictures do; then the sentence is
-right.
+A picture shows one or several of 24 shapes. A shape has its usual colour with probability ``agreement``, so a model can
+nearly always answer from memory. Otherwise it has another colour, and the model must look at the picture. Some
+questions ask for a shape that the picture does not show: then the usual colour is right, so that memory stays useful.
+Before some of these, a sentence tells the colour, which agrees with the usual one as often as in pictures; then the
+sentence is right.
 
-Exchanging the picture of a question for one without the shape gives an absent question, and for one with it a
-consistent or conflicting one; a kind of its own would measure nothing new.
+There is no type of question for exchanged pictures: with a picture that lacks the shape, a question becomes an absent
+one; with a picture that shows it, a consistent or a conflicting one.
 
 Source:
     AsyMoE's claim that evidence should win over memory (arXiv 2606.00275, sections 3.2 and 4.3); this world is ours.
@@ -30,7 +30,7 @@ from moiety.worlds.files import WorldFiles, files_in, question_row, write_pictur
 
 SHAPES = tuple(SYMBOLS)
 NUM_RARE = 4
-"""The last shapes of :data:`SHAPES` are drawn and asked ten times less often in training."""
+"""The last shapes of :data:`SHAPES` occur in training ten times less often, in pictures and in questions."""
 RARE_WEIGHT = 0.1
 ABSENT_SHARE, TOLD_SHARE = 0.15, 0.10
 TEST_TYPES = ("consistent", "conflict", "absent", "text_conflict", "rare_conflict")
@@ -41,13 +41,13 @@ _Named = tuple[str, Image.Image]
 
 @dataclass(frozen=True)
 class ConflictWorld:
-    """What is fixed before anything is drawn.
+    """The rules of one world.
 
     Args:
         usual: Usual colour of each shape, an index into :data:`moiety.worlds.board.COLOURS`.
         agreement: Probability that a shape (or a sentence about it) has its usual colour.
         noise: Standard deviation of the colours along each axis, in units of their distance from grey.
-        num_shown: Shapes in a picture.
+        num_shown: Number of shapes in a picture.
     """
 
     usual: tuple[int, ...]
@@ -57,21 +57,21 @@ class ConflictWorld:
 
     @property
     def side(self) -> int:
-        """Cells a side of a picture: the fewest that leave some empty."""
+        """Number of cells in a row of a picture: the smallest that leaves a cell empty."""
         return math.isqrt(self.num_shown) + 1
 
     def colour(self, shape: int, rng: np.random.Generator) -> int:
-        """A colour for `shape`: the usual one with probability `agreement`, else any other."""
+        """A colour for `shape`: the usual one with probability `agreement`, else any other one."""
         return self.usual[shape] if rng.random() < self.agreement else self.other(shape, rng)
 
     def other(self, shape: int, rng: np.random.Generator) -> int:
-        """Any colour but the usual one."""
+        """A random colour other than the usual one."""
         return int((self.usual[shape] + rng.integers(1, len(COLOURS))) % len(COLOURS))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Different shapes: index, colour and place of each."""
+    """The shapes of a picture, all different: index, colour and place of each."""
 
     shapes: tuple[int, ...]
     colours: tuple[int, ...]
@@ -91,21 +91,21 @@ def write_conflict(
 ) -> WorldFiles:
     """Write pictures and questions; the same arguments write the same bytes.
 
-    Files: ``conversations-reading-train.jsonl`` (every shape in every colour, so that nothing is worth remembering: a
-    model learns to read pictures and sentences), ``conversations-train.jsonl`` (as many questions about a picture as it
-    shows shapes) and ``conversations-test.jsonl`` (one question a picture, `num_test` of each of :data:`TEST_TYPES`). A
-    row says what memory answers (``prior_answer``) and, where the prompt tells the colour, ``evidence_answer``.
+    Files: ``conversations-reading-train.jsonl`` (every shape in every colour, so that memory does not help and a model
+    learns to read pictures and sentences), ``conversations-train.jsonl`` (as many questions about a picture as it shows
+    shapes) and ``conversations-test.jsonl`` (one question for each picture, `num_test` of each of :data:`TEST_TYPES`).
+    A row contains the answer from memory (``prior_answer``) and, if the prompt tells the colour, ``evidence_answer``.
 
     Args:
         folder: Where the files go; files of an earlier call are overwritten.
         num_train: Training questions, a multiple of `num_shown`.
         num_test: Test questions of each type.
-        num_reading: Questions of the first lesson, a multiple of `num_shown`.
-        num_shown: Shapes in a picture, 1 to 12. From two on the question has to be matched with a place, which a
-            tower and decoder from nothing learn very slowly (see docs/results.md).
-        seed: Seed of everything that is drawn, the usual colours included.
+        num_reading: Questions of the reading file, a multiple of `num_shown`.
+        num_shown: Number of shapes in a picture, 1 to 12. From two on, a model must find the place of the shape in
+            question, which tower and decoder learn very slowly from random weights (see docs/results.md).
+        seed: Seed of all random choices, the usual colours included.
         agreement: Share of pictures and sentences with the usual colour, in (0, 1].
-        noise: Standard deviation of the colours, 0 or more; see :func:`bayes_accuracy` for what can be reached then.
+        noise: Standard deviation of the colours, 0 or more; :func:`bayes_accuracy` gives the best possible score.
 
     Raises:
         ValueError: a number is out of range.
@@ -131,9 +131,9 @@ def write_conflict(
 
 
 def _check(num_train: int, num_test: int, num_reading: int, num_shown: int, agreement: float, noise: float) -> None:
-    """Refuse numbers that make no world."""
+    """Check the numbers."""
     if not 1 <= num_shown <= len(SHAPES) // 2:
-        raise ValueError(f"num_shown={num_shown} must lie in 1..{len(SHAPES) // 2}: others are asked for as absent")
+        raise ValueError(f"num_shown={num_shown} must lie in 1..{len(SHAPES) // 2}, so that enough shapes are absent")
     if min(num_train, num_reading) < 1 or num_train % num_shown or num_reading % num_shown or num_test < 1:
         raise ValueError(
             f"num_train={num_train}, num_reading={num_reading} and num_test={num_test}: give positive multiples of "
@@ -144,16 +144,16 @@ def _check(num_train: int, num_test: int, num_reading: int, num_shown: int, agre
 
 
 def bayes_accuracy(agreement: float, noise: float, num_draws: int = 100_000, seed: int = 0) -> float:
-    """Share of conflicting pictures whose colour the best possible reader names, by simulation.
+    """Share of conflicting pictures whose colour the best possible reader names, found by simulation.
 
-    The reader knows how often colours agree and how they scatter, and names the most probable colour. Each of the two
-    standard errors at the default `num_draws` is below 0.002.
+    The reader knows `agreement` and `noise`, and names the most probable colour. The standard error at the default
+    `num_draws` is below 0.002.
 
     Args:
         agreement: Probability of the usual colour, in (0, 1).
         noise: Standard deviation along each axis, above 0.
         num_draws: Simulated pictures.
-        seed: Of the simulation.
+        seed: Seed of the simulation.
 
     Source:
         For equally distant colours about ``Phi((1/noise^2 - ln(5 agreement/(1 - agreement))) noise / sqrt(2))``; of our
@@ -169,7 +169,7 @@ def bayes_accuracy(agreement: float, noise: float, num_draws: int = 100_000, see
 
 
 def _draw_shapes(count: int, rng: np.random.Generator, without: Sequence[int] = ()) -> list[int]:
-    """Different shapes, rare ones seldom."""
+    """Draw different shapes; rare ones are less probable."""
     weight = np.ones(len(SHAPES))
     weight[-NUM_RARE:] = RARE_WEIGHT
     weight[list(without)] = 0
@@ -188,7 +188,7 @@ def _picture(scene: Scene, world: ConflictWorld, rng: np.random.Generator) -> Im
 
 
 def _lessons(count: int, world: ConflictWorld, rng: np.random.Generator) -> tuple[list[dict[str, Any]], list[_Named]]:
-    """The questions of the world where any shape may have any colour, and none is absent."""
+    """Questions and pictures of the world in which any shape may have any colour and no shape in question is absent."""
     rows, pictures = [], []
     for number in range(count):
         scene = _scene(_draw_shapes(world.num_shown, rng), world, rng)
@@ -200,7 +200,7 @@ def _lessons(count: int, world: ConflictWorld, rng: np.random.Generator) -> tupl
 def _train_rows(
     split: str, scene: Scene, number: int, world: ConflictWorld, rng: np.random.Generator, absent: float = ABSENT_SHARE
 ) -> Iterator[dict[str, Any]]:
-    """As many questions as shapes, each about another one, a share `absent` of them about shapes that are not there."""
+    """As many questions as shapes, each about another shape; for a share `absent`, the picture lacks it."""
     kinds = rng.choice(3, world.num_shown, p=(1 - absent - TOLD_SHARE, absent, TOLD_SHARE))
     present = rng.permutation(len(scene.shapes)).tolist()
     missing = _draw_shapes(world.num_shown, rng, without=scene.shapes)
@@ -219,7 +219,7 @@ def _train_rows(
 def _test_rows(
     world: ConflictWorld, num_test: int, rng: np.random.Generator
 ) -> tuple[list[dict[str, Any]], list[Scene]]:
-    """`num_test` questions of each type, each with a picture of its own; all but `rare_conflict` ask common shapes."""
+    """`num_test` questions of each type, each with its own picture. Only `rare_conflict` asks for rare shapes."""
     rows, scenes = [], []
     common = len(SHAPES) - NUM_RARE
     for number in range(num_test * len(TEST_TYPES)):
@@ -239,7 +239,7 @@ def _test_rows(
 
 
 def _box(place: int, side: int) -> dict[str, list[float]]:
-    """Where the answer is to be seen: left, top, right, bottom of a cell in 0..1."""
+    """The place of the answer in the picture: left, top, right, bottom of its cell in 0..1."""
     row, column = divmod(place, side)
     return {"answer_box": [column / side, row / side, (column + 1) / side, (row + 1) / side]}
 
@@ -247,7 +247,7 @@ def _box(place: int, side: int) -> dict[str, list[float]]:
 def _row(
     name: str, image: str, shape: int, colour: int | None, world: ConflictWorld, told: bool = False
 ) -> dict[str, Any]:
-    """One question; `colour` None: nothing but memory tells it."""
+    """One question; with `colour` None, only memory tells the colour."""
     usual = world.usual[shape]
     kind = "absent" if colour is None else "consistent" if colour == usual else "conflict"
     question = f"Colour of {SHAPES[shape]}"
@@ -257,7 +257,7 @@ def _row(
     row = question_row(name, image, question, COLOURS[usual if colour is None else colour], kind, "train")
     row["prior_answer"] = COLOURS[usual]
     if passage:
-        row["context"] = passage  # the evidence that context-aware decoding takes away
+        row["context"] = passage  # the evidence that context-aware decoding removes
     if colour is not None:
         row["evidence_answer"] = COLOURS[colour]
     return row

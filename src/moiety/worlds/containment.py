@@ -1,15 +1,15 @@
-"""Containment: does what is said hold of the picture? Statements about kinds, about parts, and about parts by kind.
+"""Containment: is a statement true of a picture? Statements about kinds, about parts, and about parts by kind.
 
-``is_a``: a picture shows four leaves of a tree of kinds; a statement names a kind, of any level, that some leaf belongs
-to. False statements name a brother of such a kind to which nothing in the picture belongs. With arbitrary names half of
-all pairs (leaf, kind) are never affirmed in training, and the test asks those; with names that spell the path, the
-two lowest levels are never named in training.
-``part_of``: a picture shows six of forty facts (a shape in a colour); a statement lists one to four facts; a false one
-has one of them replaced by a fact that the picture does not show.
-``mixed``: as ``part_of``, over the pictures and kinds of ``is_a``.
+``is_a``: a picture shows four leaves of a tree of kinds. A true statement names a kind, of any level, that one of the
+leaves belongs to. A false statement names a sibling of such a kind that no leaf in the picture belongs to. With
+arbitrary names, training never affirms half of all pairs (leaf, kind), and the test asks for those. With names that
+spell the path, training never names the two lowest levels.
+``part_of``: a picture shows six of forty facts (a shape in a colour). A statement lists one to four facts. In a false
+one, one fact is replaced by a fact that the picture does not show.
+``mixed``: as ``part_of``, with the pictures and kinds of ``is_a``.
 
-True and false statements are equally many, and for ``is_a`` equally many about each kind, so that the statement alone
-is right half the time. The turn of each question says for the order loss whether it belongs to the picture.
+There are as many true as false statements, for ``is_a`` about each kind, so that the statement alone gives the right
+answer half of the time. Each question turn says for the cone loss whether the statement belongs to the picture.
 
 Source:
     AsyMoE's claim that hyperbolic experts suit the containment of text in a scene (arXiv 2606.00275, section 4.2);
@@ -42,7 +42,7 @@ UNSEEN_LEVELS = 2
 
 @dataclass(frozen=True)
 class Statement:
-    """What is said of one scene: words, whether they are true, and the kind of question."""
+    """A statement about one scene: its words, whether it is true, and the type of question."""
 
     text: str
     holds: bool
@@ -51,13 +51,13 @@ class Statement:
 
 @dataclass(frozen=True)
 class _World:
-    """One form of the world: how to draw a scene's content, show it and speak of it.
+    """One form of the world: how scenes are drawn at random, shown and described.
 
     Args:
-        side: Cells a side of a picture.
-        content: Draws what a scene holds.
-        show: Draws its picture.
-        state: Statements about it, given the split.
+        side: Number of cells in a row of a picture.
+        content: Draws the content of a scene at random.
+        show: Makes its picture.
+        state: Makes statements about it for a split.
     """
 
     side: int
@@ -81,13 +81,13 @@ def write_containment(
 
     Args:
         folder: Where the files go; files of an earlier call are overwritten.
-        form: Which containment: of kinds, of parts, or of parts named by kind.
-        names: Words of the tree of kinds: arbitrary, or the path from the root.
-        num_train: About how many training questions; what balance leaves over is dropped.
-        num_test: About how many test questions of each type, at least 2.
+        form: Kind of containment: ``is_a``, ``part_of`` or ``mixed``.
+        names: Words for the kinds: arbitrary, or the path from the root.
+        num_train: Approximate number of training questions; surplus questions are dropped for balance.
+        num_test: Approximate number of test questions of each type, at least 2.
         branching: Children of each kind.
         depth: Levels of the tree; with names by path at least 3.
-        seed: Seed of everything that is drawn.
+        seed: Seed of all random choices.
 
     Raises:
         ValueError: a number or a name is out of range.
@@ -107,7 +107,10 @@ def write_containment(
     world = _facts(rng) if form == "part_of" else _kinds(form, grow(branching, depth, names, rng), names, rng)
     files = files_in(folder, ("train", "test"))
     types = len({said.kind for _ in range(50) for said in world.state(world.content(), "test")})
-    sizes = {"train": num_train * 5 // 4, "test": num_test * types * 4}  # balance drops some, of test questions most
+    sizes = {
+        "train": num_train * 5 // 4,
+        "test": num_test * types * 4,
+    }  # balance drops some, most of all test questions
     for (split, size), tar in zip(sizes.items(), files.images, strict=True):
         scenes = [world.content() for _ in range(-(-size // PER_SCENE))]
         most = num_test // 2 if split == "test" else None
@@ -119,7 +122,7 @@ def write_containment(
 
 
 def _kinds(form: Form, tree: Tree, names: Names, rng: np.random.Generator) -> _World:
-    """Scenes of leaves, and what is said of them: one kind, or several."""
+    """Scenes of leaves, and statements about them that name one kind or several."""
     leaves = tree.leaves
     held_out = _held_out(tree, names, rng)
 
@@ -143,13 +146,13 @@ def _kinds(form: Form, tree: Tree, names: Names, rng: np.random.Generator) -> _W
 
 
 def _held_out(tree: Tree, names: Names, rng: np.random.Generator) -> set[tuple[Node, Node]]:
-    """Pairs (leaf, kind) that training never affirms: half of each kind's leaves, or the lowest levels by path."""
+    """Pairs (leaf, kind) that training never affirms: half of the leaves of each kind, or the lowest levels."""
     pairs = set()
     for kind in tree.names:
         below = [leaf for leaf in tree.leaves if leaf[: len(kind)] == kind]
         if names == "path":
             pairs |= {(leaf, kind) for leaf in below if len(kind) > tree.depth - UNSEEN_LEVELS}
-        elif len(below) > 1:  # a leaf is its own only member: not affirmed, its name would mean nothing
+        elif len(below) > 1:  # a leaf is its own only member: without affirmation its name could not be learned
             pairs |= {(below[index], kind) for index in rng.permutation(len(below))[: len(below) // 2].tolist()}
     return pairs
 
@@ -163,10 +166,10 @@ def _about_kind(
     held_out: set[tuple[Node, Node]],
     rng: np.random.Generator,
 ) -> list[Statement]:
-    """A true statement about the kind of `leaf` at `level`, and a false one about a brother of it, where there are.
+    """A true statement about the kind of `leaf` at `level`, and a false one about a sibling of that kind, if possible.
 
-    Training affirms no held-out pair: a kind is named only where one of the leaves below it that are shown may be
-    named so. The test asks held-out pairs alone, and kinds without any (leaves by their own name) as they are.
+    Training affirms no held-out pair: it names a kind only if at least one shown leaf below it is not held out. The
+    test asks only for held-out pairs, and for kinds without any (leaves by their own name).
     """
     kind = leaf[:level]
     members = [shown for shown in scene if shown[:level] == kind]
@@ -186,7 +189,7 @@ def _about_kind(
 def _about_several(
     tree: Tree, scene: Sequence[Node], split: str, held_out: set[tuple[Node, Node]], rng: np.random.Generator
 ) -> list[Statement]:
-    """A true list of kinds of different leaves, and a false one with a brother, absent from the scene, in one place."""
+    """A true list of kinds of different leaves, and a false one in which an absent sibling replaces one kind."""
     count = int(rng.integers(1, MOST_PARTS["mixed"] + 1))
     shown = [scene[index] for index in rng.permutation(len(scene))[:count]]
     kinds = []
@@ -205,7 +208,7 @@ def _about_several(
 
 
 def _facts(rng: np.random.Generator) -> _World:
-    """Scenes of facts, each a shape in a colour, and lists of them with at most one that is absent."""
+    """Scenes of facts (a shape in a colour), and lists of facts of which at most one is absent."""
     chosen = rng.choice(len(SYMBOLS) * len(COLOURS), FACTS, replace=False).tolist()
     facts = [(list(SYMBOLS)[number // len(COLOURS)], number % len(COLOURS)) for number in chosen]
 
@@ -241,9 +244,9 @@ def _is_there(words: str) -> str:
 def _balanced(
     said: Sequence[Sequence[Statement]], per_text: bool, rng: np.random.Generator, most: int | None = None
 ) -> list[list[Statement]]:
-    """The statements of each scene, as many true as false of each text (or of each kind of question), at random.
+    """Choose statements of each scene at random, with as many true as false ones for each text or type of question.
 
-    At most `most` pairs of a true and a false one are kept of each kind of question.
+    At most `most` pairs of a true and a false statement are kept for each type of question.
     """
     places: dict[object, dict[bool, list[tuple[int, int]]]] = defaultdict(lambda: {True: [], False: []})
     for number, statements in enumerate(said):
@@ -266,7 +269,7 @@ def _balanced(
 
 
 def _rows(found: Sequence[Statement], number: int, split: str) -> list[dict[str, Any]]:
-    """Questions about one scene; ``order`` says whether what is said belongs to the picture."""
+    """Questions about one scene; ``order`` says whether the statement belongs to the picture."""
     rows = []
     for place, said in enumerate(found):
         name = f"containment-{split}-{number:05d}-{place}"

@@ -1,4 +1,4 @@
-"""What every made world writes: conversation rows as JSON lines, pictures in a tar whose bytes depend on them alone."""
+"""The files of synthetic worlds: conversation rows as JSON lines, and pictures in a tar with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class WorldFiles:
-    """Where a written world lies.
+    """The files of a world.
 
     Args:
-        folder: Everything is below it.
+        folder: Folder with all files.
         images: Tars with all pictures.
-        conversations: Split -> conversation file; ``train`` and ``test`` are always there.
+        conversations: Split -> conversation file; always with ``train`` and ``test``.
     """
 
     folder: Path
@@ -29,13 +29,13 @@ class WorldFiles:
 
 
 def files_in(folder: Path, splits: Sequence[str]) -> WorldFiles:
-    """Names of the files of a world: one conversation file a split, pictures for training and for the test."""
+    """Names of the files of a world: one conversation file for each split, and pictures for training and test."""
     conversations = {split: folder / f"conversations-{split}.jsonl" for split in splits}
     return WorldFiles(folder, (folder / "images-train.tar", folder / "images-test.tar"), conversations)
 
 
 def question_row(name: str, image: str, question: str, answer: str, kind: str, split: str) -> dict[str, Any]:
-    """One question about one picture, LLaVA style.
+    """One question about one picture, in the format of LLaVA.
 
     Example:
         >>> question_row("a-1", "a/1.png", "Which digit?", "7", "digit", "test")["conversations"][0]["value"]
@@ -52,12 +52,12 @@ def question_row(name: str, image: str, question: str, answer: str, kind: str, s
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One row a line."""
+    """Write rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_pictures(path: Path, pictures: Iterable[tuple[str, Image.Image]]) -> None:
-    """An uncompressed tar without times or owners, so that equal pictures give equal files."""
+    """Write an uncompressed tar without times or owners, so that equal pictures give equal files."""
     with tarfile.open(path, "w:") as tar:
         for name, picture in pictures:
             content = io.BytesIO()

@@ -1,9 +1,9 @@
-"""A world small enough for two CPU cores: scenes of real handwritten digits, with captions and questions.
+"""A world that two CPU cores can learn: scenes of real handwritten digits, with captions and questions.
 
 A scene holds one to three digits of scikit-learn's ``load_digits`` (8 x 8 scans of handwriting), each in its own
 colour and in its own place of a 2 x 2 grid. No digit picture occurs in both splits. The questions ask for place,
-colour, count, parity and existence; for every object an existence question names, yes and no are equally many in each
-split, so that the question alone is right exactly half the time.
+colour, count, parity and existence; for every object that an existence question names, each
+split has as many yes as no, so that the question alone gives the right answer exactly half of the time.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Placed:
 
 @dataclass(frozen=True)
 class SceneFiles:
-    """Where a written world lies.
+    """The files of a world.
 
     Args:
-        folder: Everything is below it.
+        folder: Folder with all files.
         images: Tars with the pictures of both splits.
         train: Questions of the training split.
         test: Questions of the test split.
@@ -70,10 +70,10 @@ def write_scenes(
 
     Args:
         folder: Where the files go; files of an earlier call are overwritten.
-        num_train: Scenes of the training split, at least 20 so that every object can be asked for.
+        num_train: Scenes of the training split, at least 20, so that every object occurs.
         num_test: Scenes of the test split, at least 20.
-        seed: Seed of everything that is drawn.
-        canvas: Pixels a side of a picture, at least 24.
+        seed: Seed of all random choices.
+        canvas: Side of a picture in pixels, at least 24.
 
     Raises:
         ValueError: too few scenes or too small a canvas.
@@ -121,7 +121,7 @@ def compose(sources: Sequence[np.ndarray], rng: np.random.Generator) -> tuple[Pl
 
 
 def draw(scene: Sequence[Placed], scans: np.ndarray, canvas: int) -> Image.Image:
-    """The picture of a scene, ``canvas`` pixels a side; every scan is enlarged to fill its place.
+    """The picture of a scene, with sides of ``canvas`` pixels; every scan is enlarged to fill its place.
 
     Nothing is moved or turned: a small tower that never saw anything else learns, in minutes, to tell digits apart that
     stand still, and hardly begins to with digits that do not.
@@ -137,7 +137,7 @@ def draw(scene: Sequence[Placed], scans: np.ndarray, canvas: int) -> Image.Image
 
 
 def ask(scenes: Sequence[Sequence[Placed]], split: str, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Questions about all scenes of a split, LLaVA style, sorted by scene.
+    """Questions about all scenes of a split, in the format of LLaVA, sorted by scene.
 
     Every scene is asked for the digit in each filled place, one colour, one parity and its count. Existence questions
     are drawn for each digit: as many scenes that hold it as scenes that do not. The questions of one scene stand in

@@ -1,4 +1,4 @@
-"""A tree of kinds, its names and its looks: what lies below a node looks like the node and a little of its own.
+"""A tree of kinds with names and textures: a node looks like its parent, with a texture of its own added.
 
 A node is the tuple of branches that lead to it: ``()`` is the root, ``(0, 2)`` the third child of the first child. The
 look of a leaf is the sum of one fixed random texture for each node on its way from the root, so that all leaves below
@@ -18,9 +18,9 @@ from moiety.worlds.board import CELL, GREY
 
 Node = tuple[int, ...]
 BLOCK = 2
-"""Pixels a side of the even squares that a texture consists of."""
+"""Side in pixels of the uniform squares of a texture."""
 STRENGTH, NOISE = 30.0, 10.0
-"""How far one texture, and noise, move a pixel from middle grey, of 255."""
+"""How far one texture, and the noise, move a pixel from middle grey; pixels lie in 0..255."""
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
@@ -30,7 +30,7 @@ class Tree:
 
     Args:
         branching: Children of a node, at least 2.
-        depth: Levels below the root, at least 2; leaves stand on the last one.
+        depth: Levels below the root, at least 2; the leaves form the last level.
         names: Node -> words.
         textures: Node -> -1 or 1 for each pixel, ``(CELL, CELL, 3)``.
     """
@@ -51,14 +51,14 @@ class Tree:
 
 
 def grow(branching: int, depth: int, names: Literal["named", "path"], rng: np.random.Generator) -> Tree:
-    """A tree with random textures, and names that tell nothing of what belongs together, or everything.
+    """A tree with random textures. Its names tell either nothing or everything about the place of a node.
 
     Args:
         branching: Children of a node, 2 to 9.
         depth: Levels below the root, at least 2.
         names: ``named``: each node has an arbitrary word of two syllables; ``path``: its branches from the root, as
             digits from 1.
-        rng: Source of all draws.
+        rng: Source of all random choices.
 
     Raises:
         ValueError: `branching` or `depth` is out of range, or there are more nodes than words.
@@ -87,9 +87,9 @@ def mosaic(tree: Tree, leaves: list[Node], side: int, rng: np.random.Generator) 
     """A picture of ``side x side`` cells with one leaf in each of the first cells, slightly noisy.
 
     Args:
-        tree: Knows the textures.
-        leaves: What is shown, in reading order.
-        side: Cells a side.
+        tree: Has the textures.
+        leaves: The leaves to show, in reading order.
+        side: Number of cells in a row.
         rng: Source of the noise.
     """
     pixels = np.full((side * CELL, side * CELL, 3), GREY)

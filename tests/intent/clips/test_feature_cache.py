@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from moiety.intent.clips.extractors import Features, Prosody, ProsodySettings, extractor_for
+from moiety.intent.clips.built_in import Prosody, ProsodySettings
+from moiety.intent.clips.extractor import Features
 from moiety.intent.clips.feature_cache import FeatureCache, features_of, read_features
 from moiety.intent.clips.media import MediaError
+from moiety.intent.clips.registry import extractor_for
 from moiety.intent.data.rows import ClipRow
 from tests.intent.clips.clip_files import tone, write_clip, write_wav
 

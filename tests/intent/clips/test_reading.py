@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from moiety.intent import IntentClassifier, IntentSample, SampleError, read_clips
-from moiety.intent.clips.extractors import extractor_for
 from moiety.intent.clips.reading import ClipError, checked_rows, clip_samples
+from moiety.intent.clips.registry import extractor_for
 from moiety.intent.data.prepare import Preparation
 from moiety.intent.data.rows import ClipRow, RowsError
 from moiety.intent.data.samples import fingerprint_of
@@ -213,7 +213,7 @@ def test_a_classifier_of_own_frames_reads_no_clips(clip: Path) -> None:
     samples = [{"audio": np.full((2, 3), n, np.float32)} for n in range(8)]
     model = IntentClassifier(**SMALL).fit(samples, ["a", "b"] * 4)
     assert model.extractors_ == {}
-    with pytest.raises(ValueError, match="fitted on audio frames of your own, so moiety cannot make them of clips"):
+    with pytest.raises(ValueError, match="fitted on audio frames that you made, so moiety cannot make them of clips"):
         model.read_clips([ClipRow("a", clip)])
     made = read_clips([ClipRow("a", clip)], video=None).samples[0]
     with pytest.raises(SampleError, match=r"audio of a was made by prosody \(hop_s .*, expected no extractor"):

@@ -19,8 +19,8 @@ from moiety.intent.compare.persons import drawn, swapped, tables_of
 from moiety.intent.compare.run import run_intent_compare, run_intent_fit
 from moiety.intent.compare.run_record import load_run, run_folder
 from moiety.intent.compare.tables import contrast_table, markdown
+from moiety.intent.data.dataset import IntentDataset, Split
 from moiety.intent.data.folds import fold_rows, folds_of
-from moiety.intent.data.published import IntentDataset, Split
 from moiety.intent.data.samples import IntentSample
 from moiety.intent.data.sources import fingerprint, known_persons, read_source
 from moiety.intent.metrics import closed_set_metrics, measures_of

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moiety.intent.compare.floors import Majority, PooledLogistic
-from moiety.intent.data.published import IntentDataset, Split, read_hazumi
-from moiety.intent.data.samples import MODALITIES, IntentSample
-from moiety.intent.data.sources import fingerprint, has_input, parts_of, read_source, rows_of, set_aside, source_at
+from moiety.intent.data.dataset import IntentDataset, Split
+from moiety.intent.data.hazumi import read_hazumi
+from moiety.intent.data.samples import MODALITIES, IntentSample, has_input
+from moiety.intent.data.sources import fingerprint, parts_of, read_source, rows_of, set_aside, source_at
 from moiety.intent.metrics import closed_set_metrics
 from moiety.intent.recipe import IntentDataSettings
 from moiety.intent.settings import IntentSettings

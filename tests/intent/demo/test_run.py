@@ -12,13 +12,13 @@ import pytest
 from moiety.intent import IntentClassifier
 from moiety.intent.clips import extractors
 from moiety.intent.compare.grading import grade
-from moiety.intent.data.published import Split
+from moiety.intent.data.dataset import Split
 from moiety.intent.data.rows import ClipRow
 from moiety.intent.demo.pictures import open_clips
 from moiety.intent.demo.run import RECIPE, ask, run_demo, work
 from moiety.intent.recipe import IntentRecipe, load_intent_recipe
 from moiety.intent.world import made as world
-from moiety.intent.world.made import IntentWorldFiles
+from moiety.intent.world.files import IntentWorldFiles
 from moiety.intent.world.signs import INTENTS, MASKS, SIGNS
 
 SIZES = {"num_train": 24, "num_dev": 12, "num_test": 24, "seeds": [0], "processes": 1}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ import torch
 import transformers
 
 from moiety.intent import IntentClassifier, IntentSample
-from moiety.intent.data.features import TextEncoder, encoder_of
+from moiety.intent.data.encoders import TextEncoder, encoder_of
 from moiety.intent.network.reader import MAX_PIECES, TextReader, piece_frames
+from tests import apart
 
 WORDS = ["go", "stay", "wait", "now", "here", "please", "then", "away"]
 TABLE = {"go": "away now", "stay": "stay here", "wait": "please wait"}
@@ -117,17 +116,16 @@ def test_a_saved_one_answers_bit_for_bit_elsewhere(fitted: IntentClassifier, tmp
     assert "text (word pieces), audio (5)" in (folder / "README.md").read_text(encoding="utf-8")
     assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
     program = (
-        "import sys, numpy as np; from moiety.intent import IntentClassifier;"
-        "from tests.intent.network.test_reader import world;"
-        "model = IntentClassifier.load(sys.argv[1]); found = model.predict_proba(world(8, 4, audio=True)[0]);"
-        "assert np.array_equal(found, np.load(sys.argv[2])), abs(found - np.load(sys.argv[2])).max()"
+        "import sys, numpy as np, torch; torch.set_num_threads(1)\n"
+        "from moiety.intent import IntentClassifier\n"
+        "from tests.intent.network.test_reader import world\n"
+        "found = IntentClassifier.load(sys.argv[1]).predict_proba(world(8, 4, audio=True)[0])\n"
+        "assert np.array_equal(found, np.load(sys.argv[2])), abs(found - np.load(sys.argv[2])).max()\n"
     )
-    moved = folder.rename(tmp_path / "moved")
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(moved), str(tmp_path / "expected.npy")],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "program.py").write_text(program)
+    words = (folder.rename(tmp_path / "moved"), tmp_path / "expected.npy")
+    asking = apart.start(tmp_path / "program.py", *words, log=tmp_path / "log.txt")
+    assert apart.end_of(asking) == 0, (tmp_path / "log.txt").read_text()
 
 
 def test_long_texts_are_cut_where_the_encoder_ends(bert: str) -> None:

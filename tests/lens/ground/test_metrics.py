@@ -112,13 +112,13 @@ def test_attention_is_that_of_every_layer_and_position(moiie: Both, encoder: Enc
 
 
 def test_the_switch_is_told(moiie: Both, encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "moiety.lens.ground.forced"):
+    with caplog.at_level(logging.INFO, "moiety.vlm.decoders"):
         read(moiie[0], force(encoder, row_of(0), "x"), attention=True)
-    assert "the decoder runs with eager attention instead of sdpa meanwhile" in caplog.text
+    assert "the decoder uses eager attention instead of sdpa for a moment" in caplog.text
 
 
 def test_it_is_told_once_for_a_file(moiie: Both, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "moiety.lens.ground.forced"):
+    with caplog.at_level(logging.INFO, "moiety.vlm.decoders"):
         ground(*moiie, [row_of(0), row_of(1)], Pictures())
     assert caplog.text.count("eager") == 1
 
@@ -239,5 +239,5 @@ def test_messages(moiie: Both) -> None:
     with pytest.raises(ValueError, match="no rows to read; give at least one question with its answer"):
         ground(*moiie, [], Pictures())
     asked = Row(id="q", turns=(Turn("user", "x"),))
-    with pytest.raises(ValueError, match="row 'q': no answer to put in place; give 'answers' or a last turn"):
+    with pytest.raises(ValueError, match="row 'q': no answer to read; give 'answers' or a last turn"):
         answer_of(asked)

@@ -18,7 +18,7 @@ from moiety.groups import ExpertGroup
 from moiety.lens import LensReport, SavedTrace, inspect_beside, inspect_traces
 from moiety.lens.draw.charts import draw_depth
 from moiety.lens.draw.coselection import draw_co_selection
-from moiety.lens.draw.pictures import Export, exporting
+from moiety.lens.draw.figure import Export, exporting
 from moiety.lens.numbers import RoutingNumbers
 from moiety.lens.page import data as page_data
 from moiety.lens.page.data import page_tree
@@ -147,7 +147,7 @@ def test_only_common_questions_stand_side_by_side(left: SavedTrace, right: Saved
     for model in tree["models"]:
         assert [question["id"] for question in model["questions"]] == ["r1", "r2"]
     assert tree["note"] == (
-        "This page holds 2 of 4 questions, the first ones; numbers of all questions count every one."
+        "This page holds 2 of 4 questions, the first ones; numbers of all questions include every one of them."
     )  # fmt: skip
     renamed = replace(right, questions=[replace(question, id="x" + question.id) for question in right.questions])
     with pytest.raises(
@@ -165,7 +165,7 @@ def test_a_page_has_a_size_and_says_what_is_left_out(left: SavedTrace, monkeypat
     assert len(tree["models"][0]["questions"]) == 1
     assert tree["note"] == (
         "This page holds 1 of 5,000 questions, the first ones; the trace keeps 4, and `moiety inspect --trace FILE "
-        "--only ID` shows any of them; numbers of all questions count every one."
+        "--only ID` shows any of them; numbers of all questions include every one of them."
     )
     monkeypatch.setattr(page_data, "LARGEST_PAGE", 1)
     assert len(page_tree([left])["models"][0]["questions"]) == 1, "one question is always shown"

@@ -75,7 +75,7 @@ def test_other_kinds_of_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no safetensors file, or was cut off"):
         read_trace(tmp_path / "t")
     weights = model_folders.sparse_folder() / "model.safetensors"
-    with pytest.raises(ValueError, match="is a safetensors file of something else: it holds no routing trace; write"):
+    with pytest.raises(ValueError, match="is a safetensors file without a routing trace; write"):
         read_trace(weights)
 
 
@@ -135,5 +135,5 @@ def test_files_that_contradict_themselves(
 def test_an_expert_there_is_not(whole: Path, tmp_path: Path) -> None:
     index = load_file(whole)["prefill.index"].copy()
     index[0, 0, 0] = 4
-    with pytest.raises(ValueError, match="prefill names expert 4 of 4, or a modality there is not"):
+    with pytest.raises(ValueError, match="prefill names expert 4 of 4, or an unknown modality"):
         read_trace(changed(whole, tmp_path / "t", prefill__index=index))

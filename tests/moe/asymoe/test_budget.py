@@ -125,7 +125,7 @@ def test_full_width_saves_nothing() -> None:
 
 
 def test_the_tables_of_the_page() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "budget.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "budget.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in page.splitlines() if line.startswith("| ")]
     designs = [row for row in rows if len(row) == 11][1:]
     assert len(designs) == len(SHAPES)

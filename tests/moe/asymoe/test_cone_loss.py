@@ -1,4 +1,4 @@
-"""Order loss: against loops with ambient formulas, and on a tree it has to learn."""
+"""Cone loss: against loops with ambient formulas, and on a tree it has to learn."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from moiety.moe.asymoe import geometry
 from moiety.moe.asymoe.cone_loss import (
-    OrderLoss,
+    ConeLoss,
+    cone_loss,
     cone_points,
     default_rho0,
-    expert_order_loss,
-    order_loss,
+    expert_cone_loss,
     pool,
     shift_and_cap,
 )
-from moiety.moe.asymoe.cone_pairs import OrderPairs, Spans, order_pairs, order_spans
+from moiety.moe.asymoe.cone_pairs import ConePairs, Spans, cone_pairs, cone_spans
 from moiety.recipe.asymoe import AsyMoESettings
 from tests.moe.laws import law
 
@@ -38,7 +38,7 @@ def test_spans_are_those_of_a_loop(batch: int, seq: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     kind = torch.randint(0, 4, (batch, seq), generator=generator)  # 0 image, 1 neither, 2 and 3 text of a span
     image, ids = kind == 0, torch.where(kind >= 2, kind - 1, 0)
-    found = order_spans(image, ids)
+    found = cone_spans(image, ids)
     expected = []
     for sample in range(batch):
         for number in (1, 2):
@@ -73,14 +73,14 @@ def spans_of(*samples: int, pictures: list[int] | None = None) -> Spans:
 def test_pairs(negatives: str, false: list[tuple[int, int]]) -> None:
     belongs = torch.tensor([True, False, True, True, True])
     settings = AsyMoESettings(negatives=negatives)
-    pairs = order_pairs(spans_of(0, 0, 0, 1, 2), settings, torch.tensor([7, 8, 7]), belongs)
+    pairs = cone_pairs(spans_of(0, 0, 0, 1, 2), settings, torch.tensor([7, 8, 7]), belongs)
     assert [tuple(pair) for pair in pairs.true.T.tolist()] == [(0, 0), (2, 2), (3, 3), (4, 4)]
     assert [tuple(pair) for pair in pairs.false.T.tolist()] == false
 
 
 def test_a_later_picture_counts_anew() -> None:
     """Two spans of one sample with one and two pictures before them: both are pictures for the other sample's span."""
-    pairs = order_pairs(spans_of(0, 0, 1, pictures=[1, 2, 1]), AsyMoESettings(negatives="in_batch"), torch.arange(2))
+    pairs = cone_pairs(spans_of(0, 0, 1, pictures=[1, 2, 1]), AsyMoESettings(negatives="in_batch"), torch.arange(2))
     assert [tuple(pair) for pair in pairs.false.T.tolist()] == [(0, 2), (1, 2), (2, 0), (2, 1)]
 
 
@@ -167,7 +167,7 @@ def reference(z: Tensor, pairs: list[tuple[int, int]], settings: AsyMoESettings,
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("aperture", ["meru", "eq15"])
 def test_loss_is_that_of_a_loop(space: str, aperture: str) -> None:
-    settings = AsyMoESettings(inter_kind=space, aperture=aperture, order_margin=1.5)
+    settings = AsyMoESettings(inter_kind=space, aperture=aperture, cone_margin=1.5)
     factors = FACTORS if space == "product" else 1
     kappas = torch.tensor([0.5, 2.0][:factors], dtype=torch.float64)
     z = torch.nn.functional.normalize(torch.randn(8, factors, 4, dtype=torch.float64), dim=-1)
@@ -187,11 +187,11 @@ def test_loss_is_that_of_a_loop(space: str, aperture: str) -> None:
             away[row] |= at["angle"] > at["psi"]
     points = z if space == "product" else z.squeeze(1)
     rows = [points[list(index)] for index in (*zip(*true, strict=True), *zip(*false, strict=True))]
-    loss = order_loss(*rows, settings, kappas if space == "product" else kappas[0])
+    loss = cone_loss(*rows, settings, kappas if space == "product" else kappas[0])
     assert loss.pair.item() == pytest.approx(sum(hinge) / 3, abs=1e-6)
     assert loss.negative.item() == pytest.approx(sum(max(0, 1.5 - o) for o in outside) / 4, abs=1e-6)
     assert loss.distance.item() == pytest.approx(sum(min(d * d, 9) for d in length) / 3, abs=1e-6)
-    assert loss.order.item() == pytest.approx(loss.pair.item() + loss.negative.item())
+    assert loss.angle.item() == pytest.approx(loss.pair.item() + loss.negative.item())
     assert (loss.num_pairs, loss.num_negatives) == (3, 4)
     assert (loss.num_inside, loss.num_outside) == (sum(inside), sum(away))
     assert 0 < loss.num_inside < 3
@@ -213,9 +213,9 @@ def problem(space: str, num_spans: int = 4, dtype: torch.dtype = torch.float32) 
 @pytest.mark.parametrize("space", SPACES)
 def test_gradient_reaches_all_that_makes_the_points(space: str) -> None:
     settings, given = problem(space)
-    pairs = OrderPairs(torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0, 1], [1, 0]]))
-    settings = settings.model_copy(update={"order_margin": 3.0})
-    expert_order_loss(pairs=pairs, settings=settings, **given).order.backward()
+    pairs = ConePairs(torch.tensor([[0, 1], [0, 1]]), torch.tensor([[0, 1], [1, 0]]))
+    settings = settings.model_copy(update={"cone_margin": 3.0})
+    expert_cone_loss(pairs=pairs, settings=settings, **given).angle.backward()
     for name in ("pooled", "projection", "log_scale", "kappa"):
         if (space, name) != ("euclidean", "kappa"):
             assert given[name].grad.flatten().count_nonzero() > 0, name
@@ -227,8 +227,8 @@ def test_gradient_reaches_all_that_makes_the_points(space: str) -> None:
 def test_nothing_there_costs_a_zero_in_the_graph(space: str, missing: str) -> None:
     settings, given = problem(space, num_spans=0 if missing == "spans" else 2)
     some, none = torch.tensor([[0], [1]]), torch.zeros(2, 0, dtype=torch.long)
-    pairs = OrderPairs(some if missing == "negatives" else none, some if missing == "pairs" else none)
-    loss = expert_order_loss(pairs=pairs, settings=settings, **given)
+    pairs = ConePairs(some if missing == "negatives" else none, some if missing == "pairs" else none)
+    loss = expert_cone_loss(pairs=pairs, settings=settings, **given)
     absent = [loss.negative] if missing != "pairs" else [loss.pair, loss.distance]
     absent = [loss.pair, loss.distance, loss.negative] if missing == "spans" else absent
     for term in absent:
@@ -243,27 +243,27 @@ def test_spans_of_nothing() -> None:
     """A batch without pictures or without spans still gives a loss that every rank can send backward."""
     empty = torch.zeros(2, 5, dtype=torch.bool)
     for image, ids in ((empty, torch.ones(2, 5, dtype=torch.long)), (~empty, torch.zeros(2, 5, dtype=torch.long))):
-        spans = order_spans(image, ids)
+        spans = cone_spans(image, ids)
         settings, given = problem("lorentz")
         x = torch.randn(10, 16, requires_grad=True)
         given["pooled"] = torch.stack([pool(x, spans.vision_mask), pool(x, spans.text_mask)])
-        loss = expert_order_loss(pairs=order_pairs(spans, settings, torch.arange(2)), settings=settings, **given)
-        (loss.order + loss.distance).backward()
-        assert loss.order.item() == 0
+        loss = expert_cone_loss(pairs=cone_pairs(spans, settings, torch.arange(2)), settings=settings, **given)
+        (loss.angle + loss.distance).backward()
+        assert loss.angle.item() == 0
         assert x.grad is not None
         assert x.grad.count_nonzero() == 0
 
 
 def test_the_apex_is_the_side_that_the_recipe_names() -> None:
     settings, given = problem("lorentz")
-    pairs = OrderPairs(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[0], [3]]))
-    vision = expert_order_loss(pairs=pairs, settings=settings, **given)
+    pairs = ConePairs(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[0], [3]]))
+    vision = expert_cone_loss(pairs=pairs, settings=settings, **given)
     sides = {"pooled": given["pooled"].flip(0), "projection": given["projection"].flip(0)}
-    flipped = OrderPairs(pairs.true.flip(0), pairs.false.flip(0))
-    text = expert_order_loss(pairs=flipped, settings=settings.model_copy(update={"apex": "text"}), **{**given, **sides})
+    flipped = ConePairs(pairs.true.flip(0), pairs.false.flip(0))
+    text = expert_cone_loss(pairs=flipped, settings=settings.model_copy(update={"apex": "text"}), **{**given, **sides})
     assert text.pair.item() == pytest.approx(vision.pair.item(), rel=1e-6)
     assert text.apex_radius.item() == pytest.approx(vision.apex_radius.item(), rel=1e-6)
-    swapped = expert_order_loss(pairs=pairs, settings=settings.model_copy(update={"apex": "text"}), **given)
+    swapped = expert_cone_loss(pairs=pairs, settings=settings.model_copy(update={"apex": "text"}), **given)
     assert abs(swapped.pair.item() - vision.pair.item()) > 1e-3
 
 
@@ -273,7 +273,7 @@ def test_the_weight_tames_close_pairs() -> None:
     inside = (apex + torch.tensor([[0.0, 0.0, 1e-4, 0.0]])).requires_grad_()
     none = torch.zeros(0, 4)
     (bare,) = torch.autograd.grad(geometry.exterior_angle(apex, inside, 1.0).sum(), inside)
-    (tamed,) = torch.autograd.grad(order_loss(apex, inside, none, none, settings).pair, inside)
+    (tamed,) = torch.autograd.grad(cone_loss(apex, inside, none, none, settings).pair, inside)
     assert bare.norm() > 1e3
     assert 0 < tamed.norm() < 1  # 0.03
 
@@ -289,8 +289,8 @@ def test_finite_whatever_the_hidden_states_are(space: str, scale: float) -> None
     with torch.autocast("cpu", torch.bfloat16):
         given["pooled"] = torch.stack([pool(x, eye), pool(x, eye)])
         given["projection"] = given["projection"][:1].detach().expand(2, -1, -1).clone().requires_grad_()
-        loss = expert_order_loss(pairs=OrderPairs(index, index), settings=settings, **given)
-    total = loss.order + loss.distance
+        loss = expert_cone_loss(pairs=ConePairs(index, index), settings=settings, **given)
+    total = loss.angle + loss.distance
     assert total.dtype == torch.float32
     total.backward()
     assert all(getattr(loss, field.name).isfinite() for field in fields(loss))
@@ -298,17 +298,17 @@ def test_finite_whatever_the_hidden_states_are(space: str, scale: float) -> None
 
 
 def test_mean_over_layers_adds_counts_up() -> None:
-    one, two = (OrderLoss(*(torch.tensor(float(n + i)) for n in range(8))) for i in (0, 2))
-    mean = OrderLoss.mean([one, two])
+    one, two = (ConeLoss(*(torch.tensor(float(n + i)) for n in range(8))) for i in (0, 2))
+    mean = ConeLoss.mean([one, two])
     assert [getattr(mean, field.name).item() for field in fields(mean)] == [1, 2, 3, 8, 10, 12, 14, 16]
 
 
 def test_messages() -> None:
     points = torch.zeros(1, 4)
     with pytest.raises(ValueError, match="inter_kind 'ffn' has no cones; choose lorentz, euclidean or product, or"):
-        order_loss(points, points, points, points, AsyMoESettings(inter_kind="ffn"))
-    with pytest.raises(ValueError, match="no order losses to take the mean of; give at least one layer"):
-        OrderLoss.mean([])
+        cone_loss(points, points, points, points, AsyMoESettings(inter_kind="ffn"))
+    with pytest.raises(ValueError, match="no cone losses to take the mean of; give at least one layer"):
+        ConeLoss.mean([])
 
 
 # -- T8, T9: a tree ---------------------------------------------------------------------------------------------------
@@ -340,9 +340,9 @@ def grown(settings: AsyMoESettings, steps: int = 200) -> tuple[Tensor, list[floa
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / steps)
         z = shift_and_cap(u, 1.0, default_rho0(settings))
-        loss = order_loss(z[true[0]], z[true[1]], z[false[0]], z[false[1]], settings)
+        loss = cone_loss(z[true[0]], z[true[1]], z[false[0]], z[false[1]], settings)
         optimizer.zero_grad()
-        loss.order.backward()
+        loss.angle.backward()
         optimizer.step()
         pair_terms.append(loss.pair.item())
         radii.append(geometry.radius(z[: NUM_SCENES + NUM_OBJECTS], 1.0).min().item())

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from moiety.moe.trace import RoutingTrace, recording
 from moiety.recipe.recipe import MoESettings
-from moiety.train.asymoe.masked_pass import Exchange, kept_inputs, masked_trace, partners
-from moiety.vlm.splice import text_decoder
+from moiety.train.asymoe.masked_pass import Exchange, masked_trace, partners
+from moiety.vlm.decoder_calls import kept_call
+from moiety.vlm.decoders import text_decoder
 from tests.tiny import FAMILIES, IMAGE, sparse
 
 WIDTHS = {"hyp_dim": 8, "inter_ffn": 16, "vision_ffn": 16, "evidence_dim": 8, "context_dim": 16, "context_heads": 2}
@@ -37,7 +38,7 @@ def test_exchanged_embeddings_are_exchanged_pictures(name: str) -> None:
     if family.per_row:  # a row without pictures has a place of its own there
         swapped |= {key: batch[key][[1, 0, 2]] for key in pictures}
     decoder = text_decoder(model.base_model)
-    with torch.no_grad(), kept_inputs(decoder) as kept:
+    with torch.no_grad(), kept_call(decoder) as kept:
         model(**batch)
     with torch.no_grad(), recording(RoutingTrace(keeps_inputs=True)) as expected:
         model(**swapped)
@@ -60,7 +61,7 @@ def test_the_exchange_changes_what_is_seen(name: str) -> None:
     """Without this, the equality above could be that of pictures nobody looks at."""
     model: Any = sparse(name, MoESettings(scheme="vanilla", layers="all"))
     batch, decoder = FAMILIES[name].batch("tIt", "ttI"), text_decoder(model.base_model)
-    with torch.no_grad(), kept_inputs(decoder) as kept:
+    with torch.no_grad(), kept_call(decoder) as kept:
         model(**batch)
     image_mask = batch["input_ids"] == IMAGE
     own, other = (

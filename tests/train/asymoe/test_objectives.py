@@ -13,7 +13,7 @@ from moiety.moe.trace import RoutingTrace, recording
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.recipe import Recipe, TrainSettings
 from moiety.train import MoietyTrainer, StageResult, run_stage, training_arguments
-from moiety.train.asymoe.cone_objective import inter_bank, order_layers
+from moiety.train.asymoe.cone_objective import cone_layers, inter_bank
 from moiety.train.asymoe.gate_objective import GateObjective
 from moiety.train.asymoe.measures import beyond_cap, gate_means
 from moiety.train.asymoe.objectives import TRAINER_KEYS, AsymmetricObjective, risen, split_batch
@@ -34,10 +34,10 @@ def test_accumulation_changes_no_gradient(world: Path, tmp_path: Path, gate_grad
 
 def test_each_loss_teaches_what_it_should(world: Path, tmp_path: Path) -> None:
     """Probes: the gates alone. Full: the context attention, too. Order: projections, cones and the trunk."""
-    none = gradients(world, tmp_path, order_weight=0.0, distance_weight=0.0, gate_weight=0.0)
+    none = gradients(world, tmp_path, cone_weight=0.0, distance_weight=0.0, gate_weight=0.0)
 
     def moved(**weights: Any) -> set[str]:
-        off = {"order_weight": 0.0, "distance_weight": 0.0, "gate_weight": 0.0}
+        off = {"cone_weight": 0.0, "distance_weight": 0.0, "gate_weight": 0.0}
         found = gradients(world, tmp_path, **{**off, **weights})
         floor = 1e-6 * max(float(gradient.abs().max()) for gradient in none.values())
         assert found.keys() == none.keys()
@@ -49,28 +49,28 @@ def test_each_loss_teaches_what_it_should(world: Path, tmp_path: Path) -> None:
     full = moved(gate_weight=3.0, gate_gradient="full")
     assert probes <= full
     assert any(name.endswith(".context.q_proj.weight") for name in full)
-    order = moved(order_weight=3.0)
+    cones = moved(cone_weight=3.0)
     assert {"projection", "cone_log_scale", "embed_tokens"} <= {
-        part for name in order for part in name.split(".") if part in ("projection", "cone_log_scale", "embed_tokens")
+        part for name in cones for part in name.split(".") if part in ("projection", "cone_log_scale", "embed_tokens")
     }
-    last = {name.rpartition(".")[2] for name in order if ".layers.1.mlp." in name or "lm_head" in name}
+    last = {name.rpartition(".")[2] for name in cones if ".layers.1.mlp." in name or "lm_head" in name}
     assert last == {"projection", "cone_log_scale"}
-    detached = moved(order_weight=3.0, order_detach=True)
-    assert detached == {name for name in order if name.endswith(("inter.projection", "cone_log_scale"))}
+    detached = moved(cone_weight=3.0, cone_detach=True)
+    assert detached == {name for name in cones if name.endswith(("inter.projection", "cone_log_scale"))}
 
 
 def test_twenty_steps_on_one_batch_lower_every_loss(world: Path, tmp_path: Path) -> None:
-    model = asymmetric_model(world, gate_share=1.0, order_weight=0.3)
+    model = asymmetric_model(world, gate_share=1.0, cone_weight=0.3)
     trainer = trainer_of(
         world, tmp_path, model, max_steps=20, learning_rate=4e-3, lr_scheduler_type="constant"
     )  # fmt: skip
     trainer.train()
     first, *_, last = trainer.state.log_history[:20]
-    for name in ("loss", "cross_entropy", "order/pair_loss", "gate/loss"):
+    for name in ("loss", "cross_entropy", "cone/pair_loss", "gate/loss"):
         assert last[name] < first[name], name
     assert last["cross_entropy"] < 0.5 * first["cross_entropy"]
     assert last["gate/alpha_gap"] > 0 == first["gate/alpha_gap"]
-    assert first["order/pair_loss"] > 0
+    assert first["cone/pair_loss"] > 0
     assert 0 < first["evidence/alpha"] < 1
     assert first["evidence/score"] == 0.5
     assert 0 < first["evidence/mass"] < 1
@@ -89,7 +89,7 @@ def test_the_losses_rise_from_nothing(world: Path, tmp_path: Path) -> None:
     """The first step of a warm-up has the gradient of a run without them."""
     assert risen(0, 0, 0.1) == 1.0
     assert [risen(step, 8, 0.5) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
-    off = gradients(world, tmp_path, order_weight=0.0, distance_weight=0.0, gate_weight=0.0)
+    off = gradients(world, tmp_path, cone_weight=0.0, distance_weight=0.0, gate_weight=0.0)
     rising = gradients(world, tmp_path, warmup_share=1.0)
     assert rising.keys() == off.keys()
     assert all(torch.equal(rising[name], off[name]) for name in off)
@@ -100,8 +100,8 @@ def test_a_batch_without_pictures_or_answers_is_a_differentiable_zero(world: Pat
     trainer = trainer_of(world, tmp_path, model, [TEXT, TEXT], per_device_train_batch_size=2)
     trainer.train()
     line = trainer.state.log_history[0]
-    assert line["order/pair_loss"] == line["order/negative_loss"] == line["gate/loss"] == 0
-    assert not {"order/inside_share", "gate/alpha_gap"} & line.keys()
+    assert line["cone/pair_loss"] == line["cone/negative_loss"] == line["gate/loss"] == 0
+    assert not {"cone/inside_share", "gate/alpha_gap"} & line.keys()
     batch = trainer.data_collator(trainer.train_dataset)
     trainer.compute_loss(model.train(), batch).backward()
     cones = [parameter.grad for name, parameter in model.named_parameters() if "cone" in name]
@@ -130,14 +130,14 @@ def test_the_order_loss_reads_mid_and_last() -> None:
     def read(sparse: list[int], depth: int, **asymoe: Any) -> list[int]:
         groups = SimpleNamespace(inter=(1, 2))
         layers: Any = [SimpleNamespace(layer_index=index, groups=groups) for index in sparse]
-        return [layer.layer_index for layer in order_layers(layers, depth, AsyMoESettings(**asymoe))]
+        return [layer.layer_index for layer in cone_layers(layers, depth, AsyMoESettings(**asymoe))]
 
     assert read([0, 1, 2, 3, 4], 5) == [2, 4]
     assert read([1, 3, 5, 7], 8) == [3, 7]
     assert read([7], 8) == [7]
-    assert read([1, 3], 4, order_layers="all") == [1, 3]
-    assert read([1, 3], 4, order_weight=0.0) == []
-    assert read([1, 3], 4, order_weight=0.0, distance_weight=0.1) == [1, 3]
+    assert read([1, 3], 4, cone_layers="all") == [1, 3]
+    assert read([1, 3], 4, cone_weight=0.0) == []
+    assert read([1, 3], 4, cone_weight=0.0, distance_weight=0.1) == [1, 3]
     assert read([1, 3], 4, inter_kind="ffn") == []
 
 
@@ -201,10 +201,10 @@ def test_rows_say_which_pairs_are_false(world: Path, negatives: str) -> None:
     batch, beside = split_batch(with_spans(world, rows)[1](with_spans(world, rows)[0]))
     with recording(RoutingTrace(keeps_inputs=True)) as trace:
         model(**batch)
-    order = AsymmetricObjective(model, groups_of(model), model_settings(model)).order
-    assert order is not None
-    loss = order.loss({layer: found[0] for layer, found in trace.by_layer().items()}, batch, beside)
-    read = len(order.layers) * 2  # experts
+    cone = AsymmetricObjective(model, groups_of(model), model_settings(model)).cone
+    assert cone is not None
+    loss = cone.loss({layer: found[0] for layer, found in trace.by_layer().items()}, batch, beside)
+    read = len(cone.layers) * 2  # experts
     # true: a red and a blue one; hard: the false red one; in the batch: each true span with the other colour's picture
     false = {"hard": 1, "in_batch": 3, "both": 4}[negatives]
     assert (int(loss.num_pairs), int(loss.num_negatives)) == (2 * read, false * read)
@@ -256,7 +256,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(world: Path, tmp_path
     ends = []
     for work, resume in (("whole", None), ("parts", "checkpoint-2")):
         folder = tmp_path / work
-        model = asymmetric_model(world, warmup_share=1.0, gate_share=0.5, order_weight=1.0)
+        model = asymmetric_model(world, warmup_share=1.0, gate_share=0.5, cone_weight=1.0)
         settings = {"max_steps": 4, "save_steps": 2, "save_strategy": "steps", "learning_rate": 1e-2}
         trainer = trainer_of(world, folder, model, rows, **settings)
         trainer.train(None if resume is None else str(tmp_path / "whole" / resume))
@@ -292,10 +292,10 @@ def test_a_recipe_trains_it_and_says_what_the_gates_did(
     recipe = Recipe.model_validate(tree)
     first = run_stage(align.folder, recipe.stages[1], recipe, tmp_path / "first", 0, recipe.moe)
     lines = read_log(first.folder)
-    assert {"order/pair_loss", "gate/loss", "evidence/alpha", "evidence/score", "evidence/mass"} <= lines[0].keys()
+    assert {"cone/pair_loss", "gate/loss", "evidence/alpha", "evidence/score", "evidence/mass"} <= lines[0].keys()
     assert lines[0]["evidence/mass"] > 0
     columns = (first.folder / "log.csv").read_text().splitlines()[0].split(",")
-    assert {"order/inside_share", "learning_rate/experts.scales"} <= set(columns)
+    assert {"cone/inside_share", "learning_rate/experts.scales"} <= set(columns)
     model = load(first.folder)
     processor = load_processor(first.folder)
     assert set(model.config.moe["asymoe"]["special_ids"]) == control_ids(processor)

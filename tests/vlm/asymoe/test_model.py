@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,19 @@ def test_every_other_family_looks_up_saves_and_loads(name: str, tmp_path: Path) 
     assert all(value.equal(model.state_dict()[key]) for key, value in loaded.state_dict().items())
     with torch.no_grad():  # products of unaligned memory round differently; measured: 3.6e-7
         torch.testing.assert_close(loaded(**masked(batch)).logits, found, rtol=0, atol=1e-5)
+
+
+def test_a_folder_saved_under_former_names_of_keys_loads(tmp_path: Path) -> None:
+    model, batch = sparse("llava-qwen2", asymmetric(cone_margin=0.2)), LLAVA.batch("tIt")
+    model.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    text = re.sub(r'"cone_(weight|layers|margin|detach)"', r'"order_\1"', config.read_text())
+    assert text.count('"order_') == 4
+    config.write_text(text)
+    loaded = load(tmp_path)
+    assert loaded.config.moe == model.config.moe
+    with torch.no_grad():  # as above
+        torch.testing.assert_close(loaded(**masked(batch)).logits, model(**masked(batch)).logits, rtol=0, atol=1e-5)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

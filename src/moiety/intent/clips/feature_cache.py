@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from moiety.intent.clips.extractors import Extractor, Features
+from moiety.intent.clips.extractor import Extractor, Features
 from moiety.intent.clips.media import DECODING, MediaError, check_file
 from moiety.intent.data.rows import ClipRow
 from moiety.records.saving import whole_file, write_atomically

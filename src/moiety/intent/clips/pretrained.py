@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from moiety.intent.clips.extractors import VERSION, Extractor, Features, checked, pictures_of
+from moiety.intent.clips.extractor import VERSION, Extractor, Features, checked, pictures_of
 from moiety.intent.clips.media import decode_audio
-from moiety.intent.data.features import LOADING_ERRORS, TextEncoder, first_line, frozen_model
+from moiety.intent.data.encoders import LOADING_ERRORS, TextEncoder, first_line, frozen_model
 from moiety.intent.data.rows import ClipRow
 from moiety.intent.data.samples import fingerprint_of
 from moiety.recipe.section import Section

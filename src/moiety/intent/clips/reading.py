@@ -12,13 +12,14 @@ import numpy as np
 
 from moiety.devices import device_named
 from moiety.groups import nearest_name
-from moiety.intent.clips.extractors import Extractor, extractor_for
+from moiety.intent.clips.extractor import Extractor
 from moiety.intent.clips.feature_cache import FeatureCache, features_of
 from moiety.intent.clips.media import MediaError
-from moiety.intent.data.published import IntentDataset, Split
+from moiety.intent.clips.registry import extractor_for
+from moiety.intent.data.dataset import IntentDataset, Split
+from moiety.intent.data.encoders import HASHING
 from moiety.intent.data.rows import ClipRow, RowsError, listed, read_clip_rows
 from moiety.intent.data.samples import IntentSample
-from moiety.intent.labels.descriptions import HASHING
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def read_clips(
         rows: A ``.jsonl`` or ``.csv`` file as :func:`moiety.intent.data.rows.read_clip_rows` takes it, or rows, or
         mappings
             of their fields.
-        audio: Extractor of the sound, as :func:`moiety.intent.clips.extractors.extractor_for` takes it; None: unused.
+        audio: Extractor of the sound, as :func:`moiety.intent.clips.registry.extractor_for` takes it; None: unused.
         video: Extractor of the pictures, likewise.
         text: ``hashing``: samples carry the words, and setting ``text_encoder`` of the classifier reads them. A Hugging
             Face id or folder: samples carry its frames. None: unused.

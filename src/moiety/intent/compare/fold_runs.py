@@ -12,8 +12,8 @@ from typing import Any
 from moiety.intent.compare.persons import tables_of
 from moiety.intent.compare.run_record import IntentRun, load_run, save_run
 from moiety.intent.compare.training_run import graded, run_of, trained
+from moiety.intent.data.dataset import Split
 from moiety.intent.data.folds import folds_of
-from moiety.intent.data.published import Split
 from moiety.intent.metrics import measures_of
 from moiety.intent.recipe import IntentRecipe
 

@@ -13,9 +13,9 @@ from sklearn.metrics import confusion_matrix
 
 from moiety.intent.classifier import IntentClassifier
 from moiety.intent.compare.floors import Majority, PooledLogistic
-from moiety.intent.data.published import Split
-from moiety.intent.data.samples import MODALITIES
-from moiety.intent.data.sources import has_input, rows_of
+from moiety.intent.data.dataset import Split
+from moiety.intent.data.samples import MODALITIES, has_input
+from moiety.intent.data.sources import rows_of
 from moiety.intent.metrics import closed_set_metrics
 
 Model = IntentClassifier | Majority | PooledLogistic

@@ -11,14 +11,14 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from moiety.intent.compare.tables import SHOWN
-from moiety.intent.data.sources import has_input
+from moiety.intent.data.samples import has_input
 from moiety.records.saving import whole_file
 
 if TYPE_CHECKING:
     from moiety.intent.classifier import IntentClassifier
     from moiety.intent.compare.grading import Graded
     from moiety.intent.compare.outcome import IntentComparison
-    from moiety.intent.data.published import Split
+    from moiety.intent.data.dataset import Split
 
 CONFUSION, EMBEDDING, SCORES = "confusion.png", "embedding.png", "scores.png"
 # Okabe and Ito's palette: told apart with every kind of colour vision.

@@ -19,7 +19,7 @@ from moiety.intent.compare.pictures import draw_model
 from moiety.intent.compare.report import write_outcome, write_tables
 from moiety.intent.compare.run_record import IntentRun, load_run, run_folder, save_run
 from moiety.intent.compare.training_run import graded, run_of, trained
-from moiety.intent.data.published import IntentDataset
+from moiety.intent.data.dataset import IntentDataset
 from moiety.intent.data.sources import fingerprint, known_persons, parts_of, read_source
 from moiety.intent.recipe import FLOORS, IntentRecipe, parse_intent_recipe
 from moiety.records.provenance import provenance

@@ -10,8 +10,9 @@ from moiety.intent.classifier import IntentClassifier
 from moiety.intent.compare.floors import FLOOR_METHODS
 from moiety.intent.compare.grading import Graded, Model, grade
 from moiety.intent.compare.run_record import IntentRun
-from moiety.intent.data.published import Split
-from moiety.intent.data.sources import Parts, has_input, rows_of
+from moiety.intent.data.dataset import Split
+from moiety.intent.data.samples import has_input
+from moiety.intent.data.sources import Parts, rows_of
 from moiety.intent.recipe import FLOORS, IntentRecipe, hidden_names
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from moiety.intent.data.published import Split
+from moiety.intent.data.dataset import Split
 from moiety.intent.data.sources import Parts, rows_of, set_aside
 
 

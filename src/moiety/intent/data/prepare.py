@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from moiety.groups import nearest_name
-from moiety.intent.clips.makers import check_makers, is_pretrained, maker_of
+from moiety.intent.data.encoders import HASHING, encode_texts
+from moiety.intent.data.frame_origin import USER, check_origins, is_pretrained, origin_of
 from moiety.intent.data.samples import MODALITIES, IntentBatch, IntentSample, SampleError, make_batch
-from moiety.intent.labels.descriptions import HASHING, encode_texts
 from moiety.intent.settings import IntentSettings
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Preparation:
         encoded = _with_text(samples, settings.text_encoder, tokenizer)
         if "text" in wanted and settings.text_encoder == HASHING and _bare(samples):
             _tell_that_hashing_is_weak()
-        dims, mean, deviation, makers = {}, {}, {}, {}
+        dims, mean, deviation, origins = {}, {}, {}, {}
         for name in MODALITIES:
             arrays = (
                 [array for sample in encoded if (array := sample.frames(name)) is not None] if name in wanted else []
@@ -74,17 +74,17 @@ class Preparation:
                     raise ValueError(f"modality {name!r} is asked for, but no training sample has it")
                 continue
             dims[name] = arrays[0].shape[1]
-            makers[name] = next(maker for sample in samples if (maker := maker_of(name, sample)) is not None)
+            origins[name] = next(origin for sample in samples if (origin := origin_of(name, sample)) is not None)
             if _is_hand_made(name, samples, settings) and not (name == "text" and tokenizer is not None):
                 frames = np.concatenate([array for array in arrays if array.shape[1] == dims[name]]).astype(np.float64)
                 mean[name] = frames.mean(0).astype(np.float32)
                 deviation[name] = (frames.std(0) + 1e-6).astype(np.float32)
-        check_makers(samples, makers)
-        made = {name: maker for name, maker in makers.items() if maker}
+        check_origins(samples, origins)
+        extractors = {name: origin for name, origin in origins.items() if origin != USER}
         if tokenizer is not None and "text" not in dims:
             raise ValueError("train_text_encoder is set, but no training sample has text that is used")
         limits = dict(settings.max_frames or {})
-        return cls(dims, mean, deviation, limits, settings.text_encoder, made, tokenizer)
+        return cls(dims, mean, deviation, limits, settings.text_encoder, extractors, tokenizer)
 
     def transform(self, samples: Sequence[IntentSample]) -> list[IntentSample]:
         """Samples as the network takes them.
@@ -92,7 +92,7 @@ class Preparation:
         Raises:
             SampleError: a sample has frames of another extractor or width, or none of the known modalities.
         """
-        check_makers(samples, {name: self.extractors.get(name, "") for name in self.dims})
+        check_origins(samples, {name: self.extractors.get(name, USER) for name in self.dims})
         found = []
         for sample in _with_text(samples, self.text_encoder, self.tokenizer) if "text" in self.dims else samples:
             arrays = {name: self._standardized(name, sample) for name in self.dims}
@@ -119,19 +119,15 @@ class Preparation:
         """Pad samples that went through :meth:`transform`."""
         return make_batch(samples, self.dims, hide=hide, max_frames=self.max_frames)
 
-    def has_any(self, sample: IntentSample, kept: Sequence[str]) -> bool:
-        """Whether a sample has one of these modalities."""
-        with_text = "text" in kept and bool((sample.text or "").strip())
-        return with_text or any(sample.frames(name) is not None for name in kept)
-
 
 def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = None) -> list[IntentSample]:
     """Samples whose text has frames, or word pieces where a tokenizer is given; blank text stays absent."""
     bare, found = _bare(samples), list(samples)
-    if tokenizer is not None and (own := [sample.key for sample in samples if sample.text_features is not None]):
+    with_frames = [sample.key for sample in samples if sample.text_features is not None]
+    if tokenizer is not None and with_frames:
         raise SampleError(
-            f"{len(own)} samples bring text frames ({', '.join(own[:5])}), but train_text_encoder reads words; "
-            "leave text_features out, or train_text_encoder"
+            f"{len(with_frames)} samples bring text frames ({', '.join(with_frames[:5])}), "
+            "but train_text_encoder reads words; leave text_features out, or train_text_encoder"
         )
     if not bare:
         return found
@@ -146,7 +142,7 @@ def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = N
         for i, vector in zip(bare, encode_texts(texts, HASHING).numpy(), strict=True):
             found[i] = replace(samples[i], text_features=vector[None])
         return found
-    from moiety.intent.data.features import TextEncoder
+    from moiety.intent.data.encoders import TextEncoder
 
     for i, frames in zip(bare, TextEncoder(encoder).frames(texts), strict=True):
         found[i] = replace(samples[i], text_features=frames, text_marks=True)
@@ -173,5 +169,5 @@ def _is_hand_made(name: str, samples: Sequence[IntentSample], settings: IntentSe
     if settings.standardize != "auto":
         return settings.standardize == "always"
     if name != "text":
-        return not any(is_pretrained(maker_of(name, sample) or "") for sample in samples)
+        return not any(is_pretrained(origin_of(name, sample) or USER) for sample in samples)
     return any(sample.text_features is not None and not sample.text_marks for sample in samples)

@@ -119,6 +119,37 @@ class IntentSample:
         return array
 
 
+def has_input(sample: IntentSample, modalities: Sequence[str] | None = None) -> bool:
+    """Whether a sample has at least one of these modalities; None: of all modalities."""
+    names = MODALITIES if modalities is None else modalities
+    with_text = "text" in names and bool((sample.text or "").strip())
+    return with_text or any(sample.frames(name) is not None for name in names)
+
+
+def samples_of(X: Sequence[Any]) -> list[IntentSample]:
+    """Samples, from samples or from mappings of their fields.
+
+    Raises:
+        TypeError: an entry is neither; see :meth:`IntentSample.of`.
+    """
+    return [IntentSample.of(given, number) for number, given in enumerate(X)]
+
+
+def labels_of(y: Any, rows: int) -> np.ndarray:
+    """The labels of as many samples, ``(samples,)``, strings.
+
+    Raises:
+        ValueError: there is not one label for each sample, or a label is not a string.
+    """
+    if y is None or len(y) != rows:
+        raise ValueError(f"{rows} samples, but {0 if y is None else len(y)} labels; give one label for each sample")
+    labels = np.asarray(y, dtype=object)
+    wrong = [label for label in labels if not isinstance(label, str)]
+    if wrong:
+        raise ValueError(f"labels are strings, got {type(wrong[0]).__name__} {wrong[0]!r}; write them out")
+    return labels
+
+
 @dataclass(frozen=True, eq=False)
 class IntentBatch:
     """Samples side by side.

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from moiety.intent.data.published import IntentDataset, Split, read_hazumi, read_mintrec
-from moiety.intent.data.samples import MODALITIES, IntentSample
+from moiety.intent.data.dataset import IntentDataset, Split
+from moiety.intent.data.hazumi import read_hazumi
+from moiety.intent.data.mintrec import read_mintrec
+from moiety.intent.data.samples import MODALITIES
 from moiety.intent.recipe import IntentDataSettings
 from moiety.recipe.reader import RecipeError, apply_override
 from moiety.recipe.recipe import describe_errors
@@ -191,13 +193,6 @@ def rows_of(split: Split, numbers: Sequence[int]) -> Split:
     """The rows with these numbers, in this order."""
     groups = [split.groups[i] for i in numbers] if split.groups else []
     return Split([split.samples[i] for i in numbers], [split.labels[i] for i in numbers], groups)
-
-
-def has_input(sample: IntentSample, kept: Sequence[str] | None) -> bool:
-    """Whether a sample has one of the modalities that a model takes; None: any."""
-    names = MODALITIES if kept is None else kept
-    with_text = "text" in names and bool((sample.text or "").strip())
-    return with_text or any(sample.frames(name) is not None for name in names)
 
 
 def fingerprint(split: Split, with_groups: bool = False) -> str:

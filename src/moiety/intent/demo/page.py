@@ -14,7 +14,7 @@ from moiety.intent.compare.sentences import fusion, limits, luck, made
 from moiety.intent.compare.tables import caption, cost_table, notes, percent, score_table
 from moiety.intent.demo.pictures import draw_clips, draw_subsets, open_clips, still
 from moiety.intent.recipe import FLOORS
-from moiety.intent.world.made import IntentWorldFiles
+from moiety.intent.world.files import IntentWorldFiles
 from moiety.intent.world.signs import ANY_GESTURE, ANY_TONE, INTENTS, MASKS, SIGNS
 from moiety.records.pages import (
     document,

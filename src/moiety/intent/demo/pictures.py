@@ -15,7 +15,7 @@ from moiety.intent.clips.media import decode_audio, decode_video
 from moiety.intent.clips.signal_audio import MIN_HZ, VOICED, prosody
 from moiety.intent.compare.pictures import COLOURS, MARKERS
 from moiety.intent.world.figure import FPS
-from moiety.intent.world.made import IntentWorldFiles
+from moiety.intent.world.files import IntentWorldFiles
 from moiety.intent.world.signs import INTENTS
 from moiety.intent.world.voice import RATE
 from moiety.records.saving import whole_file

@@ -24,7 +24,7 @@ from moiety.intent.data.samples import MODALITIES
 from moiety.intent.data.sources import read_source
 from moiety.intent.demo.page import Asked, subset_rows, write_page
 from moiety.intent.recipe import IntentRecipe, load_intent_recipe, parse_intent_recipe
-from moiety.intent.world.made import IntentWorldFiles, write_intent_world
+from moiety.intent.world.files import IntentWorldFiles, write_intent_world
 from moiety.records.saving import write_atomically
 from moiety.records.second_process import one_thread, second_process, stop_if_alone
 

@@ -10,19 +10,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor
 
 from moiety.groups import nearest_name
+from moiety.intent.data.encoders import HASHING, encode_texts
 from moiety.recipe.reader import RecipeError, StrictLoader
 from moiety.records.text_files import read_text
 
-HASHING = "hashing"
 SHARED = "shared"
-HASHING_DIM = 2048
 
 
 @dataclass(frozen=True)
@@ -182,26 +179,6 @@ def descriptions_for(source: Any, classes: Sequence[str], field: str = "descript
             + ". Add them, or let 'moiety intent describe-labels' write a table"
         )
     return {label: table[label] for label in classes}
-
-
-def hashed_vectors(texts: Sequence[str]) -> np.ndarray:
-    """Character 1- to 3-grams hashed into 2,048 signed places, rows of length 1; needs no model, takes any language."""
-    hasher = HashingVectorizer(n_features=HASHING_DIM, analyzer="char", ngram_range=(1, 3), lowercase=True, norm="l2")
-    return hasher.transform(texts).toarray().astype(np.float32)
-
-
-def encode_texts(texts: Sequence[str], encoder: str) -> Tensor:
-    """One vector a text, ``(texts, dim)`` float32.
-
-    Args:
-        texts: What to encode.
-        encoder: ``hashing``, or a Hugging Face id or folder: masked mean of the last hidden state, frozen.
-    """
-    if encoder == HASHING:
-        return torch.from_numpy(hashed_vectors(texts))
-    from moiety.intent.data.features import TextEncoder
-
-    return TextEncoder(encoder).vectors(texts)
 
 
 def encode_descriptions(

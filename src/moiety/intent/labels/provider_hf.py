@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from moiety.devices import device_named
-from moiety.intent.data.features import LOADING_ERRORS, first_line
+from moiety.intent.data.encoders import LOADING_ERRORS, first_line
 from moiety.intent.labels.prompt import Message
 
 DECODING: Mapping[str, Any] = {"max_new_tokens": 400}

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moiety.intent.data.features import encoder_of
+from moiety.intent.data.encoders import encoder_of
 from moiety.intent.data.samples import IntentBatch
 
 MAX_PIECES = 64

@@ -1,1 +1,1 @@
-"""The pictures of the lens: numbers go in, one picture comes out."""
+"""The figures of the lens: each function takes numbers and writes one picture."""

@@ -1,4 +1,4 @@
-"""Charts of the numbers over depth: who carries the load, how sure the router is, how much goes to the common pool."""
+"""Charts over depth: load of each expert, entropy of the router, share of the inter-modality experts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moiety.groups import ExpertGroups
+from moiety.lens.draw.figure import add_legend, save
 from moiety.lens.draw.palette import colours_of, is_dark
-from moiety.lens.draw.pictures import add_legend, save
 from moiety.lens.numbers import RoutingNumbers
 
 LINES = {"vision": ("#D55E00", "o"), "text": ("#009E73", "s")}
 OTHER_LINE = ("#CC79A7", "^")
 DASHES = {"prefill": "-", "decode": "--"}
-WRITTEN_FROM = 0.1  # narrower bars have no room for their number
-FEW_EXPERTS = 8  # beyond that, lines of an even load hide the bars
+WRITTEN_FROM = 0.1  # narrower bars have no room for a number
+FEW_EXPERTS = 8  # with more experts, lines of an even load would hide the bars
 
 
 def draw_shares(numbers: RoutingNumbers, groups: ExpertGroups, path: Path) -> Path:
@@ -88,7 +88,7 @@ def draw_depth(numbers: RoutingNumbers, groups: ExpertGroups, path: Path) -> Pat
     sure.set_title("entropy of the router (1 = undecided)", fontsize=10, loc="left")
     common.set_title("share of inter-modality experts (dotted: even load)", fontsize=10, loc="left")
     for panel in (sure, common):
-        panel.set_ylim(-0.03, 1.05)
+        panel.set_ylim(-0.03, 1.12 if len(numbers.layers) == 1 else 1.05)  # room for the values of bars
         panel.grid(axis="y" if len(numbers.layers) == 1 else "both", alpha=0.25)
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)
@@ -114,6 +114,6 @@ def _bars(panel: Axes, numbers: RoutingNumbers, drawn: Sequence[tuple[str, int, 
         value = float(numbers.of(phase, what)[0, row])
         hatch = "//" if phase == "decode" else None
         panel.bar(place, value, width=0.6, color=LINES.get(name, OTHER_LINE)[0], hatch=hatch, edgecolor="white")
-        panel.text(place, min(value, 0.97) + 0.02, f"{value:.2f}", ha="center", fontsize=8)
+        panel.text(place, value + 0.02, f"{value:.2f}", ha="center", fontsize=8)
     panel.set_xticks(range(len(drawn)), [f"{name}\n{phase}" for phase, _, name in drawn], fontsize=8)
     panel.set_xlabel(f"layer {numbers.layers[0]}, the only sparse one")

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moiety.groups import ExpertGroups
+from moiety.lens.draw.figure import save
 from moiety.lens.draw.palette import colours_of
-from moiety.lens.draw.pictures import save
 from moiety.lens.numbers import RoutingNumbers
 
 WRITTEN_UP_TO = 8  # experts; larger tables have no room for numbers

@@ -1,4 +1,4 @@
-"""The gates of evidence experts over the text: one grid a gate, one row a layer, one column a word."""
+"""The gates of evidence experts over the text: a grid for each gate, with layers as rows and words as columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from moiety.lens.draw.pictures import WORDS_A_ROW, save, shorten
+from moiety.lens.draw.figure import save
+from moiety.lens.draw.tokens import WORDS_A_ROW, shorten
 from moiety.lens.trace.observe import PHASES, Observation
 
 GATES = {
@@ -23,7 +24,7 @@ WRITTEN_UP_TO = 24  # words; in wider grids the numbers would touch
 
 
 def draw_gates(observation: Observation, path: Path) -> Path | None:
-    """Draw every gate that the model has; None where it has none.
+    """Draw every gate that the model has; None if it has none.
 
     Words of the question stand first, those of the answer behind a line. Each word shows the gates with which it was
     read, which decide the word after it.
@@ -60,7 +61,7 @@ def draw_gates(observation: Observation, path: Path) -> Path | None:
 
 
 def gate_of(observation: Observation, name: str, text: np.ndarray) -> np.ndarray | None:
-    """One gate of every word, ``(layers, words)``: mean over evidence experts; NaN where a layer has none.
+    """One gate of every word, ``(layers, words)``: mean over evidence experts; NaN in layers without gates.
 
     Args:
         observation: What was asked and answered.

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from moiety.groups import ExpertGroups
+from moiety.lens.draw.figure import save
 from moiety.lens.draw.palette import label_of
-from moiety.lens.draw.pictures import save
 from moiety.lens.draw.points import KINDS, Cloud
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -23,13 +23,13 @@ STYLES: dict[str, dict[str, Any]] = {
     "phrases": {"color": "#003A5C", "marker": "D", "size": 34, "label": "phrases"},
 }
 MANY = 60
-"""From so many points of a kind on, their marks are drawn small."""
+"""With this many points of a kind, or more, their marks are drawn small."""
 RINGS = (1, 2, 3, 4)
 BINS = 30
 
 
 def draw_radii(clouds: Sequence[Cloud], groups: ExpertGroups, path: Path) -> Path:
-    """Histogram of hyperbolic radii, a panel for each layer and expert: what is general lies near 0."""
+    """Histogram of hyperbolic radii, a panel for each layer and expert. General concepts lie near 0."""
     largest = max(
         float(cloud.radii(kind).max()) for cloud in clouds for kind in cloud.points if len(cloud.points[kind])
     )
@@ -81,7 +81,7 @@ def draw_discs(clouds: Sequence[Cloud], groups: ExpertGroups, path: Path) -> Pat
 
 
 def shown(cloud: Cloud) -> list[str]:
-    """Kinds of points that there are any of."""
+    """Kinds of points that have at least one point."""
     return [kind for kind in KINDS if kind in cloud.points and len(cloud.points[kind])]
 
 

@@ -1,4 +1,4 @@
-"""One colour per expert, the same in every picture: its hue names the expert group, its lightness the expert.
+"""One colour for each expert, the same in every picture: the hue names the expert group, the lightness the expert.
 
 The hues are those of Okabe and Ito, which people with any common colour blindness can tell apart. Vision is warm,
 inter-modality blue, text green; further groups get what is left.
@@ -15,7 +15,7 @@ HUES: dict[str, tuple[str, ...]] = {
 }
 SPARE = ("#CC79A7", "#F0E442", "#7B3F66", "#8F8700", "#E8C4D9", "#6B6B6B")
 NEUTRAL = "#DDDDDD"
-# One group holds all experts (vanilla): four far hues read better than four shades of one.
+# One group holds all experts (vanilla): distinct hues are easier to read than shades of one hue.
 FLAT = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#6B6B6B")
 
 
@@ -44,7 +44,7 @@ def colours_of(groups: ExpertGroups) -> tuple[str, ...]:
 
 
 def spread(base: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """`count` colours: the given ones while they last, beyond that a ramp from the darkest to the lightest of them."""
+    """`count` colours: the given ones if they suffice, else a ramp from the darkest to the lightest of them."""
     if count <= len(base):
         return base[:count]
     ordered = sorted((rgb(colour) for colour in base), key=sum)
@@ -76,5 +76,5 @@ def is_dark(colour: str) -> bool:
 
 
 def label_of(groups: ExpertGroups, expert: int) -> str:
-    """How an expert is called in legends: its index and its group."""
+    """Label of an expert in legends: its index and its group."""
     return f"{expert} {groups.group_of_expert(expert).name}"

@@ -1,4 +1,4 @@
-"""Where hyperbolic experts put things: tokens as they compute with them, pictures and phrases as for the order loss."""
+"""Points in hyperbolic space: tokens as the experts compute them, pictures and phrases as in the cone loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from moiety.moe.layer import ModalityMoE
 from moiety.vlm.model import moe_layers
 
 MOST_POINTS = 100
-"""Delta-hyperbolicity looks at all quadruples: time grows with the fourth power."""
+"""Delta-hyperbolicity looks at all quadruples of points, so its time grows with the fourth power of their number."""
 KINDS = ("patches", "words", "pictures", "phrases")
 
 
@@ -33,7 +33,7 @@ class Cloud:
         kappa: Each factor's space has curvature minus this, ``(factors,)``.
         points: Kind of :data:`KINDS` -> tangent vectors at the origin, ``(points, factors, dim)``. ``patches`` and
             ``words`` are the tokens the expert got; ``pictures`` and ``phrases`` are means of all patches and of
-            question and answer, on the scale of the order loss.
+            question and answer, on the scale of the cone loss.
     """
 
     layer: int
@@ -73,7 +73,7 @@ class Cloud:
 
 
 def lorentz_bank(layer: ModalityMoE) -> LorentzExperts | None:
-    """The hyperbolic experts of a sparse layer; None where it has none, or their flat twin."""
+    """The hyperbolic experts of a sparse layer; None if it has none, or if they are the flat control."""
     if layer.settings.asymoe is None or not layer.groups.inter:
         return None
     group = layer.groups.group_of_expert(layer.groups.inter[0])
@@ -97,7 +97,7 @@ def clouds_of(model: Any, forced: Forced, reading: Reading) -> list[Cloud]:
     for layer in drawn_layers(model):
         routing = reading.routing[layer.layer_index]
         if "x" not in routing.extras:
-            raise RuntimeError("points need what the layers read; make the reading with keeps_inputs=True")
+            raise RuntimeError("points need the inputs of the layers; make the reading with keeps_inputs=True")
         x, index = routing.extras["x"].float(), routing.index
         bank = lorentz_bank(layer)
         assert bank is not None
@@ -124,7 +124,7 @@ def _points(
         u = bank.log_scale[expert, side].float().exp() * (x[(got & whole).to(x.device)] @ projection.T)
         u = u.unflatten(-1, (bank.num_factors, -1))
         points[token] = radius_cap(u, kappa, bank.settings.radius_cap).cpu()
-        mean = pool(x, whole[None].to(x.device))[: int(whole.any())]  # no point for a picture that is not there
+        mean = pool(x, whole[None].to(x.device))[: int(whole.any())]  # no point for an absent picture
         scale, rho0 = bank.cone_log_scale[expert, side], default_rho0(bank.settings)
         points[pooled] = cone_points(mean, projection, scale, kappa, rho0, CONE_CAP, bank.num_factors).cpu()
     return kappa.cpu(), points

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from moiety.lens.draw.charts import LINES
+from moiety.lens.draw.figure import save
 from moiety.lens.draw.palette import colours_of, label_of
-from moiety.lens.draw.pictures import save
 from moiety.lens.ground.metrics import Grounding
 
 GATE_LINES = {"alpha": ("#8C3D00", "o"), "score": ("#0072B2", "s"), "mass": ("#6B6B6B", "^")}
@@ -64,7 +64,8 @@ def _dress(axes: Axes, found: Grounding) -> None:
     axes.set_xlabel("layer", fontsize=9)
     step = max(1, len(found.layers) // 12)
     axes.set_xticks(found.layers[::step])
-    axes.set_xlim(-0.3, len(found.layers) - 0.7)
+    margin = 0.7 if len(found.sparse_layers) == 1 else 0.3  # bars stand on both sides of their layer
+    axes.set_xlim(-margin, len(found.layers) - 1 + margin)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
@@ -134,13 +135,17 @@ def _dependence(axes: Axes, found: Grounding) -> None:
 
 
 def _gates(axes: Axes, found: Grounding) -> None:
-    for name, (colour, marker) in GATE_LINES.items():
+    """A line for each gate, dashed with the pictures exchanged; one sparse layer makes no line, and gets bars."""
+    shown = [name for name in GATE_LINES if not np.isnan(found.gate(name)).all()]
+    for place, name in enumerate(shown):
+        colour, marker = GATE_LINES[name]
         present, without = found.gate(name), found.gate(name, "exchanged")
-        if np.isnan(present).all():
+        if len(found.sparse_layers) == 1:
+            at = found.sparse_layers[0] + (2 * place + 0.5 - len(shown)) * BAR
+            axes.bar(at, present[0], width=0.9 * BAR, color=colour, label=GATE_WORDS[name])
+            axes.bar(at + BAR, without[0], width=0.9 * BAR, color="white", edgecolor=colour, linestyle="--")
             continue
-        axes.plot(
-            found.sparse_layers, present, color=colour, marker=marker, markersize=5, label=GATE_WORDS[name]
-        )  # fmt: skip
+        axes.plot(found.sparse_layers, present, color=colour, marker=marker, markersize=5, label=GATE_WORDS[name])
         if not np.isnan(without).all():
             axes.plot(found.sparse_layers, without, color=colour, **{**HOLLOW, "marker": marker})
     if not np.isnan(found.gate("mass", "exchanged")).all():

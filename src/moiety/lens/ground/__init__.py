@@ -1,1 +1,1 @@
-"""How far a model leans on its evidence, measured over a data file."""
+"""How much a model relies on its evidence, measured over a data file."""

@@ -1,30 +1,28 @@
-"""One question with its answer already in place, read in one forward: attention, routing and gates of that sample.
+"""Reads one question together with a given answer in one forward, and keeps attention, routing and gates.
 
-Answers are forced rather than generated, so that several models, and one model with several pictures, are read at the
-same positions.
+The answer is given (forced) rather than generated, so that several models, or one model with several pictures, are
+compared at the same positions.
 """
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moiety.evaluate.decoding import keywords_of_generate
 from moiety.groups import Modality
 from moiety.lens.trace.observe import pieces
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import Encoder
+from moiety.vlm.decoder_calls import embeddings_changed
+from moiety.vlm.decoders import attention_kept, decoder_of
 from moiety.vlm.rows import Row
-from moiety.vlm.splice import text_decoder
 
-logger = logging.getLogger(__name__)
 BOX = "answer_box"
 
 
@@ -33,13 +31,13 @@ class Forced:
     """A prompt and its answer as a batch of one.
 
     Args:
-        keywords: Of the model's forward, batch axis included.
+        keywords: Keywords of the model's forward, with the batch axis.
         modality_ids: ``(seq,)``.
-        evidence: Positions of pictures and of given text; all others are memory, ``(seq,)``.
-        prompt_length: Positions before the answer; the last of them predicts its first token.
-        bearing: Evidence positions that hold the answer: its words where they were given, and patches inside the box
-            that the row names as ``answer_box``, ``(seq,)``; all false where neither is known.
-        words: Text of every position, ``seq`` of them; empty on pictures.
+        evidence: True at positions of pictures and of given text; all others are memory, ``(seq,)``.
+        prompt_length: Number of positions before the answer; the last of them predicts its first token.
+        bearing: True at evidence positions that contain the answer, ``(seq,)``: its words in the text, and patches
+            inside the ``answer_box`` of the row. All false if neither is known.
+        words: Text of each of the ``seq`` positions; empty for pictures.
     """
 
     keywords: dict[str, Tensor]
@@ -87,7 +85,7 @@ def force(encoder: Encoder, row: Row, answer: str) -> Forced:
 
 
 def said_in(words: list[str], answer: str) -> Tensor:
-    """Positions whose text is part of `answer` as a whole word, whatever its case.
+    """Positions whose text belongs to an occurrence of `answer` as whole words, in upper or lower case.
 
     Example:
         >>> said_in(["the", " b", "lue", " one"], "Blue").tolist()
@@ -105,12 +103,12 @@ def said_in(words: list[str], answer: str) -> Tensor:
 
 
 def patches_in(row: Row, modality_ids: Tensor) -> Tensor:
-    """Patches of a row's one picture whose middle lies in its ``answer_box``: left, top, right, bottom in 0..1.
+    """Patches of the only picture of a row whose centre lies in its ``answer_box``: left, top, right, bottom in 0..1.
 
-    None where the row has no box, or its picture is no square of patches.
+    No patch if the row has no box, or if the picture is no square of patches.
 
     Raises:
-        ValueError: the box is not of that form.
+        ValueError: the box has another form.
     """
     found, box = torch.zeros_like(modality_ids, dtype=torch.bool), row.extra.get(BOX)
     if box is None:
@@ -128,10 +126,10 @@ def patches_in(row: Row, modality_ids: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one forward showed.
+    """Attention and routing of one forward.
 
     Args:
-        attention: Of every decoder layer, mean over heads, ``(layers, seq, seq)``; None if it was not asked for.
+        attention: Attention of every decoder layer, mean over heads, ``(layers, seq, seq)``; None if not asked for.
         routing: Sparse layer -> its decision over the ``seq`` tokens; empty for a dense model.
     """
 
@@ -147,10 +145,10 @@ def read(
 
     Args:
         model: Any vision-language model, in eval mode.
-        forced: What it reads.
-        attention: Keep attention weights; only the slow ``eager`` attention has them.
-        mean_patch: Replace every patch embedding of a picture by their mean: the picture says nothing any more.
-        keeps_inputs: Trace what the sparse layers read, too.
+        forced: Question and answer.
+        attention: Keep attention weights, which only the slow ``eager`` attention gives.
+        mean_patch: Replace every patch embedding of a picture by their mean, which removes its content.
+        keeps_inputs: Keep the inputs of the sparse layers in the trace, too.
     """
     keywords = keywords_of_generate(model, forced.keywords)
     trace = RoutingTrace(keeps_inputs=keeps_inputs)
@@ -161,59 +159,20 @@ def read(
     return Reading(torch.stack(kept) if kept is not None else None, routing)
 
 
-@contextmanager
-def attention_kept(model: Any) -> Iterator[list[Tensor]]:
-    """Keep the attention of every decoder layer, mean over heads, of a forward over a batch of one.
+def pictures_averaged(model: Any, modality_ids: Tensor) -> AbstractContextManager[None]:
+    """Replace every patch embedding of a picture by the mean of the patches of that picture.
 
-    The weights are taken where the decoder computes them: asking a forward for them would ask the vision tower too.
+    Pictures are separated by the text between them; two pictures without text between them share one mean. What a
+    family feeds into deeper layers in addition (deepstack) is not changed.
     """
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
-        kept.append(output[1][0].float().mean(dim=0).cpu())  # (1, heads, seq, seq) -> (seq, seq)
-
-    with eager_attention(model), ExitStack() as hooks:
-        for layer in text_decoder(model.base_model).layers:  # type: ignore[union-attr]
-            hooks.callback(layer.self_attn.register_forward_hook(keep).remove)
-        yield kept
-
-
-@contextmanager
-def eager_attention(model: Any) -> Iterator[None]:
-    """Let the decoder compute attention in the way that gives weights, and put its own way back."""
-    decoder: Any = text_decoder(model.base_model)
-    before = decoder.config._attn_implementation
-    if before == "eager":
-        yield
-        return
-    logger.info("attention weights: the decoder runs with eager attention instead of %s meanwhile", before)
-    decoder.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        decoder.set_attn_implementation(before)
-
-
-@contextmanager
-def pictures_averaged(model: Any, modality_ids: Tensor) -> Iterator[None]:
-    """Give the decoder, in place of every patch of a picture, the mean of its patches.
-
-    Pictures are told apart by the text between them; two without any between share one mean. What a family feeds into
-    deeper layers beside (deepstack) stays.
-    """
-    decoder: Any = text_decoder(model.base_model)
     is_image = modality_ids == Modality.IMAGE
     run = (is_image & ~torch.nn.functional.pad(is_image[:-1], (1, 0))).cumsum(0)  # number of the picture
 
-    def average(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        embeddings = kwargs["inputs_embeds"].clone()  # (1, seq, hidden)
+    def average(embeddings: Tensor) -> Tensor:
+        embeddings = embeddings.clone()  # (1, seq, hidden)
         for number in range(1, int(run.max()) + 1):
             here = (is_image & (run == number)).to(embeddings.device)
             embeddings[:, here] = embeddings[:, here].mean(dim=1, keepdim=True)
-        return args, {**kwargs, "inputs_embeds": embeddings}
+        return embeddings
 
-    hook = decoder.register_forward_pre_hook(average, with_kwargs=True)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return embeddings_changed(decoder_of(model), average)

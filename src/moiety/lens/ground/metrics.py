@@ -13,7 +13,7 @@ from PIL import Image
 from moiety.evaluate.run import evaluating
 from moiety.groups import ExpertGroups, Modality
 from moiety.lens.draw.points import Cloud, clouds_of, drawn_layers, joined_clouds
-from moiety.lens.ground.forced import Forced, Reading, eager_attention, force, read
+from moiety.lens.ground.forced import Forced, Reading, force, read
 from moiety.moe.asymoe.grounding import (
     Slope,
     area_under_curve,
@@ -25,16 +25,16 @@ from moiety.moe.asymoe.grounding import (
     slope_over_depth,
 )
 from moiety.vlm.data import Encoder
+from moiety.vlm.decoders import decoder_layers, eager_attention
 from moiety.vlm.images import Images
 from moiety.vlm.model import groups_of, settings_of
 from moiety.vlm.rows import Row
-from moiety.vlm.splice import text_decoder
 
 Sample = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]
 GATES = ("alpha", "score", "mass")
 TAKEN_AWAY = {"exchanged": "pictures of another question", "mean_patch": "every patch set to their mean"}
-"""How evidence is taken away."""
+"""The two ways in which evidence is taken away."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,15 @@ class Grounding:
         return evidence_dependence(routed[0] / tokens[0], routed[1] / tokens[1])
 
     def gate(self, name: str, taken_away: str | None = None) -> np.ndarray:
-        """Mean of a gate where it decides the answer, ``(sparse layers,)``."""
+        """Mean of a gate over the positions that predict the answer, ``(sparse layers,)``."""
         return mean_of_known(self.samples[name if taken_away is None else f"{name}_{taken_away}"])
 
     def gate_shift(self, name: str, taken_away: str = "exchanged") -> np.ndarray:
-        """How far a gate leans to evidence that is there: mean of alpha without less alpha with evidence (d_alpha),
-        of score and mass the other way round (d_s); ``(sparse layers,)``."""
+        """How much a gate reacts to evidence, ``(sparse layers,)``.
+
+        For alpha: the mean of alpha without evidence minus alpha with evidence (d_alpha). For score and mass: with
+        evidence minus without (d_s).
+        """
         shift = self.samples[name] - self.samples[f"{name}_{taken_away}"]
         return mean_of_known(-shift if name == "alpha" else shift)
 
@@ -128,12 +131,12 @@ def ground(
     images: Images | Mapping[str, Image.Image],
     progress: Progress | None = None,
 ) -> Grounding:
-    """Read every row four times at most: as it is, with another row's pictures, and with its pictures averaged.
+    """Read every row as it is, with the pictures of another row, and with its pictures averaged.
 
     Args:
-        model: A vision-language model, dense or sparse; it is left in the mode it came in.
+        model: A vision-language model, dense or sparse; its train or eval mode is restored.
         processor: Its processor.
-        rows: Questions with answers; the answer is put in place, not generated.
+        rows: Questions with answers; the answer is given to the model, not generated.
         images: Name -> picture.
         progress: Called with (rows read, rows) after each row.
 
@@ -142,7 +145,7 @@ def ground(
     """
     if not rows:
         raise ValueError("no rows to read; give at least one question with its answer")
-    encoder = Encoder(processor, images, max_length=0)  # nothing is trained: no limit
+    encoder = Encoder(processor, images, max_length=0)  # nothing is trained, so there is no limit
     samples, clouds = [], []
     with evaluating(model), eager_attention(model):
         for number, row in enumerate(rows):
@@ -158,7 +161,7 @@ def ground(
 def gathered(model: Any, samples: Sequence[Sample], types: Sequence[str]) -> Grounding:
     """The numbers of several samples of one model."""
     settings, groups = settings_of(model), groups_of(model)
-    num_layers = len(text_decoder(model.base_model).layers)  # type: ignore[arg-type]
+    num_layers = len(decoder_layers(model))
     return Grounding(
         "dense" if settings is None else settings.scheme,
         groups,
@@ -170,7 +173,7 @@ def gathered(model: Any, samples: Sequence[Sample], types: Sequence[str]) -> Gro
 
 
 def partner_of(rows: Sequence[Row], number: int) -> Row | None:
-    """The next row with as many pictures, and others; None if there is none, or the row has no picture."""
+    """The next row with as many pictures, all of them different; None if there is none, or the row has no picture."""
     row = rows[number]
     for other in [*rows[number + 1 :], *rows[:number]]:
         if row.images and len(other.images) == len(row.images) and not set(other.images) & set(row.images):
@@ -182,10 +185,10 @@ def read_row(model: Any, encoder: Encoder, row: Row, partner: Row | None) -> tup
     """All numbers of one row, and its points where the model has hyperbolic experts.
 
     Args:
-        model: In eval mode.
-        encoder: Makes its tensors.
+        model: The model, in eval mode.
+        encoder: Makes the tensors of a row.
         row: The question.
-        partner: Whose pictures stand in when the evidence is exchanged; None: no exchange.
+        partner: The row whose pictures replace those of `row` when evidence is exchanged; None: no exchange.
 
     Raises:
         ValueError: the row has no answer.
@@ -202,7 +205,7 @@ def read_row(model: Any, encoder: Encoder, row: Row, partner: Row | None) -> tup
 
 
 def answer_of(row: Row) -> str:
-    """What stands in the place of the answer: the row's last turn as it is written, else its first accepted answer.
+    """The answer that the model reads: the last turn of the row as it is written, else its first accepted answer.
 
     Raises:
         ValueError: the row has neither.
@@ -211,7 +214,7 @@ def answer_of(row: Row) -> str:
     if last.role == "assistant":
         return last.text
     if not row.answers:
-        raise ValueError(f"{row.place}: no answer to put in place; give 'answers' or a last turn of the assistant")
+        raise ValueError(f"{row.place}: no answer to read; give 'answers' or a last turn of the assistant")
     return row.answers[0]
 
 
@@ -244,10 +247,10 @@ def sample_of(model: Any, forced: Forced, reading: Reading) -> Sample:
 
 
 def choices_and_gates(model: Any, forced: Forced, reading: Reading | None, suffix: str = "") -> Sample:
-    """How often text tokens chose each expert, and the gates where they decide the answer; NaN without a reading."""
+    """How often text tokens chose each expert, and the gates where the answer is predicted; NaN without a reading."""
     settings, groups = settings_of(model), groups_of(model)
     num_experts = 0 if groups is None else groups.num_experts
-    num_layers = len(text_decoder(model.base_model).layers)  # type: ignore[arg-type]
+    num_layers = len(decoder_layers(model))
     layers = [] if settings is None else settings.resolved_layers(num_layers)
     routed = np.full((len(layers), num_experts), np.nan)
     mass, gates = routed.copy(), {name: np.full(len(layers), np.nan) for name in GATES}
@@ -269,7 +272,7 @@ def choices_and_gates(model: Any, forced: Forced, reading: Reading | None, suffi
 
 
 def mean_of_known(values: np.ndarray) -> np.ndarray:
-    """Mean over samples that have a value; NaN where none has."""
+    """Mean over the samples that have a value; NaN if none has."""
     known = ~np.isnan(values)
     count = known.sum(0)
     total = np.where(known, values, 0).sum(0)

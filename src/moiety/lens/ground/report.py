@@ -1,4 +1,4 @@
-"""What `moiety ground` leaves behind: a page, a picture, the numbers of every layer and of every sample."""
+"""The files of `moiety ground`: a page, a figure, the numbers of every layer and of every sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from moiety.lens.draw.hyperbolic import draw_discs, draw_radii
 from moiety.lens.draw.profiles import draw_profiles
 from moiety.lens.ground.metrics import GATES, TAKEN_AWAY, Grounding
-from moiety.lens.page.still import write_page
+from moiety.lens.page.static import write_page
 from moiety.records.pages import html_table
 
 if TYPE_CHECKING:
@@ -40,31 +40,35 @@ HEADS = {
     "score_area": "AUC s",
     "mass_area": "AUC e",
 }
-"""Name of a number -> its head in tables; numbers that no layer has get no column."""
+"""Name of a number -> its heading in tables. A number that no layer has gets no column."""
 
 READING = (
-    "Attention: how widely a position looks; how much the position that makes the answer looks at all evidence (C), at "
-    "the picture alone, and at what holds the answer (N). F: attention on evidence of the text tokens that an expert "
-    "got. R: above 0, an expert is chosen more often where the picture is the right one. Gates: alpha is the share of "
-    "memory; where evidence is taken away (dashed) alpha should rise and the score fall."
+    "Attention entropy: 1 means that a position attends to everything alike. C, picture and N: how much of its "
+    "attention the position that makes the answer puts on all evidence (C), on the picture alone, and on the evidence "
+    "that contains the answer (N). F: share of evidence in the attention of the text tokens that an expert got. "
+    "R: above 0, an expert is chosen more often with the right picture than with another one. Gates: alpha is the "
+    "share of memory. Where evidence is taken away (dashed), alpha should rise and the score should fall."
 )
-RADII = "Hyperbolic radius of every picture and every phrase (question and answer), as the order loss sees them."
-DISC = "The same points. Distances from the centre are true, angles are those of the plane that holds most of them."
+RADII = "Distance from the origin of every picture and every phrase (question and answer), as in the cone loss."
+DISC = (
+    "The same points in two dimensions. Distances from the centre are exact; angles are those in the plane that holds "
+    "most of their spread."
+)
 
 
 @dataclass(frozen=True)
 class GroundReport:
-    """Numbers by layer, and where everything was written.
+    """Numbers by layer, and the files that were written.
 
     Args:
-        model: What was read.
-        reference: What it stands beside; None: nothing.
+        model: Name of the model.
+        reference: Name of the reference model; None: there is none.
         scheme: Routing scheme.
         num_samples: Rows read.
         slope: Slope of the text entropy over depth with its 95 % interval; None for a single layer.
-        rows: One record a decoder layer, see :data:`HEADS`; None where a layer has no such number.
+        rows: One record for each decoder layer, see :data:`HEADS`; None where a layer has no such number.
         page: The HTML page.
-        files: Everything written, the page included.
+        files: All files that were written, the page included.
     """
 
     model: str
@@ -107,12 +111,12 @@ def write_ground_report(
     Args:
         found: Numbers of a model.
         folder: Where the files go.
-        model: How the model is called.
+        model: Name of the model.
         reference: Numbers of another model over the same rows.
-        reference_name: How that one is called.
+        reference_name: Name of that model.
 
     Raises:
-        ValueError: the reference has another number of layers, or was read on another number of rows.
+        ValueError: the reference has another number of layers, or has read another number of rows.
     """
     rows = layer_rows(found, reference)
     folder.mkdir(parents=True, exist_ok=True)
@@ -155,8 +159,10 @@ def _point_pictures(found: Grounding, folder: Path) -> list[tuple[str, str, Path
 
 
 def radii_rows(found: Grounding) -> list[dict[str, Any]]:
-    """Mean hyperbolic radius of pictures and phrases, and how far from a tree they all are: a record for each drawn
-    layer and expert."""
+    """Mean hyperbolic radius of pictures and phrases, and how far their distances are from those of a tree.
+
+    One record for each drawn layer and expert.
+    """
     return [
         {
             "layer": cloud.layer,
@@ -172,7 +178,7 @@ def layer_rows(found: Grounding, reference: Grounding | None = None) -> list[dic
     """One record for each decoder layer, under the names of :data:`HEADS` and ``…_mean_patch``.
 
     Raises:
-        ValueError: the reference has another number of layers, or was read on another number of rows.
+        ValueError: the reference has another number of layers, or has read another number of rows.
     """
     numbers: dict[str, np.ndarray] = {
         "text_entropy": found.entropy("text"),
@@ -201,7 +207,7 @@ def layer_rows(found: Grounding, reference: Grounding | None = None) -> list[dic
 
 
 def sparse_numbers(found: Grounding) -> dict[str, np.ndarray]:
-    """Everything there is for each sparse layer, by name."""
+    """All numbers of sparse layers, by name."""
     numbers = {"grounding_ratio": found.grounding_ratio()}
     routed = found.samples["routed"].sum(0)
     if found.has_gates:
@@ -218,14 +224,14 @@ def sparse_numbers(found: Grounding) -> dict[str, np.ndarray]:
 
 
 def plain(value: Any) -> Any:
-    """A number, or a list of them, for JSON: four digits behind the point, None in place of NaN."""
+    """A number, or a list of numbers, for JSON: rounded to four decimals, None in place of NaN."""
     if np.ndim(value):
         return [plain(part) for part in value]
     return None if math.isnan(value) else round(float(value), 4)
 
 
 def shown_heads(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The columns that hold a number in any layer."""
+    """The columns that have a number in at least one layer."""
 
     def known(value: Any) -> bool:
         return any(part is not None for part in value) if isinstance(value, list) else value is not None

@@ -1,1 +1,1 @@
-"""The pages of the lens: HTML files that need nothing beside them."""
+"""The pages of the lens: single HTML files that need no other file."""

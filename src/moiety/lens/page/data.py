@@ -1,4 +1,4 @@
-"""What the interactive report shows, as one tree for JSON: of each model its experts, its numbers and its questions."""
+"""The content of the interactive page as one tree for JSON: experts, numbers and questions of each model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from moiety.lens.draw.palette import colours_of, is_dark, label_of
 from moiety.lens.trace.file import Decisions, SavedTrace, TracedQuestion
 
-LARGEST_PAGE = 16_000_000  # characters of questions; browsers open a page of that size at once
+LARGEST_PAGE = 16_000_000  # characters of questions; browsers open a page of this size quickly
 DIGITS = 5
 Key = tuple[str, str]
 
 
 def page_tree(traces: Sequence[SavedTrace], only: Collection[str] | None = None) -> dict[str, Any]:
-    """The tree, with as many questions as fit a page.
+    """Make the tree, with as many questions as fit a page.
 
     Args:
-        traces: One, or two side by side: then of the questions that both hold.
+        traces: One trace, or two that stand side by side; of two, only questions that both hold are shown.
         only: Ids of the questions to show; None: the first ones.
 
     Raises:
@@ -70,15 +70,15 @@ def _common(traces: Sequence[SavedTrace]) -> list[Key]:
 
 
 def _note(traces: Sequence[SavedTrace], shown: int, chosen: bool) -> str:
-    """What is not on the page, in words; empty when everything is."""
+    """A sentence about what is not on the page; empty if everything is on it."""
     kept, asked = min(len(trace.questions) for trace in traces), min(trace.num_questions for trace in traces)
     if shown == kept == asked:
         return ""
-    which = "chosen ones" if chosen else "first ones" if shown < asked else "ones both traces hold"
+    which = "chosen ones" if chosen else "first ones" if shown < asked else "ones that both traces hold"
     parts = [f"This page holds {shown:,} of {asked:,} questions, the {which}"]
     if shown < kept and not chosen:
         parts.append(f"the trace keeps {kept:,}, and `moiety inspect --trace FILE --only ID` shows any of them")
-    parts.append("numbers of all questions count every one")
+    parts.append("numbers of all questions include every one of them")
     return "; ".join(parts) + "."
 
 
@@ -163,7 +163,7 @@ def _packed(values: np.ndarray) -> str:
 
 
 def _size(question: dict[str, Any]) -> int:
-    """About how many characters a question takes on the page."""
+    """Approximate number of characters that a question takes on the page."""
     pictures = sum(len(picture["src"] or "") for picture in question["pictures"])
     parts = [value for part in question["phases"].values() for value in part.values()]
     arrays = sum(len(value) for value in parts if isinstance(value, str))

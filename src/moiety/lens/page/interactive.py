@@ -1,4 +1,4 @@
-"""The interactive report: one HTML file with script, numbers and pictures inside, that asks nobody for anything."""
+"""The interactive page: one HTML file that contains script, numbers and pictures, and loads nothing."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def write_report(
     Args:
         path: Where it goes.
         traces: One trace, or two that stand side by side.
-        only: Ids of the questions to show; None: as many of the first as fit.
-        pictures: Head, explanation and PNG of further sections.
+        only: Ids of the questions to show; None: the first ones, as many as fit.
+        pictures: Heading, explanation and PNG of further sections.
         table: HTML of a table of numbers.
 
     Raises:
@@ -59,7 +59,7 @@ def write_report(
 
 
 def json_for_page(tree: Any) -> str:
-    """JSON that may stand inside a script element: no text in it can end the element or begin another.
+    """JSON that is safe inside a script element: no text in it can end the element or begin another one.
 
     Example:
         >>> json_for_page("</script>é")

@@ -1,1 +1,1 @@
-"""Routing as it happens, gathered and kept in a file, and read back from it."""
+"""Traces: routing is recorded while a model answers, written to a file, and read from it again."""

@@ -1,12 +1,12 @@
 """The routing of a whole run in one safetensors file.
 
-Sums over every question that was asked, exact; and of the first questions every decision, with the words, the patches
-and a small picture. Nothing in the file is code. Arrays of several questions stand one behind the other:
+The file holds exact sums over all questions that were asked. Of the first questions it also holds every decision, with
+the words, the patches and a small picture. Nothing in the file is code. Arrays of several questions are concatenated:
 
 =====================  =============================  ==================================================================
 name                   shape                          what
 =====================  =============================  ==================================================================
-``total.PHASE.PART``   (layers, groups, …)            float64, the sums of :class:`moiety.moe.statistics.Tally`
+``total.PHASE.PART``   (layers, groups, …)            float64, sums of :class:`moiety.moe.statistics.Tally`
 ``asked``              (rows,)                        int64, fingerprints of the rows that the sums hold
 ``PHASE.length``       (questions,)                   int32, tokens of each question whose decisions are kept
 ``PHASE.index``        (layers, tokens, top_k)        uint8 or uint16, chosen experts, the heaviest first
@@ -42,12 +42,12 @@ PARTS = tuple(part.name for part in fields(Tally))
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What the tokens of one question chose in one phase, in every sparse layer.
+    """The choices of the tokens of one question in one phase, in every sparse layer.
 
     Args:
         index: Chosen experts, the heaviest first, ``(layers, tokens, top_k)``.
         weights: Their weights, ``(layers, tokens, top_k)``.
-        entropy: Of the router, divided by that of an even choice, 0..1, ``(layers, tokens)``.
+        entropy: Entropy of the router divided by that of an even choice, 0..1, ``(layers, tokens)``.
         group: Position of each token's modality group in ``ExpertGroups.names``, ``(tokens,)``.
     """
 
@@ -58,7 +58,7 @@ class Decisions:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens read in this phase."""
+        """Number of tokens read in this phase."""
         return len(self.group)
 
 
@@ -67,8 +67,8 @@ class ShownPicture:
     """A picture of a question.
 
     Args:
-        grid: Rows and columns of its patches; None when they form no grid.
-        png: The picture as PNG; None when it is not kept.
+        grid: Rows and columns of its patches; None if they form no grid.
+        png: The picture as PNG; None if it is not kept.
     """
 
     grid: tuple[int, int] | None
@@ -77,16 +77,16 @@ class ShownPicture:
 
 @dataclass(frozen=True, eq=False)
 class TracedQuestion:
-    """One question and every decision on the way to its answer.
+    """One question, its answer, and every routing decision while it was answered.
 
     Args:
-        id: Name of its row.
-        question: What was asked, without what the template puts around it.
-        answer: What the model said.
-        expected: What it should have said, where that is known.
-        note: Why there is no grid; empty when there is one, or no picture.
-        words: Text of every prompt position; empty on patches.
-        generated: Text of every decoded position that was read again.
+        id: Id of its row.
+        question: The question without the text that the template adds.
+        answer: The answer of the model.
+        expected: The right answer, if it is known.
+        note: Why there is no grid; empty if there is one, or no picture.
+        words: Text of every prompt position; empty for patches.
+        generated: Text of every answer token that the model read again, which is all but the last one.
         picture_of: Number of the picture that each prompt position is a patch of; -1 on words, ``(seq,)``.
         pictures: Its pictures.
         phases: Phase -> its decisions; phases without tokens are absent.
@@ -114,10 +114,10 @@ class SavedTrace:
         groups: Its expert groups.
         layers: Its sparse layers, ascending.
         num_layers: Decoder layers in all.
-        settings: What the answers depend on: decoding, lengths, fingerprint of the weights.
-        num_questions: Questions in the sums; equal questions to equal pictures count once.
+        settings: Everything that the answers depend on: decoding, lengths, fingerprint of the weights.
+        num_questions: Questions in the sums; equal questions about equal pictures count once.
         totals: Phase -> sparse layer -> sums over all questions, in float64; phases without tokens are absent.
-        questions: Those whose decisions are kept, in the order of the data.
+        questions: Questions whose decisions are kept, in the order of the data.
         asked: Fingerprints of the rows that the sums hold.
     """
 
@@ -137,12 +137,12 @@ class SavedTrace:
         return f"{self.scheme}: {self.groups.describe()}"
 
     def numbers(self) -> RoutingNumbers:
-        """Statistics over all questions, as of one observation."""
+        """Statistics over all questions."""
         return numbers_of_tallies(self.totals, self.groups)
 
 
 def write_trace(trace: SavedTrace, path: str | Path) -> Path:
-    """Write a trace whole or not at all."""
+    """Write a trace atomically: a stopped write leaves no half file."""
     arrays = _total_arrays(trace.totals) | _question_arrays(trace.questions, len(trace.layers))
     arrays["asked"] = np.array(sorted(trace.asked), dtype=np.int64)
     with whole_file(path) as fresh:
@@ -204,5 +204,5 @@ def _question_head(question: TracedQuestion) -> QuestionHead:
 
 
 def tally_of(parts: Mapping[str, np.ndarray], place: int) -> Tally:
-    """One layer of stacked sums."""
+    """The sums of one layer, from arrays over all layers."""
     return Tally(**{name: torch.from_numpy(array[place].copy()) for name, array in parts.items()})

@@ -1,7 +1,8 @@
-"""Gathering the routing of a run while questions are answered in batches, and of one observation.
+"""Collects the routing of questions that are answered in batches, and of one observation.
 
-Padding, rivals of a contrastive decoding and what a batch reads behind the end of a shorter answer are left out, so
-that a trace does not depend on the batch size. Memory holds sums, and every decision of the first questions only.
+Three kinds of tokens are left out, so that a trace does not depend on the batch size: padding, the second prompts of a
+contrastive decoding, and what a batch reads after the end of a shorter answer. Memory holds sums, and the decisions of
+the first questions only.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from moiety.lens.trace.observe import Observation, as_seen, grid_of, joined, pie
 from moiety.moe import statistics
 from moiety.moe.statistics import Tally
 from moiety.moe.trace import Routing, RoutingTrace
+from moiety.vlm.configs import name_of
+from moiety.vlm.decoders import decoder_layers
 from moiety.vlm.images import Pictures, as_rgb
 from moiety.vlm.model import groups_of, moe_layers, settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row
-from moiety.vlm.splice import text_decoder
 
 LARGEST_PICTURE = 336  # pixels a side
 PATCHES = (Modality.IMAGE, Modality.VIDEO)
@@ -36,7 +38,7 @@ Phases = dict[str, dict[int, Routing]]
 
 
 def empty_trace(model: Any, settings: Mapping[str, Any]) -> SavedTrace:
-    """A trace of `model` that holds no question yet.
+    """A trace of `model` without any question.
 
     Raises:
         ValueError: the model is dense.
@@ -48,11 +50,11 @@ def empty_trace(model: Any, settings: Mapping[str, Any]) -> SavedTrace:
             "`moiety upcycle`"
         )
     return SavedTrace(
-        model=str(getattr(model.config, "_name_or_path", "") or type(model).__name__),
+        model=name_of(model),
         scheme=moe.scheme,
         groups=groups,
         layers=sorted(layer.layer_index for layer in moe_layers(model)),
-        num_layers=len(text_decoder(model.base_model).layers),  # type: ignore[arg-type]
+        num_layers=len(decoder_layers(model)),
         settings=json.loads(json.dumps({**settings, "mask_rule": moe.mask_rule})),
         num_questions=0,
         totals={},
@@ -80,7 +82,7 @@ def trace_of(model: Any, seen: Observation, settings: Mapping[str, Any]) -> Save
 
 
 def decisions(by_layer: Mapping[int, Routing], groups: ExpertGroups) -> Decisions:
-    """What the tokens of one question chose in all sparse layers, in the types of a file."""
+    """The choices of the tokens of one question in all sparse layers, in the types of the file."""
     visible = torch.tensor([max(2, len(groups.visible(name))) for name in groups.names]).log()
     index, weights, entropy = [], [], []
     for layer in sorted(by_layer):
@@ -99,7 +101,7 @@ def decisions(by_layer: Mapping[int, Routing], groups: ExpertGroups) -> Decision
 
 
 def answered_lengths(said: Tensor, ends: Sequence[int]) -> list[int]:
-    """Tokens of each answer that were read again: all but the last, which is the end mark where there is one.
+    """Number of tokens of each answer that were read again: all but the last, which is the end mark if there is one.
 
     Example:
         >>> answered_lengths(torch.tensor([[5, 6, 2, 0], [5, 6, 7, 8], [2, 0, 0, 0]]), [2])
@@ -117,15 +119,15 @@ def end_tokens(model: Any) -> list[int]:
 
 
 def split_batch(trace: RoutingTrace, mask: Tensor, lengths: Sequence[int]) -> list[Phases]:
-    """Separate the decisions of one batch into those of its questions, prefill and decode apart, on the CPU.
+    """Split the decisions of one batch by question and phase, on the CPU.
 
     Args:
-        trace: Of the generation of the batch.
-        mask: True on the real positions of the prompts, ``(batch, seq)``.
-        lengths: Tokens of each answer that were read again.
+        trace: Trace of the generation of the batch.
+        mask: True at the real positions of the prompts, ``(batch, seq)``.
+        lengths: Number of tokens of each answer that were read again.
 
     Raises:
-        RuntimeError: the first decision of a layer does not cover the prompts, so the phases cannot be told apart.
+        RuntimeError: the first decision of a layer does not cover the prompts, so the two phases cannot be separated.
     """
     batch, seq = mask.shape
     found: list[Phases] = [{"prefill": {}, "decode": {}} for _ in lengths]
@@ -134,7 +136,7 @@ def split_batch(trace: RoutingTrace, mask: Tensor, lengths: Sequence[int]) -> li
         if read % seq or read // seq not in (batch, 2 * batch):
             raise RuntimeError(
                 f"layer {layer} read {read} tokens at first, the prompts of the batch have {batch} x {seq}; "
-                "prefill in chunks cannot be told from decode"
+                "prefill in chunks cannot be separated from decode"
             )
         first, *steps = (_lean(routing) for routing in routings)
         rows, later = read // seq, joined(steps) if steps else None
@@ -147,7 +149,7 @@ def split_batch(trace: RoutingTrace, mask: Tensor, lengths: Sequence[int]) -> li
 
 
 def _lean(routing: Routing) -> Routing:
-    """What a trace needs of a decision, on the CPU."""
+    """The parts of a decision that a trace needs, on the CPU."""
     return Routing(
         logits=routing.logits.detach().float().cpu(),
         index=routing.index.cpu(),
@@ -181,16 +183,16 @@ def traced_question(
     processor: Any,
     groups: ExpertGroups,
 ) -> TracedQuestion:
-    """One question of a batch with everything that is kept of it.
+    """Everything that is kept of one question of a batch.
 
     Args:
         row: The question.
         tokens: Its prompt without padding, ``(seq,)``.
         modality_ids: ``(seq,)``.
-        said: Tokens of the answer; the last one was never read again.
+        said: Tokens of the answer; the last one was not read again.
         phases: Its decisions.
         shown: Its pictures, see :func:`pictures_of_batch`.
-        processor: Of the model.
+        processor: Processor of the model.
         groups: Expert groups of the model.
     """
     is_image = torch.isin(modality_ids, torch.tensor([int(kind) for kind in PATCHES])).numpy()
@@ -221,7 +223,7 @@ def traced_question(
 def pictures_of_batch(
     same: Sequence[Row], prompts: Mapping[str, Tensor], processor: Any, images: Pictures
 ) -> list[tuple[list[Image.Image], bool]]:
-    """Pictures of each row as the vision tower got them, and whether each went in as one; else the given ones."""
+    """Pictures of each row as the vision tower got them, and True; or the given pictures, and False."""
     pixels, total = prompts.get("pixel_values"), sum(len(row.images) for row in same)
     whole = pixels is not None and pixels.ndim == 4 and total > 0 and pixels.shape[0] in (total, 2 * total)
     found, start = [], 0
@@ -236,7 +238,7 @@ def pictures_of_batch(
 
 
 def as_png(picture: Image.Image, largest: int = LARGEST_PICTURE) -> bytes:
-    """A picture as PNG, made smaller where a side has more than `largest` pixels."""
+    """A picture as PNG, made smaller if a side has more than `largest` pixels."""
     small = as_rgb(picture)
     small = small.copy() if small is picture else small
     small.thumbnail((largest, largest))
@@ -246,6 +248,6 @@ def as_png(picture: Image.Image, largest: int = LARGEST_PICTURE) -> bytes:
 
 
 def fingerprint(row: Row) -> int:
-    """A number that tells a question from others: its id, its turns and the names of its pictures."""
+    """A number that identifies a question: a hash of its id, its turns and the names of its pictures."""
     said = json.dumps([row.id, [turn.text for turn in row.turns], row.images])
     return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big", signed=True)

@@ -1,4 +1,4 @@
-"""What a saved trace says in words: model, experts, settings and questions. Strict, as every file that is read."""
+"""The JSON head of a saved trace: model, experts, settings and questions. Unknown keys are refused."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class GroupHead(_Strict):
 
 
 class PictureHead(_Strict):
-    """One picture of a question: rows and columns of its patches, null without a grid, and whether it is stored."""
+    """One picture of a question: rows and columns of its patches (null without a grid), and whether it is stored."""
 
     grid: tuple[int, int] | None
     stored: bool
 
 
 class QuestionHead(_Strict):
-    """One question whose decisions are kept; `words` stand for the positions that are no patch."""
+    """One question whose decisions are kept; `words` are the texts of the positions that are no patch."""
 
     id: str
     question: str
@@ -46,7 +46,7 @@ class QuestionHead(_Strict):
 
 
 class TraceHead(_Strict):
-    """Everything in a trace that is no array."""
+    """Everything in a trace except its arrays."""
 
     format: Literal["moiety routing trace"] = FORMAT
     version: Literal[1] = VERSION
@@ -65,7 +65,7 @@ class TraceHead(_Strict):
         """The table of experts.
 
         Raises:
-            ValueError: it contradicts itself.
+            ValueError: the groups contradict each other.
         """
         table = tuple(ExpertGroup(group.name, group.count, group.admits, group.kind) for group in self.groups)
         return ExpertGroups(table, self.modality_groups, tuple(self.gates))

@@ -26,21 +26,21 @@ PHASES = ("prefill", "decode")
 
 @dataclass(frozen=True)
 class Observation:
-    """One question, one answer, and who read what on the way.
+    """One question, its answer, and the routing of all their tokens.
 
     Args:
         scheme: Routing scheme of the model.
         groups: Its expert groups.
-        question: What was asked.
-        answer: What the model generated, as text.
-        words: Text of every prompt position, ``seq`` of them; picture positions are empty.
-        is_image: Positions of the prompt that hold a patch, ``(seq,)``.
-        generated: Text of every decoded position that was read again (the last token of an answer never is).
+        question: The question.
+        answer: The answer of the model, as text.
+        words: Text of each of the ``seq`` prompt positions; empty for patches.
+        is_image: True at prompt positions that hold a patch, ``(seq,)``.
+        generated: Text of every answer token that the model read again; the last token of an answer never is.
         phases: Phase -> layer index -> one :class:`Routing` over all its tokens, on the CPU. The prefill holds ``seq``
-            tokens; ``decode`` is empty when the answer has a single token.
-        picture: The picture as the model saw it, resized and cropped; the given one where that cannot be shown.
-        grid: Rows and columns of the patches, None when they do not form one square.
-        note: Why there is no grid; empty when there is one.
+            tokens; ``decode`` is empty if the answer has a single token.
+        picture: The picture as the model saw it, resized and cropped; the given one if that cannot be shown.
+        grid: Rows and columns of the patches; None if they do not form one square.
+        note: Why there is no grid; empty if there is one.
     """
 
     scheme: str
@@ -106,9 +106,9 @@ def observe(
 
 
 def generate(model: Any, batch: Mapping[str, torch.Tensor], max_new_tokens: int) -> list[int]:
-    """Greedy continuation of one prompt: prompt and answer token ids.
+    """The token ids of one prompt and of its greedy answer.
 
-    The model finds the modality ids itself, by the rule it was trained with.
+    The model finds the modality ids itself, by the rule that it was trained with.
     """
     was_training = model.training
     model.eval()
@@ -131,7 +131,7 @@ def split(trace: RoutingTrace, seq: int) -> dict[str, dict[int, Routing]]:
     """Separate the one prefill of each layer from its decode steps.
 
     Raises:
-        RuntimeError: the first decision of a layer does not cover the prompt, so the phases cannot be told apart.
+        RuntimeError: the first decision of a layer does not cover the prompt, so the two phases cannot be separated.
     """
     prefill, decode = {}, {}
     for layer, routings in trace.by_layer().items():
@@ -139,7 +139,7 @@ def split(trace: RoutingTrace, seq: int) -> dict[str, dict[int, Routing]]:
         if first.index.shape[0] != seq:
             raise RuntimeError(
                 f"layer {layer} read {first.index.shape[0]} tokens at first, the prompt has {seq}; "
-                "prefill in chunks cannot be told from decode"
+                "prefill in chunks cannot be separated from decode"
             )
         prefill[layer] = first
         if rest:
@@ -160,7 +160,7 @@ def on_cpu(routing: Routing) -> Routing:
 
 
 def joined(routings: list[Routing]) -> Routing:
-    """One decision over the tokens of all of them, in order."""
+    """One decision over the tokens of all given ones, in order."""
 
     def whole(of: Callable[[Routing], torch.Tensor]) -> torch.Tensor:
         return torch.cat([of(routing) for routing in routings])
@@ -180,7 +180,7 @@ def pieces(tokenizer: Any, ids: list[int]) -> list[str]:
 
 
 def as_seen(processor: Any, batch: Mapping[str, torch.Tensor]) -> Image.Image | None:
-    """The picture the vision tower got, with its normalisation undone; None when it did not go in as one picture."""
+    """The picture that the vision tower got, without normalisation; None if it did not go in as one picture."""
     pixels = batch.get("pixel_values")
     if pixels is None or pixels.ndim != 4 or pixels.shape[0] != 1 or pixels.shape[1] != 3:
         return None
@@ -194,7 +194,7 @@ def as_seen(processor: Any, batch: Mapping[str, torch.Tensor]) -> Image.Image | 
 
 
 def grid_of(num_patches: int, whole: bool) -> tuple[tuple[int, int] | None, str]:
-    """Patch grid of a picture that went in whole, or None and the reason.
+    """Patch grid of a picture that went in as a whole, or None and the reason.
 
     Example:
         >>> grid_of(64, True)

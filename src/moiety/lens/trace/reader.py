@@ -1,4 +1,4 @@
-"""Reading a saved trace: every way in which a file can be wrong is told in words."""
+"""Reads a saved trace, and says in one sentence what is wrong with a file that is none."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ AGAIN = "write it again with `moiety evaluate MODEL DATA --trace FILE`"
 
 
 def read_trace(path: str | Path) -> SavedTrace:
-    """The trace in a file.
+    """Read the trace in a file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no trace, was cut off or damaged, or a newer version wrote it.
+        ValueError: the file is no trace, is cut off or damaged, or was written by a newer version.
     """
     path = Path(path)
     if not path.is_file():
@@ -46,7 +46,7 @@ def read_trace(path: str | Path) -> SavedTrace:
 
 def _read_head(path: Path, said: str | None) -> TraceHead:
     if said is None:
-        raise ValueError(f"{path} is a safetensors file of something else: it holds no routing trace; {AGAIN}")
+        raise ValueError(f"{path} is a safetensors file without a routing trace; {AGAIN}")
     try:
         tree = parse_json(said)
     except json.JSONDecodeError as error:
@@ -123,7 +123,7 @@ def _decisions(phase: str, head: TraceHead, arrays: Mapping[str, np.ndarray], gr
     _check(f"{phase}.entropy", entropy, (layers, tokens))
     _check(f"{phase}.group", group, (tokens,))
     if index.max() >= groups.num_experts or group.max() >= len(groups.names):
-        raise ValueError(f"{phase} names expert {index.max()} of {groups.num_experts}, or a modality there is not")
+        raise ValueError(f"{phase} names expert {index.max()} of {groups.num_experts}, or an unknown modality")
     ends = np.cumsum(lengths)[:-1]
     return [
         Decisions(*parts)

@@ -1,4 +1,4 @@
-"""Looking on while a model answers: writes the trace of the run, and goes on with one that was stopped."""
+"""Records the routing while a model answers, writes the trace of the run, and resumes one that was stopped."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ SECONDS_BETWEEN_WRITES = 60.0
 
 
 class TraceWriter(Watch):
-    """Writes the routing of everything that `model` is asked to one file.
+    """Writes the routing of all questions that `model` is asked to one file.
 
-    The file is written every minute, at the end, and when the run is stopped. The same run then goes on where it was:
-    questions that the file holds are not counted twice, those that it lacks are asked although their answers are known.
+    The file is written every minute, at the end, and when the run is stopped. The same run can then be resumed:
+    questions that the file holds are not counted twice, and those that it lacks are asked even if their answers are
+    known.
 
     Args:
         path: The file.
         model: A sparse model.
         processor: Its processor.
         images: Where the pictures are.
-        limit: Keep every decision, and the pictures, of the first so many rows.
+        limit: Number of rows, from the first one on, whose decisions and pictures are kept.
 
     Raises:
-        ValueError: the model is dense, `path` is a folder, or it holds something else.
+        ValueError: the model is dense, `path` is a folder, or the file there is no trace.
     """
 
     def __init__(self, path: str | Path, model: Any, processor: Any, images: Pictures, limit: int = 100) -> None:
@@ -56,7 +57,7 @@ class TraceWriter(Watch):
                 f"{self.path} is a folder; give --trace a file, for instance {self.path / 'trace'}.safetensors"
             )
         self.trace = empty_trace(model, {})
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # a place that cannot be is told before the first question
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # an impossible path is noticed before the first question
         self._there = read_trace(self.path) if self.path.exists() else None
         self._asked: set[int] = set()
         self._kept: dict[str, TracedQuestion] = {}
@@ -65,10 +66,10 @@ class TraceWriter(Watch):
 
     @contextmanager
     def over(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> Iterator[None]:
-        """Take up what the file holds, and write it when the run ends in any way.
+        """Continue with what the file holds, and write the file when the run ends for any reason.
 
         Raises:
-            ValueError: the file is of another model, other settings or other questions.
+            ValueError: the file belongs to another model, other settings or other questions.
         """
         self.trace = empty_trace(self.model, {**settings, "trace_limit": self.limit})
         self._order = {row.id: place for place, row in enumerate(rows)}
@@ -114,7 +115,7 @@ class TraceWriter(Watch):
         said: Tensor,
         trace: RoutingTrace | None,
     ) -> None:
-        """Add one batch; questions that were added before are passed over."""
+        """Add one batch; questions that were added before are skipped."""
         assert trace is not None
         rows = [alike[0] for alike in same]
         mask = prompts["attention_mask"][: len(rows)].bool()
@@ -139,7 +140,7 @@ class TraceWriter(Watch):
             self.save()
 
     def save(self) -> None:
-        """Write what was gathered so far."""
+        """Write everything that was recorded so far."""
         questions = sorted(self._kept.values(), key=lambda question: self._order[question.id])
         write_trace(replace(self.trace, questions=questions, asked=frozenset(self._asked)), self.path)
         self._written = time.monotonic()

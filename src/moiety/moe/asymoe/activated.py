@@ -10,10 +10,15 @@ Source:
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
-from moiety.groups import TEXT_GROUP, ExpertGroups
-from moiety.moe.tables import INTER_GROUP, PLAIN_GROUP, asymmetric_table
+import torch
+
+from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups
+from moiety.moe.experts.bank import Place
+from moiety.moe.experts.kinds import bank_class
+from moiety.moe.tables import INTER_GROUP, asymmetric_table
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.recipe import MoESettings
 
@@ -80,46 +85,39 @@ def expert_table(settings: MoESettings) -> ExpertGroups:
     Raises:
         ValueError: as :func:`moiety.moe.tables.asymmetric_table`.
     """
-    return asymmetric_table(settings.experts, settings.modality_groups, asymoe_of(settings))
+    table = asymmetric_table(settings.experts, settings.modality_groups, asymoe_of(settings))
+    return table.with_kinds(settings.kinds)
 
 
 def expert_parameters(settings: MoESettings, hidden: int, group: str) -> int:
     """Parameters that one token passes through in one expert of `group`; of a hyperbolic one, its own side alone.
 
+    The bank of the group is asked, built without memory for its weights, so that every kind counts itself.
+
     Args:
-        settings: With every width given.
+        settings: With every width given that the group reads.
         hidden: Width of the decoder.
         group: Name of an expert group.
     """
-    own = asymoe_of(settings)
-    if group == INTER_GROUP:
-        return _inter_expert(own, hidden)
-    if group == TEXT_GROUP and own.text_kind == "evidence":
-        matrices = 8 if own.form == "swiglu" else 5
-        return matrices * hidden * _width(own, "evidence_dim") + gate_inputs(own, hidden) + 1
-    gain = group == TEXT_GROUP and own.text_kind == "context"
-    return 3 * hidden * _width(own, "evidence_dim" if group in (TEXT_GROUP, PLAIN_GROUP) else "vision_ffn") + gain
+    table = expert_table(settings)
+    (found,) = (one for one in table.groups if one.name == group)
+    read = settings.model_copy(update={"asymoe": asymoe_of(settings).model_copy(update={"special_ids": None})})
+    return _parameters_of(replace(found, count=1), hidden, len(table.names), read.model_dump_json())
 
 
-def _inter_expert(own: AsyMoESettings, hidden: int) -> int:
-    inner = _width(own, "inter_ffn")
-    if own.inter_kind == "ffn":
-        return 3 * hidden * inner
-    space = _width(own, "hyp_dim")
-    times = factors_of(own) if own.inter_kind == "product" else 1
-    curvature = times if own.learn_curvature and own.inter_kind != "euclidean" else 0
-    copied = 3 * hidden * _width(own, "residual_ffn") if own.has_residual else 0
-    return hidden * space + 2 * inner * (space + times) + hidden * (inner + 1) + 3 + curvature + copied
+@functools.lru_cache(maxsize=4096)
+def _parameters_of(group: ExpertGroup, hidden: int, num_sides: int, settings: str) -> int:
+    """Parameters that one slot passes through in a bank of one expert; `settings` as JSON, which can be remembered."""
+    read = MoESettings.model_validate_json(settings)
+    residual = None if read.asymoe is None else read.asymoe.residual_ffn
+    place = Place(group, hidden, residual or 1, num_sides, read)
+    with torch.device("meta"):
+        return bank_class(group).at(place).activated_of(0, 0)
 
 
 def factors_of(own: AsyMoESettings) -> int:
     """Factors of inter kind ``product``: one for every 32 coordinates where none are given."""
     return own.product_factors or max(1, _width(own, "hyp_dim") // 32)
-
-
-def gate_inputs(own: AsyMoESettings, hidden: int) -> int:
-    """Numbers that the gate alpha of an evidence expert sees."""
-    return 3 * hidden + 1 if own.gate_input == "rich" else hidden
 
 
 def shared_parameters(settings: MoESettings, hidden: int, modality_group: str) -> int:

@@ -189,7 +189,7 @@ def _fixed(own: AsyMoESettings, hidden: int) -> dict[str, int]:
 
 def _full(own: AsyMoESettings, hidden: int, ffn: int) -> dict[str, int]:
     """Widths of the dense FFN, and of a hyperbolic branch about a quarter of its parameters beside it."""
-    inner = ffn if own.inter_kind == "ffn" else max(1, ffn * 7 // 16)
+    inner = max(1, ffn * 7 // 16) if own.hyperbolic else ffn
     full = {"vision_ffn": ffn, "evidence_dim": ffn, "residual_ffn": ffn, "inter_ffn": inner}
     return _fixed(own, hidden) | {name: width for name, width in full.items() if getattr(own, name) is None}
 

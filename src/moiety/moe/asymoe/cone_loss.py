@@ -1,8 +1,8 @@
-r"""Order loss: a picture's cone must hold the words that belong to it, and leave out the words that do not.
+r"""Cone loss: a picture's cone must hold the words that belong to it, and leave out the words that do not.
 
 Pure functions, in the order of the journey: :mod:`moiety.moe.asymoe.cone_pairs` says which spans and pictures belong
-together, :func:`pool` and :func:`cone_points` make points of both, :func:`order_loss` compares the points;
-:func:`expert_order_loss` joins the last two for one expert.
+together, :func:`pool` and :func:`cone_points` make points of both, :func:`cone_loss` compares the points;
+:func:`expert_cone_loss` joins the last two for one expert.
 
 A span is read after self-attention, so its words have seen the picture: what is ordered is what the words say *about
 this picture*, and one scene may hold many parts.
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from moiety.moe.asymoe import geometry
-from moiety.moe.asymoe.cone_pairs import OrderPairs
+from moiety.moe.asymoe.cone_pairs import ConePairs
 from moiety.moe.asymoe.geometry import Curvature, widened
 from moiety.recipe.asymoe import AsyMoESettings
 
@@ -32,8 +32,8 @@ _CLOSE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class OrderLoss:
-    """Terms of the order loss, none of them weighted, with what to log.
+class ConeLoss:
+    """Terms of the cone loss, none of them weighted, with what to log.
 
     Args:
         pair: Mean angle by which true pairs lie outside their cone.
@@ -56,22 +56,22 @@ class OrderLoss:
     apex_radius: Float[Tensor, ""]
 
     @property
-    def order(self) -> Float[Tensor, ""]:
-        """What ``order_weight`` multiplies: true and false pairs together."""
+    def angle(self) -> Float[Tensor, ""]:
+        """What ``cone_weight`` multiplies: true and false pairs together."""
         return self.pair + self.negative
 
     @staticmethod
-    def mean(losses: Sequence[OrderLoss]) -> OrderLoss:
+    def mean(losses: Sequence[ConeLoss]) -> ConeLoss:
         """Mean of the terms over layers and experts; counts and sums are added up.
 
         Raises:
             ValueError: `losses` is empty.
         """
         if not losses:
-            raise ValueError("no order losses to take the mean of; give at least one layer with inter-modality experts")
+            raise ValueError("no cone losses to take the mean of; give at least one layer with inter-modality experts")
         terms = [torch.stack([getattr(loss, name) for loss in losses]).mean() for name in _TERMS]
         counts = [torch.stack([getattr(loss, name) for loss in losses]).sum() for name in _COUNTS]
-        return OrderLoss(*terms, *counts)
+        return ConeLoss(*terms, *counts)
 
 
 _TERMS = ("pair", "negative", "distance")
@@ -144,14 +144,14 @@ def cone_points(
     return shift_and_cap(u, kappa, rho0, cap)
 
 
-def order_loss(
+def cone_loss(
     apex: Float[Tensor, "pairs *factors hyp_dim"],
     inside: Float[Tensor, "pairs *factors hyp_dim"],
     false_apex: Float[Tensor, "negatives *factors hyp_dim"],
     false_inside: Float[Tensor, "negatives *factors hyp_dim"],
     settings: AsyMoESettings,
     kappa: Curvature | None = None,
-) -> OrderLoss:
+) -> ConeLoss:
     r"""Angle by which true pairs lie outside the cone, and by which false pairs lie not far enough outside.
 
     With :math:`\xi` the exterior angle and :math:`\psi` the aperture of the apex: mean over true pairs of
@@ -164,7 +164,7 @@ def order_loss(
             ``(pairs, factors, hyp_dim)``.
         inside: Points they should hold, same shape.
         false_apex, false_inside: Apices that should not hold, and what they should not, ``(negatives, …)``.
-        settings: ``inter_kind`` (the space), ``aperture``, ``cone_k``, ``eta``, ``order_margin``.
+        settings: ``inter_kind`` (the space), ``aperture``, ``cone_k``, ``eta``, ``cone_margin``.
         kappa: The space has curvature minus this. None: ``curvature``. The twin does not read it.
 
     Raises:
@@ -175,7 +175,7 @@ def order_loss(
         al. 2018, eta as in HyCoCLIP (2410.06912); the weight g and the mean over factors are ours.
     """
     if settings.inter_kind == "ffn":
-        raise ValueError("inter_kind 'ffn' has no cones; choose lorentz, euclidean or product, or order_weight: 0")
+        raise ValueError("inter_kind 'ffn' has no cones; choose lorentz, euclidean or product, or cone_weight: 0")
     kappa = settings.curvature if kappa is None else kappa
     if settings.inter_kind != "product":  # one space is a product of one factor
         apex, inside, false_apex, false_inside = (p.unsqueeze(-2) for p in (apex, inside, false_apex, false_inside))
@@ -188,9 +188,9 @@ def order_loss(
         num_inside, num_outside = (angle <= psi).all(dim=-1).sum(), (false_angle > false_psi).any(dim=-1).sum()
         rho = geometry.radius(apex, 1.0 if settings.inter_kind == "euclidean" else kappa).mean(dim=-1).sum()
         counts = (len(angle), num_inside, len(false_angle), num_outside, rho)
-    return OrderLoss(
+    return ConeLoss(
         _mean(hinge.mean(dim=-1)),
-        _mean((settings.order_margin - outside).relu()),
+        _mean((settings.cone_margin - outside).relu()),
         _mean(length.sum(dim=-1).square().clamp(max=9)),
         *(angle.new_tensor(count) if isinstance(count, int) else count.to(angle) for count in counts),
     )
@@ -210,24 +210,24 @@ def _relation(apex: Tensor, inside: Tensor, settings: AsyMoESettings, kappa: Cur
     return geometry.exterior_angle(apex, inside, kappa), psi, geometry.distance(apex, inside, kappa)
 
 
-def expert_order_loss(
+def expert_cone_loss(
     pooled: Float[Tensor, "2 spans hidden"],
-    pairs: OrderPairs,
+    pairs: ConePairs,
     projection: Float[Tensor, "sides hyp_dim hidden"],
     log_scale: Float[Tensor, " sides"],
     settings: AsyMoESettings,
     kappa: Curvature | None = None,
     num_factors: int | None = None,
-) -> OrderLoss:
-    """Order loss of one inter-modality expert in one layer.
+) -> ConeLoss:
+    """Cone loss of one inter-modality expert in one layer.
 
     Args:
         pooled: :func:`pool` of the pictures, then of the spans; the same for all experts of the layer.
-        pairs: From :func:`order_pairs`.
+        pairs: From :func:`cone_pairs`.
         projection: The expert's maps; side 0 reads pictures, side 1 text.
         log_scale: Their scales for cones.
         settings: Recipe section ``moe.asymoe``.
-        kappa: As in :func:`order_loss`.
+        kappa: As in :func:`cone_loss`.
         num_factors: Number of spaces of ``inter_kind: product``.
     """
     flat = settings.inter_kind == "euclidean"
@@ -241,4 +241,4 @@ def expert_order_loss(
     true, false = (vision[pairs.true[0]], text[pairs.true[1]]), (vision[pairs.false[0]], text[pairs.false[1]])
     if settings.apex == "text":
         true, false = true[::-1], false[::-1]
-    return order_loss(*true, *false, settings, kappa)
+    return cone_loss(*true, *false, settings, kappa)

@@ -33,14 +33,14 @@ class Spans:
 
 
 @dataclass(frozen=True, eq=False)
-class OrderPairs:
+class ConePairs:
     """Which picture goes with which span: rows of :class:`Spans`, first the picture's, then the text's."""
 
     true: Int[Tensor, "2 pairs"]
     false: Int[Tensor, "2 negatives"]
 
 
-def order_spans(image_mask: Bool[Tensor, "batch seq"], span_ids: Int[Tensor, "batch seq"]) -> Spans:
+def cone_spans(image_mask: Bool[Tensor, "batch seq"], span_ids: Int[Tensor, "batch seq"]) -> Spans:
     """Spans of a batch that have a picture before them, and that picture's tokens; of several pictures, all tokens.
 
     Args:
@@ -48,7 +48,7 @@ def order_spans(image_mask: Bool[Tensor, "batch seq"], span_ids: Int[Tensor, "ba
         span_ids: 1-based number of the span that a text token belongs to, 0 elsewhere.
 
     Example:
-        >>> spans = order_spans(torch.tensor([[True, False, False]]), torch.tensor([[0, 1, 1]]))
+        >>> spans = cone_spans(torch.tensor([[True, False, False]]), torch.tensor([[0, 1, 1]]))
         >>> spans.vision_mask.int().tolist(), spans.text_mask.int().tolist()
         ([[1, 0, 0]], [[0, 1, 1]])
     """
@@ -65,12 +65,12 @@ def order_spans(image_mask: Bool[Tensor, "batch seq"], span_ids: Int[Tensor, "ba
     return Spans(vision_mask[seen], text_mask[seen], found[seen, 0], found[seen, 1])
 
 
-def order_pairs(
+def cone_pairs(
     spans: Spans,
     settings: AsyMoESettings,
     image_key: Int[Tensor, " batch"],
     belongs: Bool[Tensor, " spans"] | None = None,
-) -> OrderPairs:
+) -> ConePairs:
     """True pairs, and false ones as ``negatives`` says.
 
     ``hard``: a span that the data marks as false goes with its own picture. ``in_batch``: every span that is true of
@@ -95,4 +95,4 @@ def order_pairs(
         key = image_key[spans.sample]
         other = first.unsqueeze(1) & belongs & (key.unsqueeze(1) != key)
         false.append(other.nonzero().T)
-    return OrderPairs(true, torch.cat(false, dim=1))
+    return ConePairs(true, torch.cat(false, dim=1))

@@ -102,6 +102,13 @@ class AsymmetricRouter(GatedRouter):
         if self.score is not None:
             self.score.initialise(init)
 
+    def activated_parameters(self, modality_group: str) -> int:
+        """The gate of the group; the score is asked for text alone."""
+        total = super().activated_parameters(modality_group)
+        if self.score is None or modality_group == TEXT_GROUP:
+            return total
+        return total - sum(parameter.numel() for parameter in self.score.parameters())
+
     def forward(
         self,
         x: Float[Tensor, "tokens hidden"],

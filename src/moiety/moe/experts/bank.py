@@ -4,14 +4,70 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moiety.groups import TEXT_GROUP, ExpertGroup
 from moiety.moe.asymoe.context import Context
 from moiety.moe.dispatch import Slots
+from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.recipe import MoESettings
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a bank stands: what :meth:`ExpertBank.at` builds it from.
+
+    Args:
+        group: The expert group that the bank serves: its name, its count, who may use it.
+        hidden: Width of the decoder.
+        ffn: Inner width of one expert, where no section of the recipe gives the group a width of its own.
+        num_sides: Modality groups of the model.
+        settings: Recipe section ``moe``.
+        act: Activation of the decoder's FFN, a name or a callable.
+    """
+
+    group: ExpertGroup
+    hidden: int
+    ffn: int
+    num_sides: int
+    settings: MoESettings
+    act: Any = "silu"
+
+    @property
+    def width(self) -> int:
+        """Inner width of one expert of this group.
+
+        Raises:
+            ValueError: scheme asymoe has not designed it yet.
+        """
+        own = self.settings.asymoe
+        if own is None:
+            return self.ffn
+        admits = self.group.admits
+        name = "inter_ffn" if len(admits) > 1 else "evidence_dim" if TEXT_GROUP in admits else "vision_ffn"
+        width: int | None = getattr(own, name)
+        if width is None:
+            raise ValueError(f"experts of group {self.group.name!r} need a width; give moe.asymoe.{name}, or design it")
+        return width
+
+    @property
+    def asymoe(self) -> AsyMoESettings:
+        """Section ``moe.asymoe``, for the kinds of experts that it describes.
+
+        Raises:
+            ValueError: the scheme has no such section.
+        """
+        if self.settings.asymoe is None:
+            raise ValueError(
+                f"experts of kind {self.group.kind!r} (expert group {self.group.name!r}) get their widths from "
+                f"moe.asymoe, which scheme {self.settings.scheme!r} does not have; use scheme asymoe or another kind"
+            )
+        return self.settings.asymoe
 
 
 class ExpertBank(nn.Module, abc.ABC):
@@ -28,6 +84,11 @@ class ExpertBank(nn.Module, abc.ABC):
     """How many modality groups its experts tell apart; 1: none. Its slots must be sorted by as many sides."""
     reads_context = False
     """Whether ``forward`` takes what the evidence says to each token as its fourth argument."""
+
+    @classmethod
+    def at(cls, place: Place) -> Self:
+        """The bank of one expert group. A kind whose constructor takes other arguments overrides this."""
+        return cls(place.group.count, place.hidden, place.width, place.act)  # type: ignore[call-arg]
 
     @abc.abstractmethod
     def forward(
@@ -53,11 +114,29 @@ class ExpertBank(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
-        """Make every expert compute what the dense FFN with these weights computes."""
+        """Start every expert from a dense FFN, as far as its kind and its width allow.
 
-    @abc.abstractmethod
+        Where it is narrower, :func:`largest_units` says which inner units to keep. Whether the expert then computes
+        what the dense FFN computes, :meth:`starts_as_dense` tells.
+
+        Args:
+            gate_up: Gate rows, then up rows, ``(2*ffn, hidden)``.
+            down: Down projection, ``(hidden, ffn)``.
+        """
+
+    def starts_as_dense(self, ffn: int) -> bool:
+        """Whether every expert equals a dense FFN of inner width `ffn` after :meth:`load_from_dense`.
+
+        Upcycling enforces what is promised here and only measures the rest. A kind that copies exactly overrides this.
+        """
+        return False
+
     def activated_parameters(self) -> int:
-        """Parameters that one slot passes through: those of one expert."""
+        """Parameters that one slot passes through: those of one expert.
+
+        A kind of which a slot does not use every parameter overrides this.
+        """
+        return sum(parameter.numel() for parameter in self.parameters()) // self.num_experts
 
     def activated_of(self, expert: int, modality_group: int) -> int:
         """Parameters that a slot of expert number `expert` passes through.

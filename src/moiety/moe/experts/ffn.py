@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from moiety.moe.asymoe.context import Context
 from moiety.moe.dispatch import Slots, dispatch
-from moiety.moe.experts.bank import ExpertBank, check_dense
+from moiety.moe.experts.bank import ExpertBank, check_dense, largest_units
 from moiety.moe.kernels import KERNELS, choose_kernel, gated_experts, reference_experts
 from moiety.moe.kernels.activation import activation_of
 
@@ -54,7 +54,8 @@ class FFNExperts(ExpertBank):
         self.act_fn = activation_of(act)
         self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * ffn, hidden))
         self.down_proj = nn.Parameter(torch.empty(num_experts, hidden, ffn))
-        self.reset_parameters()
+        if not self.down_proj.is_meta:
+            self.reset_parameters()
 
     def reset_parameters(self, std: float = 0.02) -> None:
         """Draw all weights from normal(0, `std`)."""
@@ -97,30 +98,31 @@ class FFNExperts(ExpertBank):
     ) -> None:
         """Copy a dense FFN into every expert.
 
-        Where the experts are wider, further gate and up rows repeat those of the dense FFN from the start and their
-        down columns are 0: the function stays the same, and the copies part with the first gradient.
+        Where the experts are narrower, they take over its largest units. Where they are wider, further gate and up
+        rows repeat those of the dense FFN from the start and their down columns are 0: the function stays the same,
+        and the copies part with the first gradient.
 
         Args:
             gate_up: Gate rows, then up rows.
             down: Down projection.
 
         Raises:
-            ValueError: the experts are narrower than the dense FFN, or the widths do not fit.
+            ValueError: the widths do not fit.
         """
         check_dense(gate_up, down, self.hidden)
+        gate_up, down = largest_units(gate_up, down, self.ffn)
         dense = down.shape[1]
-        if self.ffn < dense:
-            raise ValueError(
-                f"experts of inner width {self.ffn} cannot hold a dense FFN of inner width {dense}; "
-                f"set expert_ffn >= {dense}, or leave it out to copy the width"
-            )
         row = torch.arange(self.ffn, device=gate_up.device) % dense
         self.gate_up_proj.copy_(torch.cat([gate_up[row], gate_up[row + dense]]))
         self.down_proj.zero_()
         self.down_proj[:, :, :dense] = down.to(self.down_proj)
 
+    def starts_as_dense(self, ffn: int) -> bool:
+        """A copy is exact unless the experts are narrower."""
+        return self.ffn >= ffn
+
     def activated_parameters(self) -> int:
-        """Parameters that one slot passes through, ``3 * hidden * ffn``."""
+        """Parameters that one slot passes through, ``3 * hidden * ffn``; adapters and packed weights do not count."""
         return 3 * self.hidden * self.ffn
 
     def extra_repr(self) -> str:

@@ -1,13 +1,13 @@
-"""Kinds of experts. A new kind is one file here and one line in :data:`EXPERTS`."""
+"""The kinds of experts. A new kind is one file and one line in :data:`EXPERTS`: ``docs/adding-an-expert-kind.md``."""
 
 from __future__ import annotations
 
+from moiety.groups import ExpertGroup, nearest_name
 from moiety.moe.asymoe.experts.context_ffn import ContextFFNExperts
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.moe.asymoe.experts.lorentz import LorentzExperts
-from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.experts.bank import ExpertBank, Place
 from moiety.moe.experts.ffn import FFNExperts
-from moiety.moe.experts.mixed import MixedExperts
 
 EXPERTS: dict[str, type[ExpertBank]] = {
     "ffn": FFNExperts,
@@ -26,6 +26,18 @@ __all__ = [
     "ExpertBank",
     "FFNExperts",
     "LorentzExperts",
-    "MixedExperts",
+    "Place",
+    "bank_class",
     "clamped_alpha",
 ]
+
+
+def bank_class(group: ExpertGroup) -> type[ExpertBank]:
+    """The class of the bank that serves an expert group.
+
+    Raises:
+        ValueError: its kind is unknown.
+    """
+    if group.kind not in EXPERTS:
+        raise ValueError(f"expert group {group.name!r} is of kind {group.kind!r}; {nearest_name(group.kind, EXPERTS)}")
+    return EXPERTS[group.kind]

@@ -6,20 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups, nearest_name
+from moiety.groups import TEXT_GROUP, ExpertGroup, ExpertGroups
 from moiety.moe.asymoe.context import Context
-from moiety.moe.asymoe.experts.context_ffn import ContextFFNExperts
-from moiety.moe.asymoe.experts.evidence import EvidenceExperts
-from moiety.moe.asymoe.experts.lorentz import LorentzExperts
 from moiety.moe.dispatch import Slots, deal, dispatch
-from moiety.moe.experts.bank import ExpertBank, bank_in, largest_units
+from moiety.moe.experts.bank import ExpertBank, Place, bank_in
 from moiety.moe.experts.ffn import FFNExperts
+from moiety.moe.experts.kinds import bank_class
 from moiety.recipe.recipe import MoESettings
-
-HYPERBOLIC = ("lorentz", "euclidean", "product")
 
 
 class MixedExperts(ExpertBank):
@@ -28,15 +24,15 @@ class MixedExperts(ExpertBank):
     All slots are sorted once, by expert and side; each bank runs on its own slots alone.
 
     Args:
-        groups: The expert groups; ``kind`` of each is a key of ``moe.experts.EXPERTS``.
+        groups: The expert groups; ``kind`` of each is a key of ``moe.experts.kinds.EXPERTS``.
         hidden: Width of the decoder.
-        ffn: Inner width of the dense FFN.
-        settings: Recipe section ``moe`` with every width of ``moe.asymoe`` given.
+        ffn: Inner width of one expert, where the settings give its group no width of its own.
+        settings: Recipe section ``moe``; in scheme asymoe with every width of ``moe.asymoe`` given.
         act: Activation of the decoder's FFN.
         bank: Class of the plain experts.
 
     Raises:
-        ValueError: ``moe.asymoe`` is missing, a kind is unknown, or a width is missing.
+        ValueError: a kind is unknown, it needs ``moe.asymoe`` and there is none, or a width is missing.
     """
 
     def __init__(
@@ -49,32 +45,20 @@ class MixedExperts(ExpertBank):
         bank: Callable[..., ExpertBank] = FFNExperts,
     ) -> None:
         super().__init__()
-        if settings.asymoe is None:
-            raise ValueError("mixed experts are described by moe.asymoe; use scheme asymoe")
-        self.groups, self.hidden, self.dense_ffn, self.settings = groups, hidden, ffn, settings.asymoe
+        self.groups, self.hidden, self.ffn, self.settings = groups, hidden, ffn, settings
         self.num_experts, self.num_sides = groups.num_experts, len(groups.names)
         self.members = tuple(group for group in groups.groups if group.count)
         self.banks = nn.ModuleDict({group.name: self._bank(group, act, bank) for group in self.members})
         self.weighing = tuple(group.name for group in self.members if group.kind == "evidence")
         self.reading = tuple(name for name in self.banks if getattr(self.banks[name], "reads_context", False))
         self.text_group = groups.names.index(TEXT_GROUP) if TEXT_GROUP in groups.names else -2  # -1 is padding
-        self.cascades = self.settings.inter_text_input != "x" and bool(groups.inter) and TEXT_GROUP in self.banks
+        self.text_input = "x" if settings.asymoe is None else settings.asymoe.inter_text_input
+        self.cascades = self.text_input != "x" and bool(groups.inter) and TEXT_GROUP in self.banks
 
     def _bank(self, group: ExpertGroup, act: Any, plain: Callable[..., ExpertBank]) -> ExpertBank:
-        own, count = self.settings, group.count
-        if group.kind == "ffn":
-            return plain(count, self.hidden, self._plain_width(group), act)
-        if group.kind in HYPERBOLIC:
-            residual = (own.residual_ffn or self.dense_ffn) if own.has_residual else None
-            own = own.model_copy(update={"inter_kind": group.kind})
-            return LorentzExperts(count, self.hidden, own, self.num_sides, residual_ffn=residual, act=act)
-        kinds: dict[str, Callable[..., ExpertBank]] = {"evidence": EvidenceExperts, "context": ContextFFNExperts}
-        if group.kind not in kinds:
-            raise ValueError(
-                f"expert group {group.name!r} is of kind {group.kind!r}; "
-                f"{nearest_name(group.kind, ['ffn', *HYPERBOLIC, *kinds])}"
-            )
-        return kinds[group.kind](count, self.hidden, own, act=act)
+        place = Place(group, self.hidden, self.ffn, self.num_sides, self.settings, act)
+        kind = bank_class(group)
+        return plain(group.count, self.hidden, place.width, act) if kind is FFNExperts else kind.at(place)
 
     def bank(self, name: str) -> Any:
         """The bank of the expert group called `name`, to be asked; what is called is ``banks[name]``."""
@@ -82,14 +66,6 @@ class MixedExperts(ExpertBank):
 
     def _all(self) -> list[ExpertBank]:
         return [self.bank(group.name) for group in self.members]
-
-    def _plain_width(self, group: ExpertGroup) -> int:
-        """Inner width of the plain experts of a group, by who may use them."""
-        name = "inter_ffn" if len(group.admits) > 1 else "evidence_dim" if TEXT_GROUP in group.admits else "vision_ffn"
-        width: int | None = getattr(self.settings, name)
-        if width is None:
-            raise ValueError(f"experts of group {group.name!r} need a width; give moe.asymoe.{name}, or design it")
-        return width
 
     def forward(  # type: ignore[override]
         self,
@@ -119,7 +95,7 @@ class MixedExperts(ExpertBank):
         if self.cascades:
             text = slots.modality_group == self.text_group
             answer, weight = self._cascade(hidden_states, text, named, top_k_weights, contexts)
-            given = answer + hidden_states if self.settings.inter_text_input == "cascade_residual" else answer
+            given = answer + hidden_states if self.text_input == "cascade_residual" else answer
             for group in self.members:
                 if len(group.admits) > 1:
                     inputs[group.name] = torch.where(text.unsqueeze(-1), given, hidden_states)
@@ -178,8 +154,11 @@ class MixedExperts(ExpertBank):
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
         """Start every bank from a dense FFN, as far as its kind and width allow; see each bank's own."""
         for bank in self._all():
-            units = largest_units(gate_up, down, bank.ffn) if isinstance(bank, FFNExperts) else (gate_up, down)
-            bank.load_from_dense(*units)
+            bank.load_from_dense(gate_up, down)
+
+    def starts_as_dense(self, ffn: int) -> bool:
+        """Whether every bank does; in a cascade experts answer from another expert's output, so none does."""
+        return not self.cascades and all(bank.starts_as_dense(ffn) for bank in self._all())
 
     def activated_parameters(self) -> int:
         """Parameters of the dearest expert."""

@@ -149,7 +149,7 @@ class _GatedExperts(torch.autograd.Function):
         return dx, dw, d_gate_up_proj, d_down_proj, *(None,) * 6
 
 
-# -- the elementwise part, on the rows of one or of all experts -----------------------------------------------------------
+# -- the elementwise part, on the rows of one or of all experts --------------------------------------------------------
 def gated(gate_up: Float[Tensor, "rows twice_ffn"], act: str) -> Float[Tensor, "rows ffn"]:
     """``h = act(gate) * up``, in memory of its own.
 

@@ -230,9 +230,9 @@ class Runs:
 def grouped_product(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
     """One product for each run of rows, all in one call, in eager and in compiled code.
 
-    A compiler asks an operator for the shape of its answer. The shape rule of ``grouped_mm`` refuses float32 and float16
-    in some releases of torch, though the operator itself runs them. Compiled code therefore calls the same operator
-    through one of our own, whose shape rule knows every dtype. The numbers are the same.
+    A compiler asks an operator for the shape of its answer. The shape rule of ``grouped_mm`` refuses float32 and
+    float16 in some releases of torch, though the operator itself runs them. Compiled code therefore calls the same
+    operator through one of our own, whose shape rule knows every dtype. The numbers are the same.
 
     Args:
         left: Sorted rows ``(rows, inner)``; or ``(m, rows)`` for the outer products of each run.

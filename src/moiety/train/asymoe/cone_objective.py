@@ -1,4 +1,4 @@
-"""The order loss on a real batch: which layers and tokens it reads, and what is logged of it."""
+"""The cone loss on a real batch: which layers and tokens it reads, and what is logged of it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ import torch
 from torch import Tensor
 
 from moiety.groups import ExpertGroups, Modality
-from moiety.moe.asymoe.cone_loss import OrderLoss, expert_order_loss, pool
-from moiety.moe.asymoe.cone_pairs import OrderPairs, order_pairs, order_spans
+from moiety.moe.asymoe.cone_loss import ConeLoss, expert_cone_loss, pool
+from moiety.moe.asymoe.cone_pairs import ConePairs, cone_pairs, cone_spans
 from moiety.moe.experts.bank import bank_in
-from moiety.moe.experts.mixed import HYPERBOLIC
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.tables import INTER_GROUP
 from moiety.moe.trace import Routing
-from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.asymoe import HYPERBOLIC, AsyMoESettings
 from moiety.train.asymoe.measures import Measures, beyond_cap
 
 
-class OrderObjective:
-    """Order loss over the inter-modality experts of some layers.
+class ConeObjective:
+    """Cone loss over the inter-modality experts of some layers.
 
     Args:
-        layers: Sparse layers that are read, see :func:`order_layers`.
+        layers: Sparse layers that are read, see :func:`cone_layers`.
         groups: Expert table of the model.
         settings: Section ``moe.asymoe``.
     """
@@ -35,7 +34,7 @@ class OrderObjective:
 
     def loss(
         self, routings: Mapping[int, Routing], inputs: Mapping[str, Tensor], beside: Mapping[str, Tensor]
-    ) -> OrderLoss:
+    ) -> ConeLoss:
         """Mean over layers and experts.
 
         Args:
@@ -43,38 +42,38 @@ class OrderObjective:
             inputs: The batch, with ``modality_ids``.
             beside: ``span_ids``, ``span_order``, ``image_key``.
         """
-        spans = order_spans(inputs["modality_ids"] == Modality.IMAGE, beside["span_ids"])
+        spans = cone_spans(inputs["modality_ids"] == Modality.IMAGE, beside["span_ids"])
         first = spans.text_mask.int().argmax(dim=1)  # one token of each span speaks for all
-        pairs = order_pairs(spans, self.settings, beside["image_key"], beside["span_order"].flatten()[first] > 0)
+        pairs = cone_pairs(spans, self.settings, beside["image_key"], beside["span_order"].flatten()[first] > 0)
         found = []
         for layer in self.layers:
             x = routings[layer.layer_index].extras["x"]
-            x = x.detach() if self.settings.order_detach else x
+            x = x.detach() if self.settings.cone_detach else x
             pooled = torch.stack([pool(x, spans.vision_mask), pool(x, spans.text_mask)])
             bank = inter_bank(layer)
             found += [self._of_expert(pooled, pairs, bank, expert) for expert in range(bank.num_experts)]
-        return OrderLoss.mean(found)
+        return ConeLoss.mean(found)
 
-    def measures(self, order: OrderLoss, routings: Mapping[int, Routing]) -> Measures:
-        """What is logged of an order loss and of the experts that it reads."""
+    def measures(self, cone: ConeLoss, routings: Mapping[int, Routing]) -> Measures:
+        """What is logged of a cone loss and of the experts that it reads."""
         beyond = [
             torch.stack(beyond_cap(routings[layer.layer_index], inter_bank(layer), self.settings.radius_cap))
             for layer in self.layers
         ]
         far, points = torch.stack(beyond).sum(dim=0)
         return {
-            "order/pair_loss": (order.pair.detach(), 1.0),
-            "order/negative_loss": (order.negative.detach(), 1.0),
-            "order/distance_loss": (order.distance.detach(), 1.0),
-            "order/inside_share": (order.num_inside, order.num_pairs),
-            "order/outside_share": (order.num_outside, order.num_negatives),
-            "order/apex_radius": (order.apex_radius.detach(), order.num_pairs),
+            "cone/pair_loss": (cone.pair.detach(), 1.0),
+            "cone/negative_loss": (cone.negative.detach(), 1.0),
+            "cone/distance_loss": (cone.distance.detach(), 1.0),
+            "cone/inside_share": (cone.num_inside, cone.num_pairs),
+            "cone/outside_share": (cone.num_outside, cone.num_negatives),
+            "cone/apex_radius": (cone.apex_radius.detach(), cone.num_pairs),
             "inter/beyond_cap_share": (far, points),
         }
 
-    def _of_expert(self, pooled: Tensor, pairs: OrderPairs, bank: Any, expert: int) -> OrderLoss:
+    def _of_expert(self, pooled: Tensor, pairs: ConePairs, bank: Any, expert: int) -> ConeLoss:
         kappa, product = bank.log_kappa()[expert].exp(), self.settings.inter_kind == "product"
-        return expert_order_loss(
+        return expert_cone_loss(
             pooled,
             pairs,
             bank.projection[expert, self._sides],
@@ -85,18 +84,18 @@ class OrderObjective:
         )
 
 
-def order_layers(layers: Sequence[ModalityMoE], depth: int, settings: AsyMoESettings) -> list[ModalityMoE]:
-    """Sparse layers that the order loss reads: the last, and the one nearest to mid depth; none where it is off.
+def cone_layers(layers: Sequence[ModalityMoE], depth: int, settings: AsyMoESettings) -> list[ModalityMoE]:
+    """Sparse layers that the cone loss reads: the last, and the one nearest to mid depth; none where it is off.
 
     Args:
         layers: All sparse layers.
         depth: Decoder layers of the model.
         settings: Section ``moe.asymoe``.
     """
-    off = not (settings.order_weight or settings.distance_weight)
+    off = not (settings.cone_weight or settings.distance_weight)
     if off or settings.inter_kind not in HYPERBOLIC or not layers[0].groups.inter:
         return []
-    if settings.order_layers == "all":
+    if settings.cone_layers == "all":
         return list(layers)
     middle = min(layers, key=lambda layer: abs(layer.layer_index - (depth - 1) / 2))
     return [middle] if middle is layers[-1] else [middle, layers[-1]]

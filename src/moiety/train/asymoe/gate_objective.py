@@ -15,9 +15,10 @@ from moiety.moe.asymoe.gate_loss import GateLoss, Gates, gate_loss
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.trace import Routing
 from moiety.recipe.asymoe import AsyMoESettings
-from moiety.train.asymoe.masked_pass import DecoderInputs, Exchange, masked_trace, partners
+from moiety.train.asymoe.masked_pass import Exchange, masked_trace, partners
 from moiety.train.asymoe.measures import Measures
 from moiety.vlm.data import IGNORED_LABEL
+from moiety.vlm.decoder_calls import DecoderCall
 
 
 class GateObjective:
@@ -47,7 +48,7 @@ class GateObjective:
         routings: Mapping[int, Routing],
         inputs: Mapping[str, Tensor],
         image_key: Tensor,
-        kept: DecoderInputs,
+        kept: DecoderCall,
         step: int,
     ) -> GateLoss:
         """Gates over the positions that predict an answer, with own and with other pictures.

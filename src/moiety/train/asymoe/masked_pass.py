@@ -7,9 +7,8 @@ training step is kept for that, cut to the chosen rows and handed over again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,29 +16,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from moiety.moe.trace import RoutingTrace, recording
-from moiety.vlm.contracts import without_cache
-
-
-@dataclass(eq=False)
-class DecoderInputs:
-    """Keywords of the last call of a decoder; None before the first."""
-
-    kwargs: dict[str, Any] | None = None
-
-
-@contextmanager
-def kept_inputs(decoder: nn.Module) -> Iterator[DecoderInputs]:
-    """Keep what `decoder` is called with while this is open."""
-    kept = DecoderInputs()
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kept.kwargs = dict(kwargs)
-
-    handle = decoder.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        yield kept
-    finally:
-        handle.remove()
+from moiety.vlm.decoder_calls import call_for_rows, has_embeddings
 
 
 def partners(
@@ -114,38 +91,12 @@ class Exchange:
         Raises:
             ValueError: the decoder was not called with embeddings.
         """
-        embeddings = kwargs.get("inputs_embeds")
-        if embeddings is None:
+        if not has_embeddings(kwargs):
             raise ValueError(
                 f"the decoder was called with {sorted(kwargs)}; the gate objective exchanges pictures in inputs_embeds."
                 " Set moe.asymoe.gate_weight to 0 for this model"
             )
-        batch = len(embeddings)
-        cut = {name: self._cut(value, batch, name) for name, value in kwargs.items()}
-        cut["inputs_embeds"] = self.embeddings(embeddings)
-        if kwargs.get("deepstack_visual_embeds") is not None:  # Qwen3-VL adds picture features in later layers, too
-            mask = kwargs["visual_pos_masks"]
-            cut["deepstack_visual_embeds"] = [self._flat(value, mask) for value in kwargs["deepstack_visual_embeds"]]
-        return without_cache(cut)
-
-    def _flat(self, value: Tensor, mask: Tensor) -> Tensor:
-        """Picture features of all rows in one list, ``(visual tokens, hidden)``, for the chosen rows."""
-        dense = value.new_zeros(*mask.shape, value.shape[-1])
-        dense[mask] = value
-        return self.embeddings(dense)[mask[self.rows]]
-
-    def _cut(self, value: Any, batch: int, name: str) -> Any:
-        """`value` for the chosen rows; what has no rows stays."""
-        if isinstance(value, Tensor):
-            axis = 1 if name == "position_ids" and value.ndim == 3 else 0  # (3, batch, seq) where pictures have axes
-            return value.index_select(axis, self.rows) if value.ndim > axis and value.shape[axis] == batch else value
-        if isinstance(value, dict):
-            return {key: self._cut(entry, batch, key) for key, entry in value.items()}
-        if is_dataclass(value) and not isinstance(value, type):
-            inside = {part.name: getattr(value, part.name) for part in fields(value)}
-            changed = {key: self._cut(entry, batch, key) for key, entry in inside.items() if isinstance(entry, Tensor)}
-            return replace(value, **changed)
-        return value
+        return call_for_rows(kwargs, self.rows, self.embeddings)
 
 
 def masked_trace(decoder: nn.Module, kwargs: Mapping[str, Any], exchange: Exchange, *, learns: bool) -> RoutingTrace:

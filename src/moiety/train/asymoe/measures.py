@@ -15,12 +15,12 @@ _SAMPLE = 256
 """Tokens, about, that are looked at in a layer."""
 
 MEASURES = (
-    "order/pair_loss",
-    "order/negative_loss",
-    "order/distance_loss",
-    "order/inside_share",
-    "order/outside_share",
-    "order/apex_radius",
+    "cone/pair_loss",
+    "cone/negative_loss",
+    "cone/distance_loss",
+    "cone/inside_share",
+    "cone/outside_share",
+    "cone/apex_radius",
     "inter/beyond_cap_share",
     "gate/loss",
     "gate/alpha_gap",
@@ -30,7 +30,7 @@ MEASURES = (
     "evidence/mass",
     "evidence/alpha_target_loss",
 )
-"""Names in the log: terms of the order loss, not weighted; shares of true pairs inside and false pairs outside their
+"""Names in the log: terms of the cone loss, not weighted; shares of true pairs inside and false pairs outside their
 cone, mean radius of an apex; share of tokens so far out that the radius cap leaves them no radial gradient; the gate
 objective, not weighted, and its gaps; means of the gates over text tokens; distance of alpha from its target."""
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from moiety.groups import ExpertGroups
 from moiety.moe.trace import RoutingTrace
 from moiety.recipe.asymoe import AsyMoESettings
-from moiety.train.asymoe.cone_objective import OrderObjective, order_layers
+from moiety.train.asymoe.cone_objective import ConeObjective, cone_layers
 from moiety.train.asymoe.gate_objective import GateObjective, gate_measures, weighs_evidence
-from moiety.train.asymoe.masked_pass import DecoderInputs, kept_inputs
 from moiety.train.asymoe.measures import Measures, gate_means
+from moiety.vlm.decoder_calls import DecoderCall, kept_call
+from moiety.vlm.decoders import decoder_layers, decoder_of
 from moiety.vlm.model import moe_layers
-from moiety.vlm.splice import text_decoder
 
 TRAINER_KEYS = ("span_ids", "span_order", "image_key")
 """What a batch says to the trainer alone; no model sees it."""
@@ -35,7 +35,7 @@ def split_batch(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def risen(step: int, num_steps: int, warmup_share: float) -> float:
-    """Share of their weights that order and gate losses have at optimizer step `step`, counted from 0.
+    """Share of their weights that the cone and gate losses have at optimizer step `step`, counted from 0.
 
     Example:
         >>> [risen(step, 100, 0.1) for step in (0, 5, 10, 99)]
@@ -59,7 +59,7 @@ class AsymmetricLosses:
 
 
 class AsymmetricObjective:
-    """Order loss and gate objective of one model.
+    """Cone loss and gate objective of one model.
 
     Args:
         model: The sparse model, not wrapped.
@@ -78,18 +78,17 @@ class AsymmetricObjective:
         autocast: Any = nullcontext,
     ) -> None:
         self.settings, self.groups = settings, groups
-        decoder: Any = text_decoder(model.base_model)  # type: ignore[arg-type]
-        layers, self._decoder = moe_layers(model), decoder
-        read = order_layers(layers, len(decoder.layers), settings)
+        layers, self._decoder = moe_layers(model), decoder_of(model)
+        read = cone_layers(layers, len(decoder_layers(model)), settings)
         weighing = [layer for layer in layers if weighs_evidence(layer)] if settings.gate_weight else []
-        self.order = OrderObjective(read, groups, settings) if read else None
-        self.gate = GateObjective(decoder, weighing, settings, seed, autocast) if weighing else None
+        self.cone = ConeObjective(read, groups, settings) if read else None
+        self.gate = GateObjective(self._decoder, weighing, settings, seed, autocast) if weighing else None
         self.keeps_inputs = bool(read or weighing)
 
     @contextmanager
-    def watching(self) -> Iterator[DecoderInputs]:
+    def watching(self) -> Iterator[DecoderCall]:
         """Keep what a second reading needs of the forward inside."""
-        with nullcontext(DecoderInputs()) if self.gate is None else kept_inputs(self._decoder) as kept:
+        with nullcontext(DecoderCall()) if self.gate is None else kept_call(self._decoder) as kept:
             yield kept
 
     def losses(
@@ -97,7 +96,7 @@ class AsymmetricObjective:
         trace: RoutingTrace,
         inputs: Mapping[str, Any],
         beside: Mapping[str, Tensor],
-        kept: DecoderInputs,
+        kept: DecoderCall,
         step: int,
         num_steps: int,
     ) -> AsymmetricLosses:
@@ -118,10 +117,10 @@ class AsymmetricObjective:
         routings = {layer: found[-1] for layer, found in trace.by_layer().items()}
         measures, own = gate_means(routings, self.groups), self.settings
         total = torch.zeros((), device=inputs["input_ids"].device)
-        if self.order is not None:
-            order = self.order.loss(routings, inputs, beside)
-            total = total + own.order_weight * order.order + own.distance_weight * order.distance
-            measures |= self.order.measures(order, routings)
+        if self.cone is not None:
+            cone = self.cone.loss(routings, inputs, beside)
+            total = total + own.cone_weight * cone.angle + own.distance_weight * cone.distance
+            measures |= self.cone.measures(cone, routings)
         if self.gate is not None:
             gate = self.gate.loss(routings, inputs, beside["image_key"], kept, step)
             total = total + own.gate_weight * gate.total
@@ -129,10 +128,10 @@ class AsymmetricObjective:
         return AsymmetricLosses(risen(step, num_steps, own.warmup_share) * total, measures)
 
     def _check(self, batch: Mapping[str, Any]) -> None:
-        needed = [*TRAINER_KEYS] if self.order is not None else ["image_key"] if self.gate is not None else []
+        needed = [*TRAINER_KEYS] if self.cone is not None else ["image_key"] if self.gate is not None else []
         missing = [name for name in ["modality_ids", *needed] if needed and name not in batch]
         if missing:
             raise ValueError(
                 f"scheme asymoe learns from pictures and turns, but the batch has no {', '.join(missing)}; encode rows "
-                "with moiety.vlm.data.Encoder(spans=True), or set moe.asymoe.order_weight and gate_weight to 0"
+                "with moiety.vlm.data.Encoder(spans=True), or set moe.asymoe.cone_weight and gate_weight to 0"
             )

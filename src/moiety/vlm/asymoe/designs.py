@@ -82,7 +82,7 @@ def design_of(config: Any, settings: MoESettings) -> Design:
                 for counted, rest in (("decoder", 0), ("whole", shape.beside))
             }
             sets.append(SetCount(name, "+".join(chosen), count, count + shape.beside, saving))
-    used = {"residual_ffn": own.has_residual, "hyp_dim": own.inter_kind != "ffn", "context_dim": own.needs_context}
+    used = {"residual_ffn": own.has_residual, "hyp_dim": own.hyperbolic, "context_dim": own.needs_context}
     widths = {name: getattr(own, name) for name in WIDTHS if used.get(name, True)}
     return Design(own.size_plan, widths, parts, shape.dense, against["moiie"], sets)
 

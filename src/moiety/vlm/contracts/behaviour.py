@@ -16,6 +16,8 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from moiety.moe.trace import recording
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.contracts.broken import ContractBroken
+from moiety.vlm.decoder_calls import embeddings_changed
+from moiety.vlm.decoders import attention_kept, decoder_layers, decoder_of
 from moiety.vlm.model import moe_layers
 from moiety.vlm.upcycle import upcycle
 
@@ -125,10 +127,32 @@ def _ids_given() -> str:
     return _equal(found, _said(model), "ids given by the caller decode as ids that are found")
 
 
+def _attention() -> str:
+    model, seq = tiny("moiie").eval(), len(_PROMPT)
+    with torch.no_grad(), attention_kept(model) as kept:
+        model(**prompt())
+    if [tuple(weights.shape) for weights in kept] != [(seq, seq)] * len(decoder_layers(model)):
+        raise ContractBroken("transformers", "eager attention gives no weights of every decoder layer")
+    return _equal(torch.stack(kept).sum(dim=-1), torch.ones(len(kept), seq), "attention weights sum to 1")
+
+
+def _embeddings() -> str:
+    model = tiny("moiie").eval()
+    with torch.no_grad():
+        found = model(**prompt()).logits
+        with embeddings_changed(decoder_of(model), torch.zeros_like):
+            changed = model(**prompt()).logits
+    if torch.equal(found, changed):
+        raise ContractBroken("transformers", "the decoder no longer reads the embeddings of its call")
+    return "changed"
+
+
 BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("transformers", "moiie decodes with a cache as without", _cached("moiie")),
     Behaviour("transformers", "asymoe decodes with a cache as without", _cached("asymoe")),
     Behaviour("transformers", "a prompt in chunks decodes as in one piece", _chunked),
     Behaviour("transformers", "decoded words never reach vision experts", _ids_given),
+    Behaviour("transformers", "eager attention gives its weights", _attention),
+    Behaviour("transformers", "the decoder reads the embeddings of its call", _embeddings),
 )
 """Promises that are tried out, each in about a second."""

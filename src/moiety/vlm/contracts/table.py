@@ -85,6 +85,7 @@ def _has(owner: Any, name: str) -> bool:
 _TF = "transformers"
 _CHAT = "transformers.cli.serving.chat_completion:ChatCompletionHandler"
 _AUTO = "transformers.models.auto.modeling_auto:"
+_BLANK = "steps of training without a picture"
 
 CONTRACTS: tuple[Contract, ...] = (
     # the decoder's side
@@ -111,6 +112,18 @@ CONTRACTS: tuple[Contract, ...] = (
         "transformers:Qwen3VLTextModel.forward",
         keywords=("inputs_embeds", "visual_pos_masks", "deepstack_visual_embeds"),
         used_for="the gate objective, which exchanges pictures",
+    ),
+    # the vision tower's side: how a blank picture reaches it
+    Contract(_TF, "transformers:LlavaModel.get_image_features", keywords=("pixel_values",), used_for=_BLANK),
+    *(
+        Contract(_TF, f"transformers:{name}.get_image_features", keywords=keywords, used_for=_BLANK)
+        for name, keywords in {
+            "LlavaNextModel": ("pixel_values", "image_sizes"),
+            "LlavaOnevisionModel": ("pixel_values", "image_sizes", "batch_num_images"),
+            "Mistral3Model": ("pixel_values", "image_sizes"),
+            "Qwen2_5_VLModel": ("pixel_values", "image_grid_thw"),
+            "Qwen3VLModel": ("pixel_values", "image_grid_thw"),
+        }.items()
     ),
     Contract(
         _TF,
@@ -275,7 +288,7 @@ CONTRACTS: tuple[Contract, ...] = (
     Contract(
         _TF,
         "transformers.cli.serving.utils",
-        members=("BaseGenerateManager", "InferenceThread", "_StreamError"),
+        members=("BaseGenerateManager", "_StreamError"),
         used_for="moiety serve",
     ),
     Contract("openai", "openai.types.completion_usage", members=("CompletionUsage",), used_for="moiety serve"),

@@ -24,7 +24,7 @@ function loadNow(model, layers, place, highlight) {
       part.style.cssText = `flex-grow: ${share}; background: ${colour}; color: ${ink}`;
       part.classList.toggle("dim", highlight !== null && highlight !== expert);
       if (share >= WRITTEN) part.textContent = Math.round(100 * share);
-      tipOn(part, () => [`${label}: ${percent(share)} of what ${model.groups[group]} tokens chose`]);
+      tipOn(part, () => [`${label}: ${percent(share)} of the choices of ${model.groups[group]} tokens`]);
       return part;
     });
     return make("div", { class: "load" },
@@ -70,7 +70,7 @@ function loadDepth(model, layers, place, highlight, choose) {
     drawn.style.width = `${wide * layers.length + 4}px`;
     return make("div", { class: "load" }, make("span", { class: "name" }, model.groups[group]), drawn);
   });
-  return chart("Load over depth", "A column for each sparse layer, the first at the left; the framed one is chosen. Click to choose.", ...rows);
+  return chart("Load over depth", "One column for each sparse layer, from left to right; the frame marks the chosen one. Click a column to choose its layer.", ...rows);
 }
 
 // -- who is chosen together ------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ function routerNow(model, layers, place) {
     model.inter.length ? make("td", { class: "soft" }, percent(evenShare(model, group))) : ""));
   const heads = ["", "entropy", ...(model.inter.length ? ["inter-modality share", "if even"] : [])];
   const table = make("table", { class: "facts" }, make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", {}, head)))), make("tbody", {}, ...rows));
-  return chart(`Router of layer ${model.layers[place]}`, "Entropy 1: undecided between all experts it may choose, 0: sure. Inter-modality experts are open to every modality.", table);
+  return chart(`Router of layer ${model.layers[place]}`, "Entropy: 1 means undecided between all allowed experts, 0 means sure. Inter-modality experts are open to every modality.", table);
 }
 
 const evenShare = (model, group) => model.visible[group].filter((expert) => model.inter.includes(expert)).length / model.visible[group].length;
@@ -166,12 +166,12 @@ function lineKey(model, byPhase) {
 }
 
 function entropyDepth(model, byPhase, phase, place, choose) {
-  return depthLines(model, byPhase, phase, place, choose, "entropy", "Entropy of the router over depth", "1: undecided between all experts it may choose. 0: sure.", []);
+  return depthLines(model, byPhase, phase, place, choose, "entropy", "Entropy of the router over depth", "1: undecided between all allowed experts. 0: sure.", []);
 }
 
 function interDepth(model, byPhase, phase, place, choose) {
   if (!model.inter.length) return chart("Inter-modality share over depth", "This scheme has no expert that is open to several modalities.");
   const groups = [...new Set(PHASES.flatMap((one) => (byPhase[one] ? present(model, byPhase[one]) : [])))];
   const even = groups.map((group) => [group, evenShare(model, group)]);
-  return depthLines(model, byPhase, phase, place, choose, "inter", "Inter-modality share over depth", "Share of choices that went to experts open to every modality. Dotted: an even load.", even);
+  return depthLines(model, byPhase, phase, place, choose, "inter", "Inter-modality share over depth", "Share of choices that went to experts open to every modality. Dotted: the share under an even load.", even);
 }

@@ -44,7 +44,7 @@ function makePanel(model, state, choose) {
     const byPhase = Object.fromEntries(PHASES.map((phase) => [phase, numbersOf(model, question, phase, state.all)]));
     const layers = byPhase[state.phase];
     if (!layers) {
-      charts.replaceChildren(chart("No decode", "The answer has a single token, which is never read again."));
+      charts.replaceChildren(chart("No decode", "The answer has a single token, which the model never reads again."));
       return;
     }
     charts.classList.toggle("few", single);

@@ -52,7 +52,7 @@ function onePicture(model, question, picture, tokens, state) {
     layer = now;
     const tinted = state.phase === "prefill" && (state.tint || !picture.grid);
     figure.classList.toggle("tinted", tinted);
-    caption.textContent = state.phase === "decode" ? "Patches are read in the prefill; in the decode only words are." : "";
+    caption.textContent = state.phase === "decode" ? "Patches are read in the prefill. In the decode, only words are read." : "";
     cells.forEach((cell, number) => {
       const { expert, strength } = look(model, choices(question, "prefill", layer, tokens[number]), state.expertOf(model));
       cell.setAttribute("fill", model.experts[expert].colour);

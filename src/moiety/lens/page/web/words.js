@@ -36,7 +36,7 @@ function wordsView(model, question, state) {
   let layer = 0;
   block("Prompt (prefill)", "prefill", question.words, (number) => number);
   if (question.phases.decode) block("Answer (decode)", "decode", question.generated, (number) => number);
-  else view.append(make("p", { class: "soft" }, "The answer has a single token, which is never read again: no decode."));
+  else view.append(make("p", { class: "soft" }, "The answer has a single token, which the model never reads again, so there is no decode."));
   const update = (now) => {
     layer = now;
     for (const { span, phase, token } of spans) {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from moiety.moe.asymoe.context import Context
 from moiety.moe.dispatch import Slots
-from moiety.moe.experts.bank import ExpertBank, bank_in, largest_units
+from moiety.moe.experts.bank import ExpertBank, Place, bank_in
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.recipe.asymoe import AsyMoESettings
 
@@ -34,13 +34,17 @@ class ContextFFNExperts(ExpertBank):
     def __init__(self, num_experts: int, hidden: int, settings: AsyMoESettings, *, act: Any = "silu") -> None:
         super().__init__()
         if settings.evidence_dim is None:
-            raise ValueError(
-                "context experts need a width; give moe.asymoe.evidence_dim, or let a size plan design it"
-            )
+            raise ValueError("context experts need a width; give moe.asymoe.evidence_dim, or let a size plan design it")
         self.num_experts, self.hidden = num_experts, hidden
         self.ffn = FFNExperts(num_experts, hidden, settings.evidence_dim, act)
         self.gain = nn.Parameter(torch.empty(num_experts))
-        self.initialise()
+        if not self.gain.is_meta:
+            self.initialise()
+
+    @classmethod
+    def at(cls, place: Place) -> Self:
+        """The bank of one expert group of scheme asymoe."""
+        return cls(place.group.count, place.hidden, place.asymoe, act=place.act)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """The FFN as every plain expert, the gain 1."""
@@ -56,7 +60,9 @@ class ContextFFNExperts(ExpertBank):
             RuntimeError: there is no context.
         """
         if context is None:
-            raise RuntimeError("context experts add what the evidence says to each token; pass the Context of the layer")
+            raise RuntimeError(
+                "context experts add what the evidence says to each token; pass the Context of the layer"
+            )
         plain = self.ffn(hidden_states, slots, top_k_weights)
         gain = torch.cat([self.gain, self.gain.new_zeros(1)])[slots.index]  # 0 for no expert
         added = (gain * top_k_weights).sum(dim=-1, keepdim=True)
@@ -65,8 +71,12 @@ class ContextFFNExperts(ExpertBank):
     @torch.no_grad()
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
         """Copy the dense FFN, or what is largest in it, and silence the context: its gain learns at once from 0."""
-        self.ffn.load_from_dense(*largest_units(gate_up, down, self.ffn.ffn))
+        self.ffn.load_from_dense(gate_up, down)
         self.gain.zero_()
+
+    def starts_as_dense(self, ffn: int) -> bool:
+        """The FFN is an exact copy unless it is narrower, and the context adds nothing at first."""
+        return bool(bank_in(self.ffn).starts_as_dense(ffn))
 
     def activated_parameters(self) -> int:
         """Parameters that one slot passes through."""

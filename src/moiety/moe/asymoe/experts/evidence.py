@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from moiety.moe.asymoe.context import Context
 from moiety.moe.asymoe.experts.evidence_kernel import rich_scores, two_branches
 from moiety.moe.dispatch import Slots, deal
-from moiety.moe.experts.bank import ExpertBank, check_dense, largest_units
+from moiety.moe.experts.bank import ExpertBank, Place, check_dense, largest_units
 from moiety.moe.kernels.activation import ACTIVATIONS
 from moiety.moe.precise import StaysPrecise
 from moiety.recipe.asymoe import AsyMoESettings
@@ -93,7 +93,13 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
         inputs = 3 * hidden + 1 if self.rich else hidden
         self.w_alpha = nn.Parameter(torch.empty(num_experts, inputs, dtype=torch.float32))
         self.b_alpha = nn.Parameter(torch.empty(num_experts, dtype=torch.float32))
-        self.initialise()
+        if not self.b_alpha.is_meta:
+            self.initialise()
+
+    @classmethod
+    def at(cls, place: Place) -> Self:
+        """The bank of one expert group of scheme asymoe."""
+        return cls(place.group.count, place.hidden, place.asymoe, act=place.act)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """Matrices from normal(0, 0.02); the gate says ``alpha_start`` to every token."""
@@ -122,7 +128,9 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
             output, mass, _ = context or (None, None, None)
             return self.alpha(hidden_states, output, mass)
         if context is None:
-            raise RuntimeError("evidence experts read what the evidence says to each token; pass the Context of the layer")
+            raise RuntimeError(
+                "evidence experts read what the evidence says to each token; pass the Context of the layer"
+            )
         if not hidden_states.numel():
             return self.nothing(hidden_states)
         if slots.ends is None:
@@ -196,6 +204,10 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
         self.down_proj.zero_()
         for start in (0, self.width):
             self.down_proj[:, :, start : start + kept] = down.to(self.down_proj)
+
+    def starts_as_dense(self, ffn: int) -> bool:
+        """Gated branches that are wide enough copy the dense FFN, whatever alpha is."""
+        return self.gated and self.width >= ffn
 
     def activated_parameters(self) -> int:
         """Parameters that one slot passes through: both branches and the gate."""

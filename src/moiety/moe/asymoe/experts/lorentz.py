@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from moiety.moe.asymoe.context import Context
 from moiety.moe.asymoe.experts.lorentz_kernel import Layout, lorentz_experts
 from moiety.moe.asymoe.experts.lorentz_maps import Maps
 from moiety.moe.dispatch import Slots, deal
-from moiety.moe.experts.bank import ExpertBank, bank_in, check_dense, largest_units
+from moiety.moe.experts.bank import ExpertBank, Place, bank_in, check_dense
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.kernels.products import Runs, choose_form, compute_dtype
 from moiety.moe.precise import StaysPrecise
@@ -85,7 +85,16 @@ class LorentzExperts(StaysPrecise, ExpertBank):
         learns = settings.learn_curvature and not self.maps.flat
         self.log_curvature = scale(self.num_factors) if learns else None
         self.residual = None if residual_ffn is None else FFNExperts(num_experts, hidden, residual_ffn, act)
-        self.initialise()
+        if not self.log_scale.is_meta:
+            self.initialise()
+
+    @classmethod
+    def at(cls, place: Place) -> Self:
+        """The bank of one expert group of scheme asymoe; its kind names the space."""
+        own = place.asymoe
+        residual = (own.residual_ffn or place.ffn) if own.has_residual else None
+        own = own.model_copy(update={"inter_kind": place.group.kind})
+        return cls(place.group.count, place.hidden, own, place.num_sides, residual_ffn=residual, act=place.act)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
         """Orthonormal projections; points of radius 1 from unit rows; outputs of about 0.05, or 0 beside a residual."""
@@ -138,7 +147,7 @@ class LorentzExperts(StaysPrecise, ExpertBank):
         assert slots.expert_ends is not None
         by_side = Runs.covering(slots.ends, slots.offsets, form)
         by_expert = Runs.covering(slots.expert_ends, slots.expert_offsets, form)
-        # cone scales serve the order loss alone; a zero keeps them in the graph of steps that do not compute it
+        # cone scales serve the cone loss alone; a zero keeps them in the graph of steps that do not compute it
         side_scale = (self.log_scale + 0 * self.cone_log_scale).to(wide).view(-1, 1)
         matrices = (
             self.projection.flatten(0, 1).to(dtype),
@@ -170,9 +179,13 @@ class LorentzExperts(StaysPrecise, ExpertBank):
         """
         check_dense(gate_up, down, self.hidden)
         if self.residual is not None:
-            self.residual.load_from_dense(*largest_units(gate_up, down, self.residual.ffn))
+            self.residual.load_from_dense(gate_up, down)
             self.down_proj.zero_()
             self.down_time.zero_()
+
+    def starts_as_dense(self, ffn: int) -> bool:
+        """With a residual of full width: the branch answers 0 at first."""
+        return self.residual is not None and bool(bank_in(self.residual).starts_as_dense(ffn))
 
     def activated_parameters(self) -> int:
         """Parameters that one slot passes through: the projection of its own side and everything behind it."""

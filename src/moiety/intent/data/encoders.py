@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.feature_extraction.text import HashingVectorizer
 from torch import Tensor
 
+HASHING = "hashing"
+HASHING_DIM = 2048
 LOADING_ERRORS = (Exception,)
 """What transformers raises at a model that is absent, damaged, or of another kind; tokenizers raises nothing finer."""
 
@@ -114,3 +117,21 @@ class TextEncoder:
             weight = masks.unsqueeze(-1).float()
             means.append((states * weight).sum(1) / weight.sum(1))
         return torch.cat(means)
+
+
+def hashed_vectors(texts: Sequence[str]) -> np.ndarray:
+    """Character 1- to 3-grams hashed into 2,048 signed places, rows of length 1; needs no model, takes any language."""
+    hasher = HashingVectorizer(n_features=HASHING_DIM, analyzer="char", ngram_range=(1, 3), lowercase=True, norm="l2")
+    return hasher.transform(texts).toarray().astype(np.float32)
+
+
+def encode_texts(texts: Sequence[str], encoder: str) -> Tensor:
+    """One vector a text, ``(texts, dim)`` float32.
+
+    Args:
+        texts: What to encode.
+        encoder: ``hashing``, or a Hugging Face id or folder: masked mean of the last hidden state, frozen.
+    """
+    if encoder == HASHING:
+        return torch.from_numpy(hashed_vectors(texts))
+    return TextEncoder(encoder).vectors(texts)

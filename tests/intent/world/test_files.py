@@ -21,11 +21,12 @@ from moiety.intent.clips.writer import write_clip
 from moiety.intent.data.rows import read_clip_rows
 from moiety.intent.labels.descriptions import descriptions_for
 from moiety.intent.world import made as world
+from moiety.intent.world.figure import FPS, SIDE, Look, move
 from moiety.intent.world.figure import GESTURES as DRAWN
-from moiety.intent.world.figure import SIDE, Look, move
-from moiety.intent.world.made import FPS, SPEAKERS, IntentWorldFiles, clip_of, drawn_utterance, write_intent_world
+from moiety.intent.world.files import IntentWorldFiles, write_intent_world
 from moiety.intent.world.phrases import SENTENCES, sentence, vowels
 from moiety.intent.world.signs import GESTURES, INTENTS, MASKS, OUTSIDE, SIGNS, TONES, WORDS, attainable, law
+from moiety.intent.world.utterance import SPEAKERS, clip_of, drawn_utterance
 from moiety.intent.world.voice import RATE, Voice, speak
 from moiety.intent.world.voice import TONES as SPOKEN
 

@@ -12,7 +12,6 @@ from sklearn.exceptions import NotFittedError
 
 from moiety.intent import IntentClassifier, IntentSample, SampleError
 from moiety.intent.answers import answers
-from moiety.intent.explain import explain
 from tests.intent.small import utterance, utterances
 from tests.intent.small_folder import SMALL
 
@@ -37,7 +36,7 @@ def fitted() -> IntentClassifier:
 
 def test_shares_sum_to_one_over_what_is_present(fitted: IntentClassifier) -> None:
     samples = utterances()
-    for sample, told in zip(samples, explain(fitted, samples), strict=True):
+    for sample, told in zip(samples, fitted.explain(samples), strict=True):
         present = {name for name in ("text", "video", "audio") if sample.frames(name) is not None}
         assert set(told.shares) <= present
         assert sum(told.shares.values()) == pytest.approx(1, abs=1e-5)  # measured 1.2e-7
@@ -52,7 +51,7 @@ def test_shares_sum_to_one_over_what_is_present(fitted: IntentClassifier) -> Non
 
 def test_answers_are_those_of_predict_and_do_not_depend_on_the_batch(fitted: IntentClassifier) -> None:
     samples = utterances()
-    together, alone = explain(fitted, samples), [explain(fitted, [sample])[0] for sample in samples]
+    together, alone = fitted.explain(samples), [fitted.explain([sample])[0] for sample in samples]
     assert [told.label for told in together] == fitted.predict(samples).tolist()
     assert np.allclose([told.probability for told in together], fitted.predict_proba(samples).max(1))
     for a, b in zip(together, alone, strict=True):
@@ -63,7 +62,7 @@ def test_answers_are_those_of_predict_and_do_not_depend_on_the_batch(fitted: Int
 def test_the_frames_are_those_that_score_highest_with_their_times() -> None:
     samples, labels = timed(16)
     model = IntentClassifier(**{**SHORT, "num_anchors": 2, "anchor_score": "norm"}).fit(samples, labels)
-    for told, sample in zip(explain(model, samples), model.preparation_.transform(samples), strict=True):
+    for told, sample in zip(model.explain(samples), model.preparation_.transform(samples), strict=True):
         frames = torch.from_numpy(sample.frames("audio"))[None]
         states = model.model_.body.encoders["audio"](frames, torch.ones(frames.shape[:2], dtype=torch.bool))[0][0, 1:]
         best = states.norm(dim=-1).argsort(descending=True)[:2].tolist()
@@ -74,14 +73,13 @@ def test_the_frames_are_those_that_score_highest_with_their_times() -> None:
 
 
 def test_hidden_modalities_have_no_share(fitted: IntentClassifier) -> None:
-    told = explain(fitted, [utterance(5)], hide=("audio",))[0]
+    told = fitted.explain([utterance(5)], hide=("audio",))[0]
     assert set(told.shares) == {"text", "video"}
     assert {anchor.modality for anchor in told.anchors} == {"text", "video"}
 
 
 def test_a_sentence_for_people(fitted: IntentClassifier) -> None:
-    told = explain(fitted, [utterance(5)])[0]
-    assert told == fitted.explain([utterance(5)])[0]
+    told = fitted.explain([utterance(5)])[0]
     assert told.sentence().startswith(f"s5: {told.label} ({told.probability:.2f}) · ")
     assert told.sentence().count(" %") == len(told.shares)
     first = told.anchors[0]
@@ -91,7 +89,7 @@ def test_a_sentence_for_people(fitted: IntentClassifier) -> None:
 
 def test_without_anchors_only_shares_are_told() -> None:
     model = IntentClassifier(**{**SHORT, "anchor_score": "none"}).fit([utterance(i) for i in range(12)], list("ab") * 6)
-    told = explain(model, [utterance(3)])[0]
+    told = model.explain([utterance(3)])[0]
     assert list(told.anchors) == []
     assert sum(told.shares.values()) == pytest.approx(1, abs=1e-5)
 
@@ -99,14 +97,14 @@ def test_without_anchors_only_shares_are_told() -> None:
 def test_what_cannot_be_explained_is_refused(fitted: IntentClassifier) -> None:
     other = IntentClassifier(**{**SHORT, "method": "concat"}).fit([utterance(i) for i in range(12)], list("ab") * 6)
     with pytest.raises(ValueError, match="method 'concat' chooses no frames, so there is nothing to explain"):
-        explain(other, utterances())
+        other.explain(utterances())
     with pytest.raises(NotFittedError):
-        explain(IntentClassifier(), utterances())
+        IntentClassifier().explain(utterances())
     with pytest.raises(ValueError, match="cannot hide 'smell'"):
-        explain(fitted, utterances(), hide=("smell",))
+        fitted.explain(utterances(), hide=("smell",))
     rows = [utterance(1), utterance(5, (0, 0, 3)), utterance(7, (0, 0, 2))]
     with pytest.raises(SampleError, match="2 samples have none of text, video: s5, s7"):
-        explain(fitted, rows, hide=("audio",))
+        fitted.explain(rows, hide=("audio",))
 
 
 def test_answers_are_plain_rows(fitted: IntentClassifier) -> None:

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing beside it: pictures inside, no script, no request."""
+"""A page without script: one HTML file that contains its pictures and loads nothing."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def write_page(
 
     Args:
         path: Where it goes.
-        title: Its head.
-        facts: Name -> text, shown below the head.
+        title: Title of the page.
+        facts: Name -> text, shown below the title.
         groups: Gives the legend of experts; None: no legend.
-        pictures: Head, explanation and PNG of each section; the PNG is copied into the page.
+        pictures: Heading, explanation and PNG of each section; the PNG is copied into the page.
         table: HTML of the numbers, see :func:`routing_table` and :func:`moiety.records.pages.html_table`.
     """
     parts = [f"<h1>{html.escape(title)}</h1>"]

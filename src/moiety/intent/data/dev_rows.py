@@ -1,0 +1,31 @@
+"""Rows that choose the best epoch, where a classifier is given none: a stratified share of the training rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+
+def dev_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Numbers of the rows that teach, and of the rows that choose the epoch, both rising.
+
+    Args:
+        labels: Label of each row, ``(rows,)``.
+        fraction: Share of the rows that chooses, within 0..1; at least one row of each label does.
+        seed: Draws the rows.
+
+    Raises:
+        ValueError: a label has one row, which cannot do both.
+
+    Source:
+        scikit-learn's ``train_test_split``, stratified.
+    """
+    counts = Counter(labels.tolist())
+    rare = min(sorted(counts), key=lambda label: counts[label])
+    if counts[rare] < 2:
+        raise ValueError(f"label {rare!r} has 1 row, so no dev share can be split off; give X_dev and y_dev")
+    share = max(fraction, len(counts) / len(labels))
+    teach, choose = train_test_split(np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed)
+    return sorted(teach.tolist()), sorted(choose.tolist())

@@ -1,0 +1,1 @@
+"""A vision-language model from parts that somebody trained: a language model, a vision tower, and a new projector."""
