@@ -9,12 +9,13 @@ generator) whose code lies in ``src/moiety``; Hugging Face and torch between two
 - A *return*: a stay in a file that had a stay before.
 - A *climb*: a stay on a higher floor than the stay before it, floors as in ``tests/test_floors.py``.
 
-Before the second layout (commit cd13934) the same walk entered 27 files for ``moiie``, with 59 returns and 20 climbs, and
-43 files for ``asymoe``, with 119 returns and 22 climbs.
+Before the second layout (commit cd13934) the same walk entered 27 files for ``moiie``, with 59 returns and 20 climbs,
+and 43 files for ``asymoe``, with 119 returns and 22 climbs.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -81,7 +82,7 @@ def returns(events: list[Event]) -> int:
 
 def climbs(events: list[Event]) -> int:
     path = stays(events)
-    return sum(after.floor > before.floor for before, after in zip(path, path[1:], strict=False))
+    return sum(after.floor > before.floor for before, after in itertools.pairwise(path))
 
 
 def training_forward(settings: MoESettings) -> list[Event]:

@@ -13,12 +13,13 @@ from torch.nn import functional as F
 from moiety.groups import ExpertGroup
 from moiety.moe.asymoe.activated import largest_layer
 from moiety.moe.asymoe.context import Context
+from moiety.moe.dispatch import deal
 from moiety.moe.experts.bank import ExpertBank, Place
 from moiety.moe.experts.kinds import EXPERTS, bank_class
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import ROUTERS
 from moiety.recipe.recipe import MoESettings
-from tests.moe.slots import answer
+from tests.moe.slots import answer, slots_of
 
 HIDDEN, DENSE, EXPERTS_HERE = 6, 5, 3
 WIDTHS = {"hyp_dim": 4, "context_dim": 4, "inter_ffn": DENSE, "vision_ffn": DENSE, "evidence_dim": DENSE}
