@@ -1,4 +1,4 @@
-"""The two ways to decide that every routing scheme is made of: gates that score and choose, or no gate at all."""
+"""The two ways in which a routing scheme decides: gates that score the experts and choose, or no gate at all."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from moiety.recipe.recipe import MoESettings
 class Gate(NonDynamicallyQuantizableLinear):
     """The scores that one gate gives to the experts it may choose.
 
-    A router calls its gates and never reads their weights, so adapters on a gate count and another module may stand in
-    its place. Quantisers leave it alone unless they are told to take it: torch, torchao and bitsandbytes convert plain
-    ``nn.Linear`` and pass over this subclass. It is some millionths of a layer, and decides everything.
+    A router calls its gates and never reads their weights. So adapters on a gate take effect, and another module may
+    stand in its place. Quantisers leave a gate alone unless they are told to take it: torch, torchao and bitsandbytes
+    convert plain ``nn.Linear`` and skip this subclass. A gate is some millionths of the layer, but its numbers decide
+    which experts run.
 
     Args:
         hidden: Width of the decoder.
@@ -115,7 +116,7 @@ class Router(nn.Module, abc.ABC):
             x: Input of the sparse layer, ``(tokens, hidden)``.
             modality_ids: What each token is, ``(tokens,)``; -1 on padding.
             context: What in the prompt supports each token, where the layer has looked it up; most schemes do not
-                look at it.
+                read it.
         """
 
     def modality_group_of(self, modality_ids: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
@@ -203,7 +204,7 @@ class GatedRouter(Router):
     def _scores(self, x: Tensor) -> Tensor:
         """The answers of all gates side by side: ``(tokens, hidden)`` -> ``(tokens, rows)``, rows of all gates.
 
-        What stands in the place of a gate (an adapter, a quantised or packed layer) gets `x` in the type of the model.
+        A module that stands in the place of a gate (an adapter, a quantised layer) gets `x` in the type of the model.
         """
         wide = self.settings.router_dtype == "float32"
         lifted = x.to(torch.promote_types(x.dtype, torch.float32)) if wide else x  # one copy for all gates
@@ -213,8 +214,9 @@ class GatedRouter(Router):
     def _visible_scores(self, scores: Tensor, group: Tensor) -> Tensor:
         """Lay the rows of each token's own gate over the bank: ``(tokens, rows)`` -> ``(tokens, experts)``.
 
-        Every gate's rows are spread over the bank by slices, -inf between them, and one ``where`` per further gate
-        picks the token's own. Padding keeps the first gate's finite scores, so that no row is all -inf.
+        The rows of every gate are spread over the bank by slices, with -inf between them; one ``where`` for each
+        further gate picks the scores of the token's own gate. Padding keeps the finite scores of the first gate, so that no row
+        holds -inf alone.
         """
         union = None
         for layout in self.layouts:
@@ -265,7 +267,7 @@ def _layout(groups: ExpertGroups, gate: int, first_row: int) -> GateLayout:
 
 
 class GatelessRouter(Router):
-    """Every visible expert, all with the same weight: nothing is chosen and nothing learns.
+    """Every token uses all experts that it may use, with equal weights; the router has no parameters.
 
     Raises:
         ValueError: modality groups see different numbers of experts, or `top_k` is not that number.

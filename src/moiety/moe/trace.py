@@ -1,8 +1,8 @@
-"""What the routers decided: one :class:`Routing` per decision, one :class:`RoutingTrace` per forward.
+"""What the routers decided: one :class:`Routing` for each decision, one :class:`RoutingTrace` for each forward.
 
-Losses, statistics and the lens read these records and nothing else. A trace is opened around a forward with
-:func:`recording`; every sparse layer that runs meanwhile adds its decision. Close it before ``backward``: layers that
-gradient checkpointing runs again would be recorded again.
+Losses, statistics and the lens read these records and nothing else. Open a trace around a forward with
+:func:`recording`; every sparse layer that runs meanwhile adds its decision. Close the trace before ``backward``,
+because gradient checkpointing runs layers again, and they would be recorded twice.
 """
 
 from __future__ import annotations

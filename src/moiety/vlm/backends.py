@@ -1,7 +1,7 @@
 """Expert banks under Hugging Face's switch ``experts_implementation``.
 
-The bank of floor 1 is decorated here, so that ``eager``, ``grouped_mm`` and ``batched_mm`` of transformers run on our
-weights. ``moiety``, our own grouped product, is the default on every device.
+The bank of plain experts is decorated here, so that ``eager``, ``grouped_mm`` and ``batched_mm`` of transformers run on
+our weights. ``moiety``, our own kernels, is the default on every device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALL_EXPERTS_FUNCTIONS.register("moiety", FFNExperts.forward)
 
 
 class Backend:
-    """The route that all banks of one model take; one object, shared, so that a switch is one assignment.
+    """The route that all banks of one model take. All banks share one object, so one assignment switches all of them.
 
     Raises:
         ValueError: there is no such route.

@@ -15,13 +15,13 @@ _PROMPT_LENGTH = "moiety_prompt_length"
 
 
 class GeneratesWithIds:
-    """Mixin in front of an outermost Hugging Face class; of a dense model it keeps the positions of a conversation."""
+    """Mixin in front of an outermost Hugging Face class; a dense model only gets the positions of its conversation."""
 
     _is_sparse: bool
     base_model: Any
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Any, model_kwargs: Any) -> Any:
-        """As in transformers, from the offsets of this conversation, and never of another."""
+        """As in transformers, with the offsets of this conversation and never with those of another."""
         tokens = inputs_tensor if inputs_tensor.ndim == 2 else None  # embeddings have three axes
         name_modalities(self.base_model, tokens, model_kwargs)
         recall_offsets(self.base_model, cache_of(model_kwargs))
@@ -53,9 +53,9 @@ class GeneratesWithIds:
     ) -> Any:
         """As in transformers, with the modality ids and the evidence of this step.
 
-        The names matter: ``generate`` reads them to see what it may pass on. A step reads the prompt as long as the
-        cache holds less than that; what transformers says of it (``is_first_iteration``) is not said for every chunk
-        of a prompt in every release.
+        The names of the parameters matter: ``generate`` reads them to see what it may pass on. A step still reads the
+        prompt as long as the cache holds fewer tokens than the prompt has. The flag ``is_first_iteration`` of
+        transformers is not enough: some releases do not set it for every chunk of a prompt.
         """
         inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
         if self._is_sparse:
@@ -70,10 +70,10 @@ class GeneratesWithIds:
 
 
 def prompt_length(inputs: Tensor, model_kwargs: Any) -> int:
-    """Tokens of the prompt of one ``generate``, what a cache holds of it included.
+    """Number of tokens in the prompt of one ``generate``, including those that the cache already holds.
 
     Args:
-        inputs: Tokens ``(batch, seq)`` or embeddings ``(batch, seq, hidden)``; beside a cache all of them or the new.
+        inputs: Tokens ``(batch, seq)`` or embeddings ``(batch, seq, hidden)``; with a cache, all or the new ones.
         model_kwargs: The other keywords of ``generate``.
     """
     mask = model_kwargs.get("attention_mask")

@@ -1,7 +1,7 @@
 """Which token is what, seen from a Hugging Face config: placeholder ids, and the ids of one call.
 
 A processor writes one placeholder token for every picture feature; the config names its id. All that is read from a
-config or a call about modalities stands here, with the pure rules on tensors at the end.
+config or a call about modalities is read here; the pure rules on tensors follow at the end.
 """
 
 from __future__ import annotations

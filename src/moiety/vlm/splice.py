@@ -63,7 +63,7 @@ UNSUPPORTED: dict[str, str] = {
 
 
 class TakesModalityIds:
-    """Mixin in front of a decoder layer's class: ids and evidence go to the sparse layer, never to attention."""
+    """Mixin in front of a decoder layer's class: ids and evidence go to the sparse layer and never to the attention."""
 
     def forward(
         self,
@@ -73,7 +73,7 @@ class TakesModalityIds:
         evidence_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the layer's own forward; a dense layer drops both."""
+        """As the layer's own forward; a dense layer ignores ids and evidence."""
         mlp = self.mlp  # type: ignore[attr-defined]
         if not hasattr(mlp, "bound"):  # asked so, since a wrapper of an adapter library may stand around the layer
             return super().forward(hidden_states, *args, **kwargs)  # type: ignore[misc]
@@ -88,10 +88,10 @@ class TakesModalityIds:
 
 
 class TouchesTower:
-    """Mixin in front of the multimodal base model's class: a step without pictures is a step where only they teach.
+    """Mixin in front of the multimodal base model's class: vision tower and projector stay in the graph of every step.
 
-    No rank keeps the others waiting for its pictures, and a batch of texts has a gradient, of zeros, where nothing but
-    tower and projector learns.
+    A batch without pictures gives them a gradient of zeros. So no rank waits for the gradient of a tower that another
+    rank did not use, and ``backward`` also works on texts alone when nothing but tower and projector is trained.
     """
 
     def forward(self, input_ids: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -119,14 +119,14 @@ def _has_ranks() -> bool:
 
 
 class FindsModalityIds(TouchesTower):
-    """Mixin in front of the multimodal base model's class, which every caller passes through, TRL's losses too."""
+    """Mixin in front of the multimodal base model's class, which every caller passes through, TRL's losses as well."""
 
     modality_rule: ModalityRule
     evidence_rule: EvidenceRule | None
 
     @staticmethod
     def over(original: Any) -> dict[str, Any]:
-        """The tower's side of `original`, which may hand every keyword on, without ids and evidence of the decoder."""
+        """Methods of `original` that compute features of pictures, without the keywords that are for the decoder."""
         names = [name for name in dir(original) if name.startswith("get_") and name.endswith("_features")]
         return {name: _without_ids(getattr(original, name)) for name in names}
 
@@ -161,7 +161,7 @@ class FindsModalityIdsWithOffsets(FindsModalityIds, KeepsOffsets):
 
 
 def _without_ids(get_features: Callable[..., Any]) -> Callable[..., Any]:
-    """The same method, of the same signature, which drops what is meant for sparse layers."""
+    """The same method with the same signature; it drops the keywords that are meant for sparse layers."""
 
     @functools.wraps(get_features)
     def get(self: Any, *args: Any, modality_ids: Any = None, evidence_mask: Any = None, **kwargs: Any) -> Any:
@@ -171,7 +171,7 @@ def _without_ids(get_features: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class InitialisesExperts:
-    """Mixin in front of a text decoder's class: gates and experts that a checkpoint lacks get their own start."""
+    """Mixin in front of a text decoder's class: gates and experts that a checkpoint lacks are drawn by their rule."""
 
     def _init_weights(self, module: nn.Module) -> None:
         if not initialise_sparse(module):

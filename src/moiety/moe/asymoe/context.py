@@ -1,7 +1,7 @@
 """Evidence attention: what in the prompt supports this token, and how much of it there is.
 
-Keys are *evidence* positions only (picture features and the user's text), strictly before the query, and one null key
-with value zero. What falls on the null key is attention that found nothing, so the share of the rest, the *evidence
+The keys are *evidence* positions only (picture features and the user's text), strictly before the query, and one null
+key with value zero. Attention on the null key is attention that found nothing. So the share of the rest, the *evidence
 mass*, can say "nothing relevant", which a plain softmax cannot.
 """
 
@@ -23,8 +23,8 @@ from moiety.recipe.asymoe import AsyMoESettings
 class ContextCache:
     """Keys and values of the evidence seen so far in one layer; a member of the key-value cache of one generation.
 
-    Columns keep the position they came from, so that :meth:`crop` removes exactly those of dropped tokens. Nothing here
-    reads a tensor's values: every decision is made on the host.
+    Each column remembers its position, so that :meth:`crop` removes exactly the columns of the dropped tokens. No value
+    of a tensor is read here: every decision is made on the host.
 
     Args:
         length: Tokens seen, evidence or not.
@@ -86,9 +86,9 @@ class Evidence:
     """Which positions of one call may be looked up.
 
     Args:
-        mask: True where a position is evidence, ``(batch, seq)``. None: the whole call was generated and nothing of it
-            ever becomes evidence; what `cache` holds can still be looked up.
-        cache: Evidence of earlier calls; takes in that of this one. None: there was no earlier call.
+        mask: True where a position is evidence, ``(batch, seq)``. None: all tokens of the call were generated, and none
+            of them ever becomes evidence; what `cache` holds can still be looked up.
+        cache: Evidence of earlier calls, to which that of this call is added. None: there was no earlier call.
         document_ids: Which document each position belongs to, ``(batch, seq)``, where rows pack several; None: one.
     """
 

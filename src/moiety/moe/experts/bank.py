@@ -1,4 +1,4 @@
-"""What every kind of expert bank promises."""
+"""What every kind of expert bank promises, and what it is built from."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ExpertBank(nn.Module, abc.ABC):
     A bank knows nothing of gates. It is told which expert each slot wants and how much the answer weighs.
 
     Adapters and packers put a module of their own in the place of a bank, and change its weights while they call it.
-    So whatever reads weights goes through a call of the module; :func:`bank_in` finds the bank for questions of size.
+    So everything that reads weights is a call of the module; :func:`bank_in` finds the bank where only sizes are asked.
     """
 
     num_experts: int
@@ -157,7 +157,7 @@ class ExpertBank(nn.Module, abc.ABC):
 
 
 def bank_in(module: nn.Module) -> Any:
-    """The bank that stands at this place, or inside the adapters that took it; never to be called, only to be asked."""
+    """The bank at this place, or inside the adapters that took its place; ask it for sizes, but never call it."""
     while not isinstance(module, ExpertBank) and "base_layer" in module._modules:
         module = cast(nn.Module, module.base_layer)
     return module  # other wrappers (FSDP, torch.compile, a saved copy of peft) hand every question on
@@ -167,7 +167,7 @@ def bank_in(module: nn.Module) -> Any:
 def largest_units(
     gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"], width: int
 ) -> tuple[Float[Tensor, "twice_kept hidden"], Float[Tensor, "hidden kept"]]:
-    """The `width` inner units of a dense FFN that can say most: largest ||gate row|| * ||up row|| * ||down column||.
+    """The `width` inner units of a dense FFN with the largest product ||gate row|| * ||up row|| * ||down column||.
 
     Returns:
         Their gate and up rows and down columns, in the order of the dense FFN; all of them if it has no more.

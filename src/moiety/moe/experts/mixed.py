@@ -1,4 +1,4 @@
-"""One bank for each expert group, behind the face of a single bank."""
+"""One bank for each expert group, which together are called like a single bank."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class MixedExperts(ExpertBank):
         return plain(group.count, self.hidden, place.width, act) if kind is FFNExperts else kind.at(place)
 
     def bank(self, name: str) -> Any:
-        """The bank of the expert group called `name`, to be asked; what is called is ``banks[name]``."""
+        """The bank of the expert group called `name`, to ask it for sizes; to run it, call ``banks[name]``."""
         return bank_in(self.banks[name])
 
     def _all(self) -> list[ExpertBank]:

@@ -1,7 +1,7 @@
-"""The seat of the context cache: a member of each layer of Hugging Face's key-value cache.
+"""Where the context cache is kept: as a member of each layer of Hugging Face's key-value cache.
 
-Whatever happens to the keys and values of a generation (beam search, crop after a rejected guess, reset, a copy for a
-second turn) happens to the evidence of the same layer, because it hangs on the same object.
+Everything that happens to the keys and values of a generation (beam search, crop after a rejected guess, reset, a copy
+for a second turn) also happens to the evidence of the same layer, because both belong to the same object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from moiety.vlm.retype import reduce, retyped
 class SeatsContext(abc.ABC):
     """Mixin in front of the class of one layer of a cache.
 
-    An ABC like those classes: Python re-types an object only where both its classes grow from one base.
+    It is an ABC like those classes, because Python changes the class of an object only if both classes have one base.
     """
 
     _layer_type = None  # a class that names its type would be registered anew for every re-typed copy
@@ -75,7 +75,7 @@ def seat_of(cache: Any, layer_index: int) -> ContextCache | None:
 
 
 def has_begun(cache: Any) -> bool:
-    """Whether a key-value cache holds tokens; the seats know it without asking the device."""
+    """Whether a key-value cache holds tokens; the context caches know this without asking the device."""
     if cache is None:
         return False
     if any(isinstance(layer, SeatsContext) and layer.context.length for layer in cache.layers):

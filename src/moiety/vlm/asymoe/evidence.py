@@ -1,8 +1,8 @@
 """Which positions of a call are evidence, where the caller has not said so, and in every step of ``generate``.
 
 Evidence is what the model was given: picture features and the user's text. Control tokens, answers of earlier turns and
-whatever is being generated are memory. The processor's side knows the turns and says it all (``vlm/asymoe/spans.py``);
-from tokens alone earlier answers cannot be told from questions.
+everything that is being generated are memory. The code that encodes a conversation knows its turns and marks them
+exactly (``vlm/asymoe/spans.py``). From tokens alone, earlier answers cannot be told from questions.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class EvidenceRule:
         return cls(tuple(sorted(set(found))))
 
     def derive(self, input_ids: Tensor | None, modality_ids: Tensor) -> Tensor:
-        """Evidence by tokens alone, ``(batch, seq)``: all that is no padding and no control token.
+        """Evidence derived from the tokens alone, ``(batch, seq)``: everything but padding and control tokens.
 
         Args:
             input_ids: Tokens, ``(batch, seq)``; None: embeddings were given, in which control tokens cannot be seen.
@@ -82,8 +82,8 @@ class EvidenceRule:
             cache: Key-value cache, or None.
 
         Returns:
-            ``(batch, seq)``, false on padding; None: everything was generated, and none of it becomes evidence. That is
-            what a missing mask means once a cache holds tokens.
+            ``(batch, seq)``, false on padding. None: all tokens of this call were generated, and none of them becomes
+            evidence. This is what a missing mask means once the cache holds tokens.
 
         Raises:
             ValueError: the given mask has another shape than the positions.
@@ -93,7 +93,7 @@ class EvidenceRule:
         if given.shape != modality_ids.shape:
             raise ValueError(
                 f"evidence_mask has shape {tuple(given.shape)}, the tokens {tuple(modality_ids.shape)}; "
-                "give one entry a token, or none at all"
+                "give one entry for each token, or leave the mask out"
             )
         return given.bool() & (modality_ids >= int(Modality.TEXT))
 

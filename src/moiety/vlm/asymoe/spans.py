@@ -1,4 +1,4 @@
-"""What each position of an encoded conversation is to scheme ``asymoe``: evidence, and part of which turn."""
+"""What scheme ``asymoe`` must know of each position of a conversation: is it evidence, and of which turn is it?"""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def span_ids(
 
 
 def span_order(row: Row, spans: Int[Tensor, " seq"]) -> Int[Tensor, " seq"]:
-    """1 on spans that belong to the pictures before them, 0 elsewhere and on those that the row marks as false.
+    """1 on spans that are true of the pictures before them; 0 on spans that the row marks as false, and elsewhere.
 
     Args:
-        row: Whose ``order`` marks count; a question without a mark belongs.
+        row: The row whose ``order`` marks count; a question without a mark is true of its pictures.
         spans: Of :func:`span_ids`.
 
     Raises:

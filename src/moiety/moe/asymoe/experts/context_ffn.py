@@ -1,4 +1,4 @@
-"""The control of the evidence experts: the same context attention, and no branches."""
+"""The control of the evidence experts: plain experts with the same context attention, and without branches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moiety.recipe.asymoe import AsyMoESettings
 class ContextFFNExperts(ExpertBank):
     r"""Plain experts that add what the evidence says: :math:`E(x, a) = F(x) + g\,a`, with one learned gain each.
 
-    It answers the question whether evidence experts are more than additional attention.
+    A comparison with it shows whether evidence experts gain more than the additional attention does.
 
     Args:
         num_experts: Experts in the bank.
@@ -70,7 +70,7 @@ class ContextFFNExperts(ExpertBank):
 
     @torch.no_grad()
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
-        """Copy the dense FFN, or what is largest in it, and silence the context: its gain learns at once from 0."""
+        """Copy the dense FFN, or its largest units, and set the gain to 0; it learns from the first step."""
         self.ffn.load_from_dense(gate_up, down)
         self.gain.zero_()
 

@@ -1,4 +1,4 @@
-"""Evidence-priority experts: one branch that remembers, one that reads, and a gate between them."""
+"""Evidence-priority experts: a memory branch, an evidence branch, and a gate that weighs the two."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def clamped_alpha(value: float | None) -> Iterator[None]:
 
 
 class EvidenceExperts(StaysPrecise, ExpertBank):
-    r"""Experts that weigh what they know against what the prompt shows.
+    r"""Experts that weigh what they have learned against what the evidence in the prompt says.
 
     :math:`E(x, a) = \alpha F_{mem}(x) + (1-\alpha) F_{evd}(x, a)` with
     :math:`\alpha = lo + (hi-lo)\,\sigma(w_\alpha \cdot g + b_\alpha)`. Form ``gelu``:
     :math:`F_{mem} = W_2\,gelu(W_1 x)`, :math:`F_{evd} = W_4\,gelu(W_3 [x; a])`. Form ``swiglu``: both branches are
     gated, so that they can copy a dense FFN. The gate reads ``x`` or, ``rich``, :math:`[x; a; |x-a|; e]` with the
-    evidence mass *e*: a gate that sees *x* alone cannot see the evidence that it weighs.
+    evidence mass *e*. A gate that reads *x* alone does not see the evidence that it weighs.
 
     Args:
         num_experts: Experts in the bank.
@@ -186,9 +186,9 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
 
         Form ``swiglu`` of the same width or more equals the dense FFN at step 0, for every alpha and every context
         (and every activation that has a name).
-        Form ``gelu`` has no gate: it takes up rows and down columns, and loses the gate rows; a narrower bank of
-        either form loses units. Neither promises identity. What reads the context starts at 0 and learns at once, for
-        the context itself does not start at 0.
+        Form ``gelu`` has no gate: it takes the up rows and down columns and leaves out the gate rows. A narrower bank
+        of either form leaves out units. Neither equals the dense FFN. The part that reads the context starts at 0 and
+        learns from the first step, because the context itself does not start at 0.
 
         Raises:
             ValueError: the widths do not fit.
