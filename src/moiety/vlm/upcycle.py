@@ -268,8 +268,7 @@ def upcycle_folder(
             rows, or the settings do not fit.
     """
     destination = Path(destination)
-    if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
+    refuse_existing(destination, overwrite)
     folder = local_folder(source, revision)
     refuse_quantised(quantised_by(config_of(folder)), str(source))
     check_folder_vocabulary(folder)
@@ -287,6 +286,16 @@ def upcycle_folder(
                 copy_processor(Path(place), fresh)
         write_card(fresh, model)
     return ParityReceipt(**history["receipt"])
+
+
+def refuse_existing(destination: Path, overwrite: bool) -> None:
+    """Keep a folder that is there already.
+
+    Raises:
+        FileExistsError: `destination` exists, and nobody asked to replace it.
+    """
+    if destination.exists() and not overwrite:
+        raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
 
 
 def _processor_in(folder: Path, settings: MoESettings) -> Any:

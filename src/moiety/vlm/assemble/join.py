@@ -26,7 +26,7 @@ from moiety.vlm.assemble.tower import Tower, read_tower
 from moiety.vlm.card import write_card
 from moiety.vlm.rows import IMAGE_MARK
 from moiety.vlm.templates import TEMPLATES, stop_at_end_of_turn, use_template
-from moiety.vlm.upcycle import ParityError, ParityReceipt, compare_logits, hash_weights
+from moiety.vlm.upcycle import ParityError, ParityReceipt, compare_logits, hash_weights, refuse_existing
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,7 @@ def assemble(
         ParityError: the language model would answer otherwise inside a LLaVA.
     """
     destination = Path(destination)
-    if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
+    refuse_existing(destination, overwrite)
     words, sight = read_language(language, dtype=dtype), read_tower(tower, side=image_size, dtype=dtype)
     name = template or fitting_template(words.tokenizer)
     with torch.random.fork_rng(devices=[]):  # the caller's random state is untouched

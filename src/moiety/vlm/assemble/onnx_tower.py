@@ -62,8 +62,8 @@ def convert_dinov2(source: str | Path, destination: str | Path, *, side: int = 5
         save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
         preparation.save_pretrained(fresh)
         # names are those of the checkpoints on the Hub, which every release of transformers maps to its own
-        _, report = Dinov2Model.from_pretrained(fresh, output_loading_info=True, use_safetensors=True)
-        refuse_partial(report, str(source))
+        loaded: Any = Dinov2Model.from_pretrained(fresh, output_loading_info=True, use_safetensors=True)
+        refuse_partial(loaded[1], str(source))
     return Path(destination)
 
 

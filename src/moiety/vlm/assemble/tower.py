@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoImageProcessor
@@ -29,7 +29,7 @@ class TowerFamily:
     """
 
     feature_layer: int
-    strategy: str
+    strategy: Literal["default", "full"]
     extra_tokens: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
