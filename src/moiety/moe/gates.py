@@ -215,8 +215,8 @@ class GatedRouter(Router):
         """Lay the rows of each token's own gate over the bank: ``(tokens, rows)`` -> ``(tokens, experts)``.
 
         The rows of every gate are spread over the bank by slices, with -inf between them; one ``where`` for each
-        further gate picks the scores of the token's own gate. Padding keeps the finite scores of the first gate, so that no row
-        holds -inf alone.
+        further gate picks the scores of the token's own gate. Padding keeps the finite scores of the first gate, so
+        that no row holds -inf alone.
         """
         union = None
         for layout in self.layouts:
