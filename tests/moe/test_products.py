@@ -1,4 +1,4 @@
-"""The grouped product in compiled code: every dtype, the same numbers, one graph."""
+"""Products of sorted rows: both forms are equal, one rule admits them, and the operator compiles in every dtype."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moiety.moe.kernels.products import _opaque, grouped_product
+from moiety.moe.kernels.products import Runs, _opaque, choose_form, grouped_product
 
 OFFSETS = torch.tensor([2, 2, 5], dtype=torch.int32)
 FORWARD = ((6, 8), (3, 8, 16))
@@ -55,3 +55,43 @@ def test_matrices_may_begin_anywhere(sizes: tuple[tuple[int, ...], ...]) -> None
         shifted.append(room.as_strided(matrix.shape, matrix.stride()).copy_(matrix))
     rows = slice(None) if right.dim() == 2 else slice(int(OFFSETS[-1]))
     assert grouped_product(*shifted, OFFSETS)[rows].equal(grouped_product(left, right, OFFSETS)[rows])
+
+
+@pytest.mark.parametrize("width", [8, 5])
+def test_both_forms_of_a_product_are_equal(width: int) -> None:
+    """Also a run without rows; widths that ``grouped_mm`` refuses are padded where a stack may have them."""
+    ends = (2, 2, 5)
+    rows, weight = torch.randn(6, 8), torch.randn(3, 16, 8)
+    narrow, narrow_weight = torch.randn(6, width), torch.randn(3, 16, width)
+    found = []
+    for form in ("loop", "grouped"):
+        runs = Runs.covering(ends, OFFSETS, form)
+        total = runs.multiply(rows, weight)
+        runs.add(total, narrow, narrow_weight)
+        back, outer = runs.multiply_back(total, narrow_weight), runs.outer(total, narrow)
+        found.append([total, back, outer, runs.spread(torch.arange(3.0))])
+    for loop, grouped in zip(*found, strict=True):
+        torch.testing.assert_close(grouped, loop, rtol=1e-5, atol=1e-5)
+    assert found[0][3].tolist() == [0, 0, 2, 2, 2, 2]
+    assert not found[0][2][1].any()
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+ADMITTED: list[tuple[torch.device, torch.dtype, tuple[int, ...], int | None, str]] = [
+    (CPU, torch.float32, (8, 12), 64, "grouped"),
+    (CPU, torch.float32, (8, 12), None, "loop"),  # the ends are on the host already
+    (CPU, torch.float32, (8, 10), 64, "loop"),
+    (CPU, torch.float64, (8, 8), 64, "loop"),
+    (CUDA, torch.bfloat16, (8, 16), 64, "grouped"),
+    (CUDA, torch.bfloat16, (8, 16), None, "grouped"),
+    (CUDA, torch.bfloat16, (8, 12), None, "loop"),
+    (CUDA, torch.float32, (8, 16), None, "loop"),
+]
+
+
+@pytest.mark.parametrize(("device", "dtype", "widths", "row_bytes", "form"), ADMITTED)
+def test_one_rule_admits_the_forms(
+    device: torch.device, dtype: torch.dtype, widths: tuple[int, ...], row_bytes: int | None, form: str
+) -> None:
+    assert choose_form("auto", dtype, device, widths, num_rows=8, num_runs=2, row_bytes=row_bytes) == form
+    assert choose_form("loop", dtype, device, widths) == "loop"

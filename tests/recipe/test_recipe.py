@@ -182,7 +182,7 @@ def test_what_follows_from_other_settings() -> None:
     widths = dict.fromkeys(("hyp_dim", "inter_ffn", "vision_ffn", "evidence_dim", "context_dim"), 8)
     assert AsyMoESettings(**widths).sized
     assert not AsyMoESettings(**widths, inter_residual=True).sized
-    assert AsyMoESettings(text_kind="parallel").needs_context
+    assert AsyMoESettings(text_kind="context").needs_context
     assert not AsyMoESettings(text_kind="ffn").needs_context
 
 
@@ -319,3 +319,11 @@ def test_the_kinds_of_asymoe_stand_in_one_place() -> None:
     message = r"moe.kinds.inter is 'ffn' and moe.asymoe.inter_kind is 'product'; give the kind in one place"
     with pytest.raises(ValueError, match=message):
         MoESettings(scheme="asymoe", kinds={"inter": "ffn"}, asymoe={"inter_kind": "product"})
+
+
+def test_the_old_name_of_kind_context_is_still_read() -> None:
+    """Recipes and models of earlier releases say ``parallel``, though nothing runs in parallel there."""
+    settings = MoESettings.model_validate({"scheme": "asymoe", "asymoe": {"text_kind": "parallel"}})
+    assert settings.asymoe is not None
+    assert settings.asymoe.text_kind == "context"
+    assert settings == MoESettings(scheme="asymoe", asymoe={"text_kind": "context"})
