@@ -53,7 +53,7 @@ def test_embedding_fills_right_answers_and_hollows_wrong_ones(drawn: list[Figure
         (filled if len(collection.get_facecolors()) else hollow).extend(offsets)
     assert sorted(filled) == [[0, 0], [2, 0], [3, 1]]
     assert sorted(hollow) == [[1, 1]]
-    assert {text.get_text() for text in drawn[0].legends[0].texts} == {"a", "b", "answered wrongly"}
+    assert {text.get_text() for text in drawn[0].legends[0].texts} == {"a", "b", "wrong answer"}
 
 
 def test_more_labels_than_colours_stay_apart(drawn: list[Figure], tmp_path: Path) -> None:
