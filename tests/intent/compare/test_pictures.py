@@ -39,7 +39,7 @@ def test_confusion_shows_counts_as_numbers_and_shares_as_shade(drawn: list[Figur
     shade = np.asarray(axes.images[0].get_array())
     assert shade.tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]], "a label without rows is white"
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["go", "stay", "wait"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answered", "true")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "true label")
     with Image.open(tmp_path / "c.png") as picture:
         assert min(picture.size) > 300
 

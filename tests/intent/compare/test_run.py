@@ -177,7 +177,7 @@ def test_plan_progress_and_table_show_what_was_asked_and_files_what_is_finished(
     assert asked.limit == ""
     written = (tmp_path / "out" / "table.md").read_text("utf-8")
     assert "3 of 3 runs are finished." in written
-    assert "| majority | any |" in written
+    assert "| majority | none |" in written
 
 
 def test_a_split_without_anything_to_read_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_who_learned_from_what() -> None:
 @pytest.mark.parametrize(
     ("others", "said"),
     [
-        ([0.5] * 8, "amess reaches 80.0 % [80.0, 80.0] ACC, the others 50.0 %; it beats concat (by 30.0 points)."),
+        ([0.5] * 8, "amess reaches 80.0 % [80.0, 80.0] accuracy, the others 50.0 %; it beats concat (by 30.0 points)."),
         ([0.9] * 8, "it is beaten by concat (by 10.0 points)."),
         ([0.7, 0.9] * 4, "it cannot be told from concat."),
     ],
@@ -58,10 +58,10 @@ def test_verdicts_are_those_of_the_corrected_test(others: list[float], said: str
 
 def test_one_seed_is_no_verdict_and_nothing_scored_is_said() -> None:
     one = comparison(seeds=1, concat=[0.5], amess=[0.8])
-    assert result(one) == "amess reaches 80.0 % ACC, the others 50.0 %; one seed cannot tell them apart."
+    assert result(one) == "amess reaches 80.0 % accuracy, the others 50.0 %; one seed cannot tell them apart."
     assert "that takes a second seed" in limits(one)
     assert result(replace(one, runs=[])) == "Nothing is scored yet."
-    assert result(comparison(seeds=1, concat=[0.5])) == "concat reaches 50.0 % ACC."
+    assert result(comparison(seeds=1, concat=[0.5])) == "concat reaches 50.0 % accuracy."
     assert "A-MESS" in limits(one)
     assert "A-MESS" not in limits(comparison(concat=[0.5] * 3))
 

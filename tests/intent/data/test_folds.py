@@ -227,6 +227,6 @@ def test_a_person_on_both_sides_is_told_of(tmp_path: Path, caplog: pytest.LogCap
     )
     with caplog.at_level(logging.WARNING, "moiety"):
         run_intent_compare(recipe)
-    assert caplog.text.count("also stand in train") == 1
+    assert caplog.text.count("are also in split train") == 1
     apart = IntentDataset("x", {"train": split_of([0], ["a"]), "test": split_of([1], ["a"])})
     assert known_persons(apart, data.model_copy(update={"choose": None})) == []

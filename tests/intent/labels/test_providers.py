@@ -68,7 +68,7 @@ def test_any_other_text_is_refused_with_a_reason(text: str) -> None:
         ('["a.", 1]', "it is JSON, but no list of 2 strings"),
         ('["a."]', "it lists 1 strings, 2 were asked for"),
         ('["a.", "\\n"]', "a string in it is blank"),
-        ('["a b", "a  b"]', "a string stands in it twice"),
+        ('["a b", "a  b"]', "a string is in it twice"),
     ],
 )
 def test_what_is_wrong_with_a_reply(reply: str, said: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moiety.intent.compare.outcome import IntentComparison
-from moiety.intent.compare.tables import SHOWN
+from moiety.intent.compare.tables import IN_WORDS
 from moiety.records.pages import counted, listed, spread
 from moiety.stats.contrasts import Contrast, as_families
 from moiety.stats.intervals import Estimate
@@ -44,9 +44,10 @@ def result(comparison: IntentComparison) -> str:
     found = {name: estimate for name in comparison.names if (estimate := comparison.estimate(name, measure))}
     if not found:
         return "Nothing is scored yet."
-    first = method if method in found else next(iter(found))
+    trained = [name for name in found if not comparison.is_floor(name)]
+    first = method if method in found else next(iter(trained or found))
     others = [name for name in found if name != first]
-    text = f"{first} reaches {in_percent(found[first])} {SHOWN[measure]}"
+    text = f"{first} reaches {in_percent(found[first])} {IN_WORDS[measure]}"
     text += f", the others {spread([100 * found[name].mean for name in others])} %" if others else ""
     pairs = [{first: 1.0, name: -1.0} for name in others]
     against = [one for pair in pairs for one in comparison.contrast_on("against all others", pair, [measure])]

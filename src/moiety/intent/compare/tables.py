@@ -23,7 +23,16 @@ SHOWN = {
     "weighted_f1": "WF1",
     "weighted_prec": "WP",
 }
-"""Measure -> its name in papers; F1, P and R are means over classes."""
+"""Measure -> its name in the tables, as papers have it."""
+IN_WORDS = {
+    "acc": "accuracy",
+    "f1": "F1 (mean over classes)",
+    "prec": "precision (mean over classes)",
+    "rec": "recall (mean over classes)",
+    "weighted_f1": "weighted F1",
+    "weighted_prec": "weighted precision",
+}
+"""Measure -> its name in a sentence."""
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -77,7 +86,8 @@ def caption(comparison: IntentComparison) -> str:
     return (
         f"Scores in percent: {meaning}. {len(comparison.runs)} of {len(comparison.planned)} runs are finished"
         + (f"; these are not: {shown}" if waiting else "")
-        + f". {_rows_sentence(comparison, rows)} F1, P and R are means over classes."
+        + f". {_rows_sentence(comparison, rows)} ACC is accuracy. F1, P (precision) and R (recall) are "
+        "means over classes; WF1 and WP weigh the classes by their rows."
     )
 
 
@@ -123,7 +133,7 @@ def score_table(comparison: IntentComparison, narrow: bool = False) -> list[list
     lines = [["method", "seeds", *(SHOWN.get(measure, measure) for measure in shown)]]
     for name in comparison.names:
         seeds = sum(run.name == name for run in comparison.runs)
-        number = "any" if comparison.is_floor(name) and seeds else str(seeds)
+        number = "none" if comparison.is_floor(name) and seeds else str(seeds)
         lines.append([name, number, *(percent(comparison.estimate(name, measure)) for measure in shown)])
     return lines
 

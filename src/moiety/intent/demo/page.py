@@ -117,9 +117,10 @@ def _result_parts(folder: Path, comparison: IntentComparison, rows: Sequence[Map
     done = f"{made(comparison)} {WORLD}"
     note = (
         "Attainable is the accuracy of the best possible reader, who never misreads a sign; it is computed from the "
-        "law of the world. Modalities are hidden only when the models are scored; nothing is trained again. Brackets "
-        "hold Student's 95 % interval over seeds. "
+        "law of the world. Modalities are hidden only when the models are scored; nothing is trained again. "
     )
+    if len(comparison.seeds) > 1:
+        note += "Brackets hold Student's 95 % interval over seeds. "
     return [
         opening(TITLE, done, fusion(comparison, rows), f"{limits(comparison)} {SCOPE}"),
         html_figure("Accuracy for each set of modalities. Grey bars: attainable. Dots: reached.", folder / SUBSETS),
@@ -143,8 +144,8 @@ def _world_parts(folder: Path, world: IntentWorldFiles) -> list[str]:
     return [
         html_heading("What the clips are"),
         html_note(
-            "In these clips the words are of the same kind. Only the voice and the gesture together tell which intent "
-            "it is."
+            "These clips use the same group of sentences. Only the voice and the gesture together tell their intents "
+            "apart."
         ),
         f'<div class="clips">{"".join(clips)}</div>' if clips else "",
         html_figure("The same clips: pictures in order of time, and the pitch of the voice.", folder / CLIPS),

@@ -78,5 +78,5 @@ def parse_reply(reply: str, num: int) -> list[str]:
     if not all(sentences):
         raise ReplyError("a string in it is blank")
     if len(set(sentences)) < num:
-        raise ReplyError("a string stands in it twice")
+        raise ReplyError("a string is in it twice")
     return sentences
