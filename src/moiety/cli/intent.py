@@ -133,8 +133,8 @@ def predict(
 ) -> None:
     """Say what the speaker wants in each clip or row.
 
-    Prints one line of JSON for each: label, probability, the three likeliest labels, and oos_score (a higher score
-    means further out of scope).
+    Prints one line of JSON for each: label, probability, top (three labels),
+    oos_score (higher: further out of scope) and the modalities that were read.
     """
     import json
 

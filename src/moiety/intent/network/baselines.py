@@ -216,7 +216,9 @@ def to_bins(x: Tensor, x_mask: Tensor, target_mask: Tensor) -> Tensor:
 
 def _need_text(dims: Mapping[str, int], method: str) -> None:
     if "text" not in dims:
-        raise ValueError(f"method {method!r} needs text, the data has {', '.join(dims)}; use amess, concat or mult")
+        raise ValueError(
+            f"method {method!r} needs text, but the data has only {', '.join(dims)}; use amess, concat or mult"
+        )
 
 
 METHODS: dict[str, type[nn.Module]] = {"amess": AMESS, "text": TextOnly, "concat": Concat, "mult": MulT, "mag": MAG}
