@@ -87,8 +87,6 @@ def farewell(verb: str | None, kept: str | None = None) -> str:
         kept: What stands on the disk to go on from, as the verb told :data:`stop`; empty: nothing yet; None: it never
             keeps anything.
     """
-    if verb == "intent":
-        return "stopped; runs that `fit` and `compare` had finished are kept: give the same command again to go on"
     if kept:
         return f"stopped; give the same `moiety {verb}` command again to go on from {kept}"
     return "stopped" if kept is None else f"stopped; nothing was kept yet: the same `moiety {verb}` command begins anew"
