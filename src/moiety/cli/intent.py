@@ -10,8 +10,8 @@ import typer
 
 from moiety.cli import intent_labels
 from moiety.cli.door import progress_line, say
+from moiety.cli.options import AsJson, DryRun, RecipeName, numbers, set_option, split
 from moiety.cli.recipes import find_recipe, is_intent
-from moiety.cli.runs import AsJson, DryRun, RecipeName, SetOption, numbers, split
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ Overrides = Annotated[
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated seeds, over the recipe's.")]
+SetOption = Annotated[list[str] | None, set_option("model.hidden=64")]
 DataSettings = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value of a data folder, for instance target=ui_ternary.")
+    list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
 ]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps features of clips.")]
 OnError = Annotated[str, typer.Option(help="Clips that cannot be read: raise, skip, or mask (that modality alone).")]
