@@ -1,7 +1,8 @@
 """How every verb begins and ends: options for all verbs, readable errors, exit codes.
 
 Exit codes: 0 done · 1 a check found problems, or an error that is ours (with its traceback) · 2 something given cannot
-be used (one block of text, no traceback) · 130 stopped with Ctrl-C.
+be used (one block of text, no traceback) · 130 stopped with Ctrl-C · 141 the program that reads our
+output has stopped reading (no message, as other Unix tools).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import typer
 from typer.core import TyperGroup
 
 from moiety.cli.letters import write_what_can_be_shown
+from moiety.cli.pipes import ends_with_its_reader, output_is_closed
 
 STOPPED = 130
 # An error with its last frame in one of these packages was raised on purpose, with a text for the user.
@@ -33,9 +35,10 @@ class Door(TyperGroup):
     """The root of all verbs: turns errors into one readable block and an exit code."""
 
     def main(self, *args: Any, **more: Any) -> Any:
-        """As in typer, on a terminal of any encoding."""
+        """As in typer, on a terminal of any encoding, and with a quiet end in a pipe that is closed."""
         write_what_can_be_shown()
-        return super().main(*args, **more)
+        with ends_with_its_reader():
+            return super().main(*args, **more)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Accept ``--debug`` and ``--quiet`` behind the verb as well as before it."""
@@ -57,6 +60,8 @@ class Door(TyperGroup):
         except CheckFailed as failed:
             raise typer.Exit(1) from failed
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and output_is_closed():
+                raise
             if ctx.params.get("debug") or not is_for_the_user(error):
                 raise
             say(error_block(error))

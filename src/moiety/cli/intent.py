@@ -19,8 +19,8 @@ from moiety.cli.intent_grades import (
     left_in,
     write_grades,
 )
+from moiety.cli.options import AsJson, DryRun, RecipeName, numbers, set_option, split
 from moiety.cli.recipes import find_recipe, is_intent
-from moiety.cli.runs import AsJson, DryRun, RecipeName, SetOption, numbers, split
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ DEMO_KEEPS = {
     "features/*/*.safetensors": "the features of the clips that were read",
     "world/rows.jsonl": "the clips that were made",
 }
+SetOption = Annotated[list[str] | None, set_option("model.hidden=64")]
 DataSettings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Dotted override of how a data folder is read, for instance data.target=ui_ternary."),
+    list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
 ]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps the features of clips, so that each is read once.")]
 OnError = Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from moiety.cli.door import CheckFailed, keeps_files, say
+from moiety.cli.options import set_option
 from moiety.cli.screen import show
 
 
@@ -50,10 +51,7 @@ def describe_labels(
         ),
     ] = False,
     settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Dotted override of how a data folder is read, for instance data.target=ui_ternary."
-        ),
+        list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
     ] = None,
 ) -> None:
     """Describe what each label means, from a file or by a language model.
