@@ -24,8 +24,8 @@ def adapter_targets(model: nn.Module) -> dict[str, Any]:
         model: A sparse model, in memory or on the meta device.
 
     Returns:
-        ``target_modules``, a pattern of the gates (None where the scheme has none), and ``target_parameters``, the names
-        of the stacked matrices of the experts, ``(experts, out, in)``. peft cannot adapt a stack with one more axis.
+        ``target_modules``: a pattern of the gates, None where the scheme has none. ``target_parameters``: the names of
+        the stacked matrices of the experts, ``(experts, out, in)``. peft cannot adapt a stack with one more axis.
 
     Raises:
         ValueError: the model is dense.

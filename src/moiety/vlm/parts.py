@@ -69,8 +69,8 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
     never reads stay frozen: they cannot get a gradient. Parts that this model lacks (a router in a dense model) are
     passed over, so that one recipe serves several schemes.
 
-    In a model with adapters of peft the adapters of these parts learn, and the copies of ``modules_to_save``; the weights
-    below them stay frozen, as peft wants them.
+    In a model with adapters of peft, the adapters of these parts learn, and the copies of ``modules_to_save``. The
+    weights below them stay frozen, as peft wants them.
 
     Args:
         model: An outermost model, dense or sparse, or a ``PeftModel`` of one.
