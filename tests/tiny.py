@@ -6,8 +6,9 @@ feature, 0 is padding, 1 begins and 2 ends a text.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -359,3 +360,15 @@ def asymmetric(**own: Any) -> Any:
         "context_heads": 2,
     }
     return MoESettings(scheme="asymoe", layers="all", asymoe={**widths, **own})
+
+
+@contextlib.contextmanager
+def two_ranks() -> Iterator[None]:
+    """A process group of two ranks whose other rank is imaginary: collectives do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

@@ -88,15 +88,22 @@ def optimizer_for(network: nn.Module, settings: IntentSettings) -> torch.optim.O
     )
 
 
-def rate_at(step: int, steps: int, warmup_share: float) -> float:
-    """Factor on the learning rate: it rises linearly to 1, then falls linearly to 0.
+def schedule_for(optimizer: torch.optim.Optimizer, steps: int, warmup_share: float) -> LambdaLR:
+    """Learning rates of a run: a linear rise over a share of the steps, then a linear fall to 0.
 
-    Example:
-        >>> [rate_at(step, 10, 0.2) for step in (0, 1, 2, 6, 10)]
-        [0.0, 0.5, 1.0, 0.5, 0.0]
+    The first step has the rate of step 1, not of step 0, which would be 0 and teach nothing.
+
+    Args:
+        optimizer: Its learning rates are the highest ones.
+        steps: Optimizer steps of the run.
+        warmup_share: Share of them in which the rate rises, 0..1.
     """
-    rise = warmup_share * steps
-    return step / rise if step < rise else max(0.0, (steps - step) / max(1.0, steps - rise))
+    from transformers import get_linear_schedule_with_warmup
+
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # a schedule that does not start at step 0 wants it said
+    rise: Any = warmup_share * steps  # not rounded to whole steps
+    return get_linear_schedule_with_warmup(optimizer, rise, steps, last_epoch=0)
 
 
 def shuffled(number: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
@@ -164,7 +171,7 @@ def train(
     generator = torch.Generator().manual_seed(settings.random_state)
     optimizer = optimizer_for(network, settings)
     steps = settings.max_epochs * math.ceil(len(rows) / settings.batch_size)
-    schedule = LambdaLR(optimizer, lambda step: rate_at(step + 1, steps, settings.warmup_share))
+    schedule = schedule_for(optimizer, steps, settings.warmup_share)
     weight = class_weights(rows.y, network.head.out_features, settings.class_weight)
     foreign = _round_and_round(outside, settings.batch_size, generator) if outside and settings.outlier_weight else None
     best, best_epoch, best_state = -1.0, 0, copy.deepcopy(network.state_dict())
