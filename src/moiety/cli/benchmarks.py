@@ -51,8 +51,8 @@ def ask_benchmarks(
         if run.answers_file is not None:
             say(f"{run.benchmark}: hand in {run.answers_file}")
     for run in runs:
-        if asking.trace is not None:
-            say(f"{run.benchmark}: routing stands in {asking.trace_of(run.benchmark)}")
+        if asking.watches is not None:
+            say(f"{run.benchmark}: routing stands in {asking.watches.place(run.benchmark)}")
     say(f"answers and all numbers stand in {output}, {RESULTS}")
     return HEADS, [run.line for run in runs]
 

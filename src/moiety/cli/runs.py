@@ -124,12 +124,13 @@ def evaluate(
 ) -> None:
     """Let a model answer questions, of conversation files or of benchmarks, and score it."""
     from moiety.evaluate.benchmarks.run import Asking
+    from moiety.lens.trace.writer import TraceFiles
 
     if card:
         check_card(model)
     method = decoding_settings(decoding, settings)
     asked = (scorer, limit, batch_size, max_new_tokens, blank_image, method, clamp_alpha)
-    asking = Asking(*asked, trace=trace, trace_limit=trace_limit)
+    asking = Asking(*asked, watches=None if trace is None else TraceFiles(trace, trace_limit))
     if benchmarks is None and data and benchmark_data is None and scorer is None:
         title = ", ".join(path.name for path in data)
         shown = answer_files(model, device, data, images, predictions, asking, as_json)
@@ -196,11 +197,12 @@ def answer_files(
         decoding=asking.decoding,
         clamp_alpha=asking.clamp_alpha,
         predictions=predictions,
-        watch=asking.watch(*both, pictures),
+        watch=None if asking.watches is None else asking.watches.of(*both, pictures),
         progress=progress_line("answers"),
     )
-    if asking.trace is not None:
-        say(f"routing stands in {asking.trace}; see it with `moiety inspect --trace {asking.trace}`")
+    if asking.watches is not None:
+        place = asking.watches.place()
+        say(f"routing stands in {place}; see it with `moiety inspect --trace {place}`")
     lines = [list(line.values()) for line in result.table()]
     if as_json:
         show_json(result.to_dict())
