@@ -65,11 +65,12 @@ def ask_files(model: str, files: ConversationFiles, asked: Asked) -> Lines:
         decoding=asking.decoding,
         clamp_alpha=asking.clamp_alpha,
         predictions=predictions,
-        watch=asking.watch(*both, pictures),
+        watch=None if asking.watches is None else asking.watches.of(*both, pictures),
         progress=progress_line("answers"),
     )
-    if asking.trace is not None:
-        say(f"the routing is in {asking.trace}; look at it with `moiety inspect --trace {asking.trace}`")
+    if asking.watches is not None:
+        place = asking.watches.place()
+        say(f"the routing is in {place}; look at it with `moiety inspect --trace {place}`")
     lines = [list(line.values()) for line in result.table()]
     if asked.as_json:
         show_json(result.to_dict())

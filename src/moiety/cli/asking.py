@@ -75,6 +75,7 @@ class Asked:
             RecipeError: a value of the decoding does not fit, or a key is unknown.
         """
         from moiety.evaluate.benchmarks.run import Asking
+        from moiety.lens.trace.writer import TraceFiles
 
         return Asking(
             rule,
@@ -84,8 +85,7 @@ class Asked:
             self.blank_image,
             decoding_settings(self.decoding, self.settings),
             self.clamp_alpha,
-            self.trace,
-            self.trace_limit,
+            watches=None if self.trace is None else TraceFiles(self.trace, self.trace_limit),
         )
 
     def describe(self) -> str:

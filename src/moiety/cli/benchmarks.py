@@ -79,8 +79,8 @@ def ask_benchmarks(model: str, given: BenchmarkFiles, asked: Asked) -> Lines:
         if run.answers_file is not None:
             say(f"{run.benchmark}: hand in {run.answers_file}")
     for run in runs:
-        if asking.trace is not None:
-            say(f"{run.benchmark}: the routing is in {asking.trace_of(run.benchmark)}")
+        if asking.watches is not None:
+            say(f"{run.benchmark}: the routing is in {asking.watches.place(run.benchmark)}")
     say(f"answers and all numbers are in {output}, {RESULTS}")
     return HEADS, [run.line for run in runs]
 

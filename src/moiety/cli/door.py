@@ -7,12 +7,13 @@ output has stopped reading (no message, as other Unix tools).
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,9 +42,9 @@ class Door(TyperGroup):
             return super().main(*args, **more)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Accept ``--debug`` and ``--quiet`` behind the verb as well as before it."""
-        own = [word for word in ("--debug", "--quiet") if word in args]
-        return super().parse_args(ctx, [*own, *(word for word in args if word not in own)])
+        """Accept the options of every verb (``--debug``, ``--quiet``, ``--plugin``) behind the verb as well."""
+        own, rest = options_of_every_verb(args)
+        return super().parse_args(ctx, [*own, *rest])
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb.
@@ -66,6 +67,28 @@ class Door(TyperGroup):
                 raise
             say(error_block(error))
             raise typer.Exit(2) from error
+
+
+def options_of_every_verb(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that belong to the root of all verbs, and the others; what stands behind ``--`` is left alone.
+
+    Example:
+        >>> options_of_every_verb(["train", "recipe.yaml", "--plugin", "nearest", "--quiet"])
+        (['--plugin', 'nearest', '--quiet'], ['train', 'recipe.yaml'])
+    """
+    own: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--plugin":
+            own += [word, *itertools.islice(words, 1)]
+        elif word in ("--debug", "--quiet") or word.startswith("--plugin="):
+            own.append(word)
+        else:
+            rest.append(word)
+    return own, rest
 
 
 def is_for_the_user(error: Exception) -> bool:
@@ -188,11 +211,19 @@ def calm_libraries() -> None:
 def _begin(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress messages on stderr.")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="MODULE", help="Import a module that brings routers or experts; may repeat."),
+    ] = None,
 ) -> None:
     """Vision-language models made sparse in a way that knows what a token is."""
     logger = logging.getLogger("moiety")
     logger.handlers[:] = [Speaker()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    for module in plugin or ():
+        from moiety.moe.plugins import use_plugin
+
+        use_plugin(module)
 
 
 def new_app() -> typer.Typer:

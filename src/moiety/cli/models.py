@@ -275,7 +275,7 @@ def dense_config(config: Any) -> Any:
 
 def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
     """Every scheme over the same dense model, with the expert width that activates as much as `reference`."""
-    from moiety.moe.routers import SCHEMES, resolve
+    from moiety.moe.routers import resolve, scheme_names
     from moiety.recipe.recipe import MoESettings
     from moiety.vlm.configs import dense_ffn
     from moiety.vlm.parameters import count_parameters
@@ -284,7 +284,7 @@ def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
     ffn = dense_ffn(dense)
     own = count_parameters(dense, reference).activated
     rows: list[dict[str, Any]] = []
-    for scheme in SCHEMES:
+    for scheme in scheme_names():
         settings = reference if scheme == reference.scheme else MoESettings(scheme=scheme, **same)
         row: dict[str, Any] = {"scheme": scheme, "experts": "", "top_k": None, "expert_ffn": ffn}
         rows.append({**row, "activated": None, "total": None, "difference_percent": None})
