@@ -11,8 +11,8 @@ much, or if the machine is busy, the table is marked INVALID. No time is asserte
 ``mult`` has the depth of the settings for MIntRec2.0: 2 cross-modal layers for each ordered pair and 3 self-attention
 layers for each modality, 5 attention layers deep. ``mult 8`` has the depth of the settings for MIntRec, 8 and 8. A-MESS
 is 3 deep (one layer for each modality, 2 of fusion); ``amess 4`` is as deep as ``mult``. ``amess all`` makes every
-frame an anchor, which shows what the choice of a few anchors saves. The widths of MulT in its specification (80, 120) and its
-doubled width in self-attention are not used: all layers of all methods have the same width, which favours MulT.
+frame an anchor, which shows what the choice of a few anchors saves. The widths of MulT in its specification (80, 120)
+and its doubled width in self-attention are not used: all layers of all methods have the same width, which favours MulT.
 """
 
 from __future__ import annotations
