@@ -137,13 +137,22 @@ def join(language: Language, tower: Tower, *, template: str) -> tuple[Any, Any, 
         after = model(**probe, use_cache=False).logits[probe["attention_mask"].bool()].float()
     receipt = compare_logits(before, after[:, : before.shape[1]], decoder.dtype)
     receipt = replace(receipt, batch=f"{len(_PROBE)} texts without a picture")
+    refuse_other_answers(receipt, type(decoder).__name__)
+    return model, processor, receipt
+
+
+def refuse_other_answers(receipt: ParityReceipt, name: str) -> None:
+    """Stop where the language model called `name` would not say inside a LLaVA what it said before.
+
+    Raises:
+        ParityError: it would not.
+    """
     if receipt.relative_difference > receipt.tolerance:
         raise ParityError(
             f"as the decoder of a LLaVA this language model would answer otherwise; {receipt}. "
-            f"{type(decoder).__name__} changes its logits behind the decoder, and a LLaVA does not; "
+            f"{name} changes its logits behind the decoder, and a LLaVA does not; "
             "take a language model of the Llama, Mistral or Qwen kind"
         )
-    return model, processor, receipt
 
 
 @torch.no_grad()
