@@ -2,12 +2,14 @@
 
     python speed/asymoe.py --threads 1 --shape d256 d512 --rounds 9
 
-Three things are timed: the sparse layer forward, forward and backward, and a whole training step of a decoder that has
-it in every layer (loss, balance, backward, clipping, AdamW). MoIIE gets the expert width that makes its activated
-parameters equal to the dearer of AsyMoE's text and image tokens. Each round runs all of them once in random order; the
-table shows the median over rounds of the ratio to MoIIE *of the same round*, with quartiles. MoIIE enters twice: where
-the two differ too much, or the machine is busy, the table is stamped INVALID. Beside it stand AsyMoE without one of its
-parts (the flat twin, plain text experts, both), which say what each part costs. Nothing here asserts a time.
+Three things are timed: the sparse layer forward; the layer forward and backward; and a whole training step (loss,
+load balancing, backward, clipping, AdamW) of a decoder with the layer in every decoder layer. MoIIE gets the expert
+width that makes its activated parameters equal to the larger count of AsyMoE's text and image tokens.
+
+Each round runs all variants once in random order. The table shows the median over rounds of the ratio to MoIIE *of the
+same round*, with quartiles. MoIIE is measured twice. If its two times differ too much, or if the machine is busy, the
+table is marked INVALID. The table also holds AsyMoE without one of its parts (Euclidean twin, plain text experts, or
+both), which shows what each part costs. No time is asserted.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ SHAPES = {
 
 @dataclass
 class Runner:
-    """One variant: what to time by mode, what it activates, what it keeps for backward."""
+    """One variant: a call for each mode, its activated parameters, and the memory that it keeps for backward."""
 
     name: str
     calls: dict[str, Callable[[], None]]
@@ -73,7 +75,7 @@ class Runner:
 
 
 def settings_of(name: str, shape: Shape) -> MoESettings:
-    """Designed widths for AsyMoE and its parts; for MoIIE the expert width that activates as much."""
+    """The designed widths for AsyMoE and its parts; for MoIIE the expert width with equal activated parameters."""
     own = VARIANTS[name]
     if own is not None:
         return MoESettings(scheme="asymoe", asymoe=own)
@@ -87,7 +89,7 @@ def activated(layer: ModalityMoE) -> dict[str, int]:
 
 
 def draw(shape: Shape, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Modality ids, image first, and which positions are evidence: the image and the first half of the text."""
+    """Modality ids with the image first, and the evidence mask: the image and the first half of the text."""
     batch, seq = arguments.batch, arguments.seq
     images = int(arguments.vision_share * seq) // IMAGE_TOKENS * IMAGE_TOKENS
     position = torch.arange(seq).expand(batch, seq)
@@ -187,7 +189,7 @@ def show(rows: list[dict[str, Any]], title: str, stamp: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """All shapes and modes that were asked for."""
+    """Measure and print all shapes and modes on the command line."""
     torch.set_num_threads(arguments.threads)
     random.seed(0)
     load = os.getloadavg()[0]
@@ -221,13 +223,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["d256", "d512"])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seq", type=int, default=256)
-    parser.add_argument("--layers", type=int, help="decoder layers of the training step; left out: those of the shape")
+    parser.add_argument("--layers", type=int, help="decoder layers of the training step (default: those of the shape)")
     parser.add_argument("--vision-share", type=float, default=0.6)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-steps", dest="steps", action="store_false", help="the layer alone")
     parser.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--json", help="append one JSON line per row to this file")
-    parser.add_argument("--quick", action="store_true", help="three rounds of the tiny shape: does it run at all?")
+    parser.add_argument(
+        "--quick", action="store_true", help="three rounds of the tiny shape, to see that the script runs"
+    )
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.shape, arguments.rounds, arguments.seq = ["tiny"], 3, 64

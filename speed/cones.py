@@ -1,17 +1,18 @@
-"""Do hyperbolic cones tell what belongs below what better than flat cones, or than an order of coordinates?
+"""Do hyperbolic cones order kinds better than flat cones, or than an order of coordinates?
 
     python speed/cones.py --seeds 8 --steps 600 --out cones.jsonl
 
-The geometry alone, without a language model, on four worlds (``--form``, see ``containment.py``): ``is_a``, kinds below
-kinds; ``part_of``, scenes of facts; ``mixed``, several kinds in a caption; ``photos``, real photos and the hierarchy of
-their labels, as the model ``--model`` sees them (``--photos FOLDER`` with items.jsonl.gz and images-train/test.tar).
+This measures the geometry alone, without a language model, on four worlds (``--form``, see ``containment.py``):
+``is_a``, a tree of kinds; ``part_of``, scenes made of facts; ``mixed``, captions with several kinds; ``photos``, real
+photos with the hierarchy of their labels. The photos (``--photos FOLDER`` with items.jsonl.gz and images-train.tar,
+images-test.tar) are represented by the features of the model ``--model``.
 
-A small network reads the scene; a table gives each name its point, or a network reads the set of names: the caption
-does not see the scene.
+A small network turns a scene into a point. A table gives each name its point, or a network reads the set of names. The
+point of a caption does not depend on the scene.
 
-Lorentz and flat cones are trained with the project's own cone loss, the order embedding with the hinge of its paper.
-Printed: mean area under the ROC curve on hard negatives over seeds, by number of coordinates and apex, with paired
-differences and the exact sign-flip p.
+Lorentz and flat cones are trained with the project's own cone loss. The order of coordinates is trained with the hinge
+loss of its paper. The output is the area under the ROC curve on hard negatives, averaged over seeds, for each number of
+coordinates and each apex, with paired differences and the exact sign-flip p.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ KEYS = ("form", "kind", "n", "apex", "seed")
 
 
 class Sets(nn.Module):
-    """A set of names as one point: their vectors summed, and a network."""
+    """Turns a set of names into one point: the sum of their vectors, then a network."""
 
     def __init__(self, names: int, n: int) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Sets(nn.Module):
 
 
 class Points(nn.Module):
-    """Scene and caption to points: a network over tokens, averaged; a row of a table, or a network over names."""
+    """Turns a scene (by a network over its tokens) and a caption (by a table, or a network) into points."""
 
     def __init__(self, world: World, n: int, kind: str, settings: AsyMoESettings) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class Points(nn.Module):
 
 
 def energy(apex: Tensor, inside: Tensor, kind: str, settings: AsyMoESettings) -> Tensor:
-    """How far `inside` is from lying in what `apex` spans; at most 0 inside."""
+    """Distance of `inside` from the cone of `apex`; at most 0 if it lies inside."""
     if kind == "order":
         return (apex - inside).relu().square().sum(-1)
     if kind == "euclidean":
@@ -85,7 +86,7 @@ def energy(apex: Tensor, inside: Tensor, kind: str, settings: AsyMoESettings) ->
 
 
 def worlds(photos: Path | None, model: str | None) -> dict[str, Callable[[torch.Generator], World]]:
-    """How each world begins, by form; photos are read once."""
+    """A function for each form that makes its world; photos are read once."""
     made: dict[str, Callable[[torch.Generator], World]] = {
         "is_a": Tree.grow,
         "part_of": Facts.draw,
@@ -100,7 +101,7 @@ def worlds(photos: Path | None, model: str | None) -> dict[str, Callable[[torch.
 def auc_of(
     begin: Callable[[torch.Generator], World], kind: str, n: int, apex: str, seed: int, steps: int
 ) -> dict[str, float]:
-    """Train one model and grade it on unseen pairs or scenes: all levels together and each."""
+    """Train one model and score it on unseen pairs or scenes, for all levels together and for each level."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     world = begin(generator)
@@ -139,7 +140,7 @@ def auc_of(
 
 
 def show(form: str, lines: list[dict]) -> None:
-    """Means over seeds, and each kind against the Lorentz cone."""
+    """Print means over seeds, and the difference of each kind to the Lorentz cone."""
     print(
         f"\n{form}\n{'apex':8}{'n':>4}  "
         + "".join(f"{kind:>12}" for kind in KINDS)
@@ -171,9 +172,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--n", type=int, nargs="*", default=[4, 8, 16, 64])
     parser.add_argument("--form", nargs="+", choices=["is_a", "part_of", "mixed", "photos"], default=["is_a"])
-    parser.add_argument("--photos", type=Path, help="folder of the grocery set, for --form photos")
-    parser.add_argument("--model", help="dense vision-language model that sees the photos")
-    parser.add_argument("--out", type=Path, default=Path("cones.jsonl"), help="one line a run; finished runs are kept")
+    parser.add_argument("--photos", type=Path, help="folder of the grocery data, for --form photos")
+    parser.add_argument("--model", help="dense vision-language model whose features of the photos are used")
+    parser.add_argument(
+        "--out", type=Path, default=Path("cones.jsonl"), help="one line for each run; finished runs are kept"
+    )
     given = parser.parse_args()
     known = worlds(given.photos, given.model)
     if missing := [form for form in given.form if form not in known]:

@@ -1,15 +1,15 @@
-"""What contains what: the worlds that ``cones.py`` asks about, each a source of scenes and of true and false captions.
+"""The worlds of ``cones.py``: each is a source of scenes, each with a true and a false caption.
 
-- :class:`Tree`: a tree of kinds (branching 3, depth 5, 243 leaves); the token of a leaf is the sum of a fixed random
-  vector for each of its ancestors, plus noise; a scene is four leaves. A caption names one node, or up to four. It is
-  true of a scene where a leaf of the scene lies below that node; in the false caption beside it a brother under which
-  no leaf of the scene lies takes the place of a true node. For each kind a third of its leaves is never trained with
-  it, and the test asks those pairs.
-- :class:`Facts`: 40 facts with a random vector each; a scene is six of them, a caption one to four of the scene's. The
-  false caption has one fact replaced by an absent one. The test asks about new scenes.
-- :class:`Photos`: photos of groceries with their group, kind and sort (fruit, apple, Granny Smith), seen through the
-  vision tower and projector of a model. A caption names one of the three, the false one a brother of it. Training
-  photos train, test photos test.
+- :class:`Tree`: a tree of kinds (branching 3, depth 5, 243 leaves). The token of a leaf is the sum of a fixed random
+  vector for each of its ancestors, plus noise. A scene has four leaves. A caption names one node, or up to four. It is
+  true if a leaf of the scene lies below that node. In the false caption a sibling replaces a true node; no leaf of the
+  scene lies below the sibling. For each kind a third of its leaves is never trained with it, and the test uses these
+  pairs.
+- :class:`Facts`: 40 facts with a random vector each. A scene has six facts, and a caption states one to four of them.
+  In the false caption one fact is replaced by an absent one. The test uses new scenes.
+- :class:`Photos`: photos of groceries with their group, kind and sort (fruit, apple, Granny Smith), as features of the
+  vision tower and projector of a model. A caption names one of the three, and the false caption names a sibling of it.
+  Training photos are used for training, test photos for the test.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class World(Protocol):
     Args:
         num_names: Names that captions are made of.
         num_features: Size of a token.
-        told: Most names in a caption.
+        told: Largest number of names in a caption.
     """
 
     @property
@@ -47,12 +47,12 @@ class World(Protocol):
     def told(self) -> int: ...
 
     def questions(self, number: int, trained: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Scenes ``(number, tokens, num_features)``, a true and a false caption of each: ``(number,)``, or
-        ``(number, told)`` filled up with -1 where captions name several."""
+        """Scenes ``(number, tokens, num_features)`` with a true and a false caption each: ``(number,)``, or
+        ``(number, told)`` padded with -1 if captions name several."""
         ...
 
     def level_of(self, captions: Tensor) -> Tensor:
-        """By what results are told apart, ``(number,)``."""
+        """The level of each caption, by which results are grouped, ``(number,)``."""
         ...
 
 
@@ -66,7 +66,7 @@ class Tree:
         above: Whether a node is an ancestor of a leaf, the leaf itself included, ``(leaves, nodes)``.
         held_out: Pairs that training never affirms, ``(leaves, nodes)``.
         token: Picture token of each leaf, ``(leaves, TOKEN)``.
-        told: Most names in a caption.
+        told: Largest number of names in a caption.
     """
 
     parent: Tensor
@@ -142,7 +142,7 @@ class Tree:
         return torch.stack(scenes), *kinds
 
     def some_of(self, names: Tensor, generator: torch.Generator) -> Tensor:
-        """None to ``told - 1`` of `names` by chance, filled up with -1."""
+        """A random choice of 0 to ``told - 1`` of `names`, padded with -1."""
         number = int(torch.randint(self.told, (1,), generator=generator))
         chosen = names[torch.randperm(len(names), generator=generator)[:number]]
         return torch.cat([chosen, chosen.new_full((self.told - 1 - len(chosen),), -1)])
@@ -150,7 +150,7 @@ class Tree:
 
 @dataclass
 class Facts:
-    """Scenes that are sets of facts, told in part.
+    """Scenes that are sets of facts; a caption states some of them.
 
     Args:
         token: Picture token of each fact, ``(FACTS, TOKEN)``.
@@ -186,7 +186,7 @@ class Facts:
         return self.token[shown] + noise, true, false
 
     def level_of(self, captions: Tensor) -> Tensor:
-        """How many facts a caption tells, ``(number,)``."""
+        """The number of facts that a caption states, ``(number,)``."""
         return (captions >= 0).sum(-1)
 
 
@@ -218,7 +218,7 @@ class Photos:
         return self.tokens[True].shape[-1]
 
     def questions(self, number: int, trained: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """One photo a scene; the level of the caption is drawn first, so that every level is asked as often."""
+        """One photo for each scene; the level of the caption is drawn first, so all levels are equally frequent."""
         photo, true, false = [], [], []
         while len(true) < number:
             row = int(torch.randint(len(self.sort[trained]), (1,), generator=generator))
@@ -238,9 +238,9 @@ class Photos:
 
     @classmethod
     def read(cls, folder: Path, model: str) -> Photos:
-        """Photos of the grocery set as `model` sees them: four tokens each, the means of the quarters of the picture.
+        """Photos of the grocery data as features of `model`: four tokens each, the means of the four quarters.
 
-        A sort that is alone in its kind is never asked about.
+        No question is asked about a sort that is the only one of its kind.
         """
         items = [json.loads(line) for line in gzip.decompress((folder / "items.jsonl.gz").read_bytes()).splitlines()]
         names, parent, level = [], [], []
@@ -265,7 +265,7 @@ class Photos:
 
 
 def seen(names: Sequence[str], folder: Path, split: str, source: str) -> Tensor:
-    """What a model's projector gives its decoder, averaged over quarters of the picture, ``(photos, 4, hidden)``."""
+    """The output of a model's projector, averaged over quarters of the picture, ``(photos, 4, hidden)``."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from moiety.vlm.images import Images

@@ -3,16 +3,16 @@
     python speed/intent.py --threads 1 --rounds 7
 
 Both are built through ``moiety.intent`` at equal width and trained with their own losses (A-MESS with semantic
-synchronisation), on random utterances: text of 30 frames, audio and video of 128 to 2048, and the longest of MIntRec
-(30, 230, 480). Each round runs every method once in random order; the table shows the median over rounds of the ratio
-to A-MESS *of the same round*, with quartiles. A-MESS enters twice: where the two differ too much, or the machine is
-busy, the table is stamped INVALID. Nothing here asserts a time.
+synchronisation), on random utterances: text of 30 frames with audio and video of 128 to 2048 frames, and the longest
+lengths of MIntRec (30, 230, 480). Each round runs every method once in random order. The table shows the median over
+rounds of the ratio to A-MESS *of the same round*, with quartiles. A-MESS is measured twice. If its two times differ too
+much, or if the machine is busy, the table is marked INVALID. No time is asserted.
 
-``mult`` has the depth of MIntRec2.0's settings, 2 cross-modal layers for each ordered pair and 3 self-attention layers
-for each modality, 5 attention layers deep; ``mult 8`` that of MIntRec's, 8 and 8. A-MESS is 3 deep (one layer for each
-modality, 2 of fusion), ``amess 4`` is as deep as ``mult``. ``amess all`` makes every frame an anchor: what choosing a
-few saves. Spec widths of MulT (80, 120) and its doubled width in self-attention are not used: all layers of all methods
-are equally wide, which favours MulT.
+``mult`` has the depth of the settings for MIntRec2.0: 2 cross-modal layers for each ordered pair and 3 self-attention
+layers for each modality, 5 attention layers deep. ``mult 8`` has the depth of the settings for MIntRec, 8 and 8. A-MESS
+is 3 deep (one layer for each modality, 2 of fusion); ``amess 4`` is as deep as ``mult``. ``amess all`` makes every
+frame an anchor, which shows what the choice of a few anchors saves. The widths of MulT in its specification (80, 120)
+and its doubled width in self-attention are not used: all layers of all methods have the same width, which favours MulT.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ MODES = ("forward", "forward+backward")
 
 @dataclass
 class Runner:
-    """One method: what to time by mode, its size, what it keeps for backward, how far memory rises in a step."""
+    """One method: a call for each mode, its size, the memory kept for backward, and the peak memory of a step."""
 
     name: str
     calls: dict[str, Callable[[], None]]
@@ -66,14 +66,14 @@ class Runner:
 
 
 def draw(lengths: tuple[int, int, int], batch: int, device: str) -> IntentBatch:
-    """Random utterances of full length, without padding: every frame is work for every method."""
+    """Random utterances of full length without padding, so that every method processes every frame."""
     x = {name: torch.randn(batch, n, DIMS[name], device=device) for name, n in zip(DIMS, lengths, strict=True)}
     masks = {name: torch.ones(value.shape[:2], dtype=torch.bool, device=device) for name, value in x.items()}
     return IntentBatch(x, masks, masks, torch.zeros(batch, dtype=torch.bool, device=device))
 
 
 def build(name: str, batch: IntentBatch, arguments: argparse.Namespace) -> Runner:
-    """A method with its calls, and its memory measured."""
+    """A method with its calls and its measured memory."""
     torch.manual_seed(0)
     widths = {"hidden": arguments.hidden, "num_heads": arguments.heads, "dropout": arguments.dropout}
     settings = IntentSettings(**widths | VARIANTS[name])
@@ -110,7 +110,7 @@ def settle(device: str) -> None:
 
 
 def peak_mib(call: Callable[[], None], device: str) -> float:
-    """MiB by which a call raises memory at its highest: of the device, or of the process on Linux; NaN elsewhere."""
+    """Peak MiB that a call adds: of the device, or of the process on Linux; NaN on other systems."""
     if device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -127,13 +127,13 @@ def peak_mib(call: Callable[[], None], device: str) -> float:
 
 
 def resident(name: str) -> int:
-    """A size of this process in KiB."""
+    """One memory size of this process in KiB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def gib_of(name: str, lengths: tuple[int, int, int], arguments: argparse.Namespace) -> float:
-    """Memory of a step of one method with one sample, estimated.
+    """Estimated memory of a step of one method with one sample.
 
     With dropout torch writes attention weights out, 9 bytes each (weight, dropped weight, mask); a block keeps about 20
     numbers of 4 bytes for each frame and unit of width; and the heap grows to 2.5 times of what autograd keeps.
@@ -150,7 +150,7 @@ def gib_of(name: str, lengths: tuple[int, int, int], arguments: argparse.Namespa
 
 
 def that_fit(lengths: tuple[int, int, int], arguments: argparse.Namespace) -> tuple[list[str], int]:
-    """The methods that fit into memory with one sample, and the batch, halved until all of them fit."""
+    """The methods that fit into memory with one sample, and the batch size, halved until all of them fit."""
     if arguments.device != "cpu":
         return arguments.variant, arguments.batch
     needs = {name: gib_of(name, lengths, arguments) for name in arguments.variant}
@@ -190,7 +190,7 @@ def show(rows: list[dict[str, Any]], stamp: str) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """All lengths and modes that were asked for."""
+    """Measure and print all lengths and modes on the command line."""
     torch.set_num_threads(arguments.threads)
     random.seed(0)
     load = os.getloadavg()[0]
@@ -234,7 +234,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mode", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--variant", nargs="+", choices=list(VARIANTS), default=[n for n in VARIANTS if n != "mult 8"])
     parser.add_argument("--json", help="append one JSON line per row to this file")
-    parser.add_argument("--quick", action="store_true", help="three rounds of MIntRec lengths: does it run at all?")
+    parser.add_argument(
+        "--quick", action="store_true", help="three rounds of the MIntRec lengths, to see that the script runs"
+    )
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.length, arguments.rounds = ["mintrec"], 3

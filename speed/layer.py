@@ -1,11 +1,11 @@
-"""Speed and saved memory of the expert layer, beside its peers, in one interleaved run.
+"""Speed and saved memory of the expert layer beside other implementations, in one interleaved run.
 
     python speed/layer.py --threads 2 --dtype bfloat16 --shape mid fine --rounds 9
 
-Every implementation is first compared with a float64 loop (output and all gradients); one that differs prints FAIL and
-is not timed. Each round then runs all of them once in random order, and the table shows the median of the ratios to the
-dense layer *of the same round*, with quartiles. Dense enters twice: where the two differ too much, or the machine is
-busy, the table is stamped INVALID. Nothing here asserts a time.
+Every implementation is first compared with a float64 loop (output and all gradients). One that differs prints FAIL and
+is not timed. Each round then runs all implementations once in random order. The table shows the median of the ratios to
+the dense layer *of the same round*, with quartiles. Dense is measured twice. If its two times differ too much, or if
+the machine is busy, the table is marked INVALID. No time is asserted.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def saved_mib(call: Callable[[], Tensor], known: set[int]) -> float:
 
 
 def sample(call: Callable[[], None], clock: Callable[[], float]) -> float:
-    """Seconds of one call, repeated until the sample is long enough."""
+    """Seconds for one call; the call is repeated until the sample is long enough."""
     calls, start = 0, clock()
     while True:
         call()
@@ -99,7 +99,7 @@ def sample(call: Callable[[], None], clock: Callable[[], float]) -> float:
 def interleaved(
     calls: dict[str, Callable[[], None]], rounds: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds per call of each, one entry a round, all rounds interleaved in random order."""
+    """Seconds per call of each, one entry for each round; all rounds are interleaved in random order."""
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
@@ -156,7 +156,7 @@ def show(rows: list[dict[str, object]], stamp: str) -> None:
 
 
 def machine(threads: int, load: float) -> dict[str, object]:
-    """What a reader needs to judge the numbers."""
+    """The machine, as a reader needs it to judge the numbers."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     size = 2048
     a = torch.randn(size, size, dtype=torch.bfloat16)
@@ -181,7 +181,7 @@ def busy(load: float, threads: int) -> str:
 
 
 def tables(name: str, arguments: argparse.Namespace, load: float) -> Iterator[tuple[list[dict[str, object]], str]]:
-    """Rows and stamp of each mode of one shape."""
+    """The rows of each mode of one shape, and whether they are valid."""
     shape, dtype = SHAPES[name], getattr(torch, arguments.dtype)
     case = Case.draw(shape, arguments.tokens, dtype, arguments.vision_share)
     truth = case.truth()
@@ -205,7 +205,7 @@ def tables(name: str, arguments: argparse.Namespace, load: float) -> Iterator[tu
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """All shapes and modes that were asked for."""
+    """Measure and print all shapes and modes on the command line."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     random.seed(0)
@@ -230,7 +230,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--impl", nargs="+", choices=list(IMPLEMENTATIONS), default=list(IMPLEMENTATIONS))
     parser.add_argument("--json", help="append one JSON line per row to this file")
-    parser.add_argument("--quick", action="store_true", help="three rounds of the small shape: does it run at all?")
+    parser.add_argument(
+        "--quick", action="store_true", help="three rounds of the small shape, to see that the script runs"
+    )
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.shape, arguments.rounds = ["small"], 3

@@ -1,7 +1,7 @@
-"""The layers that stand side by side in ``layer.py``: dense, transformers' experts, a published two-pass loop, ours.
+"""The implementations that ``layer.py`` compares: dense, the experts of transformers, a published two-pass loop, ours.
 
-Each entry of :data:`IMPLEMENTATIONS` builds, from one :class:`Case`, a callable without arguments that returns the
-output, and the list of tensors whose gradients are compared. All start from the same weights.
+Each entry of :data:`IMPLEMENTATIONS` builds two things from one :class:`Case`: a callable without arguments that
+returns the output, and the list of tensors whose gradients are compared. All start from the same weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHAPES = {
 
 @dataclass
 class Case:
-    """One problem: random inputs, a routing as a modality-aware layer makes it, and the answer in float64."""
+    """One problem: random inputs, a routing like that of a modality-aware layer, and the answer in float64."""
 
     shape: Shape
     x: Tensor
@@ -49,7 +49,7 @@ class Case:
 
     @classmethod
     def draw(cls, shape: Shape, tokens: int, dtype: torch.dtype, vision_share: float, seed: int = 0) -> Case:
-        """Vision rows see the first 3/4 of the experts, text rows the last 3/4; mildly skewed scores."""
+        """Vision rows may use the first 3/4 of the experts, text rows the last 3/4; the scores are slightly uneven."""
         g = torch.Generator().manual_seed(seed)
         vision = torch.rand(tokens, generator=g) < vision_share
         scores = torch.randn(tokens, shape.experts, generator=g) + 0.5 * torch.randn(shape.experts, generator=g)
@@ -85,7 +85,7 @@ def _same(grads: list[Tensor]) -> list[Tensor]:
 
 
 def dense(case: Case) -> Built:
-    """One SwiGLU of inner width top_k*ffn: the same activated FLOPs. It has no experts to be compared with."""
+    """One SwiGLU of inner width top_k*ffn: the same activated FLOPs. It has no experts, so it is not compared."""
     width = case.shape.top_k * case.shape.ffn
     gate_up = nn.Parameter(case.gate_up.reshape(-1, case.shape.hidden)[: 2 * width].clone())
     down = nn.Parameter(case.down.transpose(1, 2).reshape(-1, case.shape.hidden)[:width].T.contiguous())

@@ -158,12 +158,15 @@ def test_the_page_of_schemes_names_each() -> None:
     assert named == set(SCHEMES) - {"dense"}
 
 
-def test_the_releases_it_names_are_those_of_the_package() -> None:
+def test_the_releases_and_extras_it_names_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.11"
     assert {"torch>=2.10", "transformers>=5.19,<6"} <= set(project["dependencies"])
     assert "moiety needs Python 3.11 or newer" in README
     assert "transformers 5.19 or newer, below 6; torch 2.10 or newer" in README
+    named = re.findall(r"pip install '\.\[(\w+)\]'", README)
+    assert named
+    assert set(named) <= set(project["optional-dependencies"])
 
 
 def test_the_memory_of_two_billion_parameters_is_what_moiety_estimates() -> None:

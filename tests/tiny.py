@@ -6,8 +6,10 @@ feature, 0 is padding, 1 begins and 2 ends a text.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +73,9 @@ class Family:
 
     def build(self, seed: int = 0, **changes: Any) -> Any:
         """A dense model in eval mode with weights large enough that routing and pictures matter."""
+        return made_once(f"{self.name} {seed} {changes}", lambda: self._build(seed, changes))
+
+    def _build(self, seed: int, changes: dict[str, Any]) -> Any:
         torch.default_generator.manual_seed(seed)
         config = self.config()
         for name, value in changes.items():
@@ -113,6 +118,18 @@ class Family:
             return torch.randint(3, 50, (3,)).tolist()
         picture = [IMAGE] * self.tokens
         return [START, *picture, END] if self.marked else picture
+
+
+_MADE: dict[str, tuple[Any, Tensor]] = {}
+
+
+def made_once(name: str, make: Callable[[], Any]) -> Any:
+    """A copy of what `make` made at the first call; what is drawn next is what was drawn next then."""
+    if name not in _MADE:
+        _MADE[name] = make(), torch.get_rng_state()
+    made, state = _MADE[name]
+    torch.set_rng_state(state)
+    return copy.deepcopy(made)
 
 
 def tiny_llava(decoder: str = "qwen2", **changes: Any) -> Any:
@@ -342,8 +359,12 @@ def sparse(family: str, settings: Any = None, **changes: Any) -> Any:
     from moiety.recipe.recipe import MoESettings
     from moiety.vlm.upcycle import upcycle
 
-    model = upcycle(FAMILIES[family].build(**changes), settings or MoESettings(layers="all"), in_place=True)
-    return spread_experts(model)
+    settings = settings or MoESettings(layers="all")
+
+    def make() -> Any:
+        return spread_experts(upcycle(FAMILIES[family].build(**changes), settings, in_place=True))
+
+    return made_once(f"{family} {settings!r} {changes}", make)
 
 
 def asymmetric(**own: Any) -> Any:
@@ -359,3 +380,15 @@ def asymmetric(**own: Any) -> Any:
         "context_heads": 2,
     }
     return MoESettings(scheme="asymoe", layers="all", asymoe={**widths, **own})
+
+
+@contextlib.contextmanager
+def two_ranks() -> Iterator[None]:
+    """A process group of two ranks whose other rank is imaginary: collectives do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

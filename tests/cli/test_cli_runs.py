@@ -10,7 +10,7 @@ import pytest
 from typer.testing import Result
 
 from moiety.cli.door import progress_line
-from moiety.cli.runs import numbers, split
+from moiety.cli.options import numbers, split
 
 Run = Callable[..., Result]
 RECIPE = """# Two stages and a comparison in seconds

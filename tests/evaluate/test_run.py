@@ -11,6 +11,8 @@ from PIL import Image
 
 from moiety.evaluate.run import evaluate_model, weights_digest
 from moiety.recipe.recipe import MoESettings, ScratchSettings
+from moiety.vlm.images import Images
+from moiety.vlm.problems import BadRows
 from moiety.vlm.rows import Row, Turn
 from moiety.vlm.scratch import scratch_model, scratch_processor
 from moiety.vlm.upcycle import upcycle
@@ -94,7 +96,7 @@ def test_a_stopped_run_goes_on(model: Any, processor: Any, tmp_path: Path) -> No
     pictures = Pictures()
     result = evaluate_model(model, processor, rows, pictures, max_new_tokens=4, batch_size=2, predictions=path)
     assert result.predictions == whole
-    assert len(pictures.asked) == 6
+    assert len(pictures.asked) == 6 + len(set(pictures.asked))  # each picture is tried once before the first question
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()[1:]].count("r0") == 1
 
 
@@ -102,7 +104,7 @@ def test_equal_questions_are_asked_once(model: Any, processor: Any) -> None:
     rows, pictures = rows_of(15), Pictures()
     blank = evaluate_model(model, processor, rows, pictures, max_new_tokens=4, blank_image=True)
     assert len(set(blank.predictions.values())) <= len(QUESTIONS)
-    assert len(pictures.asked) == 5 + 5  # one size look-up a picture, one picture a question
+    assert len(pictures.asked) == 5 + 5 + 5  # tried once, one size look-up for each picture, one for each question
     asked_alone = answers(model, processor, rows[4:5], blank_image=True)
     assert blank.predictions["r4"] == asked_alone["r4"]
 
@@ -138,3 +140,21 @@ def test_messages(model: Any, processor: Any) -> None:
         answers(model, processor, [])
     with pytest.raises(ValueError, match="row 'r0' has the id of row 'r0'; answers are kept by id: give each its own"):
         answers(model, processor, [rows_of(1)[0], rows_of(1)[0]])
+
+
+def test_every_bad_picture_is_named_before_the_first_question(model: Any, processor: Any, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    names = ("good.png", "cut.png", "gone.png", "cut.png")
+    turns = (Turn("user", "<image>\nWhich digit?"), Turn("assistant", "7"))
+    rows = [Row(id=f"r{line}", turns=turns, images=(name,), file="rows.jsonl", line=line)
+            for line, name in enumerate(names, 1)]  # fmt: skip
+    with pytest.raises(BadRows, match=r"3 rows cannot be asked; mend the pictures or take the rows out:") as caught:
+        evaluate_model(model, processor, rows, Images([tmp_path]), predictions=tmp_path / "said.jsonl")
+    first, second, third = str(caught.value).splitlines()[1:]
+    assert first.startswith("  rows.jsonl:2: row 'r2': picture ")
+    assert "cannot be decoded" in first
+    assert "rows.jsonl:3: row 'r3': picture 'gone.png' is in none of 1 image sources" in second
+    assert third.startswith("  rows.jsonl:4: row 'r4': ")
+    with pytest.raises(BadRows, match=r"picture '0' is missing"):
+        evaluate_model(model, processor, rows_of(1), {})

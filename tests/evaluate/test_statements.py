@@ -113,6 +113,9 @@ def test_nothing_is_guessed(text: str) -> None:
             for text in (r"\boxed{\text{No}}", "Yes. But no cat: the answer is no.", "<think>the answer is no")
         ),
         *((text, None) for text in ("Yes or no", "yes/no", "know", "", "<think>yes, maybe", "It is no dog")),
+        *((text, "yes") for text in ("It's yes", "(yes)", "Yes, it is", "It’s a yes.", "I would say yes, since")),
+        *((text, "no") for text in ("it is no", "That is a no!", "(No)", "No, it isn't", "So it's no.")),
+        *((text, None) for text in ("It is yes, or no", "It's yes and no", "It is no more", "I say no dog is here")),
     ],
 )
 def test_a_stated_yes_or_no_is_read(text: str, said: str | None) -> None:

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from moiety.intent import IntentClassifier, IntentSample
 from moiety.intent.data.prepare import _tell_that_hashing_is_weak
@@ -101,6 +102,18 @@ def test_fit_returns_itself_and_forgets() -> None:
 def test_grid_search() -> None:
     search = GridSearchCV(IntentClassifier(**BRIEF), {"margin": [0.1, 0.5]}, cv=2)
     assert search.fit(*world(60, 0)).best_params_["margin"] in (0.1, 0.5)
+
+
+def test_cross_validation_and_pipelines() -> None:
+    samples, y = world(60, 0)
+    model = IntentClassifier(**{**SMALL, "max_epochs": 8})
+    answers = cross_val_predict(model, samples, y, cv=3)
+    assert (answers == np.array(y)).mean() > 0.6  # measured 0.92; a third by chance
+    p = cross_val_predict(model, samples, y, cv=3, method="predict_proba")
+    np.testing.assert_allclose(p.sum(1), 1)
+    assert (np.array(sorted(TABLE))[p.argmax(1)] == answers).all(), "same seeds, same answers"
+    assert cross_val_score(model, samples, y, cv=3, scoring="f1_macro").shape == (3,)
+    assert set(make_pipeline(model).fit(samples, y).predict(samples)) <= set(TABLE)
 
 
 def test_probabilities(fitted: IntentClassifier) -> None:
@@ -233,7 +246,7 @@ def test_hashing_says_once_that_it_is_weak(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.WARNING, "moiety"):
         for _ in range(2):
             IntentClassifier(**settings).fit(rows, ["go", "stay"] * 6)
-    assert caplog.text.count("text_encoder='hashing' (groups of letters): it needs no model, and is weak") == 1
+    assert caplog.text.count("text_encoder='hashing' (groups of letters): it needs no model, and is weak.") == 1
     assert "text_encoder='bert-base-uncased' with train_text_encoder=True" in caplog.text
 
 

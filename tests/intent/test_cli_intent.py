@@ -14,7 +14,8 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from moiety.cli import app, recipes
-from moiety.cli.door import farewell
+from moiety.cli.door import farewell, stop
+from moiety.cli.intent import keeps_runs
 from moiety.intent import IntentClassifier
 from moiety.intent.answers import samples_at
 from moiety.intent.data.hazumi import read_hazumi
@@ -165,7 +166,7 @@ def test_compare_plans_and_runs(recipe: Path, tmp_path: Path) -> None:
     plan = moiety(*words, "--dry-run")
     assert plan.exit_code == 0, plan.stderr
     assert "No contrast can be shown" in plan.stdout
-    assert "2 runs, none made yet" in plan.stdout
+    assert "2 runs planned, none made yet" in plan.stdout
     assert not (tmp_path / "out").exists()
     result = moiety(*words)
     assert result.exit_code == 0, result.stderr
@@ -192,7 +193,10 @@ def test_what_cannot_be_used_is_refused(
     assert "did you mean 'max_epochs'?" in refused("fit", recipe, "model.max_epoch=1")
     assert "was made with other settings: model.max_epochs was 2, is 3" in refused("fit", recipe, "--seeds", "4")
     assert "is not of the form key=value, for instance model.hidden=64" in refused("fit", recipe, "hidden")
-    assert "for instance target=ui_ternary" in refused("evaluate", model, folder, "--set", "ui_ternary")
+    assert "for instance data.target=ui_ternary" in refused("evaluate", model, folder, "--set", "ui_ternary")
+    assert "override 'model.hidden=3' is of section model, but data is read; give data.target=ui_ternary" in refused(
+        "predict", model, folder, "--set", "model.hidden=3"
+    )
     assert "--seeds 'one': expected whole numbers" in refused("fit", recipe, "--seeds", "one")
     assert "no recipe file gone" in refused("fit", "gone")
     assert "conflict.yaml is no recipe for intents (its data has no kind)" in refused("fit", "conflict")
@@ -205,14 +209,13 @@ def test_what_cannot_be_used_is_refused(
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"key": "a", "text": "hello"}\n')
     assert "was fitted on video and audio frames that you made" in refused("predict", model, rows)
-    assert "belong to a data folder" in refused("predict", model, rows, "--set", "target=da")
+    assert "settings target=da belong to a data folder, and" in refused("predict", model, rows, "--set", "target=da")
     assert "--hide and --masks exclude each other" in refused("evaluate", model, folder, "--hide", "text", "--masks")
     assert "cannot hide 'smell'" in refused("evaluate", model, folder, "--hide", "smell")
     assert "cannot hide 'smell'" in refused("evaluate", "no-model", "no-rows", "--hide", "smell"), "before any reading"
     assert "no row of" in refused("evaluate", model, folder, "--hide", "text,audio,video", "-o", tmp_path / "o")
-    assert "labels that fit never saw: high, low, middle" in refused(
-        "evaluate", model, folder, "--set", "target=ui_ternary"
-    )
+    for override in ("data.target=ui_ternary", "target=ui_ternary"):  # the second is the spelling of earlier releases
+        assert "labels that fit never saw: high, low, middle" in refused("evaluate", model, folder, "--set", override)
     assert "is no data set moiety knows" in refused("predict", model, tmp_path)
 
 
@@ -223,7 +226,6 @@ def test_recipes_of_the_other_wing_are_told_apart(recipe: Path) -> None:
         recipes.load(str(recipe))  # what `moiety train` and `moiety compare` read recipes with
     checked = CliRunner().invoke(app, ["recipes", "validate", str(recipe)])
     assert "ok · data hazumi · method amess · 2 seeds" in checked.stdout
-    assert "runs that `fit` and `compare` had finished are kept" in farewell("intent")
 
 
 def test_clips_from_rows_to_a_label(clip: Path, tmp_path: Path) -> None:
@@ -249,17 +251,45 @@ def test_clips_from_rows_to_a_label(clip: Path, tmp_path: Path) -> None:
     assert {anchor["seconds"] is None for anchor in row["anchors"] if anchor["modality"] == "audio"} == {False}
     graded = moiety("evaluate", model, tmp_path / "rows.jsonl", "--json", "-o", tmp_path / "grades")
     assert json.loads(graded.stdout)["text+video+audio"]["rows"] == 4, "split test"
-    assert "holds no row of split 'dev'; its splits: test, train" in refused(
+    assert "holds no row of split 'dev'; its splits are: test, train" in refused(
         "predict", model, tmp_path / "rows.jsonl", "--split", "dev"
     )
     (tmp_path / "bare.csv").write_text("key,text,label\na,yes,b\nc,no,\n")
-    assert "1 of 2 rows have no label: c; grades need one" in refused("evaluate", model, tmp_path / "bare.csv")
+    assert "1 of 2 rows have no label: c; grades need a label" in refused("evaluate", model, tmp_path / "bare.csv")
     (tmp_path / "broken.mp4").write_bytes(clip.read_bytes()[:200])
     assert "broken" in refused("predict", model, tmp_path / "broken.mp4")
 
 
+def test_a_refused_fit_writes_nothing(recipe: Path, tmp_path: Path) -> None:
+    output = f"output={tmp_path / 'out'}"
+    assert "no features.npz in" in refused("fit", recipe, output, f"data.path={tmp_path}")
+    assert "no description of 1 of 3 labels: 'wait'" in refused(
+        "fit", recipe, output, "model.label_descriptions={go: Leaves., stay: Remains.}"
+    )
+    assert not (tmp_path / "out").exists()
+    assert moiety("fit", recipe, output, "--seeds", "0", "model.max_epochs=1").exit_code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert "model.max_epochs was 1, is 2" in refused("fit", recipe, output, "--seeds", "1,0", "model.max_epochs=2")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_stopped_verb_says_what_was_kept(fitted: tuple[Result, Path], tmp_path: Path) -> None:
+    before = stop.keeps
+    try:
+        keeps_runs(tmp_path / "out", str(tmp_path / "cache"))
+        assert farewell("intent", stop.kept()).startswith("stopped; nothing was kept yet")
+        (tmp_path / "cache" / "kind").mkdir(parents=True)
+        (tmp_path / "cache" / "kind" / "clip.safetensors").touch()
+        assert farewell("intent", stop.kept()).endswith("to go on from the features of the clips that were read")
+        keeps_runs(fitted[1].parents[2], None)
+        assert farewell("intent", stop.kept()).endswith("to go on from the finished runs")
+    finally:
+        stop.keeps = before
+    assert farewell("intent") == "stopped", "predict and evaluate keep nothing"
+
+
 def test_samples_at_a_folder_carry_their_labels(fitted: tuple[Result, Path], folder: Path) -> None:
-    split = samples_at(IntentClassifier.load(fitted[1]), folder, settings=["view=history", "history=2"])
+    split = samples_at(IntentClassifier.load(fitted[1]), folder, settings=["data.view=history", "data.history=2"])
     assert len(split) == 84
     assert np.mean([len(sample.frames("audio")) for sample in split.samples]) > 1.5
 

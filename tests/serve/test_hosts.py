@@ -23,6 +23,21 @@ def test_loopback_always() -> None:
     assert [name for name in FOREIGN if Hosts().admits(name)] == []
 
 
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [
+        ("127.0.0.1", True),
+        ("[::1]", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("10.0.0.7", False),
+        ("a.lan", False),
+    ],
+)
+def test_only_a_loopback_address_is_closed_to_other_machines(host: str, alone: bool) -> None:
+    assert Hosts(host, ["localhost"]).only_this_machine is alone
+
+
 def test_the_given_names_and_no_others() -> None:
     assert Hosts("10.0.0.7").admits("10.0.0.7:8000")
     assert Hosts("Vision.lan").admits("vision.LAN:8000")

@@ -12,10 +12,11 @@ import torch
 from moiety.moe.routers import ROUTERS
 from moiety.moe.trace import recording
 from moiety.recipe.recipe import MoESettings
-from moiety.vlm.adapters import base_of_adapters
+from moiety.vlm.adapters import GATES, adapter_parameters, adapter_targets, base_of_adapters
 from moiety.vlm.loading import read_config
 from moiety.vlm.model import load
 from moiety.vlm.parameters import count_parameters
+from moiety.vlm.parts import freeze, part_of
 from moiety.vlm.upcycle import upcycle_folder
 from tests.tiny import FAMILIES, asymmetric, sparse
 
@@ -23,18 +24,11 @@ peft = pytest.importorskip("peft")
 # peft asks transformers 5.24 under a name that it calls deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 LLAVA = FAMILIES["llava-qwen2"]
-GATES = r".*\.router\.gates\.\w+"
 TOLERANCE = 1e-5  # of logits of size 5; worst case measured: 1.4e-6 (dense_wide)
 
 
 def settings_for(scheme: str) -> MoESettings:
     return asymmetric() if scheme == "asymoe" else MoESettings(scheme=scheme, layers="all")
-
-
-def stacks_of(model: Any) -> list[str]:
-    """Names of stacked matrices of experts as ``target_parameters`` takes them."""
-    experts = {name.split(".mlp.")[1]: weight for name, weight in model.named_parameters() if ".mlp.experts." in name}
-    return sorted(name for name, weight in experts.items() if weight.ndim == 3)
 
 
 def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -45,9 +39,7 @@ def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def taught(model: Any, batch: dict[str, torch.Tensor], **options: Any) -> Any:
     """`model` with adapters of all experts and gates after three steps, each of which reached all of them."""
     gated = any(".gates." in name for name, _ in model.named_parameters())
-    config = peft.LoraConfig(
-        r=2, lora_alpha=8, target_parameters=stacks_of(model), target_modules=GATES if gated else None, **options
-    )
+    config = peft.LoraConfig(r=2, lora_alpha=8, **adapter_targets(model), **options)
     adapted = peft.get_peft_model(model, config).train()
     learns = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
     assert {part for part in ("experts", "gates") if any(part in name for name in learns)} == (
@@ -80,6 +72,59 @@ def test_adapters_of_experts_and_gates_learn_and_merge(scheme: str, tmp_path: Pa
     torch.testing.assert_close(logits_of(merged, batch), after, rtol=0, atol=TOLERANCE)
     assert count_parameters(merged) == counted
     torch.testing.assert_close(logits_of(load(tmp_path / "adapters"), batch), after, rtol=0, atol=TOLERANCE)
+
+
+def test_targets_are_named_by_bank_where_groups_have_banks_of_their_own() -> None:
+    assert adapter_targets(sparse("llava-qwen2")) == {
+        "target_modules": GATES,
+        "target_parameters": ["experts.down_proj", "experts.gate_up_proj"],
+    }
+    names = adapter_targets(sparse("llava-qwen2", asymmetric()))["target_parameters"]
+    assert {"experts.banks.vision.gate_up_proj", "experts.banks.text.input_proj"} <= set(names)
+    assert not [name for name in names if name.endswith("banks.inter.projection")]
+    with pytest.raises(ValueError, match=r"LlavaForConditionalGeneration has no experts: it is dense\. Give a sparse"):
+        adapter_targets(LLAVA.build())
+
+
+@pytest.mark.parametrize("scheme", ["moiie", "asymoe"])
+def test_freeze_lets_the_adapters_of_some_parts_learn(scheme: str) -> None:
+    model = sparse("llava-qwen2", settings_for(scheme))
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, **adapter_targets(model)))
+    before = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    for parts in (["experts"], ["router"], ["experts", "router", "projector"]):
+        counts = freeze(adapted, parts)  # type: ignore[arg-type]
+        learns = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
+        assert set(learns) == {name for name in before if part_of(name) in parts}
+        assert sum(counts.values()) == sum(weight.numel() for weight in learns.values()) > 0
+        assert counts["projector"] == 0
+    adapted(**LLAVA.batch("tIt", labels=True)).loss.backward()
+    assert all(weight.grad is not None for weight in learns.values())
+    with pytest.raises(
+        ValueError, match=r"trains=\['decoder'\], but it has adapters of the parts \['experts', 'router'\]"
+    ):
+        freeze(adapted, ["decoder"])
+
+
+def test_freeze_knows_saved_copies_and_the_active_adapter() -> None:
+    config = peft.LoraConfig(r=2, target_modules=GATES, modules_to_save=["experts"])
+    adapted = peft.get_peft_model(sparse("llava-qwen2"), config)
+    adapted.add_adapter("other", peft.LoraConfig(r=2, target_modules=GATES))
+    freeze(adapted, ["experts", "router"])
+    learns = {name for name, weight in adapted.named_parameters() if weight.requires_grad}
+    assert any(".modules_to_save.default." in name for name in learns)
+    assert any("lora_A.default" in name for name in learns)
+    assert not [name for name in learns if "other" in name or "base_layer" in name or "original_module" in name]
+
+
+def test_adapters_that_belong_to_no_part_are_refused() -> None:
+    class Prompts:
+        def get_base_model(self) -> Any:
+            return self.base_model
+
+        base_model = LLAVA.build()
+
+    with pytest.raises(TypeError, match=r"the adapters of Prompts belong to no part of the model; choose what they"):
+        adapter_parameters(Prompts())
 
 
 def test_all_linear_reaches_the_gates() -> None:

@@ -11,9 +11,10 @@ import torch
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import config_of, load
 from moiety.vlm.parameters import count_parameters
+from moiety.vlm.parts import freeze, part_of
 from moiety.vlm.towers import touch_tower, unread_parameters
-from moiety.vlm.upcycle import upcycle_folder
-from tests.tiny import RELATIVES, spread_experts
+from moiety.vlm.upcycle import upcycle, upcycle_folder
+from tests.tiny import RELATIVES, asymmetric, spread_experts, two_ranks
 
 every_relative = pytest.mark.parametrize("name", sorted(RELATIVES))
 
@@ -46,6 +47,32 @@ def test_ranks_without_pictures_reach_what_the_others_train(name: str) -> None:
     touch.backward()
     touched = {key for key, weight in model.named_parameters() if weight.grad is not None}
     assert touched == learns - {"lm_head.weight"}
+
+
+@every_relative
+@pytest.mark.parametrize("settings", [MoESettings(layers="all"), MoESettings(scheme="dense"), asymmetric()], ids=str)
+def test_a_step_of_training_without_pictures_reaches_every_parameter(name: str, settings: MoESettings) -> None:
+    """As on a rank whose rows have no picture; the other ranks wait for all gradients, of the tower too."""
+    model = spread_experts(upcycle(RELATIVES[name].build(), settings, in_place=True)).train()
+    batch = RELATIVES[name].batch("tt", "t", labels=True)
+    with two_ranks():
+        loss = model(**batch).loss
+    loss.backward()
+    learns = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
+    assert [key for key, weight in learns.items() if weight.grad is None] == []
+    tower = {key for key in learns if part_of(key) in ("vision_tower", "projector")}
+    assert tower
+    assert not [key for key in tower if learns[key].grad.any()]
+    torch.testing.assert_close(model.eval()(**batch).loss, loss, rtol=0, atol=1e-6)
+
+
+@every_relative
+def test_a_batch_of_texts_is_a_step_where_the_projector_learns_alone(name: str) -> None:
+    model = upcycle(RELATIVES[name].build(), MoESettings(scheme="dense"), in_place=True).train()
+    assert freeze(model, ["projector"])["projector"] > 0
+    model(**RELATIVES[name].batch("tt", labels=True)).loss.backward()
+    grads = [weight.grad for weight in model.parameters() if weight.requires_grad]
+    assert all(grad is not None and not grad.any() for grad in grads)
 
 
 ORIGINAL = [

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +25,57 @@ def png() -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.parametrize("ends", [".json", ".jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_an_encoding_that_the_file_says_itself_is_read(tmp_path: Path, encoding: str, ends: str) -> None:
+    path, said = tmp_path / f"rows{ends}", ["café", "さくら 🌸"]
+    entries = [json.dumps(entry("q", text), ensure_ascii=False) for text in said]
+    text = f"[{', '.join(entries)}]" if ends == ".json" else "\r\n".join(entries)
+    path.write_bytes(text.encode(encoding))
+    assert path.read_bytes()[:2] in (b"\xef\xbb", b"\xff\xfe")
+    assert [row.turns[1].text for row in load_rows([path])] == said
+
+
 @pytest.mark.parametrize(
-    ("encoding", "byte", "likely"),
+    ("encoding", "message"),
     [
-        ("utf-16", "0xff at place 0", "UTF-16"),
-        ("utf-16-le", "0x5b at place 0", "UTF-16LE"),
-        ("utf-16-be", "0x00 at place 0", "UTF-16BE"),
-        ("utf-32", "0xff at place 0", "UTF-32"),
-        ("latin-1", "0xe9 at place", "LATIN1"),
-        ("cp1252", "0x80 at place", "CP1252"),
+        ("utf-16-le", r"byte 1 is 0: is this UTF-16LE without a mark, .* iconv -f UTF-16LE -t UTF-8 rows.json > new"),
+        ("utf-16-be", r"byte 0 is 0: is this UTF-16BE without a mark, .* iconv -f UTF-16BE -t UTF-8 rows.json > new"),
+        ("utf-32-le", r"byte 1 is 0: is this UTF-32LE without a mark"),
+        ("latin-1", r"byte \d+ is not UTF-8; save the file as UTF-8. It is 0xe9, in line 1; .*iconv -f WINDOWS-1252"),
+        ("cp1252", r"byte \d+ is not UTF-8; save the file as UTF-8. It is 0x80, in line 1; .*iconv -f WINDOWS-1252"),
     ],
 )
-def test_other_encodings_are_told_with_byte_and_remedy(tmp_path: Path, encoding: str, byte: str, likely: str) -> None:
+def test_other_encodings_are_told_with_byte_and_remedy(tmp_path: Path, encoding: str, message: str) -> None:
     path = tmp_path / "rows.json"
-    said = "café" if likely == "LATIN1" else "€ 3" if likely == "CP1252" else "a"
+    said = "€ 3" if encoding == "cp1252" else "café"
     path.write_bytes(json.dumps([entry("q", said)], ensure_ascii=False).encode(encoding))
     rows, problems = read_rows([path])
     assert (rows, len(problems), problems[0].whole) == ([], 1, True)
-    assert str(problems[0]).startswith(f"{path}:1: byte {byte}")
-    assert f"looks like {likely}: write it anew with `iconv -f {likely} -t UTF-8 FILE > NEW`" in str(problems[0])
-    with pytest.raises(BadRows, match="is not UTF-8"):
+    assert str(problems[0]).startswith(f"{path}:1: byte ")
+    assert re.search(message, str(problems[0]))
+    with pytest.raises(BadRows, match=message):
         load_rows([path])
 
 
-def test_one_bad_line_leaves_the_others(tmp_path: Path) -> None:
+def test_a_torn_file_in_utf16_is_refused_whole(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(entry("q", "a")).encode("utf-16") + b"x")
+    rows, problems = read_rows([path])
+    assert (rows, problems[0].whole) == ([], True)
+    assert re.search(r"byte \d+ does not fit UTF-16, which the file starts as; save it as UTF-8", str(problems[0]))
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_one_bad_line_leaves_the_others(tmp_path: Path, mark: bytes) -> None:
     path = tmp_path / "rows.jsonl"
     lines = [json.dumps(entry("q", said), ensure_ascii=False).encode() for said in ("a", "é", "c")]
-    path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join([lines[0], lines[1].decode().encode("latin-1"), lines[2]]))
+    path.write_bytes(mark + b"\r\n".join([lines[0], lines[1].decode().encode("latin-1"), lines[2]]))
     rows, problems = read_rows([path])
     assert [found.line for found in rows] == [1, 3]
     assert (problems[0].line, problems[0].whole) == (2, False)
-    place = int(str(problems[0]).split("place ")[1].split()[0])
-    assert path.read_bytes()[3:][place : place + 1] == b"\xe9"
+    place = int(str(problems[0]).split("byte ")[1].split()[0])
+    assert path.read_bytes()[place : place + 1] == b"\xe9"
 
 
 def test_other_json(tmp_path: Path) -> None:

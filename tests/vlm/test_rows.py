@@ -170,3 +170,14 @@ def test_reads_the_real_sets(shared: Path) -> None:
     merged = merge_rows(rows)
     assert len(merged) == 296 + 5934
     assert sum(len(found.turns) for found in merged) == 2 * len(rows)
+
+
+@pytest.mark.parametrize("given", [["a"], {"a": 1}, True, False, 1.5])
+def test_an_id_is_a_text_or_a_whole_number(given: object, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(entry("q", "a", id=one)) + "\n" for one in ("x", 7, 8.0, None, given)))
+    rows, problems = read_rows([path])
+    assert [row.id for row in rows] == ["x", "7", "8.0", "rows-4"]
+    assert [problem.line for problem in problems] == [5]
+    assert "'id' must be a text or a whole number, got " in str(problems[0])
+    assert "; mend it, or leave the key out" in str(problems[0])

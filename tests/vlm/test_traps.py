@@ -6,7 +6,6 @@ Elsewhere: 5 and 12 for every family in ``test_families.py``; 3, 13, 14 under ra
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
 import json
@@ -14,7 +13,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import moe_layers
 from moiety.vlm.towers import freeze_unread, touch_tower, unread_parameters
 from moiety.vlm.upcycle import upcycle
-from tests.tiny import CACHE, FAMILIES, IMAGE, PAD, sparse, spread_experts
+from tests.tiny import CACHE, FAMILIES, IMAGE, PAD, sparse, spread_experts, two_ranks
 
 LLAVA = FAMILIES["llava-qwen2"]
 
@@ -49,18 +47,6 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
-
-
-@contextlib.contextmanager
-def two_ranks() -> Iterator[None]:
-    """A process group of two ranks whose other rank is imaginary: collectives do nothing."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_01_no_buffers_of_ours(model: Any) -> None:

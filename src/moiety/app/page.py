@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 LONGEST_ANSWER = 1024
-TINT = 70
+TINT = 80
 """Per cent of tint over the picture to begin with: the shapes of the picture stay visible, and the colours distinct."""
 CSS = (
     STYLE
@@ -230,7 +230,7 @@ def launch(page: Page, hosts: Hosts, *, host: str, port: int, share: bool) -> tu
         app_kwargs={"middleware": [Middleware(HostCheck, hosts=hosts)]},
         prevent_thread_lock=True,
         quiet=True,
-        show_error=True,
+        show_error=hosts.only_this_machine and not share,  # gradio's own errors name paths of this machine
         footer_links=[],
         ssr_mode=False,
         pwa=False,

@@ -12,10 +12,11 @@ from moiety.cli.assemble import assemble, fetch_demo_weights
 from moiety.cli.benchmarks import score
 from moiety.cli.door import new_app
 from moiety.cli.environment import env
+from moiety.cli.evaluate import evaluate
 from moiety.cli.inspect import inspect
 from moiety.cli.look import chat, ground
 from moiety.cli.models import params, upcycle
-from moiety.cli.runs import compare, demo, evaluate, train
+from moiety.cli.runs import compare, demo, train
 from moiety.cli.serve import serve
 
 app = new_app()

@@ -1,47 +1,75 @@
-"""``moiety evaluate --benchmarks`` and ``moiety score``: the benchmarks of the field, from official files."""
+"""``moiety evaluate --benchmarks`` and ``moiety score``: public benchmarks, read from their official files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moiety.cli.asking import Asked, Limit, Lines
 from moiety.cli.door import keeps_files, progress_line, say
 from moiety.cli.look import load_both
+from moiety.cli.options import AsJson, split
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
     from moiety.evaluate.benchmarks.benchmark import BenchmarkScore
-    from moiety.evaluate.benchmarks.run import Asking
 
-NOTE = "95 %: bootstrap over questions that are drawn together where they belong together · compare equal rules only"
-Rule = Annotated[
-    str | None,
-    typer.Option("--scorer", help="Rule set: sound (the default), official, lmms_eval, or one a benchmark names."),
-]
-TraceFile = Annotated[
-    Path | None, typer.Option("--trace", help="Write the routing of the run, for `moiety inspect --trace FILE`.")
-]
-TraceLimit = Annotated[
-    int, typer.Option("--trace-limit", min=1, help="Keep every decision of the first N questions, sums of all.")
-]
-Lines = tuple[Sequence[str], list[list[str]]]
-"""Heads and lines of a table that was shown."""
-Limit = Annotated[int | None, typer.Option(min=1, help="The first N questions only.")]
+NOTE = (
+    "95 %: bootstrap over questions; questions that belong together are drawn together · compare scores of one rule "
+    "only"
+)
+PANEL = "For benchmarks"
+RULE = "Rule set that scores the answers: sound (the default), official, lmms_eval, or one that a benchmark names."
 
 
-def ask_benchmarks(
-    model: str, device: str | None, names: Sequence[str], data: Path, output: Path, asking: Asking, as_json: bool
-) -> Lines:
-    """Ask a model the questions of benchmarks and print their scores; files are read before the model."""
+@dataclass(frozen=True)
+class BenchmarkFiles:
+    """What ``evaluate`` is given for benchmarks."""
+
+    benchmarks: Annotated[
+        str | None,
+        typer.Option(help="Names of benchmarks, with commas, for instance pope,gqa.", rich_help_panel=PANEL),
+    ] = None
+    benchmark_data: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder that holds one folder for each benchmark.", rich_help_panel=PANEL),
+    ] = None
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the answers and scores.", rich_help_panel=PANEL)
+    ] = Path("answers")
+    scorer: Annotated[str | None, typer.Option("--scorer", help=RULE, rich_help_panel=PANEL)] = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether any option asks for benchmarks; `output` alone does not, it has a default."""
+        return any(value is not None for value in (self.benchmarks, self.benchmark_data, self.scorer))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both names and files are given."""
+        return self.benchmarks is not None and self.benchmark_data is not None
+
+
+def ask_benchmarks(model: str, given: BenchmarkFiles, asked: Asked) -> Lines:
+    """Ask a model the questions of benchmarks and print their scores."""
     from moiety.evaluate.benchmarks.run import HEADS, RESULTS, evaluate_benchmarks, read_all
+    from moiety.records.saving import check_writable
 
+    names, data, output, asking = (
+        split(given.benchmarks) or [],
+        given.benchmark_data,
+        given.output,
+        asked.asking(given.scorer),
+    )
+    assert data is not None
+    check_writable(output, is_folder=True)
     keeps_files(output, {"*.jsonl": f"the answers in {output}"})
-    read_all(names, data, asking.rule)  # a missing file should not cost the time to load a model
-    runs = evaluate_benchmarks(*load_both(model, device), names, data, output, asking, _Lines())
-    if as_json:
+    read_all(names, data, asking.rule)  # before the model: a missing file should not cost the time to load one
+    runs = evaluate_benchmarks(*load_both(model, asked.device), names, data, output, asking, _Lines())
+    if asked.as_json:
         show_json([vars(run) | {"score": None if run.score is None else run.score.to_dict()} for run in runs])
         return HEADS, [run.line for run in runs]
     notes = [f"{run.benchmark}: {note}" for run in runs if run.score is not None for note in run.score.notes]
@@ -51,28 +79,34 @@ def ask_benchmarks(
         if run.answers_file is not None:
             say(f"{run.benchmark}: hand in {run.answers_file}")
     for run in runs:
-        if asking.trace is not None:
-            say(f"{run.benchmark}: routing stands in {asking.trace_of(run.benchmark)}")
-    say(f"answers and all numbers stand in {output}, {RESULTS}")
+        if asking.watches is not None:
+            say(f"{run.benchmark}: the routing is in {asking.watches.place(run.benchmark)}")
+    say(f"answers and all numbers are in {output}, {RESULTS}")
     return HEADS, [run.line for run in runs]
 
 
 def score(
     benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Name of a benchmark, for instance pope.")],
     data: Annotated[
-        Path, typer.Argument(metavar="DATA", help="Folder with its files, in any layout of docs/benchmarks.md.")
+        Path,
+        typer.Argument(
+            metavar="DATA", help="Folder with the files of the benchmark, in one of the layouts of docs/benchmarks.md."
+        ),
     ],
     answers: Annotated[
-        list[Path], typer.Argument(metavar="ANSWERS...", help="Files or folders of answers, see docs/benchmarks.md.")
+        list[Path],
+        typer.Argument(
+            metavar="ANSWERS...", help="Files of answers, or folders of such files: see docs/benchmarks.md."
+        ),
     ],
-    scorer: Rule = None,
+    scorer: Annotated[str | None, typer.Option("--scorer", help=RULE)] = None,
     limit: Limit = None,
     graded: Annotated[
-        bool, typer.Option("--graded", help="ANSWERS is what the benchmark's own grader wrote, in one or more files.")
+        bool, typer.Option("--graded", help="ANSWERS are the files that the benchmark's own grader wrote.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Score answers that are there already, made here or by another tool; each needs its question."""
+    """Score answers that exist already, made by moiety or by another tool. Each answer needs its question."""
     from moiety.evaluate.benchmarks.rules.graded import score_graded
     from moiety.evaluate.benchmarks.run import score_answers
 
@@ -89,7 +123,7 @@ def score(
 
 
 def score_table(result: BenchmarkScore) -> Any:
-    """All numbers of one score, the headline first with its interval."""
+    """All numbers of one score; the headline comes first, with its interval."""
     from moiety.evaluate.benchmarks.run import named, shown
 
     name, value, interval = shown(result)
@@ -103,7 +137,7 @@ def score_table(result: BenchmarkScore) -> Any:
 
 
 class _Lines:
-    """Tells on stderr how far each benchmark is."""
+    """Says on stderr how many questions of each benchmark are answered."""
 
     def __init__(self) -> None:
         self.name: str | None = None

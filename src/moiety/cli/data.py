@@ -11,6 +11,7 @@ import typer
 
 from moiety.cli import worlds
 from moiety.cli.door import CheckFailed, progress_line, say
+from moiety.cli.options import AsJson, output_file, set_option
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
@@ -21,19 +22,28 @@ if TYPE_CHECKING:
     from moiety.vlm.data import Encoder
     from moiety.vlm.skips import Skips
 
-app = typer.Typer(no_args_is_help=True, help="Conversation files: check, stats, open; made worlds: make.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Check and count the rows of conversation files, open questions, and make worlds of data.",
+)
 app.add_typer(worlds.app, name="make")
 BARS = 12
 CONVERSATIONS = (".json", ".jsonl", ".ndjson", ".parquet")
 
 What = Annotated[
-    str, typer.Argument(metavar="RECIPE|FILE", help="A recipe, or one conversation file (.json, .jsonl, .parquet).")
+    str,
+    typer.Argument(
+        metavar="RECIPE|FILE", help="A recipe (file or name), or one conversation file (.json, .jsonl, .parquet)."
+    ),
 ]
-ImagesOption = Annotated[list[str] | None, typer.Option("--images", help="Image folder or .tar; for a FILE.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model whose processor reads the rows; for a FILE.")]
-LengthOption = Annotated[int, typer.Option(help="Longest row in tokens; for a FILE.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value of the recipe.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ImagesOption = Annotated[
+    list[str] | None, typer.Option("--images", help="Folder or .tar of pictures. For a FILE only.")
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Model whose processor reads the rows. For a FILE only.")
+]
+LengthOption = Annotated[int, typer.Option(help="Longest row, in tokens. For a FILE only.")]
+SetOption = Annotated[list[str] | None, set_option("data.max_length=1024", where="For a RECIPE only.")]
 
 
 @dataclass(frozen=True)
@@ -71,10 +81,13 @@ def check(
     model: ModelOption = None,
     max_length: LengthOption = 2048,
     settings: SetOption = None,
-    fix_list: Annotated[Path | None, typer.Option(help="Write the bad rows here: file, line, fingerprint.")] = None,
+    fix_list: Annotated[
+        Path | None,
+        typer.Option(help="Write the bad rows to this file: file, line, fingerprint.", callback=output_file),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one row as the model sees it, then every bad row with its line. Exit code 1 when there is one."""
+    """Show one row as the model sees it, then every bad row with its line. The exit code is 1 if a row is bad."""
     from moiety.vlm.check import describe_sample
     from moiety.vlm.problems import num_bad
     from moiety.vlm.skips import write_skips
@@ -108,7 +121,7 @@ def stats(
     settings: SetOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count rows, kinds and tokens, and draw how long the rows are. Bad rows are left out and counted."""
+    """Count rows, types of question and tokens, and draw how long the rows are. Bad rows are counted apart."""
     reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
     if as_json:
         show_json({reading.name: numbers_of(report) for reading, report in reports})
@@ -123,12 +136,14 @@ def stats(
 @app.command("open")
 def open_questions(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="Conversation file (.json, .jsonl, .parquet).")],
-    target: Annotated[Path, typer.Argument(metavar="NEW", help="Where the open questions go (.jsonl).")],
+    target: Annotated[
+        Path, typer.Argument(metavar="NEW", help="File to write the open questions to (.jsonl).", callback=output_file)
+    ],
     instruction: Annotated[
-        str, typer.Option(help="Last line of each question.")
+        str, typer.Option(help="Last line of each new question.")
     ] = "Answer with one word or a short phrase.",
 ) -> None:
-    """Ask multiple-choice questions without their options: answers become words. FILE stays as it is."""
+    """Write multiple-choice questions anew, without their options; the answers become words. FILE is not changed."""
     from moiety.evaluate.opening import open_choices
 
     made = open_choices(source, target, instruction)
@@ -189,12 +204,18 @@ def histogram(title: str, lengths: Sequence[int]) -> list[str]:
 def readings(
     what: str, images: list[str] | None, model: str | None, max_length: int, settings: list[str] | None
 ) -> list[Reading]:
-    """What `what` stands for: one conversation file, or everything a recipe reads."""
+    """What `what` stands for: one conversation file, or everything that a recipe reads.
+
+    Raises:
+        ValueError: an option was given that has no effect on such an input.
+    """
     from moiety.vlm.data import Encoder
     from moiety.vlm.images import Images
 
     path = Path(what)
     if path.suffix in CONVERSATIONS:
+        if settings:
+            raise ValueError(f"--set {settings[0]} changes a key of a recipe, and {path} is a conversation file")
         encoder = Encoder(processor_for(path, model), Images(images or [path.parent]), max_length)
         return [Reading(path.name, [path], encoder)]
     return recipe_readings(load(what, settings))

@@ -1,17 +1,19 @@
 """How every verb begins and ends: options for all verbs, readable errors, exit codes.
 
 Exit codes: 0 done · 1 a check found problems, or an error that is ours (with its traceback) · 2 something given cannot
-be used (one block of text, no traceback) · 130 stopped with Ctrl-C.
+be used (one block of text, no traceback) · 130 stopped with Ctrl-C · 141 the program that reads our
+output has stopped reading (no message, as other Unix tools).
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from moiety.cli.letters import write_what_can_be_shown
+from moiety.cli.pipes import ends_with_its_reader, output_is_closed
 
 STOPPED = 130
 # An error with its last frame in one of these packages was raised on purpose, with a text for the user.
@@ -33,14 +36,15 @@ class Door(TyperGroup):
     """The root of all verbs: turns errors into one readable block and an exit code."""
 
     def main(self, *args: Any, **more: Any) -> Any:
-        """As in typer, on a terminal of any encoding."""
+        """As in typer, on a terminal of any encoding, and with a quiet end in a pipe that is closed."""
         write_what_can_be_shown()
-        return super().main(*args, **more)
+        with ends_with_its_reader():
+            return super().main(*args, **more)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Accept ``--debug`` and ``--quiet`` behind the verb as well as before it."""
-        own = [word for word in ("--debug", "--quiet") if word in args]
-        return super().parse_args(ctx, [*own, *(word for word in args if word not in own)])
+        """Accept the options of every verb (``--debug``, ``--quiet``, ``--plugin``) behind the verb as well."""
+        own, rest = options_of_every_verb(args)
+        return super().parse_args(ctx, [*own, *rest])
 
     def invoke(self, ctx: Any) -> Any:
         """Run a verb.
@@ -57,10 +61,34 @@ class Door(TyperGroup):
         except CheckFailed as failed:
             raise typer.Exit(1) from failed
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and output_is_closed():
+                raise
             if ctx.params.get("debug") or not is_for_the_user(error):
                 raise
             say(error_block(error))
             raise typer.Exit(2) from error
+
+
+def options_of_every_verb(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words that belong to the root of all verbs, and the others; what stands behind ``--`` is left alone.
+
+    Example:
+        >>> options_of_every_verb(["train", "recipe.yaml", "--plugin", "nearest", "--quiet"])
+        (['--plugin', 'nearest', '--quiet'], ['train', 'recipe.yaml'])
+    """
+    own: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--plugin":
+            own += [word, *itertools.islice(words, 1)]
+        elif word in ("--debug", "--quiet") or word.startswith("--plugin="):
+            own.append(word)
+        else:
+            rest.append(word)
+    return own, rest
 
 
 def is_for_the_user(error: Exception) -> bool:
@@ -87,8 +115,6 @@ def farewell(verb: str | None, kept: str | None = None) -> str:
         kept: What stands on the disk to go on from, as the verb told :data:`stop`; empty: nothing yet; None: it never
             keeps anything.
     """
-    if verb == "intent":
-        return "stopped; runs that `fit` and `compare` had finished are kept: give the same command again to go on"
     if kept:
         return f"stopped; give the same `moiety {verb}` command again to go on from {kept}"
     return "stopped" if kept is None else f"stopped; nothing was kept yet: the same `moiety {verb}` command begins anew"
@@ -185,11 +211,19 @@ def calm_libraries() -> None:
 def _begin(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress messages on stderr.")] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option("--plugin", metavar="MODULE", help="Import a module that brings routers or experts; may repeat."),
+    ] = None,
 ) -> None:
     """Vision-language models made sparse in a way that knows what a token is."""
     logger = logging.getLogger("moiety")
     logger.handlers[:] = [Speaker()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    for module in plugin or ():
+        from moiety.moe.plugins import use_plugin
+
+        use_plugin(module)
 
 
 def new_app() -> typer.Typer:

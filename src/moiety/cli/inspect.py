@@ -12,6 +12,7 @@ import typer
 
 from moiety.cli.door import say
 from moiety.cli.look import DeviceOption, load_both
+from moiety.cli.options import AsJson, output_folder, split
 from moiety.cli.screen import show, show_json
 
 TWO_FORMS = (
@@ -23,19 +24,35 @@ def inspect(
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")] = None,
     image: Annotated[Path | None, typer.Argument(metavar="IMAGE", help="A picture.")] = None,
     question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="What to ask about it.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Instead: the saved trace of a run, see evaluate --trace.")] = None,
-    beside: Annotated[str | None, typer.Option(help="A second model, or with --trace a second trace.")] = None,
-    only: Annotated[str | None, typer.Option(help="With --trace: ids of the questions to show, with commas.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page, pictures and numbers.")] = Path(
-        "inspect"
-    ),
-    kind: Annotated[str, typer.Option("--format", help="Static pictures: png, or also pdf or svg.")] = "png",
-    dpi: Annotated[int, typer.Option(help="Dots an inch of the PNGs.")] = 130,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 32,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="In place of MODEL IMAGE QUESTION: the routing of a run that `moiety evaluate --trace` saved."
+        ),
+    ] = None,
+    beside: Annotated[
+        str | None, typer.Option(help="A second model to compare; with --trace, a second trace file.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="With --trace, the ids of the questions to show, with commas.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the page, pictures and numbers.", callback=output_folder),
+    ] = Path("inspect"),
+    kind: Annotated[
+        str, typer.Option("--format", help="Format of the static pictures: png; pdf or svg are written beside the png.")
+    ] = "png",
+    dpi: Annotated[int, typer.Option(help="Resolution of the PNG files, in dots per inch.")] = 130,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
     device: DeviceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw which expert read what, prefill and decode apart: of one question, or of a run that was traced."""
+    """Draw which expert read which token, for one question or for a whole run that was traced.
+
+    The tokens of the prompt (prefill) and of the answer (decode) are drawn apart. Give MODEL IMAGE QUESTION, or
+    --trace FILE.
+    """
     if trace is None and model is not None and image is not None and question is not None and only is None:
         with _exporting(kind, dpi):
             ask(model, image, question, beside, output, max_new_tokens, device, as_json)
@@ -102,8 +119,7 @@ def open_traces(paths: Sequence[Path], only: str | None, output: Path, as_json: 
     from moiety.lens.numbers import rows_table, summary_rows
 
     traces = [read_trace(path) for path in paths]
-    chosen = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
-    page, *charts = inspect_traces(traces, output, chosen)
+    page, *charts = inspect_traces(traces, output, split(only))
     rows = [summary_rows(trace.numbers(), trace.groups) for trace in traces]
     if as_json:
         told = [

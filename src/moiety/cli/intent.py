@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moiety.cli import intent_labels
-from moiety.cli.door import progress_line, say
+from moiety.cli.door import keeps_files, progress_line, say, stop
+from moiety.cli.intent_grades import (
+    check_inputs,
+    count_of,
+    default_split,
+    evaluation_folder,
+    grade_table,
+    left_in,
+    write_grades,
+)
+from moiety.cli.options import AsJson, DryRun, RecipeName, numbers, set_option, split
 from moiety.cli.recipes import find_recipe, is_intent
-from moiety.cli.runs import AsJson, DryRun, RecipeName, SetOption, numbers, split
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
-    from moiety.intent.compare.grading import Graded
-    from moiety.intent.data.dataset import Split
     from moiety.intent.recipe import IntentRecipe
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Intents from text, audio and video: fit, predict, evaluate, compare, describe-labels, demo.",
+    help="Recognise what speakers want (their intents) from text, audio and video.",
 )
 app.command("describe-labels")(intent_labels.describe_labels)
 
@@ -29,15 +36,27 @@ ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that 
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Dotted overrides, for instance data.path=rows.jsonl model.hidden=64."
+        metavar="[KEY=VALUE]...",
+        help="Dotted overrides of the recipe, for instance data.path=rows.jsonl model.hidden=64.",
     ),
 ]
-Seeds = Annotated[str | None, typer.Option(help="Comma-separated seeds, over the recipe's.")]
+Seeds = Annotated[str | None, typer.Option(help="Seeds with commas, instead of those of the recipe.")]
+DEMO_KEEPS = {
+    "compare/runs/*/result.json": "the finished runs",
+    "features/*/*.safetensors": "the features of the clips that were read",
+    "world/rows.jsonl": "the clips that were made",
+}
+SetOption = Annotated[list[str] | None, set_option("model.hidden=64")]
 DataSettings = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value of a data folder, for instance target=ui_ternary.")
+    list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
 ]
-Cache = Annotated[Path | None, typer.Option(help="Folder that keeps features of clips.")]
-OnError = Annotated[str, typer.Option(help="Clips that cannot be read: raise, skip, or mask (that modality alone).")]
+Cache = Annotated[Path | None, typer.Option(help="Folder that keeps the features of clips, so that each is read once.")]
+OnError = Annotated[
+    str,
+    typer.Option(
+        help="What to do when a clip cannot be read: raise (stop), skip the row, or mask (leave that modality out)."
+    ),
+]
 
 
 @app.command("fit")
@@ -48,10 +67,11 @@ def fit(
     seeds: Seeds = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the recipe's model with each seed and keep every model; finished seeds are kept."""
-    from moiety.intent.compare.run import run_intent_fit
+    """Train the recipe's model once with each seed, and keep every model. A stopped command goes on where it was."""
+    from moiety.intent.compare.run import fit_folder, run_intent_fit
 
     read = load(recipe, overrides, settings)
+    keeps_runs(fit_folder(read), read.data.cache)
     result, folders = run_intent_fit(read, seeds=numbers(seeds), on_progress=progress_line("clips"))
     if as_json:
         show_json({"models": folders, "grades": [{"seed": run.seed, **run.grades} for run in result.runs]})
@@ -67,14 +87,20 @@ def compare(
     recipe: RecipeName,
     overrides: Overrides = None,
     settings: SetOption = None,
-    methods: Annotated[str | None, typer.Option(help="Methods and variants with commas, over the recipe's.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods and variants with commas, instead of those of the recipe.")
+    ] = None,
     seeds: Seeds = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train and score methods and variants on the same rows; write table, pictures and report. Resumes."""
+    """Train and score several methods on the same rows; write tables, pictures and a report.
+
+    A stopped command goes on where it was.
+    """
     from moiety.intent.compare.run import run_intent_compare
 
     read = load(recipe, overrides, settings)
+    keeps_runs(Path(read.output), read.data.cache)
     result = run_intent_compare(
         read,
         methods=split(methods),
@@ -90,16 +116,26 @@ def compare(
 @app.command("predict")
 def predict(
     model: ModelFolder,
-    given: Annotated[Path, typer.Argument(metavar="INPUT", help="A clip, a rows file or a data folder.")],
-    text: Annotated[str | None, typer.Option(help="What is said in the one clip.")] = None,
-    part: Annotated[str | None, typer.Option("--split", help="Part of rows or folder; all by default.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Add which frames mattered, and when they were.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write JSON lines here instead of stdout.")] = None,
+    given: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A clip, a rows file (.jsonl, .csv) or a data folder.")
+    ],
+    text: Annotated[str | None, typer.Option(help="The words that are spoken, if INPUT is one clip.")] = None,
+    part: Annotated[
+        str | None, typer.Option("--split", help="The split that is asked about. Default: all rows.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add which frames each answer rests on, and when they were.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="File for the JSON lines. Default: they are printed.")] = None,
     settings: DataSettings = None,
     cache: Cache = None,
     on_error: OnError = "raise",
 ) -> None:
-    """Say what the speaker wants in each clip or row: JSON lines with label, probability, top 3, oos score."""
+    """Say what the speaker wants in each clip or row.
+
+    Prints one line of JSON for each: label, probability, top (three labels),
+    oos_score (higher: further out of scope) and the modalities that were read.
+    """
     import json
 
     from moiety.intent.answers import answers, samples_at, write_answers
@@ -124,13 +160,15 @@ def predict(
 def evaluate(
     model: ModelFolder,
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A data folder, or a rows file with labels.")],
-    part: Annotated[str | None, typer.Option("--split", help="Default: test, else dev, else all rows.")] = None,
-    hide: Annotated[str | None, typer.Option(help="Modalities taken away, with commas: audio,video.")] = None,
-    masks: Annotated[bool, typer.Option("--masks", help="Grade every set of modalities left in.")] = False,
+    part: Annotated[
+        str | None, typer.Option("--split", help="The split that is graded. Default: test, else dev, else all.")
+    ] = None,
+    hide: Annotated[str | None, typer.Option(help="Modalities to hide, with commas: audio,video.")] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Grade with every possible set of modalities.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder for pictures and grades; default: its own for each model and data."
+            "--output", "-o", help="Folder for grades and pictures. Default: another one for each model and data."
         ),
     ] = None,
     settings: DataSettings = None,
@@ -138,7 +176,7 @@ def evaluate(
     on_error: OnError = "raise",
     as_json: AsJson = False,
 ) -> None:
-    """Grade a model: every measure, confusion matrix and embedding as pictures."""
+    """Grade a model on rows whose labels are known; draw its confusion matrix and its embedding."""
     from moiety.intent.answers import samples_at
     from moiety.intent.classifier import IntentClassifier
     from moiety.intent.compare.grading import grade, subsets
@@ -148,7 +186,7 @@ def evaluate(
 
     hidden = tuple(split(hide) or ())
     if masks and hidden:
-        raise ValueError("--hide and --masks exclude each other: --masks takes every set of modalities away in turn")
+        raise ValueError("--hide and --masks exclude each other: --masks hides every set of modalities in turn")
     check_hidden(hidden)
     where = part or default_split(data, settings or ())
     folder = output or evaluation_folder(model, data, [where or "all", *hidden, *["masks"] * masks, *(settings or ())])
@@ -178,17 +216,30 @@ def demo(
         "runs/intent-demo"
     ),
 ) -> None:
-    """Make spoken clips, learn their intents and write a report: minutes on two cores."""
+    """Make a small world of spoken clips, learn their intents, and write a report. Takes minutes on two cores."""
     from moiety.intent.demo.run import run_demo
     from moiety.records.saving import check_writable
 
     check_writable(output, is_folder=True)
+    keeps_files(output, DEMO_KEEPS)
     lines: dict[str, Callable[[int, int], None]] = {}
 
     def told(what: str, done: int, total: int) -> None:
         lines.setdefault(what, progress_line(what))(done, total)
 
     say(f"open {run_demo(output, on_progress=told)}")
+
+
+def keeps_runs(folder: Path, cache: str | None) -> None:
+    """Tell what stands on the disk to go on from, should Ctrl-C stop the verb.
+
+    Args:
+        folder: Where the runs are written.
+        cache: Folder that keeps features of clips; None: there is none.
+    """
+    places = [(folder, "runs/*/result.json", "the finished runs"), (folder, "runs/*/fold*/result.json", "the folds")]
+    places += [(Path(cache), "*/*.safetensors", "the features of the clips that were read")] if cache else []
+    stop.keeps = lambda: next((what for place, pattern, what in places if any(place.glob(pattern))), "")
 
 
 def load(name: str, overrides: list[str] | None, settings: list[str] | None) -> IntentRecipe:
@@ -208,7 +259,7 @@ def load(name: str, overrides: list[str] | None, settings: list[str] | None) -> 
 
 
 def show_tables(result: Any) -> None:
-    """The tables of a comparison, or its plan before any run is finished."""
+    """Show the tables of a comparison, or its plan as long as no run is finished."""
     from moiety.intent.compare.tables import (
         caption,
         contrast_table,
@@ -223,7 +274,7 @@ def show_tables(result: Any) -> None:
     if result.runs:
         drawn = {
             "scores, %": score_table(result, narrow=True),
-            "modalities taken away when scored, %": hidden_table(result),
+            "scores with a modality hidden, %": hidden_table(result),
             "contrasts": contrast_table(result),
             "cost": cost_table(result),
         }
@@ -234,90 +285,13 @@ def show_tables(result: Any) -> None:
 
 
 def of_clips(path: Path, cache: Path | None, on_error: str) -> dict[str, Any]:
-    """Options for reading clips; a data folder has none."""
-    if path.is_dir():
-        if cache is not None or on_error != "raise":
-            raise ValueError(f"--cache and --on-error belong to clips, and {path} is a data folder")
-        return {}
-    return {"cache": cache, "on_error": on_error, "on_progress": progress_line("clips")}
-
-
-def check_inputs(dims: Iterable[str], rows: Split, hidden: Sequence[str], data: Path) -> None:
-    """Refuse a folder in which a modality of the model is absent altogether, unless that was asked for; rows: say it.
+    """Options for reading clips.
 
     Raises:
-        ValueError: the grades would be those of another question; says which files would do.
+        ValueError: options are given, but `path` is a data folder, which holds no clips.
     """
-    from moiety.intent.data.mintrec import FEATURES
-    from moiety.intent.data.samples import has_input
-
-    asked = [name for name in dims if name not in hidden]
-    absent = [name for name in asked if not any(has_input(sample, (name,)) for sample in rows.samples)]
-    if not absent or absent == asked:
-        return
-    files = [f"{name}: one of {', '.join(FEATURES[name])}" for name in absent if name in FEATURES]
-    is_mintrec = (data / "in-scope").is_dir() or (data / "train.tsv").is_file()
-    expected = f" (expected {'; '.join(files)})" if files and is_mintrec else ""
-    told = f"no row of {data} has {' or '.join(absent)}, which the model reads{expected}"
-    if data.is_dir():
-        raise ValueError(f"{told}; add it, or grade without it: --hide {','.join([*hidden, *absent])}")
-    say(f"{told}: these are grades without it")
-
-
-def evaluation_folder(model: Path, data: Path, how: Sequence[str]) -> Path:
-    """Where grades go unless a folder is named: the same for the same question, another for every other one.
-
-    Args:
-        model: Folder of the model; its name is often ``model``, so the folder above it stands in front.
-        data: What it is asked about.
-        how: Split, hidden modalities and settings.
-    """
-    import hashlib
-
-    whole = model.resolve()
-    asked = "\0".join([str(whole), str(data.resolve()), *how])
-    name = "-".join([*whole.parts[-2:], data.resolve().stem]).strip("/")
-    return Path("runs/intent/evaluate") / f"{name}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
-
-
-def default_split(data: Path, settings: Sequence[str] = ()) -> str | None:
-    """The part that is graded where none is named."""
-    from moiety.intent.data.rows import read_clip_rows
-    from moiety.intent.data.sources import ROWS_FILES, read_source, source_at
-
-    if data.suffix.lower() in ROWS_FILES:
-        known = {row.split for row in read_clip_rows(data)}
-    else:
-        known = {name for name, rows in read_source(source_at(data, settings)).splits.items() if len(rows)}
-    return next((name for name in ("test", "dev") if name in known), None)
-
-
-def left_in(names: Sequence[str], hidden: Sequence[str]) -> str:
-    """What a line of grades is called: the modalities that were left in."""
-    return "+".join(name for name in names if name not in hidden)
-
-
-def count_of(graded: Graded) -> dict[str, float]:
-    """How many rows stand behind grades."""
-    return {"rows": len(graded.truth), "rows_without_input": graded.without_input}
-
-
-def grade_table(title: str, trees: dict[str, dict[str, float]]) -> Any:
-    """One set of modalities a line, every measure a column, in percent."""
-    measures = list(dict.fromkeys(name for tree in trees.values() for name in tree))
-    counts = ("rows", "rows_without_input")
-    lines = [
-        [name, *(tree.get(key) if key in counts or key not in tree else f"{100 * tree[key]:.2f}" for key in measures)]
-        for name, tree in trees.items()
-    ]
-    return table(title, ["modalities", *(f"#{name.replace('_', ' ')}" for name in measures)], lines)
-
-
-def write_grades(folder: Path, trees: dict[str, dict[str, float]]) -> None:
-    """``grades.json`` beside the pictures."""
-    import json
-
-    from moiety.records.saving import write_atomically
-
-    write_atomically(folder / "grades.json", json.dumps(trees, indent=1) + "\n")
-    say(f"wrote {folder / 'grades.json'}")
+    if path.is_dir():
+        if cache is not None or on_error != "raise":
+            raise ValueError(f"--cache and --on-error belong to clips, and {path} is a data folder; leave them out")
+        return {}
+    return {"cache": cache, "on_error": on_error, "on_progress": progress_line("clips")}

@@ -1,4 +1,4 @@
-"""``moiety intent describe-labels``: write what each label means, or check a table that exists."""
+"""``moiety intent describe-labels``: write a table that says what each label means, or check one that exists."""
 
 from __future__ import annotations
 
@@ -7,32 +7,57 @@ from typing import Annotated, Any
 
 import typer
 
-from moiety.cli.door import CheckFailed, say
+from moiety.cli.door import CheckFailed, keeps_files, say
+from moiety.cli.options import set_option
 from moiety.cli.screen import show
 
 
 def describe_labels(
     labels: Annotated[
-        Path, typer.Argument(metavar="LABELS", help="One label a line (.txt), a rows file, or a data folder.")
+        Path,
+        typer.Argument(
+            metavar="LABELS", help="A .txt file with one label on each line, a rows file, or a data folder."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
-    provider: Annotated[str, typer.Option(help="file, hf (local model) or openai (compatible server).")] = "file",
-    source: Annotated[str, typer.Option(help="file: a JSON or YAML table; auto: the shipped one.")] = "auto",
-    model: Annotated[str | None, typer.Option(help="hf: id or folder; openai: name at the server.")] = None,
-    base_url: Annotated[str | None, typer.Option("--base-url", help="openai: where the server is.")] = None,
-    key_variable: Annotated[str | None, typer.Option(help="openai: environment variable that holds the key.")] = None,
-    domain: Annotated[str, typer.Option(help="Where the utterances come from, in a few words.")] = "",
-    number: Annotated[int, typer.Option("--n", min=1, help="Descriptions of each label.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
+    provider: Annotated[
+        str,
+        typer.Option(
+            help="Who writes: file (a table that exists), hf (a local model), or openai (a server with that protocol)."
+        ),
+    ] = "file",
+    source: Annotated[str, typer.Option(help="For file: a JSON or YAML table; auto: a shipped one.")] = "auto",
+    model: Annotated[
+        str | None, typer.Option(help="For hf: Hugging Face id or folder; for openai: the model's name at the server.")
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option("--base-url", help="For openai: address of the server, for instance http://localhost:8000/v1."),
+    ] = None,
+    key_variable: Annotated[
+        str | None, typer.Option(help="For openai: the environment variable that holds the key.")
+    ] = None,
+    domain: Annotated[str, typer.Option(help="For a model: where the utterances come from, in a few words.")] = "",
+    number: Annotated[int, typer.Option("--n", min=1, help="For a model: number of descriptions of each label.")] = 3,
     field: Annotated[
-        str, typer.Option(help="file: field that holds the text, for instance description_ja.")
+        str, typer.Option(help="For file: the field that holds the text, for instance description_ja.")
     ] = "description",
-    cache: Annotated[Path | None, typer.Option(help="Folder of earlier replies.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="For a model: folder that keeps its replies.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only compare --source with the labels; exit code 1 if one lacks.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing; list the labels that --source does not describe. Exit code 1 if there are any.",
+        ),
     ] = False,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value of a data folder.")] = None,
+    settings: Annotated[
+        list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
+    ] = None,
 ) -> None:
-    """Describe labels in sentences, from a file or by a language model, for semantic synchronisation."""
+    """Describe what each label means, from a file or by a language model.
+
+    The table is used for semantic synchronisation: model.label_descriptions=FILE in a recipe.
+    """
     from moiety.intent.labels.providers import check_table, write_table
     from moiety.intent.labels.providers import describe_labels as describe
 
@@ -46,6 +71,8 @@ def describe_labels(
             raise CheckFailed
         return
     place = file_for(out)
+    if cache is not None:
+        keeps_files(cache, {"*.json": "the replies of the model"})
     written = describe(
         names,
         provider=provider,
@@ -63,7 +90,7 @@ def describe_labels(
 
 
 def file_for(out: Path | None) -> Path:
-    """The file to write, tried before a model is asked.
+    """The file to write. Whether it can be written is tried before a model is asked.
 
     Raises:
         ValueError: none is given.
@@ -78,7 +105,7 @@ def file_for(out: Path | None) -> Path:
 
 
 def labels_at(path: Path, settings: list[str] | None) -> list[str]:
-    """Labels that a path stands for, in order, each once.
+    """The labels that a path names, sorted, each once.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -89,7 +116,9 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
     from moiety.records.text_files import read_text
 
     if not path.exists():
-        raise FileNotFoundError(f"no labels at {path}; give a text file with one label a line, rows, or a data folder")
+        raise FileNotFoundError(
+            f"no labels at {path}; give a text file with one label on each line, a rows file, or a data folder"
+        )
     if path.is_dir():
         data = read_source(source_at(path, settings or ()))
         found = [label for split in data.splits.values() for label in split.labels]
@@ -98,12 +127,12 @@ def labels_at(path: Path, settings: list[str] | None) -> list[str]:
     else:
         found = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not found:
-        raise ValueError(f"{path} holds no label")
+        raise ValueError(f"{path} holds no label; write one label on each line")
     return sorted(set(found))
 
 
 def table_of(source: str, names: list[str]) -> Any:
-    """What `--check` compares: a path, or the shipped table that knows most of the labels."""
+    """The table that `--check` compares with the labels: a path, or the shipped one that describes most of them."""
     from moiety.intent.labels.descriptions import shipped_tables
 
     if source != "auto":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.door import calm_libraries, progress_line, say
+from moiety.cli.options import AsJson, output_folder
 from moiety.cli.screen import show, show_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from moiety.vlm.rows import Row
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: a GPU when there is one.")]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: a GPU where there is one, else the CPU.")
+]
+ImagesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--images",
+        help="Folder or .tar of pictures; default: the folder of the rows. May be repeated: all are searched.",
+    ),
+]
 
 
 def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
@@ -57,19 +67,22 @@ def pictures_of(rows: Sequence[Row], data: Sequence[Path], images: Sequence[str]
 
 def ground(
     model: ModelFolder,
-    data: Annotated[list[Path], typer.Argument(metavar="DATA...", help="Conversation files with answers.")],
-    images: Annotated[
-        list[str] | None, typer.Option("--images", help="Image folder or .tar; several are searched.")
-    ] = None,
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA...", help="Conversation files whose rows hold the right answers.")
+    ],
+    images: ImagesOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.")] = None,
-    reference: Annotated[str | None, typer.Option(help="A second model; its attention is subtracted.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page, picture and numbers.")] = Path(
-        "ground"
-    ),
+    reference: Annotated[
+        str | None, typer.Option(help="A second model, whose attention is subtracted from that of MODEL.")
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the page, picture and numbers.", callback=output_folder),
+    ] = Path("ground"),
     device: DeviceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure what a model leans on, layer by layer: pictures and given text, or memory."""
+    """Measure, layer by layer, whether a model answers from the pictures and the given text, or from memory."""
     from moiety.lens.ground.metrics import ground as read_rows_of
     from moiety.lens.ground.report import write_ground_report
     from moiety.vlm.rows import load_rows
@@ -91,11 +104,11 @@ def ground(
 
 def chat(
     model: ModelFolder,
-    image: Annotated[Path | None, typer.Option(help="A picture for the first question.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    image: Annotated[Path | None, typer.Option(help="Picture that the first question is about.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
     device: DeviceOption = None,
 ) -> None:
-    """Talk with a model about pictures; works in a terminal and through a pipe."""
+    """Talk with a model about pictures, in a terminal or through a pipe."""
     from moiety.chat import HELP, Conversation, run_chat
     from moiety.vlm.images import open_picture
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.door import calm_libraries, say
+from moiety.cli.options import AsJson, keys_of, output_folder, set_option
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
@@ -23,27 +24,32 @@ USUAL_STAGES = {
     "2: all": ["vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head"],
 }
 DTYPES = ("float32", "bfloat16")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def upcycle(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Dense model: a Hugging Face folder or id.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.")],
-    scheme: Annotated[str, typer.Option(help="Routing scheme.")] = "moiie",
-    experts: Annotated[str | None, typer.Option(help="Counts by expert group: vision=1,inter=2,text=1.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Experts per token.")] = None,
-    layers: Annotated[
-        str | None, typer.Option(help="odd, even, all, or 0-based layers: 1,3,5. Without: the scheme's own.")
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write.", callback=output_folder)],
+    scheme: Annotated[str, typer.Option(help="Routing scheme, for instance moiie or vanilla.")] = "moiie",
+    experts: Annotated[
+        str | None, typer.Option(help="Number of experts in each group, for instance vision=1,inter=2,text=1.")
     ] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Any other key of moe: key=value.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the router weights.")] = 0,
+    top_k: Annotated[int | None, typer.Option(help="Number of experts that one token passes through.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Layers to make sparse: odd, even, all, or numbers from 0, such as 1,3. Default: the scheme's own."
+        ),
+    ] = None,
+    settings: Annotated[list[str] | None, set_option("moe.norm_topk=false", "moe")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the router weights.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face id.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters and memory, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters and memory, and write nothing.")] = False,
 ) -> None:
-    """Copy the dense FFNs of a model into experts; how far its answers change is measured and recorded.
+    """Make a dense model sparse: copy its FFNs into experts.
 
-    They do not change, unless experts are narrower than the FFN: then the receipt says so.
+    The logits of both models are compared, and the result (the receipt) is written into the new config.json. They are
+    equal unless the experts are narrower than the FFN; the receipt then says how far they differ.
     """
     from moiety.vlm.model import config_of
     from moiety.vlm.parameters import count_parameters
@@ -70,23 +76,32 @@ def upcycle(
 
 
 def params(
-    what: Annotated[str, typer.Argument(metavar="MODEL|RECIPE", help="Model folder or id, recipe file or name.")],
+    what: Annotated[
+        str, typer.Argument(metavar="MODEL|RECIPE", help="Model folder or Hugging Face id, or recipe file or name.")
+    ],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of a recipe, or of moe with --scheme.")
+        list[str] | None,
+        set_option("moe.top_k=2", where="For a RECIPE; with --scheme, keys below moe for a MODEL too."),
     ] = None,
-    scheme: Annotated[str | None, typer.Option(help="Count the dense model as it would be with this scheme.")] = None,
-    layers: Annotated[str | None, typer.Option(help="With --scheme: odd, even, all, or 0-based layers: 1,3,5.")] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="Count the dense model as it would be with this routing scheme.")
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="With --scheme, the sparse layers: odd, even, all, or numbers from 0, such as 1,3,5."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count parameters: in all, activated by one token of each modality, by part, and what equal width would be.
+    """Count the parameters of a model, or of the model that a recipe makes.
 
-    For scheme asymoe also the design: widths, and what every set of experts saves.
+    Shown are all parameters, those that one token of each modality activates, each part, and the expert width at which
+    every other scheme activates as many. For scheme asymoe, the widths of the design and what they save are shown too.
     """
     from moiety.vlm.parameters import count_parameters
 
     config, moe = config_and_settings(what, settings if scheme is None else None)
     if scheme is not None:
-        config, moe = dense_config(config), moe_settings(scheme, None, None, layers, settings)
+        config, moe = dense_config(config), moe_settings(scheme, None, None, layers, keys_of("moe", settings))
     published, strict = (count_parameters(config, moe, name) for name in ("published", "strict"))
     dense = dense_config(config)
     schemes = scheme_rows(dense, moe or settings_in(config))
@@ -114,7 +129,7 @@ def params(
 def moe_settings(
     scheme: str, experts: str | None, top_k: int | None, layers: str | None, overrides: Sequence[str] | None
 ) -> MoESettings:
-    """Settings from the words of the command line.
+    """Settings of the sparse layers from the words of the command line.
 
     Raises:
         RecipeError: a value does not fit, or a key is unknown.
@@ -130,7 +145,7 @@ def moe_settings(
     if experts is not None:
         tree["experts"] = counts(experts)
     for override in overrides or ():
-        apply_override(tree, override.removeprefix("moe."))
+        apply_override(tree, override)
     try:
         return MoESettings.model_validate(tree)
     except ValidationError as error:
@@ -224,6 +239,11 @@ def config_and_settings(what: str, overrides: list[str] | None) -> tuple[Any, Mo
     from moiety.vlm.scratch import scratch_model
 
     if Path(what).is_dir() or (not what.endswith((".yaml", ".yml")) and what not in shipped()):
+        if overrides:
+            raise ValueError(
+                f"--set {overrides[0]} changes a key of a recipe, and {what} is a model; give --scheme as "
+                "well to count the dense model with other settings"
+            )
         return config_of(what), None
     recipe = load(what, overrides)
     moe = None if recipe.moe.scheme == "dense" else recipe.moe
@@ -255,7 +275,7 @@ def dense_config(config: Any) -> Any:
 
 def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
     """Every scheme over the same dense model, with the expert width that activates as much as `reference`."""
-    from moiety.moe.routers import SCHEMES, resolve
+    from moiety.moe.routers import resolve, scheme_names
     from moiety.recipe.recipe import MoESettings
     from moiety.vlm.configs import dense_ffn
     from moiety.vlm.parameters import count_parameters
@@ -264,7 +284,7 @@ def scheme_rows(dense: Any, reference: MoESettings) -> list[dict[str, Any]]:
     ffn = dense_ffn(dense)
     own = count_parameters(dense, reference).activated
     rows: list[dict[str, Any]] = []
-    for scheme in SCHEMES:
+    for scheme in scheme_names():
         settings = reference if scheme == reference.scheme else MoESettings(scheme=scheme, **same)
         row: dict[str, Any] = {"scheme": scheme, "experts": "", "top_k": None, "expert_ffn": ffn}
         rows.append({**row, "activated": None, "total": None, "difference_percent": None})

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from moiety.cli.door import CheckFailed, say
+from moiety.cli.options import AsJson, output_file, set_option
 from moiety.cli.screen import show, show_json, table
 
 app = typer.Typer(
-    no_args_is_help=True, help="Recipes that come with moiety: ls, cp, validate; what they may hold: keys."
+    no_args_is_help=True, help="List, copy and check the recipes that come with moiety, and print all keys of a recipe."
 )
 
 
@@ -86,7 +87,7 @@ def summary(path: Path) -> str:
 
 
 @app.command("ls")
-def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def ls(as_json: AsJson = False) -> None:
     """List the recipes of the package."""
     found = [{"name": name, "about": summary(path), "path": path} for name, path in shipped().items()]
     if as_json:
@@ -100,13 +101,14 @@ def ls(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fa
 def cp(
     name: Annotated[str, typer.Argument(help="Name of a shipped recipe.")],
     destination: Annotated[Path, typer.Argument(help="Folder or file to write.")] = Path("."),
-    overwrite: Annotated[bool, typer.Option(help="Replace a file that stands there.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists already.")] = False,
 ) -> None:
-    """Copy a recipe of the package to edit it."""
+    """Copy a recipe of the package, so that you can edit it."""
     source = find_recipe(name)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; choose another name or give --overwrite")
+    output_file(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(source.read_bytes())
     say(f"wrote {target}")
@@ -115,9 +117,9 @@ def cp(
 @app.command("validate")
 def validate(
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Recipe files or shipped names.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, applied to each.")] = None,
+    overrides: Annotated[list[str] | None, set_option("moe.top_k=2", where="It applies to every RECIPE given.")] = None,
 ) -> None:
-    """Check recipes: keys, values, names of schemes, and that the scheme can be built. Exit code 1 when one fails."""
+    """Check the keys, values and schemes of recipes, and that the scheme can be built. Exit code 1: a recipe fails."""
     failed = 0
     for name in recipes:
         try:
@@ -148,7 +150,7 @@ def intent_line(name: str, overrides: list[str] | None) -> str:
 
 @app.command("keys")
 def keys() -> None:
-    """Print every key that a recipe may hold, with values, default and meaning (Markdown)."""
+    """Print every key that a recipe may hold, with its values, default and meaning, as Markdown."""
     from moiety.cli.recipe_keys import recipe_page
 
     typer.echo(recipe_page(), nl=False)

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moiety.cli.door import say
+from moiety.cli.options import output_folder
 
 if TYPE_CHECKING:
     from moiety.worlds import WorldFiles
 
 app = typer.Typer(no_args_is_help=True, help="Write the pictures and questions of a made world.")
 
-Folder = Annotated[Path, typer.Argument(help="Where the files go; files of an earlier call are overwritten.")]
-Train = Annotated[int, typer.Option(help="Training questions.")]
-Test = Annotated[int, typer.Option(help="Test questions of each type.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn.")]
+Folder = Annotated[
+    Path, typer.Argument(help="Folder to write; the files of an earlier call are overwritten.", callback=output_folder)
+]
+Train = Annotated[int, typer.Option(help="Number of training questions.")]
+Test = Annotated[int, typer.Option(help="Number of test questions of each type.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random numbers.")]
 
 
 @app.command("conflict")
@@ -25,13 +28,21 @@ def conflict(
     folder: Folder,
     train: Train = 10_000,
     test: Test = 400,
-    reading: Annotated[int, typer.Option(help="Questions of the first lesson, without usual colours.")] = 10_000,
-    shown: Annotated[int, typer.Option(help="Shapes in a picture.")] = 1,
+    reading: Annotated[
+        int, typer.Option(help="Number of questions of the first stage, whose shapes have no usual colour.")
+    ] = 10_000,
+    shown: Annotated[int, typer.Option(help="Number of shapes in a picture.")] = 1,
     seed: Seed = 0,
     agreement: Annotated[float, typer.Option(help="Share of shapes that have their usual colour, in (0, 1].")] = 0.98,
-    noise: Annotated[float, typer.Option(help="Spread of the colours, in units of their distance from grey.")] = 0.0,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of the colours, in units of their distance from grey.")
+    ] = 0.0,
 ) -> None:
-    """Shapes with usual colours, and pictures and sentences that say otherwise: memory against evidence."""
+    """Make pictures of shapes that have usual colours, and test pictures and sentences that contradict them.
+
+    A model that answers with the usual colour answers from memory; one that answers with the colour shown, from
+    evidence.
+    """
     from moiety.worlds import write_conflict
 
     sizes = {"num_train": train, "num_test": test, "num_reading": reading, "num_shown": shown}
@@ -44,12 +55,17 @@ def containment(
     train: Train = 20_000,
     test: Test = 400,
     seed: Seed = 0,
-    form: Annotated[str, typer.Option(help="is_a, part_of or mixed.")] = "is_a",
-    names: Annotated[str, typer.Option(help="Words of kinds: named (arbitrary) or path.")] = "named",
-    branching: Annotated[int, typer.Option(help="Children of each kind.")] = 3,
-    depth: Annotated[int, typer.Option(help="Levels of the tree of kinds.")] = 4,
+    form: Annotated[str, typer.Option(help="Relation that the statements are about: is_a, part_of or mixed.")] = "is_a",
+    names: Annotated[
+        str,
+        typer.Option(
+            help="Names of the kinds: named (arbitrary words) or path (words that spell the way down the tree)."
+        ),
+    ] = "named",
+    branching: Annotated[int, typer.Option(help="Number of children of each kind.")] = 3,
+    depth: Annotated[int, typer.Option(help="Number of levels of the tree of kinds.")] = 4,
 ) -> None:
-    """Statements about kinds, parts, or parts by kind: do they hold of the picture?"""
+    """Make pictures, and statements about kinds and parts that are true or false of the picture."""
     from moiety.worlds import write_containment
 
     tell(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moiety.groups import nearest_name
-from moiety.moe.routers import ROUTERS, resolve
+from moiety.moe.routers import resolve, router_named, scheme_names
 from moiety.recipe.compare import VariantSettings
 from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.vlm.configs import dense_ffn
@@ -21,7 +21,7 @@ WIDENED = {"dense_wide": "dense_wide", "modality_wide": "modality"}
 
 def compared_names() -> list[str]:
     """Every scheme that a comparison knows by itself."""
-    return sorted({*UNWIDENED, *WIDENED, *ROUTERS})
+    return sorted({*UNWIDENED, *WIDENED, *scheme_names()})
 
 
 def check_names(recipe: Recipe, names: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ def meaning_of(name: str, recipe: Recipe) -> str:
     if scheme == "dense":
         text = "The dense base, trained through the same stages; no experts."
     else:
-        text = inspect.cleandoc(ROUTERS[scheme].__doc__ or "").split("\n\n")[0].replace("\n", " ")
+        text = inspect.cleandoc(router_named(scheme).__doc__ or "").split("\n\n")[0].replace("\n", " ")
     if name in UNWIDENED and scheme != "dense":
         text += " At the dense width, so it activates fewer parameters than the reference."
     return text if variant is None else f"A variant of {scheme}: {text}"
@@ -111,10 +111,9 @@ def variant_settings(name: str, variant: VariantSettings, reference: MoESettings
         ValueError: the variant names a scheme that cannot vary.
     """
     scheme = variant.scheme or reference.scheme
-    if scheme not in ROUTERS:
+    if scheme not in scheme_names():
         raise ValueError(
-            f"compare.variants.{name}.scheme is {scheme!r}, no routing scheme; "
-            f"{nearest_name(scheme, ['dense', *ROUTERS])}"
+            f"compare.variants.{name}.scheme is {scheme!r}, no routing scheme; {nearest_name(scheme, scheme_names())}"
         )
     start = reference if scheme == reference.scheme else carried_over(scheme, reference)
     return MoESettings.model_validate(variant.over(start.model_dump()))
@@ -123,8 +122,9 @@ def variant_settings(name: str, variant: VariantSettings, reference: MoESettings
 def carried_over(scheme: str, reference: MoESettings) -> MoESettings:
     """Another scheme with everything of `reference` that it can use, in experts of the dense width."""
     _, bank, top_k = resolve(reference)
-    gated = ROUTERS[scheme].has_gate
-    own = ROUTERS[scheme].layout(None, reference.modality_groups)
+    router = router_named(scheme)
+    gated = router.has_gate
+    own = router.layout(None, reference.modality_groups)
     counts = {group.name: group.count for group in own.groups}
     scaled = {group: count * bank.num_experts / own.num_experts for group, count in counts.items()}
     if gated and all(count == int(count) for count in scaled.values()):

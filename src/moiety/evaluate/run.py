@@ -1,4 +1,4 @@
-"""Answers in batches, each written down as soon as it is there; what is likeliest is always what is said."""
+"""Answers in batches, each written to a file as soon as it is there. Decoding is greedy: the likeliest token wins."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.recipe.evaluate import DecodingSettings
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
+from moiety.vlm.problems import BadRows, Problem
 from moiety.vlm.rows import Row
 
 Progress = Callable[[int, int], None]
@@ -103,6 +104,7 @@ def answer_rows(
     Raises:
         ValueError: no rows, one that stands twice, `predictions` was made with another model or other settings, or
             `clamp_alpha` is given for a model without evidence experts.
+        BadRows: pictures are missing or cannot be decoded; all such rows are named before the first question is asked.
     """
     rows = told_apart(rows)
     decoding, progress = decoding or DecodingSettings(), progress or (lambda done, of: None)
@@ -112,6 +114,7 @@ def answer_rows(
     written, add = _store(predictions, settings, rows)
     with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
         todo = [row for row in rows if row.id not in written or watch.lacks(row)]
+        check_pictures(todo, images)
         num_done = len(rows) - len(todo)
         for batch in _batches(todo, images, batch_size, blank_image):
             prompts = decoding_batch([same[0] for same in batch], processor, images, decoding, blank_image)
@@ -124,6 +127,32 @@ def answer_rows(
             num_done += len(answers)
             progress(num_done, len(rows))
     return {row.id: written[row.id] for row in rows}
+
+
+def check_pictures(rows: Sequence[Row], images: Pictures) -> None:
+    """Decode every picture once, so that a bad one is known before the first question is asked.
+
+    Args:
+        rows: Rows that will be asked.
+        images: Name -> picture.
+
+    Raises:
+        BadRows: every row with a picture that is missing or cannot be decoded.
+    """
+    faults: dict[str, str] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.images):
+        try:
+            images[name]
+        except (OSError, KeyError, ValueError) as error:
+            faults[name] = f"picture {name!r} is missing" if isinstance(error, KeyError) else str(error)
+    problems = [
+        Problem(row.file, row.line, row.id, faults[name], row.column)
+        for row in rows
+        for name in dict.fromkeys(row.images)
+        if name in faults
+    ]
+    if problems:
+        raise BadRows(problems, "rows cannot be asked; mend the pictures or take the rows out")
 
 
 @contextmanager

@@ -177,11 +177,19 @@ def _tail(text: str) -> str:
 
 
 # -- one of a few words ------------------------------------------------------------------------------------------------
+_IT_IS = re.compile(
+    r"\W*(?:so\b\W*|then\b\W*)?(?:(?:it|this|that)(?:['’]s|\s+is|\s+would\s+be)|i(?:['’]d|\s+would)?\s+(?:say|think|believe))"
+    r"(?:\s+(?:a|definitely|clearly|probably))?[\s:,\"'*(]+([^\W_]+)[)\"'*]*(?=\s*(?:[.,;!\n]|$))",
+    re.IGNORECASE,
+)
+"""How a text opens that says its word after a pronoun: ``It's yes``, ``That is a no.``, but not ``It is no dog``."""
+
+
 def stated_word(text: str, words: Mapping[str, str] = YES_NO) -> str | None:
     r"""Which of a few words a text states, for instance ``yes`` or ``no``; None: neither, or both at once.
 
     Wrappers are taken off as in :func:`stated_letter`. The last ``answer is ...`` counts first, then the last line
-    where it is such a word alone, then the first word.
+    where it is such a word alone, then the first word, then a word after ``it is`` at the start.
 
     Args:
         text: What the model wrote.
@@ -193,13 +201,15 @@ def stated_word(text: str, words: Mapping[str, str] = YES_NO) -> str | None:
         ['no', 'no', 'yes', 'yes', None]
         >>> stated_word("Yes or no?"), stated_word("<think>No dog, so</think> Yes.")
         (None, 'yes')
+        >>> [stated_word(text) for text in ("It's yes", "(no)", "It is no.", "It is no dog", "It is yes, no, maybe")]
+        ['yes', 'no', 'no', None, None]
     """
     for part in answer_parts(text):
         lines = [line for line in part.text.split("\n") if line.strip()]
         told = [_first(_tail(part.text), words)]
         if not part.outright:
             last = lines[-1] if len(lines) > 1 and len(_WORD.findall(lines[-1])) == 1 else ""
-            told += [_first(last, words), _first(part.text, words)]
+            told += [_first(last, words), _first(part.text, words), _after_pronoun(part.text, words)]
         found = next((one for one in told if one is not None), None)
         if found is not None:
             return found or None
@@ -214,6 +224,16 @@ def _first(text: str, words: Mapping[str, str]) -> str | None:
     meaning = words[found.group(0).lower()]
     other = re.match(r"\s*(?:/|\\|\bor\b|\band\b)\s*([^\W_]+)", text[found.end() :], re.IGNORECASE)
     return "" if other is not None and words.get(other.group(1).lower(), meaning) != meaning else meaning
+
+
+def _after_pronoun(text: str, words: Mapping[str, str]) -> str | None:
+    """Meaning of the word after ``it is``; ``""`` where a word of another meaning follows; None: no such word."""
+    found = _IT_IS.match(text)
+    if found is None or found.group(1).lower() not in words:
+        return None
+    meaning = words[found.group(1).lower()]
+    later = (words.get(word.lower(), meaning) for word in _WORD.findall(text[found.end() :]))
+    return meaning if all(other == meaning for other in later) else ""
 
 
 # -- numbers and short texts -------------------------------------------------------------------------------------------

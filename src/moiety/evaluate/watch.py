@@ -1,21 +1,24 @@
-"""Somebody who looks on while questions are answered; by default nobody does."""
+"""What may look on while a model answers questions, such as the writer of a routing trace."""
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from moiety.moe.trace import RoutingTrace
+from moiety.vlm.images import Pictures
 from moiety.vlm.rows import Row
 
 
 class Watch:
-    """Sees every batch of questions and what was said to it. This one looks away.
+    """Sees every batch of questions and its answers. This class does nothing with them; a subclass does.
 
-    See :mod:`moiety.lens.trace.gather` for one that does not.
+    :class:`moiety.lens.trace.writer.TraceWriter` is such a subclass.
     """
 
     @contextmanager
@@ -51,4 +54,27 @@ class Watch:
             prompts: The batch; rivals of a contrastive decoding stand behind the prompts.
             said: Tokens of the answers, ``(batch, new tokens)``.
             trace: What :meth:`recording` gave.
+        """
+
+
+class Watches(abc.ABC):
+    """Makes a :class:`Watch` for each run of questions; benchmarks are one run each."""
+
+    @abc.abstractmethod
+    def place(self, benchmark: str | None = None) -> Path:
+        """The file that the watch of one run writes.
+
+        Args:
+            benchmark: Name of the benchmark; None: the run is of conversation files.
+        """
+
+    @abc.abstractmethod
+    def of(self, model: Any, processor: Any, images: Pictures, benchmark: str | None = None) -> Watch:
+        """The watch of one run.
+
+        Args:
+            model: The model that answers.
+            processor: Its processor.
+            images: Where the pictures are.
+            benchmark: As for :meth:`place`.
         """

@@ -1,4 +1,4 @@
-"""Intent from text, audio and video: A-MESS and its baselines. Shares the ground with the mixture wing, not code."""
+"""Intent from text, audio and video: A-MESS and its baselines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["IntentClassifier", "IntentSample", "IntentSettings", "SampleError", 
 
 
 def __getattr__(name: str) -> Any:
-    """Clips are read on demand: features of one's own need no decoder."""
+    """``read_clips`` is imported on first use: users who bring features need no decoder."""
     if name == "read_clips":
         from moiety.intent.clips.reading import read_clips
 

@@ -47,8 +47,8 @@ OUTSIDE = "out of scope"
 class IntentClassifier(ClassifierMixin, BaseEstimator):
     """Recognises what a speaker wants from what is said, heard and seen.
 
-    All parameters are keyword arguments. Nothing is checked before ``fit``. Their one list is
-    ``moiety.intent.settings.IntentSettings``, against which recipes are checked, too.
+    The parameters are keyword arguments, and ``fit`` checks them. They are the fields of
+    ``moiety.intent.settings.IntentSettings``, from which this list is made; section ``model`` of a recipe has the same.
 
     Parameters
     ----------
@@ -109,7 +109,9 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         samples, labels = _in_scope(samples, labels, settings)
         self.classes_ = np.array(sorted(set(labels)))
         if len(self.classes_) < 2:
-            raise ValueError(f"fit needs rows of at least 2 labels, got {self.classes_.tolist()}")
+            raise ValueError(
+                f"fit needs rows of at least 2 labels, got {self.classes_.tolist()}; add rows of another label"
+            )
         samples, labels, dev, dev_labels = self._dev_rows(samples, labels, X_dev, y_dev, settings)
         reader = TextReader.pretrained(settings.text_encoder) if settings.reads_words else None
         torch.manual_seed(settings.random_state)
@@ -125,8 +127,9 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         self.model_ = network_for(self.dims_, len(self.classes_), settings, embeddings, reader)
         rows, dev_rows = Rows(prepared, self._positions(labels)), Rows(dev, self._positions(dev_labels))
         encode_again = encode if settings.label_encoder == SHARED else None
+        outside, make_batch = self.preparation_.transform(outside), self.preparation_.batch
         self.history_, self.best_epoch_ = train(
-            self.model_, rows, dev_rows, self._batch, settings, self.preparation_.transform(outside), encode_again
+            self.model_, rows, dev_rows, make_batch, settings, outside, encode_again
         )
         rule = ("doc" if outside else None) if settings.oos == "auto" else settings.oos
         self.scope_ = ScopeRule.fit(rule, self.model_, partial(self._predict, settings=settings), rows, dev_rows)
@@ -239,7 +242,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         if empty:
             raise SampleError(f"{len(empty)} samples have none of {', '.join(kept)}: {', '.join(empty[:5])}")
         prepared, size = preparation.transform(samples), self.batch_size
-        outputs = outputs_of(self.model_, prepared, partial(self._batch, hide=hide), size, self.device)
+        outputs = outputs_of(self.model_, prepared, partial(preparation.batch, hide=hide), size, self.device)
         batches = [prepared[start : start + size] for start in range(0, len(prepared), size)]
         return [
             found
@@ -324,11 +327,8 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         return self._predict(preparation.transform(samples_of(X)), self._settings(), hide)
 
     def _predict(self, samples: Sequence[IntentSample], settings: IntentSettings, hide: Sequence[str] = ()) -> tuple:
-        make = partial(self._batch, hide=hide)
+        make = partial(self.preparation_.batch, hide=hide)
         return predict_logits(self.model_, samples, make, settings.batch_size, settings.device)
-
-    def _batch(self, samples: Sequence[IntentSample], hide: Sequence[str] = ()) -> Any:
-        return self.preparation_.batch(samples, hide)
 
     def _positions(self, labels: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.searchsorted(self.classes_, labels))
@@ -337,7 +337,8 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         unknown = sorted(set(labels) - set(self.classes_))
         if unknown:
             raise ValueError(
-                f"{where} holds labels that fit never saw: {', '.join(unknown[:5])}; known: {len(self.classes_)}"
+                f"{where} holds labels that fit never saw: {', '.join(unknown[:5])}; leave these rows out, or fit "
+                "with them"
             )
 
 

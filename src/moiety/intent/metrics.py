@@ -1,4 +1,4 @@
-"""Grades of closed-set predictions as the field computes them, each in 0..1."""
+"""Grades of closed-set predictions, as the field computes them; each is in 0..1."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_sc
 
 
 def measures_of(counts: Float[np.ndarray, "*tables classes classes"]) -> dict[str, np.ndarray]:
-    """The same six grades from tables of counts, truth down and answers across; any number of tables at once.
+    """The same six grades from confusion matrices, any number of them at once.
+
+    Args:
+        counts: Confusion matrices: rows are true labels, columns are answers.
 
     Returns:
-        Name of a measure -> values, ``(tables...)``; as :func:`closed_set_metrics` gives them.
+        Measure -> values, ``(tables...)``, as :func:`closed_set_metrics` gives them.
     """
     hits, asked, said = counts.diagonal(axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
     rows, occurs = asked.sum(-1), (asked + said) > 0
@@ -34,10 +37,10 @@ def _share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 
 def closed_set_metrics(truth: Sequence[str] | np.ndarray, predicted: Sequence[str] | np.ndarray) -> dict[str, float]:
-    """The six grades that papers on intent recognition mix, always by name.
+    """The six grades that papers on intent recognition report, each under its name.
 
-    Macro means run over the labels that occur in truth or prediction. A precision that is not defined counts 0.
-    Weighted recall is accuracy, and is left out for that.
+    ``f1``, ``prec`` and ``rec`` are macro means over the labels that occur in truth or prediction. A precision that is
+    not defined counts as 0. Weighted recall is left out because it equals accuracy.
 
     Source:
         MIntRec (Zhang et al. 2022) for ``acc``, ``f1``, ``prec``, ``rec``; later papers for the weighted two.

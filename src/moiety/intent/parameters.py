@@ -59,7 +59,7 @@ def parameters_text(settings: type[BaseModel]) -> str:
     entries = []
     for name, field in settings.model_fields.items():
         meaning = re.sub(r"\bnull\b", "None", field.description or "")  # recipes are YAML, parameters are Python
-        text = textwrap.fill(f"{meaning.rstrip('.')}.", 96)
+        text = textwrap.fill(f"{meaning.rstrip('.')}.", 96, break_on_hyphens=False)
         head = f"{name} : {_kind(field.annotation, field.metadata)}, default={default_of(field)!r}"
         entries.append(f"{head}\n{textwrap.indent(text[:1].upper() + text[1:], '    ')}")
     return "\n".join(entries)

@@ -1,4 +1,4 @@
-"""Recipes of the intent wing: one YAML file says which data, which model, which seeds, and what is compared."""
+"""Recipes of the intent wing: one YAML file names the data, the model, the seeds, and what is compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from moiety.recipe.recipe import describe_errors
 from moiety.recipe.section import Section
 
 FLOORS = ("logistic", "majority")
-"""What every method has to exceed; see :mod:`moiety.intent.compare.floors`. No seed enters them."""
+"""Simple methods that every other one has to exceed; see :mod:`moiety.intent.compare.floors`. They need no seed."""
 MEASURES = ("acc", "f1", "prec", "rec", "weighted_f1", "weighted_prec")
 
 _OF_KIND: dict[str, tuple[str, ...]] = {
@@ -32,36 +32,40 @@ _OF_EVERY_KIND = ("kind", "path", "train", "choose", "score", "folds")
 
 
 class IntentDataSettings(Section):
-    """Where utterances come from, and which of them teach, choose and score."""
+    """Where the utterances come from, which of them teach, which choose the best epoch, and which are scored."""
 
     kind: Literal["hazumi", "mintrec", "mintrec2", "clips"]
-    path: str = Field(description="folder of the data set, or rows file of clips")
+    path: str = Field(description="folder of the data set, or rows file that names clips")
     train: str = Field("train", description="split that teaches")
     choose: str | None = Field(
         "dev",
-        description="split that chooses the best epoch; null: a tenth of the training rows is set aside for that, "
+        description="split that chooses the best epoch; null: a tenth of the training rows is set aside for that, as "
         "whole persons where the data names them",
     )
-    score: str = Field("test", description="split that scores")
+    score: str = Field("test", description="split that is scored")
     folds: int | None = Field(
         None,
         ge=2,
-        description="nested parts instead of choose and score: every person (group, session) of split train scores "
-        "once, in as many folds, by models that never saw that person; verdicts then rest on persons",
+        description="number of folds, used instead of choose and score: every person (group, session) of split train "
+        "is scored once, by models that never saw that person; verdicts are then about persons",
     )
 
     # -- hazumi
-    target: str = Field("da", description="da, ui_ternary or tc_ternary")
+    target: str = Field("da", description="what is recognised: da, ui_ternary or tc_ternary")
     view: Literal["exchange", "history", "tokens"] = "exchange"
-    history: int = Field(8, ge=1, description="exchanges in view history")
+    history: int = Field(8, ge=1, description="number of exchanges in view history")
     # -- mintrec, mintrec2
-    on_missing: Literal["stop", "mask"] = Field("stop", description="rows without features: an error, or absent")
+    on_missing: Literal["stop", "mask"] = Field(
+        "stop", description="rows without features: stop with an error, or treat them as absent (mask)"
+    )
     # -- clips
-    audio: str | dict[str, Any] | None = Field("prosody", description="what makes frames of sound")
-    video: str | dict[str, Any] | None = Field("motion", description="what makes frames of pictures")
-    text: str | dict[str, Any] | None = Field("hashing", description="what makes frames of words")
+    audio: str | dict[str, Any] | None = Field("prosody", description="extractor of the sound")
+    video: str | dict[str, Any] | None = Field("motion", description="extractor of the pictures")
+    text: str | dict[str, Any] | None = Field(
+        "hashing", description="extractor of the words; hashing: setting text_encoder reads them"
+    )
     cache: str | None = Field(None, description="folder that keeps extracted features")
-    on_error: Literal["raise", "skip", "mask"] = Field("raise", description="clips that cannot be read")
+    on_error: Literal["raise", "skip", "mask"] = Field("raise", description="what to do when a clip cannot be read")
 
     @field_validator("target")
     @classmethod
@@ -72,11 +76,11 @@ class IntentDataSettings(Section):
 
     @model_validator(mode="after")
     def _of_this_kind(self) -> IntentDataSettings:
-        own = (*_OF_EVERY_KIND, *_OF_KIND[self.kind])
+        of_this_kind = (*_OF_EVERY_KIND, *_OF_KIND[self.kind])
         for name in sorted(self.model_fields_set):
-            if name not in own:
-                owner = next(kind for kind, names in _OF_KIND.items() if name in names)
-                raise ValueError(f"{name} belongs to data of kind {owner}; kind is {self.kind!r}, so leave it out")
+            if name not in of_this_kind:
+                other = next(kind for kind, names in _OF_KIND.items() if name in names)
+                raise ValueError(f"{name} belongs to data of kind {other}; kind is {self.kind!r}, so leave it out")
         return self
 
     @model_validator(mode="after")
@@ -86,45 +90,45 @@ class IntentDataSettings(Section):
             named = [name for name in named if getattr(self, name) not in (None, self.train)]
             if named:
                 raise ValueError(
-                    f"folds is {self.folds}: persons of each fold score and some of the others choose, so leave "
-                    f"{' and '.join(named)} out (over a recipe with them: data.choose=null data.score={self.train})"
+                    f"folds is {self.folds}: the persons of each fold are scored and some of the others choose, so "
+                    f"leave {' and '.join(named)} out (or override: data.choose=null data.score={self.train})"
                 )
             object.__setattr__(self, "choose", None)
             object.__setattr__(self, "score", self.train)
         return self
 
     def given(self) -> dict[str, Any]:
-        """The settings that count for this kind, as JSON values."""
+        """The settings that matter for this kind of data, as JSON values."""
         tree = self.model_dump(mode="json")
         return {name: tree[name] for name in (*_OF_EVERY_KIND, *_OF_KIND[self.kind])}
 
 
 class IntentVariant(Section):
-    """One more line of a comparison: the recipe's own method with a few settings changed."""
+    """One more line of a comparison: the method of section model with a few settings changed."""
 
     method: str | None = Field(None, description="method or floor; null: that of section model")
-    model: dict[str, Any] = Field(default_factory=dict, description="settings over those of section model")
+    model: dict[str, Any] = Field(default_factory=dict, description="settings that replace those of section model")
     data: dict[str, Any] = Field(
         default_factory=dict, description="how the same rows are read: view and history, or extractors"
     )
-    note: str = Field("", description="what it is there for, in the words of the report")
+    note: str = Field("", description="what the variant shows; the report quotes it")
 
     @model_validator(mode="after")
     def _one_place(self) -> IntentVariant:
         if "method" in self.model:
-            raise ValueError("give the method of a variant as `method`, beside `model` and not inside it")
+            raise ValueError("the method of a variant is given inside `model`; give it as `method`, beside `model`")
         readings = ("view", "history", "audio", "video", "text")
         other = [name for name in self.data if name not in readings]
         if other:
             raise ValueError(
-                f"a variant reads the rows that all others read; only {', '.join(readings)} may differ, "
-                f"got {', '.join(other)}"
+                f"data of a variant names {', '.join(other)}, but all variants read the same rows; "
+                f"only {', '.join(readings)} may differ"
             )
         return self
 
 
 class IntentCompareSettings(Section):
-    """Which methods and variants stand side by side."""
+    """Which methods and variants are compared, and how."""
 
     methods: list[str] = Field(
         default_factory=lambda: ["amess", "concat", "mult", "mag", "text", *FLOORS],
@@ -133,17 +137,20 @@ class IntentCompareSettings(Section):
     )
     variants: dict[str, IntentVariant] = Field(default_factory=dict)
     contrasts: dict[str, Members] = Field(
-        default_factory=dict, description="name -> [first, second], or name -> weight with weights that sum to 0"
+        default_factory=dict,
+        description="name -> [first, second], or name -> {member: weight} with weights that sum to 0",
     )
     measures: list[str] = Field(
-        default_factory=lambda: ["acc", "f1"], description="shown, and the family of each contrast", min_length=1
+        default_factory=lambda: ["acc", "f1"],
+        description="measures of the tables; each contrast is corrected over them",
+        min_length=1,
     )
     hide: list[str] = Field(
         default_factory=lambda: [*MODALITIES],
-        description="modalities taken away when scored, one line each; join several with +",
+        description="modalities that are hidden when scored, one entry for each table column; join several with +",
     )
     keep_models: Literal["all", "first_seed", "none"] = Field(
-        "first_seed", description="whose model folders stay on the disk"
+        "first_seed", description="which runs keep their model folder on the disk"
     )
 
     _folder_names = field_validator("variants")(check_folder_names)
@@ -154,7 +161,7 @@ class IntentCompareSettings(Section):
     def _distinct(cls, names: list[str]) -> list[str]:
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"{twice[0]!r} stands twice")
+            raise ValueError(f"{twice[0]!r} is listed twice; list it once")
         return names
 
     @field_validator("measures")
@@ -177,7 +184,7 @@ class IntentCompareSettings(Section):
         known = [*METHODS, *FLOORS, *self.variants]
         shadowed = [name for name in self.variants if name in METHODS or name in FLOORS]
         if shadowed:
-            raise ValueError(f"variant {shadowed[0]!r} has the name of a method; choose another")
+            raise ValueError(f"variant {shadowed[0]!r} has the name of a method; choose another name")
         for name in self.methods:
             if name not in known:
                 raise ValueError(f"compare.methods names {name!r}; {nearest_name(name, known)}")
@@ -199,14 +206,14 @@ class IntentCompareSettings(Section):
 
 
 class IntentRecipe(Section):
-    """Everything of one experiment: data, model, seeds, and what stands beside it in the table.
+    """Everything of one experiment: the data, the model, the seeds, and what is compared.
 
     Raises:
         ValidationError: a value or a name is wrong, also inside a variant; all problems are named at once.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    output: str = Field(description="folder that all results are written below")
+    output: str = Field(description="folder for all results")
     data: IntentDataSettings
     model: IntentSettings = Field(default_factory=lambda: IntentSettings())
     seeds: list[int] = Field(default_factory=lambda: [0, 1, 2, 3, 4], min_length=1)
@@ -222,7 +229,7 @@ class IntentRecipe(Section):
     @model_validator(mode="after")
     def _folds_know_all_classes(self) -> IntentRecipe:
         if self.data.folds is not None and (self.model.oos is not None or self.model.oos_label is not None):
-            raise ValueError("data.folds grades rows of known classes alone; leave model.oos and model.oos_label out")
+            raise ValueError("data.folds grades rows of known classes only; leave model.oos and model.oos_label out")
         return self
 
     @model_validator(mode="after")
@@ -251,7 +258,7 @@ class IntentRecipe(Section):
         return variant.method or self.model.method
 
     def model_of(self, name: str) -> IntentSettings:
-        """Settings of the model behind a name of the table; of a floor those that say how it reads features."""
+        """Settings of the model behind a name of the table; for a floor, those that say how it reads features."""
         method, variant = self.method_of(name), self.compare.variants.get(name)
         tree = self.model.model_dump() | (dict(variant.model) if variant else {})
         return IntentSettings.model_validate(tree | ({} if method in FLOORS else {"method": method}))
@@ -286,7 +293,7 @@ def parse_intent_recipe(tree: dict[str, Any], where: str = "recipe") -> IntentRe
 
 
 def hidden_names(joined: str) -> tuple[str, ...]:
-    """Modalities of one line of ``compare.hide``.
+    """The modalities of one entry of ``compare.hide``.
 
     Raises:
         ValueError: one is unknown, or all are hidden.
@@ -298,5 +305,5 @@ def hidden_names(joined: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in joined.split("+"))
     check_hidden(names)
     if len(set(names)) == len(MODALITIES):
-        raise ValueError(f"{joined!r} hides every modality; leave one")
+        raise ValueError(f"{joined!r} hides every modality; leave at least one")
     return names

@@ -133,7 +133,7 @@ class IntentSettings(Section):
     )
     class_weight: Literal["balanced"] | None = Field(
         None,
-        description="balanced: rare classes weigh more in the loss, as in scikit-learn; null: all rows weigh alike",
+        description="how classes weigh in the loss; balanced: rare ones more, as in scikit-learn; null: all rows alike",
     )
     device: str = Field("cpu", description="where the network runs, for instance cpu or cuda")
     random_state: int = Field(0, ge=0, description="seed of weights, batches, dropout and the rows set aside")

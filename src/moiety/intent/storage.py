@@ -1,4 +1,4 @@
-"""A fitted classifier as a folder: JSON and safetensors, whole or absent, never a pickle."""
+"""Saving a fitted classifier as a folder of JSON and safetensors, and loading it. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from moiety.records.saving import whole_folder
 
 FORMAT = 1
 TEXT_ENCODER = "text_encoder"
-"""Folder with configuration and tokenizer of a text encoder that learned; its weights stand with all others."""
+"""Folder with configuration and tokenizer of a text encoder that learned; its weights are with all others."""
 _LIBRARIES = ("moiety", "torch", "transformers", "scikit-learn", "numpy")
 
 
@@ -33,11 +33,11 @@ def save_classifier(classifier: Any, folder: str | Path) -> Path:
 
     Args:
         classifier: A fitted :class:`moiety.intent.IntentClassifier`.
-        folder: Must not exist, or hold a classifier, which is then replaced.
+        folder: A folder that does not exist yet, is empty, or holds a classifier, which is replaced.
 
     Raises:
-        FileExistsError: the folder holds something else.
-        OSError: writing failed; what was there before is intact.
+        FileExistsError: the folder holds other files.
+        OSError: writing failed; an earlier classifier is intact.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
@@ -79,7 +79,7 @@ def _config_of(classifier: Any) -> dict[str, Any]:
 
 
 def card_of(classifier: Any) -> str:
-    """What a person should know before using the folder."""
+    """The README of the folder: what a person should know before using the classifier."""
     reads = classifier.model_.reader is not None
     widths = {name: "word pieces" if name == "text" and reads else dim for name, dim in classifier.dims_.items()}
     dims = ", ".join(f"{name} ({width})" for name, width in widths.items())
@@ -103,8 +103,8 @@ def load_classifier(cls: Any, folder: str | Path) -> Any:
     """Read a classifier that :func:`save_classifier` wrote.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged or of a newer format.
+        FileNotFoundError: the folder holds no classifier.
+        ValueError: the classifier is damaged, or has a newer format.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""One training run of an intent network: batches, losses, schedule, the best epoch on the dev rows."""
+"""One training run of an intent network: batches, losses, learning rate, and the best epoch on the dev rows."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from moiety.intent.settings import IntentSettings
 
 MakeBatch = Callable[[Sequence[IntentSample]], IntentBatch]
 BETTER = 1e-6
+"""A dev score must rise at least this much to count as better."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +48,15 @@ class Rows:
 def losses_of(
     network: IntentNetwork, batch: IntentBatch, y: Tensor, settings: IntentSettings, class_weight: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Every term of the loss on in-scope rows, weighted; their sum is what learns."""
+    """The terms of the loss on in-scope rows, each times its weight. The loss is their sum.
+
+    Args:
+        network: The network, in training mode.
+        batch: In-scope rows.
+        y: Their classes, ``(samples,)``.
+        settings: Weights and kinds of the terms.
+        class_weight: Weight of each class in the cross-entropy, ``(classes,)``; None: all are 1.
+    """
     output = network(batch)
     losses = {"cross_entropy": F.cross_entropy(output.logits.float(), y, class_weight)}
     if network.projections is None:
@@ -64,7 +73,7 @@ def losses_of(
 
 
 def optimizer_for(network: nn.Module, settings: IntentSettings) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and single vectors are not decayed, and a text encoder learns at its own rate."""
+    """AdamW. Only matrices are decayed; a text encoder has a learning rate for itself, ``encoder_learning_rate``."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
@@ -79,23 +88,30 @@ def optimizer_for(network: nn.Module, settings: IntentSettings) -> torch.optim.O
     )
 
 
-def rate_at(step: int, steps: int, warmup_share: float) -> float:
-    """Factor on the learning rate: a linear rise, then a linear fall to 0.
+def schedule_for(optimizer: torch.optim.Optimizer, steps: int, warmup_share: float) -> LambdaLR:
+    """Learning rates of a run: a linear rise over a share of the steps, then a linear fall to 0.
 
-    Example:
-        >>> [rate_at(step, 10, 0.2) for step in (0, 1, 2, 6, 10)]
-        [0.0, 0.5, 1.0, 0.5, 0.0]
+    The first step has the rate of step 1, not of step 0, which would be 0 and teach nothing.
+
+    Args:
+        optimizer: Its learning rates are the highest ones.
+        steps: Optimizer steps of the run.
+        warmup_share: Share of them in which the rate rises, 0..1.
     """
-    rise = warmup_share * steps
-    return step / rise if step < rise else max(0.0, (steps - step) / max(1.0, steps - rise))
+    from transformers import get_linear_schedule_with_warmup
+
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]  # a schedule that does not start at step 0 wants it said
+    rise: Any = warmup_share * steps  # not rounded to whole steps
+    return get_linear_schedule_with_warmup(optimizer, rise, steps, last_epoch=0)
 
 
 def shuffled(number: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Row numbers of each batch of one epoch, every row once, the last batch maybe shorter.
+    """Numbers of the rows of each batch of one epoch. Every row is in one batch; the last batch may be shorter.
 
     Args:
-        number: Rows in all.
-        size: Rows of a batch, at least 1.
+        number: Number of rows.
+        size: Rows in a batch, at least 1.
         generator: Draws the order.
     """
     order = torch.randperm(number, generator=generator).tolist()
@@ -133,19 +149,19 @@ def train(
     outside: Sequence[IntentSample] = (),
     describe: Callable[[], Tensor | None] | None = None,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Train in place and leave the weights of the best dev epoch.
+    """Train a network in place, and leave it with the weights of the best epoch.
 
     Args:
-        network: What learns; moved to ``settings.device``.
+        network: The network; it is moved to ``settings.device``.
         rows: In-scope training rows.
-        dev: In-scope rows that choose the epoch, by ``settings.monitor``.
-        make: Samples to a batch.
-        settings: Schedule, loss weights, seed.
-        outside: Rows known to be out of scope; each step takes one batch of them, going round.
-        describe: Encodes the label descriptions again, before every epoch; None: they stay as they are.
+        dev: In-scope rows that choose the best epoch, by ``settings.monitor``.
+        make: Function from samples to a batch.
+        settings: Learning rate, loss weights, seed and so on.
+        outside: Rows known to be out of scope; each step takes one batch of them, over and over.
+        describe: Function that encodes the label descriptions again before every epoch; None: they stay as they are.
 
     Returns:
-        One line an epoch, and the number of the best, from 1.
+        Losses and dev scores of each epoch, and the number of the best epoch, from 1.
 
     Raises:
         FloatingPointError: the loss is not finite.
@@ -155,7 +171,7 @@ def train(
     generator = torch.Generator().manual_seed(settings.random_state)
     optimizer = optimizer_for(network, settings)
     steps = settings.max_epochs * math.ceil(len(rows) / settings.batch_size)
-    schedule = LambdaLR(optimizer, lambda step: rate_at(step + 1, steps, settings.warmup_share))
+    schedule = schedule_for(optimizer, steps, settings.warmup_share)
     weight = class_weights(rows.y, network.head.out_features, settings.class_weight)
     foreign = _round_and_round(outside, settings.batch_size, generator) if outside and settings.outlier_weight else None
     best, best_epoch, best_state = -1.0, 0, copy.deepcopy(network.state_dict())
@@ -186,7 +202,7 @@ def _epoch(
     weight: Tensor | None,
     foreign: Iterator[list[IntentSample]] | None,
 ) -> dict[str, float]:
-    """One pass over the rows; mean of each loss term."""
+    """One epoch: every row is in one step. Returns the mean of each term of the loss."""
     network.train()
     optimizer, schedule = steppers
     sums: dict[str, float] = {}
@@ -200,7 +216,7 @@ def _epoch(
         if not torch.isfinite(total):
             terms = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
             raise FloatingPointError(
-                f"the loss is not finite ({terms}); lower learning_rate or standardize the features"
+                f"the loss is not finite ({terms}); lower learning_rate, or set standardize='always'"
             )
         optimizer.zero_grad()
         total.backward()
@@ -214,7 +230,7 @@ def _epoch(
 
 @torch.no_grad()
 def grades_of(network: IntentNetwork, dev: Rows, make: MakeBatch, settings: IntentSettings) -> dict[str, float]:
-    """Dev accuracy and macro F1 without any out-of-scope rule, and how far samples and descriptions agree."""
+    """Accuracy and macro F1 on the dev rows, without an out-of-scope rule, and how well samples match descriptions."""
     logits, embedding = predict_logits(network, dev.samples, make, settings.batch_size, settings.device)
     found = closed_set_metrics(dev.y.numpy(), logits.argmax(1).numpy())
     grades = {"acc": found["acc"], "f1": found["f1"]}
@@ -238,7 +254,7 @@ def class_weights(y: Tensor, num_classes: int, kind: str | None) -> Tensor | Non
 
 
 def _drop_modalities(batch: IntentBatch, settings: IntentSettings, generator: torch.Generator) -> IntentBatch:
-    """Hide modalities by chance, never the last one a sample has."""
+    """Hide modalities at random (``modality_dropout``); each sample keeps at least one."""
     dropped, left = {}, torch.stack([batch.present(name) for name in batch.modalities]).sum(0)
     for name in batch.modalities:
         chance = settings.of_modality("modality_dropout", name)

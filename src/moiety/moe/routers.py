@@ -13,10 +13,20 @@ from moiety.groups import ExpertGroups, nearest_name
 from moiety.moe.asymoe.router import AsymmetricRouter
 from moiety.moe.experts.kinds import bank_class
 from moiety.moe.gates import GatedRouter, GatelessRouter, Router, gateless_top_k
+from moiety.moe.plugins import ROUTER_GROUP, find, known_names
 from moiety.moe.tables import scheme_table
 from moiety.recipe.recipe import MoESettings
 
-__all__ = ["ROUTERS", "SCHEMES", "GatedRouter", "GatelessRouter", "Router", "resolve"]
+__all__ = [
+    "ROUTERS",
+    "SCHEMES",
+    "GatedRouter",
+    "GatelessRouter",
+    "Router",
+    "resolve",
+    "router_named",
+    "scheme_names",
+]
 
 
 class MoIIE(GatedRouter):
@@ -94,7 +104,25 @@ ROUTERS: dict[str, type[Router]] = {
 }
 
 SCHEMES: Sequence[str] = ("dense", *ROUTERS)
-"""Names a recipe may give; ``dense`` splices nothing."""
+"""The schemes of this package; ``dense`` splices nothing. :func:`scheme_names` also knows those of plug-ins."""
+
+
+def scheme_names() -> list[str]:
+    """Every name that a recipe may give here and now, plug-ins included; ``dense`` splices nothing."""
+    return ["dense", *known_names(ROUTERS, ROUTER_GROUP)]
+
+
+def router_named(scheme: str) -> type[Router]:
+    """The class of a scheme, of this package or of a plug-in.
+
+    Raises:
+        ValueError: the scheme is unknown, or its package cannot be imported.
+        TypeError: its package names something that is no router.
+    """
+    try:
+        return find(scheme, ROUTERS, ROUTER_GROUP, Router)
+    except ValueError as error:
+        raise ValueError(f"unknown scheme {scheme!r}; {error}") from error
 
 
 def resolve(settings: MoESettings) -> tuple[type[Router], ExpertGroups, int]:
@@ -110,9 +138,7 @@ def resolve(settings: MoESettings) -> tuple[type[Router], ExpertGroups, int]:
     """
     if settings.scheme == "dense":
         raise ValueError("scheme 'dense' has no sparse layer to build; use the dense model as it is")
-    if settings.scheme not in ROUTERS:
-        raise ValueError(f"unknown scheme {settings.scheme!r}; {nearest_name(settings.scheme, ['dense', *ROUTERS])}")
-    router = ROUTERS[settings.scheme]
+    router = router_named(settings.scheme)
     groups = router.table(settings).with_kinds(settings.kinds)
     for group in groups.groups:
         bank_class(group)

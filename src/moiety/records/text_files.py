@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import json
+import re
 from pathlib import Path
 
 _MARKS = (
@@ -40,27 +42,63 @@ def read_text(path: str | Path) -> str:
     """
     path = Path(path)
     data = path.read_bytes()
-    marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
-    kind = marked or "utf-8"
+    content = as_utf8(data, path)
     try:
-        text = data.decode(kind)
+        text = content.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise TextFileError(path, f"byte {error.start}", _remedy(path, marked, data[error.start], line)) from error
-    if kind == "utf-8" and "\0" in text:
-        place = text.index("\0")
-        told = "is 0: is this UTF-16 without a mark, or no text? Save the file as UTF-8, for instance with: "
-        raise TextFileError(path, f"byte {len(text[:place].encode())}", told + _command("UTF-16LE", path))
-    return text.removeprefix("\ufeff")
+        raise bad_byte(data, error.start + len(data) - len(content), path) from error
+    if "\0" in text and content in data:  # in a file with a mark of UTF-16 or UTF-32 it is a letter like others
+        raise _no_mark(data.index(b"\0"), "UTF-16LE", path)
+    return text
 
 
-def _remedy(path: Path, marked: str, byte: int, line: int) -> str:
+def as_utf8(data: bytes, path: Path) -> bytes:
+    """The bytes of a text file in UTF-8, without the mark at its start. Whether they are valid UTF-8 is not checked.
+
+    Args:
+        data: All bytes of the file. With the mark of UTF-16 or UTF-32 they are converted, otherwise they stay.
+        path: The file, for the error.
+
+    Raises:
+        TextFileError: the bytes do not fit the mark, or they are UTF-16 or UTF-32 without a mark.
+    """
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    if marked == "utf-8":
+        return data.removeprefix(codecs.BOM_UTF8)
     if marked:
-        return f"does not fit {marked.upper()}, which the file starts as; save it as UTF-8"
-    return (
-        f"is not UTF-8; save the file as UTF-8. It is 0x{byte:02x}, in line {line}; if a spreadsheet or editor on "
-        f"Windows wrote the file: {_command('WINDOWS-1252', path)}"
-    )
+        try:
+            return data.decode(marked).encode()
+        except UnicodeDecodeError as error:
+            raise bad_byte(data, error.start, path) from error
+    if b"\0" in data[:4]:
+        guess = re.sub("-(?=[lb]e$)", "", json.detect_encoding(data[:4]))  # by the place of the zeros, as iconv says it
+        raise _no_mark(data.index(b"\0"), guess.upper(), path)
+    return data
+
+
+def bad_byte(data: bytes, place: int, path: Path) -> TextFileError:
+    """The error for a byte that does not fit the encoding of its file.
+
+    Args:
+        data: All bytes of the file.
+        place: Number of the byte in it, from 0.
+        path: The file.
+    """
+    marked = next((name for mark, name in _MARKS if data.startswith(mark)), "")
+    if marked:
+        reason = f"does not fit {marked.upper()}, which the file starts as; save it as UTF-8"
+    else:
+        reason = (
+            f"is not UTF-8; save the file as UTF-8. It is 0x{data[place]:02x}, in line "
+            f"{data.count(bytes([10]), 0, place) + 1}; if a spreadsheet or editor on Windows wrote the file: "
+            f"{_command('WINDOWS-1252', path)}"
+        )
+    return TextFileError(path, f"byte {place}", reason)
+
+
+def _no_mark(place: int, guess: str, path: Path) -> TextFileError:
+    told = f"is 0: is this {guess} without a mark, or no text? Save the file as UTF-8, for instance with: "
+    return TextFileError(path, f"byte {place}", told + _command(guess, path))
 
 
 def _command(encoding: str, path: Path) -> str:

@@ -33,11 +33,18 @@ class Hosts:
     """
 
     def __init__(self, listens_at: str = "127.0.0.1", names: Iterable[str] = ()) -> None:
-        self.names = {_bare(name) for name in (listens_at, *names)}
-        address = _address(_bare(listens_at))
+        self._listens_at = _bare(listens_at)
+        self.names = {self._listens_at, *map(_bare, names)}
+        address = _address(self._listens_at)
         self.every_address = address is not None and address.is_unspecified
         if self.every_address:
             self.names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
+
+    @property
+    def only_this_machine(self) -> bool:
+        """Whether the server listens at a loopback address, which no other machine can reach."""
+        address = _address(self._listens_at)
+        return self._listens_at == "localhost" if address is None else address.is_loopback
 
     def add(self, name: str) -> None:
         """Answer to one more name."""

@@ -1,9 +1,9 @@
 """Cross-entropy plus routing losses, each scaled so that accumulation and ranks change nothing.
 
 The Trainer divides the cross-entropy of a micro-batch by the trained tokens of *all* micro-batches and ranks of one
-optimizer step. Summed over micro-batches, that is a mean. A routing loss is already a mean over its micro-batch; added
-as it is, it would count once for every micro-batch. This mixin adds it divided by the number of micro-batches, and
-never multiplies by ranks, because data parallelism averages gradients.
+optimizer step, so the sum over micro-batches is a mean. A routing loss is already a mean over its micro-batch. Added
+without a factor, it would count once for each micro-batch. So this mixin divides it by the number of micro-batches. It
+does not multiply by the number of ranks, because data parallelism averages gradients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Folders of adapters, as peft writes them: how to know one, and the model that it makes of its base."""
+"""Adapters of peft: where they go in a sparse model, which parameters they are, and folders of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,62 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from torch import nn
 
 from moiety.records.json_reader import parse_json
 
+GATES = r".*\.router\.gates\.\w+"
+"""Pattern of the module names of all gates."""
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def adapter_targets(model: nn.Module) -> dict[str, Any]:
+    """What ``peft.LoraConfig`` needs to put adapters on every expert and every gate of a sparse model.
+
+    Args:
+        model: A sparse model, in memory or on the meta device.
+
+    Returns:
+        ``target_modules``: a pattern of the gates, None where the scheme has none. ``target_parameters``: the names of
+        the stacked matrices of the experts, ``(experts, out, in)``. peft cannot adapt a stack with one more axis.
+
+    Raises:
+        ValueError: the model is dense.
+
+    Example:
+        ``LoraConfig(r=16, **adapter_targets(model))``
+    """
+    names = [(name, parameter.ndim) for name, parameter in model.named_parameters()]
+    stacks = {name.split(".mlp.")[1] for name, ndim in names if ".mlp.experts." in name and ndim == 3}
+    if not stacks:
+        raise ValueError(
+            f"{type(model).__name__} has no experts: it is dense. Give a sparse model, or name the modules yourself"
+        )
+    has_gates = any(".mlp.router.gates." in name for name, _ in names)
+    return {"target_modules": GATES if has_gates else None, "target_parameters": sorted(stacks)}
+
+
+def adapter_parameters(model: Any) -> set[str] | None:
+    """Names of the parameters that peft trains: those of the active adapters. None for a model without adapters.
+
+    Raises:
+        TypeError: the adapters are of a kind that does not belong to single modules, such as learned prompts.
+    """
+    if not hasattr(model, "get_base_model"):
+        return None
+    prefix = getattr(model.base_model, "prefix", None)
+    if not prefix:
+        raise TypeError(
+            f"the adapters of {type(model).__name__} belong to no part of the model; choose what they learn in peft, "
+            "or use adapters of modules, such as LoRA"
+        )
+    active = set(model.active_adapters)
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if (words := set(name.split("."))) & active
+        and ("modules_to_save" in words or any(word.startswith(prefix) for word in words))
+    }
 
 
 def base_of_adapters(path: str | Path) -> str | None:

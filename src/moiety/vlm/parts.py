@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from moiety.groups import nearest_name
 from moiety.recipe.recipe import Part
+from moiety.vlm.adapters import adapter_parameters
 from moiety.vlm.decoders import DECODERS, EMBEDDINGS, HEAD, base_of
 from moiety.vlm.towers import TOWERS, unread_parameters
 
@@ -68,8 +69,11 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
     never reads stay frozen: they cannot get a gradient. Parts that this model lacks (a router in a dense model) are
     passed over, so that one recipe serves several schemes.
 
+    In a model with adapters of peft, the adapters of these parts learn, and the copies of ``modules_to_save``. The
+    weights below them stay frozen, as peft wants them.
+
     Args:
-        model: An outermost model, dense or sparse.
+        model: An outermost model, dense or sparse, or a ``PeftModel`` of one.
         trains: Parts that learn.
 
     Returns:
@@ -77,6 +81,7 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
 
     Raises:
         ValueError: a part is unknown, or nothing would learn.
+        TypeError: the adapters of a ``PeftModel`` belong to no part.
 
     Example:
         ``freeze(model, ["projector"])`` prepares stage 1, ``freeze(model, ["experts", "router"])`` the sparse layers.
@@ -87,15 +92,17 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
     wanted = set(trains)
     if model.config.get_text_config().tie_word_embeddings and wanted & {"embeddings", "head"}:
         wanted |= {"embeddings", "head"}
-    unread = unread_parameters(base_of(model))
+    unread, adapters = unread_parameters(base_of(model)), adapter_parameters(model)
     counts: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        learns = part in wanted and parameter not in unread
+        learns = part in wanted and parameter not in unread and (adapters is None or name in adapters)
         parameter.requires_grad_(learns)
         counts[part] = counts.get(part, 0) + learns * parameter.numel()
     if not any(counts.values()):
-        raise ValueError(f"nothing would learn: trains={list(trains)}, but the model has the parts {sorted(counts)}")
+        held = sorted(counts) if adapters is None else sorted({part_of(name) for name in adapters})
+        what = "the model has the parts" if adapters is None else "it has adapters of the parts"
+        raise ValueError(f"nothing would learn: trains={list(trains)}, but {what} {held}")
     absent = sorted(wanted - counts.keys())
     if absent:
         logger.debug("%s has no %s; passed over", type(model).__name__, ", ".join(absent))

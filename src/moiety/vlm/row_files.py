@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
 import hashlib
 import json
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moiety.records.json_reader import parse_json
+from moiety.records.text_files import TextFileError, as_utf8, bad_byte
 from moiety.vlm.inline_pictures import of_content
 
 PICTURE_COLUMNS = ("image", "images")
@@ -55,7 +55,7 @@ def entries(file: str | Path) -> Iterator[Entry]:
         raise FileNotFoundError(f"no conversation file at {path}; a recipe's files are relative to data.root")
     with path.open("rb") as opened:
         is_table = opened.read(4) == b"PAR1" or path.suffix == ".parquet"
-    yield from _of_table(path) if is_table else _of_text(path.read_bytes())
+    yield from _of_table(path) if is_table else _of_text(path)
 
 
 def fingerprint(value: Any) -> str:
@@ -70,34 +70,33 @@ def _as_text(value: Any) -> str:
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
 
 
-def _of_text(content: bytes) -> Iterator[Entry]:
-    found = json.detect_encoding(content[:4])  # the rule of the standard, by the zeros
-    encoding = re.sub("-(?=[lb]e$)", "", found)  # as iconv spells it
-    if not encoding.startswith("utf-8"):
-        yield Entry(1, Unreadable(_not_utf8(content, 0, encoding.upper()), content, whole=True))
+def _of_text(path: Path) -> Iterator[Entry]:
+    data = path.read_bytes()
+    try:
+        content = as_utf8(data, path)
+    except TextFileError as error:
+        yield Entry(1, Unreadable(f"{error.place} {error.reason}", data, whole=True))
         return
-    content = content.removeprefix(codecs.BOM_UTF8)
     if not content.lstrip().startswith(b"["):
-        yield from _of_lines(content)
+        yield from _of_lines(content, data, path)
         return
     try:
         yield from _of_array(content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        yield Entry(line, Unreadable(_not_utf8(content, error.start), content, whole=True))
+        yield Entry(line, Unreadable(_misfit(error, len(data) - len(content), data, path), content, whole=True))
 
 
-def _not_utf8(content: bytes, place: int, encoding: str = "") -> str:
-    """One line: the byte, where it stands, and what helps."""
-    likely = encoding or ("CP1252" if re.search(rb"[\x80-\x9f]", content) else "LATIN1")
-    where = f"byte 0x{content[place]:02x} at place {place} is not UTF-8"
-    return f"{where}; the file looks like {likely}: write it anew with `iconv -f {likely} -t UTF-8 FILE > NEW`"
+def _misfit(error: UnicodeDecodeError, start: int, data: bytes, path: Path) -> str:
+    """What is wrong with a byte; `start` is where the decoded part begins in the file."""
+    found = bad_byte(data, start + error.start, path)
+    return f"{found.place} {found.reason}"
 
 
-def _of_lines(content: bytes) -> Iterator[Entry]:
-    start = 0
+def _of_lines(content: bytes, data: bytes, path: Path) -> Iterator[Entry]:
+    start = len(data) - len(content)  # a mark at the start of the file
     for line, raw in enumerate(content.split(b"\n"), start=1):
-        value = _of_line(raw, start, content) if raw.strip() else None
+        value = _of_line(raw, start, data, path) if raw.strip() else None
         if line == 1 and isinstance(value, Unreadable) and raw.lstrip().startswith(b"{"):
             try:  # one object over several lines
                 yield Entry(1, parse_json(content))
@@ -109,11 +108,11 @@ def _of_lines(content: bytes) -> Iterator[Entry]:
         start += len(raw) + 1
 
 
-def _of_line(raw: bytes, start: int, content: bytes) -> Any:
+def _of_line(raw: bytes, start: int, data: bytes, path: Path) -> Any:
     try:
         return parse_json(raw.decode())
     except UnicodeDecodeError as error:
-        return Unreadable(_not_utf8(content, start + error.start), raw)
+        return Unreadable(_misfit(error, start, data, path), raw)
     except json.JSONDecodeError as error:
         return Unreadable(f"not JSON: {error.msg} (column {error.colno})", raw)
     except (ValueError, RecursionError) as error:  # a number of too many digits, brackets without end

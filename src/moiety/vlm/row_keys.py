@@ -13,7 +13,7 @@ from typing import Any
 from moiety.vlm.problems import shown
 
 ROW_KEYS = {
-    "id": "name of the row in messages and predictions, a text or a number; null and an empty text are no id",
+    "id": "name of the row in messages and predictions, a text or a whole number; null and an empty text are no id",
     "conversations": "the turns, LLaVA style: `from` (`human`, `gpt`, `system`) and `value`; or `role` and `content`",
     "messages": "the turns as chat APIs write them: `role` (`user`, `assistant`, `system`) and `content`",
     "image": "one picture or a list, in the order of the `<image>` marks",

@@ -181,8 +181,17 @@ def parse_row(entry: Any, file: str = "", line: int = 0, column: int = 0) -> Row
 
 
 def _name(given: Any) -> str:
-    """The id of a row; empty where it has none."""
-    return "" if says_nothing(given) or given != given else str(given).strip()  # a table writes a missing number as NaN
+    """The id of a row; empty where it has none.
+
+    Raises:
+        ValueError: it is neither a text nor a whole number.
+    """
+    if says_nothing(given) or given != given:  # a table writes a missing number as NaN
+        return ""
+    whole = isinstance(given, float) and given.is_integer()  # and a whole number beside a missing one as 7.0
+    if isinstance(given, bool) or not (whole or isinstance(given, str | int)):
+        raise ValueError(f"'id' must be a text or a whole number, got {shown(given)}; mend it, or leave the key out")
+    return str(given).strip()
 
 
 def _name_of(file: str, line: int, column: int) -> str:

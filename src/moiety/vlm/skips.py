@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from moiety.recipe.recipe import DataSettings
+from moiety.records.text_files import read_text
 from moiety.vlm.problems import Problem, place_of
 from moiety.vlm.row_files import Entry, Unreadable, entries, fingerprint
 
@@ -81,13 +82,14 @@ def read_skips(path: str | Path) -> Skips:
 
     Raises:
         FileNotFoundError: there is no such file.
+        TextFileError: its bytes are no text.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"no list of row ids at {path}; write one with `moiety data check RECIPE --fix-list FILE`"
         )
     places, ids = {}, set()
-    for line in Path(path).read_text(encoding="utf-8-sig").splitlines():
+    for line in read_text(path).splitlines():
         found = _LINE.fullmatch(line)
         if found:
             file = _resolved(Path(path).parent / found["file"])

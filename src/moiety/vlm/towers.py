@@ -1,7 +1,8 @@
-"""Vision towers: which of their layers a model never reads, and a picture that costs nothing.
+"""Vision towers: where they stand, which layers a model never reads, and a blank picture for steps without one.
 
-Most families read a hidden state before the end of the tower. Layers behind it never get a gradient, which breaks
-distributed training that waits for one (trap: step 2 crashes). They are frozen at construction, and exactly they.
+Most families read a hidden state before the end of the tower. The layers behind it never get a gradient. Distributed
+training waits for the gradient of every parameter that learns and crashes in its second step without it. So exactly
+these layers are frozen when a model is built.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 TOWERS = ("vision_tower", "vision_model", "visual")
+"""Names under which families keep their vision tower."""
 
 
 def vision_tower(base: nn.Module) -> nn.Module:
@@ -38,7 +40,7 @@ def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
 
 
 def unread_modules(base: nn.Module) -> list[nn.Module]:
-    """Modules of the tower whose output `base` never uses: blocks behind the feature layer, last norm, pooling head."""
+    """Modules of the tower whose output `base` never uses: blocks after the feature layer, last norm, pooling head."""
     tower = vision_tower(base)
     config: Any = base.config
     selected = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", None))
@@ -67,7 +69,7 @@ def freeze_unread(base: nn.Module) -> None:
 
 
 def blank_picture(base: nn.Module) -> dict[str, Tensor]:
-    """One picture of ones, as `get_image_features` of this family takes it (Idefics3 drops pictures of zeros)."""
+    """One picture of ones, as ``get_image_features`` of this family takes it. Ones, because Idefics3 drops zeros."""
     config: Any = base.config
     name = type(base).__name__
     where: Any = {"device": next(base.parameters()).device, "dtype": next(base.parameters()).dtype}
@@ -100,7 +102,11 @@ def blank_picture(base: nn.Module) -> dict[str, Tensor]:
 
 
 def touch_tower(base: Any) -> Tensor:
-    """Zero, made from a blank picture: ties tower and projector into the graph of a step without pictures."""
+    """A zero that depends on tower and projector: added to a step without pictures, it gives them gradients of zeros.
+
+    Args:
+        base: The multimodal base model. It encodes one blank picture.
+    """
     output = base.get_image_features(**blank_picture(base))
     levels = getattr(output, "deepstack_features", None) or ()  # Qwen3-VL: features of several depths
     parts = [*output.pooler_output, *(part for level in levels for part in level)]

@@ -78,9 +78,12 @@ def test_five_hundred_hostile_answers_never_stop_a_scorer(name: str) -> None:
     full = {
         rule: benchmark.scorer(rows, {row.id: right[row.id] for row in rows}, rule).headline for rule in benchmark.rules
     }
-    for text in hostile():
+    for number, text in enumerate(hostile()):
+        # one row at a time reads a text of 100,000 characters, each row its own; that takes nine tenths of the test
+        readers = [rows[number % len(rows)]] if len(text) >= 100_000 else rows
+        answers = dict.fromkeys((row.id for row in rows), "") | {row.id: text for row in readers}
         for rule in benchmark.rules:
-            score = benchmark.scorer(rows, {row.id: text for row in rows}, rule)
+            score = benchmark.scorer(rows, answers, rule)
             assert score.headline[0] == full[rule][0]
             assert 0 <= score.headline[1] <= max(100, full[rule][1])
 

@@ -59,7 +59,7 @@ def test_rows_become_samples(folder: Path, caplog: pytest.LogCaptureFixture) -> 
     assert found.problems[0] == ("bad", f"video and audio: {REASON}")
     assert found.problems[1][0] == "gone"
     assert "gone.mp4: there is no such file in" in found.problems[1][1]
-    assert "2 of 6 rows are left out; 2 problems: bad: video and audio" in caplog.text
+    assert "2 of 6 rows are left out. 2 problems: bad: video and audio" in caplog.text
     assert found.labels == ["Greet", "Leave", "Leave", None]
     data = found.dataset
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 3, "dev": 1}
@@ -86,7 +86,7 @@ def test_masked_rows_go_on_without_what_failed(folder: Path) -> None:
     bad = found.samples[-1]
     assert (bad.text, bad.video, bad.audio, dict(bad.extractors)) == ("still readable", None, None, {})
     assert found.problems[0] == ("bad", f"video and audio: {REASON}")
-    assert found.problems[1][1].endswith("; so nothing is left of it")
+    assert found.problems[1][1].endswith("; the row then has no modality left")
 
 
 def test_modalities_that_are_not_asked_for_are_not_read(folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_rows_may_be_given_as_they_are(clip: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "error", "message"),
     [
-        ([{"key": "a", "text": "x"}] * 2, {}, RowsError, "rows: 1 problem: row 1: key 'a' stands twice"),
+        ([{"key": "a", "text": "x"}] * 2, {}, RowsError, "rows: 1 problem: row 1: key 'a' is given twice"),
         ([{"text": "x"}, 3, {"key": "b"}], {}, RowsError, "3 problems: row 0: no key.*row 1: int, exp.*row 2: no clip"),
         (ClipRow("a", text="x"), {}, TypeError, "rows are ClipRow; give the path of a rows file, or a list of rows"),
         (7, {}, TypeError, "rows are int; give the path"),

@@ -39,7 +39,7 @@ def test_confusion_shows_counts_as_numbers_and_shares_as_shade(drawn: list[Figur
     shade = np.asarray(axes.images[0].get_array())
     assert shade.tolist() == [[0.75, 0.25, 0], [0, 1, 0], [0, 0, 0]], "a label without rows is white"
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["go", "stay", "wait"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answered", "true")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answer", "true label")
     with Image.open(tmp_path / "c.png") as picture:
         assert min(picture.size) > 300
 
@@ -53,7 +53,7 @@ def test_embedding_fills_right_answers_and_hollows_wrong_ones(drawn: list[Figure
         (filled if len(collection.get_facecolors()) else hollow).extend(offsets)
     assert sorted(filled) == [[0, 0], [2, 0], [3, 1]]
     assert sorted(hollow) == [[1, 1]]
-    assert {text.get_text() for text in drawn[0].legends[0].texts} == {"a", "b", "answered wrongly"}
+    assert {text.get_text() for text in drawn[0].legends[0].texts} == {"a", "b", "wrong answer"}
 
 
 def test_more_labels_than_colours_stay_apart(drawn: list[Figure], tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_a_run_in_work_elsewhere_is_left_to_that_process(folder: Path, tmp_path:
     with FileLock(taken / ".lock"):
         shared = run_intent_compare(recipe, seeds=[0])
         assert shared.missing == [("concat", 0)]
-        assert "1 of 2 runs are finished; without result: concat seed 0" in markdown(shared)
+        assert "1 of 2 runs are finished; these are not: concat seed 0" in markdown(shared)
     assert run_intent_compare(recipe, seeds=[0]).missing == []
 
 
@@ -146,7 +146,7 @@ def test_dry_run_plans_and_writes_nothing(folder: Path, tmp_path: Path) -> None:
     plan = run_intent_compare(recipe_of(folder, tmp_path / "out"), dry_run=True)
     assert not (tmp_path / "out").exists()
     text = markdown(plan)
-    assert "10 runs, none made yet." in text
+    assert "10 runs planned, none made yet." in text
     assert "No contrast can be shown: 2 seeds on 2 measures cannot give p below 1; take more seeds" in text
     assert "| no_sync | amess | 0 1 | triplet_weight=0 |" in text
     eight = run_intent_compare(recipe_of(folder, tmp_path / "out"), seeds=range(8), dry_run=True)
@@ -159,7 +159,7 @@ def test_names_beside_the_recipe_are_checked_and_shown(folder: Path, tmp_path: P
         run_intent_compare(recipe, methods=["mut"], dry_run=True)
     plan = run_intent_compare(recipe, methods=["text"], seeds=[9], dry_run=True)
     assert (plan.names, plan.seeds, plan.planned) == (["text"], [9], [("text", 9)])
-    assert "1 run, none made yet" in markdown(plan)
+    assert "1 run planned, none made yet" in markdown(plan)
 
 
 def test_plan_progress_and_table_show_what_was_asked_and_files_what_is_finished(
@@ -177,7 +177,7 @@ def test_plan_progress_and_table_show_what_was_asked_and_files_what_is_finished(
     assert asked.limit == ""
     written = (tmp_path / "out" / "table.md").read_text("utf-8")
     assert "3 of 3 runs are finished." in written
-    assert "| majority | any |" in written
+    assert "| majority | none |" in written
 
 
 def test_a_split_without_anything_to_read_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_tables_say_the_same_as_the_records(finished: IntentComparison) -> None:
     assert float(cells[1]) == pytest.approx(100 * finished.estimate("amess", "acc").mean, abs=0.005)
     assert "The best epoch was chosen on 10% of the training rows, whole persons drawn by the seed." in text
     assert "no_sync: without synchronisation" in text
-    assert "Every seed scores the same 2 groups of rows (persons): intervals and verdicts say how much training" in text
+    assert "Every seed scores the same 2 groups of rows (persons). Intervals and verdicts therefore say how" in text
 
 
 def test_the_page_needs_nothing_else(finished: IntentComparison) -> None:

@@ -39,15 +39,15 @@ def comparison(seeds: int = 3, hide: list[str] | None = None, **scores: list[flo
 
 def test_who_learned_from_what() -> None:
     assert made(comparison(majority=[0.1], amess=[0.5, 0.6, 0.7])) == (
-        "Two methods (majority, amess) learned from 120 rows and are scored on 48 others (split 'test'), with three "
-        "seeds each where chance enters."
+        "Two methods (majority, amess) learned from 120 rows and are scored on 48 others (split 'test'). Methods that "
+        "depend on a seed ran with three seeds."
     )
 
 
 @pytest.mark.parametrize(
     ("others", "said"),
     [
-        ([0.5] * 8, "amess reaches 80.0 % [80.0, 80.0] ACC, the others 50.0 %; it beats concat (by 30.0 points)."),
+        ([0.5] * 8, "amess reaches 80.0 % [80.0, 80.0] accuracy, the others 50.0 %; it beats concat (by 30.0 points)."),
         ([0.9] * 8, "it is beaten by concat (by 10.0 points)."),
         ([0.7, 0.9] * 4, "it cannot be told from concat."),
     ],
@@ -58,17 +58,17 @@ def test_verdicts_are_those_of_the_corrected_test(others: list[float], said: str
 
 def test_one_seed_is_no_verdict_and_nothing_scored_is_said() -> None:
     one = comparison(seeds=1, concat=[0.5], amess=[0.8])
-    assert result(one) == "amess reaches 80.0 % ACC, the others 50.0 %; one seed cannot tell them apart."
+    assert result(one) == "amess reaches 80.0 % accuracy, the others 50.0 %; one seed cannot tell them apart."
     assert "that takes a second seed" in limits(one)
     assert result(replace(one, runs=[])) == "Nothing is scored yet."
-    assert result(comparison(seeds=1, concat=[0.5])) == "concat reaches 50.0 % ACC."
+    assert result(comparison(seeds=1, concat=[0.5])) == "concat reaches 50.0 % accuracy."
     assert "A-MESS" in limits(one)
     assert "A-MESS" not in limits(comparison(concat=[0.5] * 3))
 
 
-def rows(own: float = 0.5, whole: float = 0.966) -> list[dict]:
+def rows(reached: float = 0.5, whole: float = 0.966) -> list[dict]:
     shares = {"text+video+audio": whole, "text+video": 0.727, "text": 0.487}
-    found = {"amess": {"mean": own}}
+    found = {"amess": {"mean": reached}}
     return [{"modalities": name, "rows": 48, "attainable": share, "measured": found} for name, share in shares.items()]
 
 
@@ -76,19 +76,17 @@ def rows(own: float = 0.5, whole: float = 0.966) -> list[dict]:
     ("scores", "said"),
     [
         ([0.95, 0.96, 0.97], "And it is learned: amess reaches 96.0 % [93.5, 98.5], more than two modalities allow."),
-        ([0.5, 0.5, 0.5], "That is not learned here: amess reaches 50.0 % [50.0, 50.0], no more than two modalities"),
-        ([0.6, 0.8, 0.9], "That it is learned is not shown: amess reaches 76.7 % [38.7, 114.6], and the interval reac"),
+        ([0.5, 0.5, 0.5], "It is not learned here: amess reaches 50.0 % [50.0, 50.0], no more than two modalities"),
+        ([0.6, 0.8, 0.9], "Whether it is learned is not shown: amess reaches 76.7 % [38.7, 114.6], but the interval "),
         (
             [0.9],
-            "amess reaches 90.0 %, more than two modalities allow; one seed has no interval, so that is no verdict",
+            "amess reaches 90.0 %, more than two modalities allow; one seed has no interval, so this is no verdict",
         ),
     ],
 )
 def test_the_demo_answers_its_own_question(scores: list[float], said: str) -> None:
     text = fusion(comparison(seeds=len(scores), amess=scores), rows())
-    assert text.startswith(
-        "Fusion is needed: whoever reads all signs can know 96.6 % of the intents, whoever lacks one"
-    )
+    assert text.startswith("Fusion is needed: a reader of all signs can know 96.6 % of the intents, a reader of two")
     assert "at most 72.7 % (text and video). " in text
     assert said in text
     assert "Fusion is not needed" in fusion(comparison(amess=[0.5] * 3), rows(whole=0.7))
@@ -96,8 +94,10 @@ def test_the_demo_answers_its_own_question(scores: list[float], said: str) -> No
 
 
 def test_luck_is_spoken_of_only_where_there_is_some() -> None:
-    assert luck(rows(own=0.3)) == ""
-    assert luck(rows(own=0.75)).startswith("Above the attainable stand amess with text and video, amess with text: ")
+    assert luck(rows(reached=0.3)) == ""
+    assert luck(rows(reached=0.75)).startswith(
+        "Some scores are above the attainable: amess with text and video, amess with text. "
+    )
 
 
 def test_the_report_names_its_question_first_and_folds_the_settings() -> None:
@@ -106,7 +106,7 @@ def test_the_report_names_its_question_first_and_folds_the_settings() -> None:
     assert page.index("amess reaches 80.0 %") < page.index("<table")
     assert page.index("<details>") < page.index("<pre>")
     assert "When a modality is missing" not in page
-    assert "taken away from the rows" in report_page(comparison(hide=["audio"], amess=[0.8] * 3))
+    assert "with these modalities hidden in all rows" in report_page(comparison(hide=["audio"], amess=[0.8] * 3))
 
 
 def test_clips_play_where_browsers_know_their_format(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def test_every_person_scores_once_and_is_then_unknown_to_the_model(
 
 def test_folds_need_persons_and_enough_of_them() -> None:
     nobody = replace(split_of([0, 1], ["a", "b"]), groups=[])
-    with pytest.raises(ValueError, match=r"data.folds is 3, but no row says who speaks; name persons in a column `gr"):
+    with pytest.raises(
+        ValueError, match=r"data.folds is 3, but no row says who speaks; name the persons in a field `gr"
+    ):
         fold_rows(nobody, 3)
     with pytest.raises(ValueError, match=r"data.folds is 3, but there are 2 groups; give at most 2"):
         fold_rows(split_of([0, 1, 1], ["a", "b", "a"]), 3)
@@ -149,9 +151,15 @@ def test_verdicts_are_about_persons(finished: IntentComparison) -> None:
     assert "6 persons on 2 measures cannot give p below 0.0625" in found["floor", "acc"].numbers
     assert "logistic and majority are not distinguishable" in str(contrast_table(finished))
     text = markdown(finished)
-    assert "each of 60 (split 'train') scores once and teaches in other folds" in text
-    assert "with the 95 % interval of persons drawn anew" in text
-    assert "Each of 6 groups scored once, in 3 folds, by models that never saw it" in text
+    assert "Each of 60 rows (split 'train') is scored in one fold and teaches in the others." in text
+    assert "with the 95 % interval over persons" in text
+    assert "Each of 6 groups was scored once, in 3 folds, by models that never saw it" in text
+    page = (finished.folder / "report.html").read_text("utf-8")
+    assert (
+        "are scored on 60 rows of 6 persons (split &#x27;train&#x27;), in 3 folds: each person by models that" in page
+    )
+    assert "; it cannot be told from majority and logistic." in page, "six persons cannot show more"
+    assert "the intervals are over persons like these" in page
     assert "persons drawn with replacement" in (finished.folder / "report.html").read_text("utf-8")
 
 
@@ -181,15 +189,17 @@ def test_what_folds_cannot_go_with(tmp_path: Path) -> None:
     tree = tree_of(tmp_path, tmp_path / "out")
     tree["data"] = {"kind": "hazumi", "path": "x", "folds": 3, "score": "dev"}
     with pytest.raises(
-        RecipeError, match=r"folds is 3: persons of each fold score .*, so leave score out \(over a rec"
+        RecipeError, match=r"folds is 3: the persons of each fold are scored .*, so leave score out \(or over"
     ):
         parse_intent_recipe(tree)
     tree["data"] = {"kind": "hazumi", "path": "x", "folds": 3}
     assert parse_intent_recipe(tree).data.choose is None
-    with pytest.raises(ValueError, match=r"data.folds is 3, which makes as many models a seed .*leave folds out"):
+    with pytest.raises(
+        ValueError, match=r"data.folds is 3, which makes as many models for each seed .*leave folds out"
+    ):
         run_intent_fit(parse_intent_recipe(tree))
     tree["model"]["oos"] = "msp"
-    with pytest.raises(RecipeError, match=r"data.folds grades rows of known classes alone; leave model.oos and"):
+    with pytest.raises(RecipeError, match=r"data.folds grades rows of known classes only; leave model.oos and"):
         parse_intent_recipe(tree)
 
 
@@ -207,16 +217,16 @@ def test_a_person_on_both_sides_is_told_of(tmp_path: Path, caplog: pytest.LogCap
     data = IntentDataSettings(kind="clips", path=str(rows))
     told = known_persons(read_source(data), data)
     assert told == [
-        "1 of 2 groups of test also stand in train (p3): these grades are for persons that the model knows; for new "
-        "ones set data.folds",
-        "1 of 2 groups of test also stand in dev (p3): these grades are for persons that the model knows; for new "
-        "ones set data.folds",
+        "1 of 2 groups of split test are also in split train (p3): these grades are for persons that the model knows; "
+        "for new persons set data.folds",
+        "1 of 2 groups of split test are also in split dev (p3): these grades are for persons that the model knows; "
+        "for new persons set data.folds",
     ]
     recipe = parse_intent_recipe(
         {"name": "r", "output": str(tmp_path / "out"), "data": data.given(), "compare": {"methods": ["majority"]}}
     )
     with caplog.at_level(logging.WARNING, "moiety"):
         run_intent_compare(recipe)
-    assert caplog.text.count("also stand in train") == 1
+    assert caplog.text.count("are also in split train") == 1
     apart = IntentDataset("x", {"train": split_of([0], ["a"]), "test": split_of([1], ["a"])})
     assert known_persons(apart, data.model_copy(update={"choose": None})) == []

@@ -57,10 +57,10 @@ def changed(folder: Path, **arrays: Any) -> Path:
     ("arrays", "message"),
     [
         ({"text_bert": None}, r"features.npz lacks text_bert; it holds audio, video, text_pos, da, ui_ternary. Exp"),
-        ({"audio": None, "video": None}, r"lacks video, audio; .*zeros count as absent"),
+        ({"audio": None, "video": None}, r"lacks video, audio; .*zeros, which count as absent"),
         ({"da": None}, r"lacks da; .*and the target da"),
-        ({"audio": np.zeros((50, 5))}, r"rows.jsonl has 84 rows, but features.npz has of audio 50"),
-        ({"da": np.full(84, 7)}, r"da holds codes \[7\], but there are 3 labels \(0 up\)"),
+        ({"audio": np.zeros((50, 5))}, r"rows.jsonl has 84 rows, but features.npz has audio 50; give equally many"),
+        ({"da": np.full(84, 7)}, r"da holds codes \[7\], expected 0 to 2 for 3 labels"),
         ({"audio": np.array([None] * 84)}, r"features.npz is no whole npz file of plain arrays \(ValueError\); fetch"),
     ],
 )  # fmt: skip

@@ -53,7 +53,7 @@ def test_rows_without_features_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "head", "message"),
     [
-        (["S\tE\t1\tx\tThank", "S\tE\t1\ty\tLeave"], None, "train.tsv:3: key S_E_1 stands twice"),
+        (["S\tE\t1\tx\tThank", "S\tE\t1\ty\tLeave"], None, "train.tsv:3: key S_E_1 is given twice"),
         (["S\tE\t1"], None, "train.tsv:2: 3 fields, the head has 5"),
         ([], "a\tb", r"columns \['a', 'b'\]; expected those of MIntRec"),
     ],

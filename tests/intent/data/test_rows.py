@@ -45,14 +45,14 @@ def test_blank_and_null_are_not_given(tmp_path: Path) -> None:
 
 
 BAD = [
-    ({"text": "hi"}, "no key; give each row a name of its own"),
+    ({"text": "hi"}, "no key; give each row a key that no other row has"),
     ({"key": "  ", "text": "hi"}, "no key"),
     ({"key": "a"}, "no clip, audio or text; give at least one"),
     ({"key": 7, "text": "hi"}, "key is int 7, expected text"),
     ({"key": "a", "clip": ["a.mp4"]}, r"clip is list \['a.mp4'\], expected text"),
     ({"key": "a", "clip": "a\0.mp4"}, "clip holds a zero byte"),
     ({"key": "a", "text": "hi", "lable": "x"}, "unknown field 'lable'; known: audio, .*did you mean 'label'"),
-    ({"key": "a", "text": "hi", "start_s": -1}, "start_s is -1, expected seconds from 0 up"),
+    ({"key": "a", "text": "hi", "start_s": -1}, "start_s is -1, expected seconds, 0 or more"),
     ({"key": "a", "text": "hi", "start_s": True}, "start_s is True, expected seconds"),
     ({"key": "a", "text": "hi", "start_s": "soon"}, "start_s is 'soon', expected seconds"),
     ({"key": "a", "text": "hi", "end_s": float("nan")}, "end_s is nan, expected seconds"),
@@ -64,7 +64,7 @@ BAD = [
     ("[1, 2]", "list, expected an object with key, clip, text"),
     ('"words"', "str, expected an object"),
     ("{bad", "no JSON .Expecting property name"),
-    ('{"key": "a", "key": "b", "text": "hi"}', "key stands twice"),
+    ('{"key": "a", "key": "b", "text": "hi"}', "key is given twice"),
     ("[" * 100_000, "no row: nested too deep|no JSON"),
 ]
 
@@ -88,7 +88,7 @@ def test_all_bad_lines_come_together(tmp_path: Path) -> None:
     [
         ("key,text\na,hi,there\n", "line 2: 3 fields, the head has 2"),
         ("key,text\na\n", "line 2: 1 fields, the head has 2"),
-        ("key,key,text\na,b,hi\n", "line 2: key stands twice"),
+        ("key,key,text\na,b,hi\n", "line 2: key is given twice"),
         ('key,text\na,"never closed\n', r"no CSV \(unexpected end of data\)"),
         ('key,text\na,"hi" there\n', r"line 2: no CSV \("),
         ("key,words\na,hi\n", "line 2: unknown field 'words'"),
@@ -118,17 +118,17 @@ def test_files_with_a_mark_are_read(tmp_path: Path, kind: str, end: str) -> None
 def test_who_speaks_has_four_names(tmp_path: Path, name: str) -> None:
     (row,) = read_clip_rows(jsonl(tmp_path, {"key": "a", "text": "hi", name: "p1"}))
     assert row.group == "p1"
-    with pytest.raises(RowsError, match="group and session both say which rows belong together; give one of them"):
+    with pytest.raises(RowsError, match="group and session both name the group of the row; give one of them"):
         read_clip_rows(jsonl(tmp_path, {"key": "a", "text": "hi", "group": "p1", "session": "s1"}))
 
 
 def test_half_a_character_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match=r"line 1: text holds half a character \(letter 4, '.ud83d'\); write it anew"):
+    with pytest.raises(RowsError, match=r"line 1: text holds half a character \(letter 4, '.ud83d'\); write it again"):
         read_clip_rows(jsonl(tmp_path, {"key": "a", "text": "hi \ud83d"}))
 
 
 def test_bad_files(tmp_path: Path) -> None:
-    with pytest.raises(RowsError, match="line 3: key 'a' stands also in line 1"):
+    with pytest.raises(RowsError, match="line 3: key 'a' is also the key of line 1"):
         read_clip_rows(jsonl(tmp_path, *({"key": key, "text": "hi"} for key in "aba")))
     with pytest.raises(FileNotFoundError, match=r"no rows file at .*give a .jsonl or .csv with key, clip, text"):
         read_clip_rows(tmp_path / "none.jsonl")

@@ -46,7 +46,7 @@ def test_whole_groups_are_set_aside_and_no_label_is_lost(rows: list[tuple[int, s
 
 
 def test_a_single_person_cannot_be_set_aside() -> None:
-    with pytest.raises(ValueError, match=r"no group of 1 can be set aside .* name a split as data.choose"):
+    with pytest.raises(ValueError, match=r"none of 1 groups can be set aside .* name a split as data.choose"):
         set_aside(split_of([0, 0, 0, 0], ["a", "b", "a", "b"]), 0, 0.1)
 
 
@@ -69,7 +69,7 @@ def test_no_row_has_two_roles_and_rows_that_score_choose_nothing(tmp_path: Path)
 def test_choosing_on_the_rows_that_score_is_said() -> None:
     dataset = IntentDataset("toy", {"train": split_of([0, 1], ["a", "b"]), "dev": split_of([2], ["a"])})
     same = parts_of(dataset, HAZUMI.model_copy(update={"choose": "dev"}), 0)
-    assert same.notes == ["the best epoch was chosen on dev, the rows that score: read these numbers as optimistic"]
+    assert same.notes == ["the best epoch was chosen on dev, the rows that are scored: these numbers are optimistic"]
     assert same.train is same.all_train
     bare = IntentDataset("toy", {name: replace(split, groups=[]) for name, split in dataset.splits.items()})
     assert parts_of(bare, HAZUMI, 0).choose is None
@@ -116,7 +116,7 @@ def test_what_lies_at_a_path(tmp_path: Path) -> None:
 def test_clips_without_labels_are_named(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("key,text,label,split\na,yes,go,train\nb,no,,train\nc,no,,dev\n")
-    with pytest.raises(RecipeError, match=r"2 of 3 rows have no label: b, c; rows that teach or score need one"):
+    with pytest.raises(RecipeError, match=r"2 of 3 rows have no label: b, c; rows that teach or are scored need one"):
         read_source(IntentDataSettings(kind="clips", path=str(rows)))
     rows.write_text("key,text,label,split\na,yes,go,train\nb,no,stay,dev\n")
     found = read_source(IntentDataSettings(kind="clips", path=str(rows)))

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from moiety.intent import IntentClassifier
-from moiety.intent.clips import extractors
+from moiety.intent.clips import built_in
 from moiety.intent.compare.grading import grade
 from moiety.intent.data.dataset import Split
 from moiety.intent.data.rows import ClipRow
 from moiety.intent.demo.pictures import open_clips
 from moiety.intent.demo.run import RECIPE, ask, run_demo, work
 from moiety.intent.recipe import IntentRecipe, load_intent_recipe
-from moiety.intent.world import made as world
+from moiety.intent.world import files as world
 from moiety.intent.world.files import IntentWorldFiles
 from moiety.intent.world.signs import INTENTS, MASKS, SIGNS
 
@@ -78,8 +78,8 @@ def test_a_finished_demo_makes_nothing_again(demo: Path, monkeypatch: pytest.Mon
     read = []
     monkeypatch.setattr(world, "write_clip", lambda *_, **__: pytest.fail("it was written again"))
     for name in ("prosody", "motion"):
-        made = getattr(extractors, name)
-        monkeypatch.setattr(extractors, name, lambda *a, made=made, **k: (read.append(made), made(*a, **k))[1])
+        made = getattr(built_in, name)
+        monkeypatch.setattr(built_in, name, lambda *a, made=made, **k: (read.append(made), made(*a, **k))[1])
     monkeypatch.setattr(IntentClassifier, "fit", lambda *_, **__: pytest.fail("it was fitted again"))
     run_demo(demo, **SIZES, recipe=small_recipe())
     assert (demo / "report.html").read_text("utf-8") == before
@@ -152,7 +152,7 @@ def test_the_page_needs_nothing_else_and_names_every_intent_and_number(demo: Pat
     assert len(page.sources) >= 4  # clips, subsets, confusion, embedding
     assert {source.split(";base64,")[0] for source in page.sources} == {"data:image/png", "data:video/mp4"}
     text = " ".join(page.text)
-    assert text.index("whoever reads all signs can know 96.6 %") < text.index("given when scored")
+    assert text.index("a reader of all signs can know 96.6 %") < text.index("modalities given")
     for intent in INTENTS:
         assert intent.label in text
     for row in json.loads((demo / "subsets.json").read_text("utf-8")):
@@ -163,7 +163,7 @@ def test_the_page_needs_nothing_else_and_names_every_intent_and_number(demo: Pat
     assert (demo / clip).is_file()
     said = json.loads((demo / "answer.json").read_text("utf-8"))["said"]["text+video+audio"]
     first = next(one for one in said["anchors"] if one["seconds"] is not None)
-    assert f"strongest anchors: {first['modality']} at {first['seconds']:.2f} s" in text
+    assert f"Its strongest anchors are {first['modality']} at {first['seconds']:.2f} s" in text
 
 
 def test_the_film_strips_show_one_clear_clip_of_each_intent_that_shares_its_words(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_the_film_strips_show_one_clear_clip_of_each_intent_that_shares_its_word
     files.signs.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert [one["key"] for one in open_clips(files)] == ["b", "e"]
     files.signs.write_text("")
-    with pytest.raises(ValueError, match="has no whole test clip of words that leave four intents open"):
+    with pytest.raises(ValueError, match="has no test clip with all modalities whose words leave four intents open"):
         ask(tmp_path / "model", files)
 
 

@@ -38,7 +38,7 @@ def test_label_descriptions_in_any_writing(tmp_path: Path) -> None:
     [
         ("a.json", "{'Café'}".encode("cp1252"), r"a.json: byte 5 is not UTF-8; save the file as UTF-8"),
         ("a.json", b'{"a": "x"', r"a.json is no JSON \(Expecting ',' delimiter in line 1\)"),
-        ("a.json", b'{"a": "x", "a": "y"}', r"a stands twice"),
+        ("a.json", b'{"a": "x", "a": "y"}', r"a is given twice"),
         ("a.yaml", b"a: x\nb: [1\n", r"a.yaml is no JSON or YAML \(expected .* in line 3\)"),
         ("a.yaml", b"a: x\na: y\n", r"a.yaml: key 'a' stands twice"),
         ("a.json", b"[" * 100_000, r"a.json is no table: nested too deep"),
@@ -59,7 +59,7 @@ def test_label_tables(tmp_path: Path) -> None:
     for tree, message in (
         ([{"description": "x"}], "entry 1 has no label"),
         ([{"label": "a", "description": " "}], "label 'a' has no description"),
-        ([{"label": "a", "description": "x"}] * 2, "label 'a' stands twice"),
+        ([{"label": "a", "description": "x"}] * 2, "label 'a' is given twice"),
         ("text", "holds str, expected a list"),
     ):
         with pytest.raises(ValueError, match=message):

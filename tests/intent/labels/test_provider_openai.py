@@ -262,7 +262,7 @@ def test_a_variable_without_a_usable_key_is_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="environment variable 'NO_KEY' holds no key; export it"):
         EndpointWriter("m", "https://host/v1", "NO_KEY")
     monkeypatch.setenv("BAD_KEY", "one\ntwo")
-    with pytest.raises(ValueError, match="environment variable 'BAD_KEY' holds signs that no key has") as caught:
+    with pytest.raises(ValueError, match="environment variable 'BAD_KEY' holds characters that no key has") as caught:
         EndpointWriter("m", "https://host/v1", "BAD_KEY")
     assert "two" not in str(caught.value)
 

@@ -68,7 +68,7 @@ def test_any_other_text_is_refused_with_a_reason(text: str) -> None:
         ('["a.", 1]', "it is JSON, but no list of 2 strings"),
         ('["a."]', "it lists 1 strings, 2 were asked for"),
         ('["a.", "\\n"]', "a string in it is blank"),
-        ('["a b", "a  b"]', "a string stands in it twice"),
+        ('["a b", "a  b"]', "a string is in it twice"),
     ],
 )
 def test_what_is_wrong_with_a_reply(reply: str, said: str) -> None:
@@ -148,7 +148,7 @@ def test_a_damaged_cache_file_is_asked_for_again(
     again = Echo()
     assert describe_labels(["go"], provider=again, num=2, cache=tmp_path) == table
     assert again.asked == 1
-    assert "is no reply of this cache" in caplog.text
+    assert "in the cache is damaged; the label is asked for again" in caplog.text
     assert path.read_text("utf-8") == whole
 
 
@@ -158,14 +158,14 @@ def test_a_damaged_cache_file_is_asked_for_again(
         ([], {}, r"with at least one, got \[\]"),
         ("go", {}, "a list of strings or a mapping label -> name with at least one, got 'go'"),
         (["go", " ", ""], {}, "labels cannot be used: ' ' is blank; '' is blank"),
-        (["go", "go", "a", "a"], {}, "labels cannot be used: 'a' stands 2 times; 'go' stands 2 times"),
+        (["go", "go", "a", "a"], {}, "labels cannot be used: 'a' is given 2 times; 'go' is given 2 times"),
         (["go", 3], {}, r"labels cannot be used: \(3, 3\) is no string"),
         (["go"], {"num": 0}, "num is the number of descriptions of a label, at least 1, got 0"),
         (["go"], {"provider": "opnai"}, "unknown provider 'opnai'; known: file, hf, openai; did you mean 'openai'"),
-        (["go"], {"provider": "hf"}, "provider 'hf' needs model: an id or folder"),
-        (["go"], {"provider": "openai"}, "provider 'openai' needs model: its name at the server"),
+        (["go"], {"provider": "hf"}, "provider 'hf' needs a model; give an id or folder"),
+        (["go"], {"provider": "openai"}, "provider 'openai' needs a model; give its name at the server"),
         (["go"], {"provider": "openai", "model": "m"}, "provider 'openai' needs base_url"),
-        (["go"], {"provider": Echo(), "model": "m"}, "model: a writer of your own was made with its settings"),
+        (["go"], {"provider": Echo(), "model": "m"}, "model: the writer that you gave has its settings already"),
         (["go"], {"provider": "hf", "model": "m", "key_variable": "K"}, "provider 'hf' runs on this machine"),
     ],
 )
@@ -183,11 +183,11 @@ def test_the_check_names_what_is_missing_and_what_is_too_much(tmp_path: Path) ->
     assert found.lines() == [
         "no description of 'Ask for help'; nearest: 'ask_help'",
         "no description of 'Thank'",
-        "'ask_help' is described, but no label of the data; nearest: 'Ask for help'",
+        "'ask_help' is described, but is no label of the data; nearest: 'Ask for help'",
     ]
     more = check_table(WAYS, ["go"])
     assert more.complete
-    assert more.lines() == ["'stay' is described, but no label of the data"]
+    assert more.lines() == ["'stay' is described, but is no label of the data"]
     with pytest.raises(FileNotFoundError, match="'moiety intent describe-labels' write them"):
         check_table(tmp_path / "none.json", ["go"])
 

@@ -158,7 +158,7 @@ def test_positions_have_any_length_and_differ() -> None:
 def test_methods_of_text_say_that_they_need_it(method: str) -> None:
     from moiety.intent import IntentSettings
 
-    with pytest.raises(ValueError, match=f"method '{method}' needs text, the data has video; use amess"):
+    with pytest.raises(ValueError, match=f"method '{method}' needs text, but the data has only video; use amess"):
         METHODS[method]({"video": 3}, IntentSettings())
 
 

@@ -20,7 +20,7 @@ from moiety.intent.clips.signal_video import motion
 from moiety.intent.clips.writer import write_clip
 from moiety.intent.data.rows import read_clip_rows
 from moiety.intent.labels.descriptions import descriptions_for
-from moiety.intent.world import made as world
+from moiety.intent.world import files as world
 from moiety.intent.world.figure import FPS, SIDE, Look, move
 from moiety.intent.world.figure import GESTURES as DRAWN
 from moiety.intent.world.files import IntentWorldFiles, write_intent_world
@@ -236,7 +236,9 @@ def test_a_world_that_is_there_is_left(written: IntentWorldFiles) -> None:
     before = {path: path.stat().st_mtime_ns for path in written.folder.rglob("*")}
     write_intent_world(written.folder, **SMALL, on_progress=lambda done, of: pytest.fail("it was written again"))
     assert {path: path.stat().st_mtime_ns for path in written.folder.rglob("*")} == before
-    with pytest.raises(FileExistsError, match=r"holds a world of other arguments: seed was 0, is 3; .*or delete it"):
+    with pytest.raises(
+        FileExistsError, match=r"holds a world that was made with other arguments: seed was 0, is 3; .*or delete it"
+    ):
         write_intent_world(written.folder, **SMALL, seed=3)
     assert {path: path.stat().st_mtime_ns for path in written.folder.rglob("*")} == before
 
@@ -356,9 +358,9 @@ def test_every_sentence_can_be_spoken(text: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"num_dev": 5}, "num_dev=5: every split needs at least 12 clips"),
-        ({"unclear": 1.5}, r"unclear=1.5: chances lie within 0..1"),
-        ({"missing": -0.1, "noise": -1.0}, r"missing=-0.1, noise=-1.0: chances lie within 0..1, noise is 0 or more"),
+        ({"num_dev": 5}, "num_dev=5: give every split at least 12 clips"),
+        ({"unclear": 1.5}, r"unclear=1.5: give probabilities within 0..1"),
+        ({"missing": -0.1, "noise": -1.0}, r"missing=-0.1, noise=-1.0: give probabilities within 0..1, and noise of 0"),
     ],
 )
 def test_numbers_that_make_no_world_are_refused(arguments: dict, text: str, tmp_path: Path) -> None:

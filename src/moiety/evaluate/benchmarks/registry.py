@@ -1,58 +1,44 @@
-"""All benchmarks by name: a new one is one file and one line here."""
+"""All benchmarks by name. A new one is one file in ``sets`` and one line here: ``docs/adding-a-benchmark.md``."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark
 from moiety.evaluate.benchmarks.files.layouts import by_publisher
-from moiety.evaluate.benchmarks.sets.ai2d import AI2D
-from moiety.evaluate.benchmarks.sets.chartqa import CHARTQA
-from moiety.evaluate.benchmarks.sets.cmmmu import CMMMU
-from moiety.evaluate.benchmarks.sets.docvqa import DOCVQA, DOCVQA_TEST
-from moiety.evaluate.benchmarks.sets.gqa import GQA
-from moiety.evaluate.benchmarks.sets.hallusionbench import HALLUSIONBENCH
-from moiety.evaluate.benchmarks.sets.mathvista import MATHVISTA
-from moiety.evaluate.benchmarks.sets.mmbench import MMBENCH, MMBENCH_TEST
-from moiety.evaluate.benchmarks.sets.mme import MME
-from moiety.evaluate.benchmarks.sets.mmmu import MMMU
-from moiety.evaluate.benchmarks.sets.mmvet import MMVET
-from moiety.evaluate.benchmarks.sets.nlvr2 import NLVR2
-from moiety.evaluate.benchmarks.sets.ocrbench import OCRBENCH
-from moiety.evaluate.benchmarks.sets.pope import POPE
-from moiety.evaluate.benchmarks.sets.scienceqa import SCIENCEQA
-from moiety.evaluate.benchmarks.sets.seed_bench import SEED
-from moiety.evaluate.benchmarks.sets.textvqa import TEXTVQA
-from moiety.evaluate.benchmarks.sets.vizwiz import VIZWIZ, VIZWIZ_TEST
-from moiety.evaluate.benchmarks.sets.vqav2 import VQAV2, VQAV2_TESTDEV
 from moiety.groups import nearest_name
 
-_ALL = (
-    MMBENCH,
-    MMBENCH_TEST,
-    POPE,
-    MME,
-    GQA,
-    VQAV2,
-    VQAV2_TESTDEV,
-    MMVET,
-    SEED,
-    HALLUSIONBENCH,
-    TEXTVQA,
-    DOCVQA,
-    DOCVQA_TEST,
-    CHARTQA,
-    AI2D,
-    MMMU,
-    MATHVISTA,
-    VIZWIZ,
-    VIZWIZ_TEST,
-    OCRBENCH,
-    NLVR2,
-    SCIENCEQA,
-    CMMMU,
+_SETS = (
+    "mmbench",
+    "pope",
+    "mme",
+    "gqa",
+    "vqav2",
+    "mmvet",
+    "seed_bench",
+    "hallusionbench",
+    "textvqa",
+    "docvqa",
+    "chartqa",
+    "ai2d",
+    "mmmu",
+    "mathvista",
+    "vizwiz",
+    "ocrbench",
+    "nlvr2",
+    "scienceqa",
+    "cmmmu",
 )
-BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
+"""Files of the folder ``sets``, in the order of tables; each holds one benchmark, or its splits."""
+
+
+def _benchmarks_in(file: str) -> list[Benchmark]:
+    module = importlib.import_module(f"moiety.evaluate.benchmarks.sets.{file}")
+    return [value for value in vars(module).values() if isinstance(value, Benchmark)]
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {found.name: found for name in _SETS for found in _benchmarks_in(name)}
 
 
 def layouts_table() -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -17,13 +17,10 @@ from moiety.evaluate.benchmarks.files.answers import answered_part, answers_to
 from moiety.evaluate.benchmarks.files.layouts import Questions
 from moiety.evaluate.benchmarks.registry import benchmarks_named
 from moiety.evaluate.run import answer_rows
+from moiety.evaluate.watch import Watches
 from moiety.recipe.evaluate import DecodingSettings
 from moiety.records.saving import write_atomically
-from moiety.vlm.images import Pictures
 from moiety.vlm.rows import Row
-
-if TYPE_CHECKING:
-    from moiety.lens.trace.writer import TraceWriter
 
 RESULTS = "benchmarks.json"
 HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %", "#not read")
@@ -93,8 +90,7 @@ class Asking:
         blank_image: Replace each picture by an even one: the question-only control.
         decoding: How scores become an answer; None: greedily.
         clamp_alpha: Force alpha of every evidence expert.
-        trace: Where the routing of every question goes; benchmarks each have their name put before the suffix.
-        trace_limit: Keep every decision of the first so many questions, beside the sums over all.
+        watches: Makes what looks on, such as :class:`moiety.lens.trace.writer.TraceFiles`; None: nothing does.
     """
 
     rule: str | None = None
@@ -104,25 +100,7 @@ class Asking:
     blank_image: bool = False
     decoding: DecodingSettings | None = None
     clamp_alpha: float | None = None
-    trace: Path | None = None
-    trace_limit: int = 100
-
-    def trace_of(self, benchmark: str) -> Path | None:
-        """Where the routing of one benchmark goes: ``run.safetensors`` -> ``run.pope.safetensors``."""
-        return None if self.trace is None else self.trace.with_name(f"{self.trace.stem}.{benchmark}{self.trace.suffix}")
-
-    def watch(self, model: nn.Module, processor: Any, images: Pictures, path: Path | None = None) -> TraceWriter | None:
-        """What writes the routing to `path`, or to :attr:`trace`; None when nobody asked for it.
-
-        Raises:
-            ValueError: see :class:`moiety.lens.trace.writer.TraceWriter`.
-        """
-        path = path or self.trace
-        if path is None:
-            return None
-        from moiety.lens.trace.writer import TraceWriter
-
-        return TraceWriter(path, model, processor, images, self.trace_limit)
+    watches: Watches | None = None
 
 
 def evaluate_benchmarks(
@@ -246,7 +224,7 @@ def _answers(
         clamp_alpha=asking.clamp_alpha,
         predictions=predictions,
         made_for={"benchmark": benchmark.name, "questions": questions_digest(questions.rows)},
-        watch=asking.watch(model, processor, pictures, asking.trace_of(benchmark.name)),
+        watch=None if asking.watches is None else asking.watches.of(model, processor, pictures, benchmark.name),
         progress=progress,
     )
 

@@ -19,7 +19,7 @@ from moiety.recipe.section import Section
 
 
 class BuiltIn:
-    """What extractors without a model share: their numbers follow from a name, a version and options."""
+    """Base of the extractors without a model: name, version and options decide their numbers."""
 
     name: str
     modality: str
@@ -38,14 +38,14 @@ class BuiltIn:
 
 
 class ProsodySettings(Section):
-    """Options of :class:`Prosody`; widths of its windows in seconds, ``rate`` in samples a second.
+    """Options of :class:`Prosody`; windows in seconds, ``rate`` in samples a second.
 
-    Frames are ``(frames, 2 * (num_bands + 4))``: the bands and four more numbers, then their changes.
+    The frames are ``(frames, 2 * (num_bands + 4))``: the bands and four more numbers, then the changes of all these.
     """
 
     rate: int = Field(16_000, ge=2_000, le=192_000, description="samples a second")
-    window_s: float = Field(0.05, ge=0.01, le=0.5)
-    hop_s: float = Field(0.025, ge=0.005, le=0.5)
+    window_s: float = Field(0.05, ge=0.01, le=0.5, description="length of a window, seconds")
+    hop_s: float = Field(0.025, ge=0.005, le=0.5, description="from the start of a window to that of the next, seconds")
     num_bands: int = Field(24, ge=1, le=128, description="mel bands")
     max_frames: int = Field(480, ge=1, description="longer sound is cut at the end")
 
@@ -76,10 +76,10 @@ class Prosody(BuiltIn):
 class MotionSettings(Section):
     """Options of :class:`Motion`; sizes in pixels, ``fps`` in pictures a second.
 
-    Frames are ``(frames, 2 * rows * columns + 7)``: thumbnail, its change, and seven numbers of the whole picture.
+    The frames are ``(frames, 2 * rows * columns + 7)``: thumbnail, its change, and seven numbers of the whole picture.
     """
 
-    fps: float = Field(10.0, gt=0, le=240, description="most pictures a second")
+    fps: float = Field(10.0, gt=0, le=240, description="largest number of pictures a second")
     max_frames: int = Field(230, ge=1, description="later pictures are left out")
     rows: int = Field(12, ge=1, le=64, description="height of the thumbnail")
     columns: int = Field(16, ge=1, le=64, description="width of the thumbnail")
@@ -109,4 +109,4 @@ class Motion(BuiltIn):
 BUILT_IN: Mapping[str, tuple[type[Section], type[Any]]] = {
     kind.name: (options, kind) for options, kind in ((ProsodySettings, Prosody), (MotionSettings, Motion))
 }
-"""Name -> options and class of the extractors that need no model."""
+"""Name -> class of the options, and class of the extractor."""

@@ -1,4 +1,4 @@
-"""What a media file says about its own length. A decoder shows what is there; only the header knows what is not."""
+"""Compares the length of a media file with the length in its header, which shows whether the file was cut short."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SLOPPY = 8
-"""Bytes that may be missing: writers count the first words of such a file or leave them out."""
+"""Bytes that may be missing, because some writers count the first words of the file and some do not."""
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
@@ -16,10 +16,10 @@ class MediaError(ValueError):
 
 
 def check_whole(path: Path) -> None:
-    """Refuse an mp4, mov, wav, aiff, avi, mkv or webm that is shorter than its header says; others say nothing.
+    """Refuse an mp4, mov, wav, aiff, avi, mkv or webm that is shorter than its header says. Other kinds pass.
 
     Raises:
-        MediaError: it is cut short, or its parts do not follow each other.
+        MediaError: the file is cut short, or its parts do not follow each other.
 
     Source:
         ISO/IEC 14496-12 (boxes), RIFF and its elder AIFF, RFC 8794 (EBML), each as far as sizes go.
@@ -41,7 +41,7 @@ def check_whole(path: Path) -> None:
 
 
 def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """Where the last box ends: each starts with its length; 1 means a long length, 0 the rest of the file."""
+    """The end of the last box. A box starts with its length; 1 means that a long length follows, 0 the whole rest."""
     at = 0
     while at < size:
         file.seek(at)
@@ -58,7 +58,7 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
 
 
 def _end_of_segment(file: BinaryIO) -> int:
-    """Where the segment behind the EBML head ends; 0 where its writer did not know."""
+    """The end of the segment after the EBML head; 0 if its writer did not know it."""
     file.seek(4)
     file.seek(_number(file) or 0, 1)
     if file.read(4) != _SEGMENT:
@@ -68,7 +68,7 @@ def _end_of_segment(file: BinaryIO) -> int:
 
 
 def _number(file: BinaryIO) -> int | None:
-    """An integer whose leading zeros tell how many bytes it has; None: all ones, not known."""
+    """An integer whose leading zero bits give its number of bytes; None if all bits are 1, which means not known."""
     first = file.read(1)
     if not first or not first[0]:
         return None

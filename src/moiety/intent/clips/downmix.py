@@ -1,7 +1,7 @@
-"""Channels to one, the same for every kind of file.
+"""Mixes all channels to one, in the same way for every kind of file.
 
 Source:
-    ITU-R BS.775, annex 4, 3/2 to mono: M = C + 0.7071 (L + R) + 0.5 (LS + RS), the LFE left out. Where there is no
+    ITU-R BS.775, annex 4, 3/2 to mono: M = C + 0.7071 (L + R) + 0.5 (LS + RS), without the LFE. Where there is no
     centre we scale the sum by 0.7071, so that two channels become their mean.
 """
 
@@ -20,17 +20,17 @@ _CENTRE = {"FC", "AMBI0"}
 _FRONT = {"FL", "FR", "FLC", "FRC", "WL", "WR", "DL", "DR"}
 _PLACELESS = ("NONE", "UNK", "UNSD", "USR")
 USUAL = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-"""Number of channels -> what they are taken for where a file names no places: the order of wav and FLAC (RFC 9639)."""
+"""Number of channels -> layout that is assumed where a file names no places: that of wav and FLAC (RFC 9639)."""
 CANCELLED = 1e-2
-"""Channels cancel where their sum has less than this share of the power that they have one by one."""
+"""Channels cancel if their sum has less than this share of the power that they have one by one."""
 
 
 def channel_weights(names: Sequence[str]) -> Float[np.ndarray, " channels"]:
-    """Weight of each channel in the one that is made of them.
+    """The weight of each channel in the mix.
 
     Args:
-        names: Places as FFmpeg calls them: FL, FR, FC, LFE, BL, BR, SL, SR and others; places above and behind count as
-            those at the side. Where a name says nothing all channels weigh the same.
+        names: Places in the names of FFmpeg: FL, FR, FC, LFE, BL, BR, SL, SR and others. Places above and behind count
+            like those at the side. If a name is no place, all channels have the same weight.
 
     Example:
         >>> channel_weights(["FL", "FR", "FC", "LFE", "BL", "BR"]).round(4).tolist()
@@ -55,7 +55,7 @@ def _weight(name: str) -> float:
 def mixed(
     samples: Float[np.ndarray, "samples channels"], names: Sequence[str]
 ) -> tuple[Float[np.ndarray, " samples"], float]:
-    """One channel, float32, and the power of all by themselves: the sum of their weighted squares."""
+    """The mix, float32, and the power of the channels one by one: the sum of their weighted squares."""
     usual = USUAL.get(len(names))
     if usual is not None and any(name.startswith(_PLACELESS) for name in names):
         names = [channel.name for channel in av.AudioLayout(usual).channels]
@@ -64,14 +64,14 @@ def mixed(
 
 
 class Mixer:
-    """Decoded frames to one channel, whatever their format, which a broadcast may change on the way."""
+    """Mixes decoded frames to one channel; their format may change within a file, as it does in broadcasts."""
 
     def __init__(self) -> None:
         self._format: tuple[Any, ...] | None = None
         self._floats: Any = None
 
     def pieces(self, frame: Any, rate: int) -> Iterator[tuple[Float[np.ndarray, " samples"], float]]:
-        """What :func:`mixed` makes of a PyAV frame, brought to `rate` where its own is another."""
+        """The mix of a PyAV frame, as :func:`mixed` makes it, resampled to `rate` if the frame has another rate."""
         given = (frame.format.name, frame.layout.name, frame.sample_rate)
         if given != self._format:
             # packed: PyAV 18 cannot hand out more than seven channels side by side

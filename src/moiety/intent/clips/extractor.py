@@ -19,14 +19,14 @@ from moiety.intent.data.rows import ClipRow
 from moiety.recipe.section import Section
 
 VERSION = 1
-"""Rises when the same settings make other numbers than before, so that no cache mixes both."""
+"""This number rises when the same settings make other frames than before, so that no cache mixes both."""
 
 Features = tuple[np.ndarray, np.ndarray]
 """Frames ``(frames, dim)`` float32 and the second of each, ``(frames,)`` float32; no seconds for text."""
 
 
 class Extractor(Protocol):
-    """What makes the frames of one modality, ``(frames, dim)`` float32, and the second of each, ``(frames,)``.
+    """Makes the frames of one modality, ``(frames, dim)`` float32, and the second of each, ``(frames,)``.
 
     Attributes:
         modality: ``text``, ``video`` or ``audio``.
@@ -35,17 +35,17 @@ class Extractor(Protocol):
     modality: str
 
     def settings(self) -> dict[str, Any]:
-        """All that decides the numbers, as JSON values; ``extractor`` names the kind, folder or Hugging Face id."""
+        """All settings that decide the numbers, as JSON values; ``extractor`` is a name, folder or Hugging Face id."""
 
     @property
     def fingerprint(self) -> str:
         """The settings as one line of JSON."""
 
     def source(self, row: ClipRow) -> Path | str | None:
-        """What of a row is read: a file, or a text; None: the row has none."""
+        """The file or the text of a row that is read; None: the row has none."""
 
     def extract(self, row: ClipRow) -> Features | None:
-        """Frames and seconds; None where the row has no such stream.
+        """Frames and their seconds; None where the row has no such stream.
 
         Raises:
             MediaError: the file cannot be used.
@@ -53,11 +53,11 @@ class Extractor(Protocol):
 
 
 def pictures_of(row: ClipRow, options: Any) -> Frames | None:
-    """Pictures of a row's clip; None where it has none.
+    """The pictures of the clip of a row; None where there are none.
 
     Args:
         row: The row.
-        options: With ``fps``, ``max_frames`` and ``max_side``.
+        options: Options of an extractor, with ``fps``, ``max_frames`` and ``max_side``.
 
     Raises:
         MediaError: the file cannot be used.
@@ -75,10 +75,15 @@ def pictures_of(row: ClipRow, options: Any) -> Frames | None:
 
 
 def checked(options: type[Section], name: str, given: Mapping[str, Any]) -> Any:
-    """Options of an extractor, each value checked.
+    """The options of an extractor, with every value checked.
+
+    Args:
+        options: The class of the options.
+        name: Name of the extractor, for messages.
+        given: Name of an option -> value.
 
     Raises:
-        ValueError: an option is unknown, or a value is not allowed; all are named.
+        ValueError: an option is unknown, or values are not allowed; all of these are named.
     """
     for option in given:
         if option not in options.model_fields:

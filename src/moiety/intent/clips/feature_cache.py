@@ -1,8 +1,8 @@
-"""Frames of clips on the disk, so that no clip is decoded twice by the same extractor.
+"""A cache of frames on the disk, so that the same extractor decodes no clip twice.
 
 ``CACHE/<sha256 of the fingerprint>/<sha256 of content and cut>.safetensors`` holds ``features (frames, dim)`` float16
-and ``times (frames,)`` float32; ``extractor.json`` beside tells the settings. Files appear whole, so several processes
-may share a cache. Frames pass through float16 with and without a cache: both give the same bits.
+and ``times (frames,)`` float32; ``extractor.json`` in the same folder holds the settings. Files appear whole, so
+several processes may share a cache. Frames are rounded to float16 with and without a cache, so both give the same bits.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 def features_of(extractor: Extractor, row: ClipRow, cache: FeatureCache | None = None) -> Features | None:
-    """Frames of one row in the precision of the cache, from there where they are known.
+    """The frames of one row, in the precision of the cache; from the cache if they are there.
 
     Returns:
         Features ``(frames, dim)`` float32 and times ``(frames,)`` float32; None where the row has no such stream.
 
     Raises:
-        MediaError: the file cannot be used, or the frames are not finite; nothing is stored then.
+        MediaError: the file cannot be used, or the frames are not finite. Nothing is stored then.
     """
     source = extractor.source(row)
     if source is None:
@@ -52,10 +52,10 @@ class FeatureCache:
     """A folder of frames.
 
     Args:
-        folder: Made when the first frames are kept.
+        folder: The folder; it is made when the first frames are kept.
 
     Raises:
-        NotADirectoryError: a file is in its place.
+        NotADirectoryError: there is a file with this name.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -65,7 +65,7 @@ class FeatureCache:
             raise NotADirectoryError(f"the feature cache {self.folder} is a file; give a folder")
 
     def path(self, extractor: Extractor, source: Path | str, row: ClipRow) -> Path:
-        """Where the frames of a file, or of a text, are kept.
+        """The place in the cache for the frames of a file or of a text.
 
         Raises:
             MediaError: there is no such file, or it is empty.
@@ -74,7 +74,7 @@ class FeatureCache:
         return self.folder / kind / f"{content_key(source, row)}.safetensors"
 
     def keep(self, path: Path, known: Features, extractor: Extractor) -> None:
-        """Store frames; a disk that refuses only costs time later, and is told of once."""
+        """Store frames. If the disk refuses, work goes on without the cache, and the log says so once."""
         features, times = known
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class FeatureCache:
 
 
 def content_key(source: Path | str, row: ClipRow) -> str:
-    """Hash of what is read: every byte of a file and the cut, or a text.
+    """Hash of the content that is read: every byte of a file and the cut, or a text.
 
     Raises:
         MediaError: there is no such file, or it is empty.
@@ -109,7 +109,7 @@ def content_key(source: Path | str, row: ClipRow) -> str:
 
 
 def read_features(path: Path) -> Features | None:
-    """Frames of a file of the cache; None where there is none, or none that is whole (which is logged)."""
+    """The frames in a file of the cache; None if there is no such file, or if it is damaged (which is logged)."""
     try:
         found = load(path.read_bytes())
         features, times = found["features"], found["times"]
@@ -124,7 +124,7 @@ def read_features(path: Path) -> Features | None:
 
 
 def _rounded(found: Features | None, row: ClipRow) -> Features:
-    """Frames as float16; a stream that is absent becomes no frames."""
+    """The frames as float16; an absent stream has no frames."""
     if found is None:
         return np.zeros((0, 0), np.float16), np.zeros(0, np.float32)
     features, times = found

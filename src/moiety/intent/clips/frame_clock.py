@@ -1,4 +1,4 @@
-"""The second of each decoded frame, counted from the start of the file, also where a file says it badly."""
+"""The second of each decoded frame, counted from the start of the file, even if time stamps are missing or restart."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 MAX_BACK_S = 1.0
-"""Time stamps that go back further start anew: files were joined end to end."""
+"""If time stamps go back further, they restart: files were joined end to end."""
 
 Timed = tuple[Any, float]
 """A frame and its second."""
 
 
 class FrameClock:
-    """Seconds of the frames of one stream, in the order in which they are decoded.
+    """The seconds of the frames of one stream, in the order in which they are decoded.
 
-    Frames before the first time stamp are counted back from it, later ones without a stamp follow the frame before.
-    Where the stamps start anew, what follows goes on where the part before ended.
+    Frames before the first time stamp are counted back from it. Later frames without a stamp follow the frame before.
+    Where the stamps restart, the second part goes on where the first part ended.
 
     Args:
         container: The open PyAV container.
         stream: One of its streams.
-        zero_s: What its time stamps call the start.
+        zero_s: The time stamp of the start, seconds.
     """
 
     def __init__(self, container: Any, stream: Any, zero_s: float) -> None:
-        # avi stores the order of decoding alone, which is counted from its first frame
+        # avi stores only the order of decoding, which is counted from its first frame
         self.by_order = container.format.name == "avi" and stream.type == "video"
         self.stream, self.zero_s = stream, zero_s
         self.after_s, self._shift_s = 0.0, 0.0
@@ -34,7 +34,7 @@ class FrameClock:
         self._is_running = False
 
     def timed(self, frames: Iterable[Any]) -> Iterator[Timed]:
-        """Frames with their seconds; early ones wait for the first second that is known."""
+        """The frames with their seconds. Early frames wait until the first second is known."""
         for frame in frames:
             time = self._stamp(frame)
             if time is None and not self._is_running:
@@ -50,7 +50,7 @@ class FrameClock:
             yield frame, time
 
     def rest(self) -> Iterator[Timed]:
-        """Frames that still wait; where no second was ever known they are counted from 0."""
+        """The frames that still wait; if no second was ever known, they are counted from 0."""
         early, self._early = self._early, []
         for frame in early:
             time, self.after_s = self.after_s, self.after_s + self._length(frame)

@@ -1,7 +1,7 @@
-"""Media files to pictures and sound: decoding alone, nothing is learned or measured here.
+"""Decodes media files to pictures and sound.
 
-Containers are read with PyAV, wav and flac with soundfile. Seconds count from the start of the file. A file that is
-damaged in a way that can be seen is refused as a whole: half a clip is another clip.
+Containers are read with PyAV, wav and flac with soundfile. Seconds are counted from the start of the file. A file with
+visible damage is refused as a whole, because half a clip is another clip.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from moiety.intent.clips.timeline import Timeline, silence_of
 logger = logging.getLogger(__name__)
 
 MIN_RATE, MAX_RATE = 1_000, 768_000
-"""Sample rates outside are taken for damage."""
+"""Sample rates outside this range are taken for damage."""
 MAX_PEAK = 1e5
-"""Floating samples lie within 1 by convention, integers written as floats within 32,768; more is damage."""
+"""Float samples are within 1 by convention, and integers written as floats within 32,768; more is damage."""
 MAX_PIXELS = 50_000_000
 """Pictures larger than 8K are taken for damage."""
 SLACK_S = 1.0
-"""An end may lie this far behind the end of the file: time stamps of data sets are rounded."""
+"""An end may be this much later than the end of the file, because data sets round their time stamps."""
 DECODING = 2
-"""Rises when a file gives other pictures or sound than before, so that no cache mixes both."""
+"""This number rises when a file gives other pictures or sound than before, so that no cache mixes both."""
 
 _OPTIONS = {
-    # formats that name other files (playlists, concatenations) could read what the clip does not hold
+    # formats that name other files (playlists, concatenations) could read files beside the clip, so they are left out
     "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,asf,flv,ogg,mp3,aac,wav,w64,flac,aiff,amr,3gp,ivf,gif",
     "protocol_whitelist": "file",
 }
-# PyAV 19 takes titles in any letters, and no keyword for them
+# PyAV 19 decodes titles in any encoding, and has no keyword for that
 _TITLES: dict[str, Any] = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
@@ -66,8 +66,8 @@ class Sound:
     Args:
         samples: Amplitudes, ``(samples,)`` float32, about -1 to 1.
         rate: Samples a second.
-        start_s: Second of the first one.
-        silence: Why nothing can be heard in it; empty where something can.
+        start_s: Second of the first sample.
+        silence: The reason why nothing can be heard; empty if something can.
     """
 
     samples: Float[np.ndarray, " samples"]
@@ -85,21 +85,21 @@ def decode_video(
     end_s: float | None = None,
     max_side: int | None = None,
 ) -> Frames | None:
-    """Pictures of a file, at most `fps` a second; none are made up where the file has fewer.
+    """The pictures of a file, at most `fps` a second; if the file has fewer, none are added.
 
     Args:
         path: Media file.
-        fps: Most pictures a second; each is the first of its slot of 1/fps seconds.
-        max_frames: Later pictures are left out, with a line in the log.
-        start_s: Pictures before are left out.
-        end_s: Pictures from here on are left out; None: none are.
-        max_side: Larger pictures shrink to this longest side, pixels, as they are decoded; None: none do.
+        fps: Largest number of pictures a second; each one is the first in its slot of 1/fps seconds.
+        max_frames: Largest number of pictures; later ones are left out, and the log says so.
+        start_s: Earlier pictures are left out, seconds.
+        end_s: Pictures at this second or later are left out; None: none are.
+        max_side: Pictures are made smaller until no side is longer, in pixels; None: they keep their size.
 
     Returns:
-        At least one picture; None where the file has no video stream (cover art is none).
+        At least one picture; None if the file has no video stream (cover art does not count).
 
     Raises:
-        MediaError: the file is missing, no media, damaged, or has no picture in that time.
+        MediaError: the file is missing, is no media file, is damaged, or has no picture in that time.
     """
     images: list[np.ndarray] = []
     times: list[float] = []
@@ -129,22 +129,23 @@ def decode_video(
 def decode_audio(
     path: str | Path, *, rate: int, start_s: float = 0.0, end_s: float | None = None, max_s: float | None = None
 ) -> Sound | None:
-    """Sound of a file in one channel (see :mod:`moiety.intent.clips.downmix`), resampled to `rate`.
+    """The sound of a file in one channel (see :mod:`moiety.intent.clips.downmix`), resampled to `rate`.
 
-    Where the sound stops and goes on later there are zeros in between, so that each sample stands at its second.
+    Gaps in the sound become zeros of the same length, so that each sample is at its second.
 
     Args:
         path: Media file.
         rate: Samples a second of the result.
-        start_s: Sound before is left out.
-        end_s: Sound from here on is left out; None: none is.
-        max_s: Longer sound is cut at the end, with a line in the log; None: it is not.
+        start_s: Earlier sound is left out, seconds.
+        end_s: Sound at this second or later is left out; None: none is.
+        max_s: Longer sound is cut at its end, and the log says so; None: it is not cut.
 
     Returns:
-        At least one sample; None where the file has no audio stream. Silence is told of in the log.
+        At least one sample; None if the file has no audio stream. If nothing can be heard, the log says so.
 
     Raises:
-        MediaError: the file is missing, no media, damaged, has no sound in that time, or samples that are not finite.
+        MediaError: the file is missing, is no media file, is damaged, has no sound in that time, or has samples that
+            are not finite.
     """
     path = Path(path)
     until = end_s
@@ -183,7 +184,7 @@ def _between(start_s: float, end_s: float | None) -> str:
 # -- files -------------------------------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of decoding in there become :class:`MediaError` with the name of the file."""
+    """Turns errors inside the block into :class:`MediaError` with the name of the file."""
     try:
         yield
     except MediaError as error:
@@ -196,10 +197,10 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse what is no file with anything in it.
+    """Refuse a path that is not a regular file with content.
 
     Raises:
-        MediaError: it is missing, a folder, or empty.
+        MediaError: the file is missing, is a folder or another special file, or is empty.
     """
     if not path.exists():
         raise MediaError(f"there is no such file in {path.parent}")
@@ -220,11 +221,11 @@ def _check_cut(length_s: float | None, start_s: float, end_s: float | None) -> N
 
 @contextlib.contextmanager
 def _opened(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[Any, float]]:
-    """A container, and the second that its time stamps call the start."""
+    """An open container, and the time stamp of its start, in seconds."""
     with _named(path):
         check_file(path)
         check_whole(path)
-        # titles and comments are no concern here, in whatever letters they are written
+        # titles and comments are not read, so their encoding does not matter
         with av.open(str(path), options=dict(_OPTIONS), **_TITLES) as container:
             _check_streams(container, path.stat().st_size)
             _check_cut(container.duration / av.time_base if container.duration else None, start_s, end_s)
@@ -232,7 +233,7 @@ def _opened(path: Path, start_s: float, end_s: float | None) -> Iterator[tuple[A
 
 
 def _check_streams(container: Any, size: int) -> None:
-    """An index that reaches beyond the file tells of one cut short, before anything of it is used."""
+    """Refuse a file whose index reaches beyond its end: it was cut short."""
     if not container.streams:
         raise MediaError("it holds no stream")
     for stream in container.streams:
@@ -244,15 +245,15 @@ def _check_streams(container: Any, size: int) -> None:
 
 
 def _decoded(container: Any, stream: Any, zero: float, start_s: float) -> Iterator[tuple[Any, float]]:
-    """Frames of one stream with their seconds, from a key frame at or before `start_s` on."""
+    """The frames of one stream with their seconds, beginning with a key frame at or before `start_s`."""
     if stream.type == "video":
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     clock = FrameClock(container, stream, zero)
     if start_s > SLACK_S and not clock.by_order:
-        with contextlib.suppress(av.FFmpegError):  # what cannot be searched is read from its start
+        with contextlib.suppress(av.FFmpegError):  # a file that cannot seek is read from its start
             container.seek(int((zero + start_s - SLACK_S) * av.time_base))
     for packet in container.demux(stream):
-        # what lies before the cut is decoded only to get there
+        # frames before the cut are decoded only to get there, so damage in them does not matter
         if packet.is_corrupt and clock.after_s >= start_s:
             raise MediaError(f"its {stream.type} is damaged at {clock.after_s:.2f} s")
         for frame, time in clock.timed(packet.decode()):
@@ -295,7 +296,7 @@ def _from_container(container: Any, stream: Any, zero: float, rate: int, start_s
 
 
 def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, until: float | None) -> Sound | None:
-    """Sound of a wav or flac; None for every other kind of file, told by its first bytes."""
+    """The sound of a wav or flac; None for every other kind of file, which its first bytes show."""
     with _named(path):
         check_file(path)
         with path.open("rb") as file:
@@ -320,7 +321,7 @@ def _from_soundfile(path: Path, rate: int, start_s: float, end_s: float | None, 
 
 
 def _places(path: Path, channels: int) -> list[str]:
-    """Where each channel of a wav or flac belongs; soundfile does not tell."""
+    """The place of each channel of a wav or flac, which soundfile does not tell."""
     if channels > 2:
         with av.open(str(path), options=dict(_OPTIONS), **_TITLES) as container:
             return [channel.name for channel in container.streams.audio[0].layout.channels]

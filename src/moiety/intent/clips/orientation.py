@@ -1,4 +1,4 @@
-"""Pictures as they are to be shown: phones store them as the sensor lies, and say how to turn and mirror them."""
+"""Turns pictures upright: phones store them as the sensor sees them, with a note how to turn and mirror them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def upright(image: np.ndarray, frame: Any) -> np.ndarray:
-    """A decoded picture turned and mirrored as its file asks.
+    """A decoded picture, turned and mirrored as its file says.
 
     Args:
         image: ``(height, width, 3)``.
-        frame: The PyAV frame that it was made of. Its ``rotation`` would lose a mirror.
+        frame: The PyAV frame of the picture. Its display matrix is used, since ``rotation`` knows no mirror.
 
     Returns:
         ``(height, width, 3)``, or ``(width, height, 3)`` after a quarter turn.
@@ -24,7 +24,7 @@ def upright(image: np.ndarray, frame: Any) -> np.ndarray:
 
 
 def shown(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """A picture under the nearest of the eight turns and mirrors that keep its edges level.
+    """A picture after the nearest of the eight turns and mirrors that keep its edges level.
 
     Args:
         image: ``(height, width, 3)``.

@@ -1,7 +1,7 @@
 """Frozen Hugging Face encoders as extractors: wav2vec2 and its kin hear, vision towers see, text encoders read.
 
-A model is known by the hash of its weights, not by its name: a name may point to other weights tomorrow. Weights that
-are missing from its file would be random, so they are refused wherever frames depend on them.
+A model is identified by the hash of its weights, not by its name, because the name may stand for other weights later.
+Weights that its file lacks would be random, so the model is refused if its frames depend on them.
 """
 
 from __future__ import annotations
@@ -25,37 +25,40 @@ from moiety.intent.data.samples import fingerprint_of
 from moiety.recipe.section import Section
 
 MIN_SOUND_S = 0.1
-"""Shorter sound is padded with silence: the convolutions need some."""
-_MADE = ("revision", "weights_sha256", "preprocessing")
-"""Settings that tell which model was found; given ones must agree with it."""
+"""Shorter sound is padded with silence, because the convolutions need a minimum length."""
+_FOUND = ("revision", "weights_sha256", "preprocessing")
+"""Settings that identify the model that was found; if they are given, they must agree with it."""
 
 
 class SoundSettings(Section):
-    """Options of :class:`PretrainedSound`, whose frames are ``(frames, hidden)``, some 50 a second."""
+    """Options of :class:`PretrainedSound`, whose frames are ``(frames, hidden)``, about 50 a second."""
 
-    layer: int | None = Field(None, ge=0, description="hidden state taken, 0 before the first block; null: the output")
+    layer: int | None = Field(
+        None, ge=0, description="which hidden state is taken, 0 before the first block; null: the output"
+    )
     max_frames: int = Field(480, ge=1, description="longer sound is cut at the end")
 
 
 class PictureSettings(Section):
-    """Options of :class:`PretrainedPictures`, whose frames are ``(frames, hidden)``, one a picture."""
+    """Options of :class:`PretrainedPictures`, whose frames are ``(frames, hidden)``, one for each picture."""
 
-    fps: float = Field(10.0, gt=0, le=240, description="most pictures a second")
+    fps: float = Field(10.0, gt=0, le=240, description="largest number of pictures a second")
     max_frames: int = Field(230, ge=1, description="later pictures are left out")
     max_side: int = Field(640, ge=16, description="pictures shrink to this longest side as they are decoded")
     pooling: Literal["auto", "pooled", "mean", "cls"] = Field(
-        "auto", description="one vector a picture; auto: the pooled output where its weights are there, else the mean"
+        "auto",
+        description="how a picture becomes one vector; auto: the pooled output if its weights are there, else the mean",
     )
 
 
 class WordSettings(Section):
-    """Options of :class:`PretrainedWords`, whose frames are ``(pieces, hidden)``, marks included."""
+    """Options of :class:`PretrainedWords`, whose frames are ``(pieces, hidden)``, with the marks."""
 
     max_pieces: int = Field(64, ge=2, description="longer texts are cut here")
 
 
 class _Pretrained:
-    """What the three kinds share: a frozen model, and settings that tell which."""
+    """Base of the three kinds: a frozen model, and the settings that identify it."""
 
     modality: str
 
@@ -105,13 +108,13 @@ class PretrainedSound(_Pretrained):
     def extract(self, row: ClipRow) -> Features | None:
         """See :class:`Extractor`."""
         path, limit = self.source(row), self.options.max_frames
-        # a frame looks a little beyond its own stretch
+        # the window of a frame reaches a little beyond its stretch of time
         longest = (limit + 1) * self.frame_s + MIN_SOUND_S
         sound = path and decode_audio(path, rate=self.rate, start_s=row.start_s, end_s=row.end_s, max_s=longest)
         if not sound or sound.silence:
             return None
         given = self.processor(sound.samples, sampling_rate=self.rate, return_tensors="pt")["input_values"]
-        # padded after the processor, which may bring mean and deviation to 0 and 1: those are of the sound alone
+        # padded after the processor, so that mean and deviation, which it may normalise, are those of the sound alone
         given = F.pad(given, (0, max(0, int(MIN_SOUND_S * self.rate) - given.shape[1])))
         found = self.model(given.to(self.model.device), output_hidden_states=True)
         layer = self.options.layer
@@ -122,7 +125,7 @@ class PretrainedSound(_Pretrained):
 
 
 class PretrainedPictures(_Pretrained):
-    """One vector a picture of a vision tower (CLIP, SigLIP, ViT, Swin): frames ``(frames, hidden)``."""
+    """One vector for each picture from a vision tower (CLIP, SigLIP, ViT, Swin): frames ``(frames, hidden)``."""
 
     modality = "video"
     batch_size = 16
@@ -139,7 +142,7 @@ class PretrainedPictures(_Pretrained):
         if options.pooling == "auto":
             options = options.model_copy(update={"pooling": "mean" if lost else "pooled"})
         _check_weights(name, missing - (frozenset() if options.pooling == "pooled" else lost))
-        # the torchvision backend scales in another way, and is not there on every machine
+        # the torchvision backend scales differently, and is not installed everywhere
         self.processor = _processor(AutoImageProcessor, name, backend="pil")
         super().__init__(name, options, tower.to(device), missing, _plain(self.processor.to_dict()))
 
@@ -171,7 +174,7 @@ class PretrainedPictures(_Pretrained):
 
 
 class PretrainedWords(_Pretrained):
-    """Last hidden states of the word pieces of a text encoder, marks included: frames ``(pieces, hidden)``."""
+    """Last hidden states of the word pieces of a text, with the marks: frames ``(pieces, hidden)``."""
 
     modality = "text"
 
@@ -201,16 +204,16 @@ def pretrained_extractor(modality: str, name: str, given: Mapping[str, Any], *, 
     Args:
         modality: ``text``, ``video`` or ``audio``.
         name: Id or folder.
-        given: Options, and what settings told of the model.
-        device: Where it runs.
+        given: Options, and settings that identify the model.
+        device: Where the model runs.
 
     Raises:
-        ValueError: an option is unknown, the model cannot be loaded or takes another input, weights are missing, or it
-            is another model than the settings tell of.
+        ValueError: an option is unknown, the model cannot be loaded or takes another input, weights are missing, or
+            the model is another one than the settings identify.
     """
     options, kind = _KINDS[modality]
-    told = {key: given[key] for key in _MADE if key in given}
-    found = kind(name, checked(options, name, {key: given[key] for key in given if key not in _MADE}), device)
+    told = {key: given[key] for key in _FOUND if key in given}
+    found = kind(name, checked(options, name, {key: given[key] for key in given if key not in _FOUND}), device)
     other = [key for key in told if key != "revision" and told[key] != found.made[key]]
     if other:
         raise ValueError(
@@ -238,12 +241,15 @@ def _check_input(name: str, model: Any, wanted: str, what: str, kinds: str) -> N
 def _check_weights(name: str, missing: frozenset[str] | set[str]) -> None:
     if missing:
         shown = ", ".join(sorted(missing)[:3])
-        raise ValueError(f"extractor {name!r} lacks {len(missing)} weights ({shown}), which would be random")
+        raise ValueError(
+            f"extractor {name!r} lacks {len(missing)} weights ({shown}), which would be random; "
+            "give a model with all weights"
+        )
 
 
 @functools.lru_cache(maxsize=8)
 def _weights_hash(model: Any, missing: frozenset[str]) -> str:
-    """Hash of all weights that came from the file, names and shapes included."""
+    """Hash of all weights that the file holds, with their names and shapes."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         if key not in missing:
@@ -253,7 +259,7 @@ def _weights_hash(model: Any, missing: frozenset[str]) -> str:
 
 
 def _plain(tree: Any) -> Any:
-    """As JSON would give it back, so that stored and fresh settings are equal; paths and versions left out."""
+    """The settings as JSON would give them back, without paths and versions, so that stored and new ones are equal."""
     if isinstance(tree, Mapping):
         dropped = ("_name_or_path", "name_or_path", "transformers_version", "_processor_class", "processor_class")
         return {str(key): _plain(value) for key, value in tree.items() if key not in dropped}

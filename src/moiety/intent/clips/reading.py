@@ -1,4 +1,4 @@
-"""Raw clips to samples: each row's words, pictures and sound, by extractors, with every failure named by its key."""
+"""Reads clips: extractors turn the words, pictures and sound of each row into a sample; every problem is listed."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from moiety.intent.data.samples import IntentSample
 logger = logging.getLogger(__name__)
 
 ON_ERROR = ("raise", "skip", "mask")
-"""What a clip that cannot be used does: stop once all are tried; be left out; lose that modality alone."""
+"""What to do with a clip that cannot be used: raise after all were tried; skip the row; leave that modality out."""
 ALL = "train"
-"""Split of rows that name none."""
+"""Split of the rows that name none."""
 
 Problem = tuple[str, str]
-"""Key of a row, and why it cannot be used."""
+"""Key of a row, and the reason why it cannot be used."""
 Rows = str | Path | Sequence[ClipRow | Mapping[str, Any]]
 Spec = str | Mapping[str, Any] | Extractor | None
 
 
 class ClipError(ValueError):
-    """Clips that cannot be used.
+    """Some clips cannot be used.
 
     Args:
-        problems: Key and reason of each.
+        problems: Key and reason for each.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = list(problems)
         super().__init__(
-            f"{listed(self.problems)}; mend them, or pass on_error='skip' to leave these rows out, or 'mask' to go on "
-            "without that modality"
+            f"{listed(self.problems)}; mend them, or pass on_error='skip' to leave these rows out, or 'mask' to leave "
+            "only that modality out"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class ClipReading:
-    """What was read of some rows.
+    """The result of reading rows.
 
     Args:
-        rows: Rows that can be used, in the order given.
-        samples: Sample of each.
-        problems: Key and reason of everything that could not be used; empty where all went well.
+        rows: The rows that can be used, in the given order.
+        samples: The sample of each of these rows.
+        problems: Key and reason for everything that could not be used; empty if there were no problems.
     """
 
     rows: list[ClipRow]
@@ -65,19 +65,20 @@ class ClipReading:
 
     @property
     def labels(self) -> list[Any]:
-        """Label of each sample; None where its row gives none."""
+        """The label of each sample; None where the row has none."""
         return [row.label for row in self.rows]
 
     @property
     def dataset(self) -> IntentDataset:
-        """Samples and labels by split; rows without a split are in ``train``.
+        """The samples and labels by split; rows without a split are in ``train``.
 
         Raises:
             RowsError: some rows name a group and others do not.
         """
         bare = [row.key for row in self.rows if row.group is None]
         if 0 < len(bare) < len(self.rows):
-            reason = f"{len(bare)} of {len(self.rows)} rows name no group: {', '.join(bare[:5])}; name all, or none"
+            told = f"{len(bare)} of {len(self.rows)} rows name no group: {', '.join(bare[:5])}"
+            reason = f"{told}; name groups in all rows, or in none"
             raise RowsError("rows", [("group", reason)])
         splits: dict[str, Split] = {}
         for row, sample in zip(self.rows, self.samples, strict=True):
@@ -100,26 +101,26 @@ def read_clips(
     on_progress: Callable[[int, int], None] | None = None,
     device: str = "cpu",
 ) -> ClipReading:
-    """Samples of clips.
+    """Read clips and make a sample of each row.
 
     Args:
-        rows: A ``.jsonl`` or ``.csv`` file as :func:`moiety.intent.data.rows.read_clip_rows` takes it, or rows, or
-        mappings
-            of their fields.
-        audio: Extractor of the sound, as :func:`moiety.intent.clips.registry.extractor_for` takes it; None: unused.
+        rows: A ``.jsonl`` or ``.csv`` file as :func:`moiety.intent.data.rows.read_clip_rows` takes it; or a list of
+            rows, or of mappings of their fields.
+        audio: Extractor of the sound, as :func:`moiety.intent.clips.registry.extractor_for` takes it; None: sound is
+            not used.
         video: Extractor of the pictures, likewise.
-        text: ``hashing``: samples carry the words, and setting ``text_encoder`` of the classifier reads them. A Hugging
-            Face id or folder: samples carry its frames. None: unused.
-        cache: Folder that keeps frames; None: none are kept.
-        on_error: ``raise``: try all rows, then raise with every problem. ``skip``: leave out rows with a problem.
-            ``mask``: leave out that modality of the row, and rows with none left.
-        on_progress: Called with (rows done, rows) after each.
+        text: ``hashing``: samples hold the words, and setting ``text_encoder`` of the classifier reads them. A Hugging
+            Face id or folder: samples hold the frames of that model. None: words are not used.
+        cache: Folder that keeps the frames; None: they are not kept.
+        on_error: ``raise``: try all rows, then raise one error with every problem. ``skip``: leave out the rows with a
+            problem. ``mask``: leave out that modality of the row, and rows that have none left.
+        on_progress: Called with (rows done, rows in all) after each row.
         device: Where Hugging Face models run.
 
     Raises:
         FileNotFoundError: there is no rows file.
-        RowsError: rows cannot be read, or keys stand twice.
-        ClipError: clips cannot be used and `on_error` is ``raise``.
+        RowsError: rows cannot be read, or keys are repeated.
+        ClipError: clips cannot be used, and `on_error` is ``raise``.
         ValueError: an extractor or `on_error` is unknown.
 
     Example:
@@ -142,12 +143,12 @@ def read_clips(
 
 
 def checked_rows(rows: Rows) -> list[ClipRow]:
-    """Rows of a file, or rows and mappings of their fields, with keys of their own.
+    """The rows of a file or a list, checked: no two have the same key.
 
     Raises:
         FileNotFoundError: there is no such file.
-        RowsError: rows cannot be read, or keys stand twice.
-        TypeError: neither a path nor a list.
+        RowsError: rows cannot be read, or keys are repeated.
+        TypeError: `rows` is neither a path nor a list.
     """
     if isinstance(rows, str | Path):
         return read_clip_rows(rows)
@@ -167,7 +168,7 @@ def checked_rows(rows: Rows) -> list[ClipRow]:
             problems.append((name, str(error)))
             continue
         if row.key in seen:
-            problems.append((name, f"key {row.key!r} stands twice"))
+            problems.append((name, f"key {row.key!r} is given twice"))
         seen.add(row.key)
         found.append(row)
     if problems:
@@ -184,12 +185,12 @@ def clip_samples(
     on_error: str = "raise",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ClipReading:
-    """Samples of rows by given extractors; the rest as in :func:`read_clips`.
+    """Make a sample of each row, with the given extractors. Everything else is as in :func:`read_clips`.
 
     Args:
-        rows: Keys must differ.
-        extractors: Modality -> what makes its frames; modalities that are not named are not read.
-        words: Whether samples carry the text of their row.
+        rows: Rows whose keys differ.
+        extractors: Modality -> its extractor; modalities that are not named are not read.
+        words: Whether samples hold the text of their row.
         cache: See :func:`read_clips`.
         on_error: See :func:`read_clips`.
         on_progress: See :func:`read_clips`.
@@ -203,7 +204,7 @@ def clip_samples(
         sample, wrong = _sample(row, extractors, words, store)
         usable = not wrong or on_error == "mask"
         if usable and not _any_input(sample):
-            wrong = [f"{reason}; so nothing is left of it" for reason in wrong] or [
+            wrong = [f"{reason}; the row then has no modality left" for reason in wrong] or [
                 f"it has none of {_wanted(extractors, words)}"
             ]
             usable = False
@@ -216,14 +217,14 @@ def clip_samples(
     if problems and on_error == "raise":
         raise ClipError(problems)
     if problems:
-        logger.warning("%d of %d rows are left out; %s", len(rows) - len(kept), len(rows), listed(problems))
+        logger.warning("%d of %d rows are left out. %s", len(rows) - len(kept), len(rows), listed(problems))
     return ClipReading(kept, samples, problems)
 
 
 def _sample(
     row: ClipRow, extractors: Mapping[str, Extractor], words: bool, store: FeatureCache | None
 ) -> tuple[IntentSample, list[str]]:
-    """The sample of a row, and what went wrong with it; modalities that fail are absent."""
+    """The sample of a row, and its problems; modalities that fail are absent."""
     frames: dict[str, np.ndarray] = {}
     times: dict[str, np.ndarray] = {}
     reasons: dict[str, list[str]] = {}

@@ -14,17 +14,17 @@ from moiety.intent.data.samples import MODALITIES
 
 
 def extractor_for(modality: str, spec: str | Mapping[str, Any], *, device: str = "cpu") -> Extractor:
-    """The extractor that a name or settings describe.
+    """Make an extractor from its name or its settings.
 
     Args:
         modality: ``text``, ``video`` or ``audio``.
-        spec: ``prosody`` (audio), ``motion`` (video), or a Hugging Face id or folder; or a mapping with that under
-            ``extractor`` and options beside it, for instance what :meth:`Extractor.settings` gave.
+        spec: ``prosody`` (audio), ``motion`` (video), or a Hugging Face id or folder. Or a mapping with this name under
+            ``extractor`` and with options, for instance the settings that :meth:`Extractor.settings` returned.
         device: Where a Hugging Face model runs.
 
     Raises:
-        ValueError: the modality, an option or a value is unknown, the extractor is for another modality, its model
-            cannot be loaded, or is not the one that the settings tell of.
+        ValueError: the modality, an option or a value is unknown, the extractor is for another modality, or its model
+            cannot be loaded or is not the one that the settings identify.
     """
     if modality not in MODALITIES:
         raise ValueError(f"unknown modality {modality!r}; {nearest_name(modality, MODALITIES)}")

@@ -1,4 +1,4 @@
-"""How something is said, as numbers: loudness, pitch, voicing and timbre of short windows. No model, no learning."""
+"""Features of speech: loudness, pitch, voicing and timbre of short windows. Nothing is learned."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float
 
 MIN_HZ, MAX_HZ = 60.0, 420.0
-"""Pitch of a speaking voice is looked for in between."""
+"""The pitch of a voice is searched between these frequencies."""
 VOICED = 0.5
-"""A window counts as voiced where its best autocorrelation exceeds this."""
+"""A window counts as voiced if its best autocorrelation is larger than this."""
 PROSODY_NAMES = ("energy", "pitch", "voicing", "centroid")
-"""Columns of :func:`prosody` after the mel bands; the differences of all of them follow."""
+"""Columns of :func:`prosody` after the mel bands; then the differences of all columns follow."""
 _FLOOR = 1e-7
 
 
@@ -61,7 +61,7 @@ def prosody(
 
 
 def mel_filters(hertz: Float[np.ndarray, " bins"], num_bands: int, top_hz: float) -> Float[np.ndarray, "bands bins"]:
-    """Triangles that overlap by half, evenly spaced on the mel scale, each of sum 1.
+    """Triangular filters that overlap by half and are evenly spaced on the mel scale; each one sums to 1.
 
     Example:
         >>> mel_filters(np.arange(0.0, 8001.0, 20.0), 4, 8000.0).sum(1).round(6).tolist()
@@ -71,7 +71,7 @@ def mel_filters(hertz: Float[np.ndarray, " bins"], num_bands: int, top_hz: float
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (hertz - low) / (middle - low), (high - hertz) / (high - middle)
     weight = np.maximum(0, np.minimum(rising, falling))
-    # a triangle narrower than the bins would be empty: it takes the bin nearest to it
+    # a triangle narrower than the bins would be empty, so it takes the nearest bin
     nearest = np.abs(hertz[None] - middle).argmin(1)
     weight[np.arange(num_bands), nearest] += weight.sum(1) == 0
     return weight / weight.sum(1, keepdims=True)
@@ -90,7 +90,7 @@ def _pitch(windows: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
     unbiased = correlation / (1 - np.arange(size) / size) / np.maximum(power, size * 1e-9)[:, None]
     inside = unbiased[:, lags]
     best = inside.max(1)
-    # a tone repeats after every multiple of its period too: the first peak that is nearly the best is the period
+    # a tone also repeats after every multiple of its period, so the first peak that is nearly the best is taken
     peaks = (inside >= unbiased[:, lags - 1]) & (inside >= unbiased[:, lags + 1]) & (inside >= 0.9 * best[:, None])
     found = peaks.any(1)
     lag = lags[np.where(found, peaks.argmax(1), inside.argmax(1))]

@@ -1,4 +1,4 @@
-"""What is seen and how it moves, as numbers: small grey pictures and their changes. No model, no learning."""
+"""Features of pictures: small grey thumbnails, their changes, and motion. Nothing is learned."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jaxtyping import Float
 MOTION_NAMES = ("activity", "centre_y", "centre_x", "spread_y", "spread_x", "velocity_y", "velocity_x")
 """Last columns of :func:`motion`."""
 _STIFFNESS = 1e-4
-"""Least mean square of the grey slope for which a velocity is believed in full."""
+"""Added to the mean square of the grey slope, so that a picture without contrast has velocity 0."""
 
 
 def motion(
     images: Sequence[np.ndarray], times: Float[np.ndarray, " frames"], *, rows: int = 12, columns: int = 16
 ) -> Float[np.ndarray, "frames dim"]:
-    r"""Thumbnails, their changes, and where and how fast something moves.
+    r"""Thumbnails, their changes, and where and how fast things move.
 
     The columns are: the grey thumbnail, 0 to 1, row by row; its change a second since the picture before; the mean size
     of that change; its centre and its spread, both -1 to 1 over the picture (0 where nothing changes); and the one
@@ -85,7 +85,7 @@ def _centre(size: Float[np.ndarray, "frames rows columns"]) -> Float[np.ndarray,
 def _velocity(grey: np.ndarray, change: np.ndarray) -> Float[np.ndarray, "frames 2"]:
     """Heights and widths a second (y, x) of the one shift that explains each change."""
     _, rows, columns = grey.shape
-    # the slope halfway between two pictures, so that a shift there and back has opposite signs and equal sizes
+    # the slope halfway between two pictures, so that a shift there and back gives equal and opposite velocities
     halfway = np.concatenate([grey[:1], (grey[1:] + grey[:-1]) / 2])
     slopes = [
         np.gradient(halfway, axis=axis) * count if count > 1 else np.zeros_like(halfway)

@@ -1,4 +1,4 @@
-"""Sound on its own seconds: pieces stand where their time stamps say, and silence stands between them."""
+"""Puts pieces of sound at the seconds of their time stamps, with silence in the gaps."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from moiety.intent.clips.containers import MediaError
 from moiety.intent.clips.downmix import CANCELLED
 
 MAX_DRIFT_S = 0.04
-"""Time stamps may stray this far from the count of samples, one picture of 25 a second; more is a gap or an overlap."""
+"""Time stamps may differ this much from the count of samples (1/25 s); more is a gap or an overlap."""
 MAX_GAP_S = 3600.0
 """A longer gap is taken for damage."""
 SILENT = 2.0**-17
-"""Samples below half a step of 16 bits are 0."""
+"""Samples below half a step of 16 bits count as 0."""
 
 
 class Timeline:
@@ -22,7 +22,7 @@ class Timeline:
 
     Args:
         rate: Samples a second of the pieces.
-        unit_s: The unit of their time stamps, seconds; they cannot be truer than that.
+        unit_s: The unit of their time stamps, seconds, which limits their precision.
     """
 
     def __init__(self, rate: int, unit_s: float = 0.0) -> None:
@@ -32,15 +32,15 @@ class Timeline:
         self.powers: list[tuple[float, float, float, float]] = []
 
     def add(self, time_s: float, samples: Float[np.ndarray, " samples"], power: float) -> None:
-        """One more piece.
+        """Add a piece. It continues the piece before, unless its second says something else.
 
         Args:
             time_s: Second of its first sample.
-            samples: It goes on where the piece before ended, unless its second says something else.
-            power: What :func:`moiety.intent.clips.downmix.mixed` says of it.
+            samples: The sound.
+            power: The power of its channels, as :func:`moiety.intent.clips.downmix.mixed` returns it.
 
         Raises:
-            MediaError: the gap before it is absurd.
+            MediaError: the gap before the piece is longer than an hour.
         """
         if self.runs and time_s - self.end_s > MAX_GAP_S:
             raise MediaError(f"its sound stops at {self.end_s:.2f} s and goes on at {time_s:.2f} s; is it damaged?")
@@ -52,7 +52,7 @@ class Timeline:
         self.powers.append((begin_s, self.end_s, float(np.square(samples, dtype=np.float64).sum()), power))
 
     def between(self, begin_s: float, end_s: float, rate: int) -> Float[np.ndarray, " samples"]:
-        """The stretch from `begin_s` to `end_s` at another rate; 0 where no piece stands; of two the later one counts.
+        """The sound from `begin_s` to `end_s`, at another rate; 0 in gaps. Where pieces overlap, the later one counts.
 
         Returns:
             ``(samples,)`` float32.
@@ -69,13 +69,13 @@ class Timeline:
         return found
 
     def cancels(self, begin_s: float, end_s: float) -> bool:
-        """Whether the channels of that stretch extinguish each other in their sum."""
-        inside = [(own, apart) for start, end, own, apart in self.powers if start < end_s and end > begin_s]
-        return sum(own for own, _ in inside) < CANCELLED * sum(apart for _, apart in inside)
+        """Whether the channels of this stretch of time cancel each other in their sum."""
+        inside = [(mixed, apart) for start, end, mixed, apart in self.powers if start < end_s and end > begin_s]
+        return sum(mixed for mixed, _ in inside) < CANCELLED * sum(apart for _, apart in inside)
 
 
 def silence_of(samples: Float[np.ndarray, " samples"], cancels: bool) -> str:
-    """Why nothing can be heard, in words; empty where something can."""
+    """The reason why nothing can be heard, in words; empty if something can."""
     if cancels:
         return "its channels cancel each other (is one of them in opposite phase?)"
     return "" if np.abs(samples).max(initial=0) >= SILENT else "every sample of it is 0"

@@ -1,4 +1,4 @@
-"""Writing one clip: moving pictures, sound, or both, as a small mp4 whose bytes depend on them alone."""
+"""Writes one clip (moving pictures, sound, or both) as a small mp4 whose bytes depend only on its content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_clip(
     fps: int,
     rate: int,
 ) -> Path:
-    """Write an mp4 file: H.264 (MPEG-4 where PyAV lacks it) and AAC; a stream that is not given is not there.
+    """Write an mp4 file with H.264 (MPEG-4 if PyAV lacks it) and AAC. Without frames or sound it has no such stream.
 
     Args:
         path: The file.
@@ -40,19 +40,19 @@ def write_clip(
     with av.open(str(path), "w", format="mp4", options=_SAME_BYTES) as file:
         tracks: list[
             tuple[Any, Iterator[Any]]
-        ] = []  # all streams stand in the head of the file, so they come before the first packet
+        ] = []  # all streams are in the head of the file, so they are made before the first packet
         if frames is not None:
             tracks.append((_picture_stream(file, frames, fps), _pictures(frames, fps)))
         if sound is not None:
             tracks.append((_sound_stream(file, rate), _sounds(sound, rate)))
         for stream, given in tracks:
-            for frame in (*given, None):  # None: give out what waits inside
+            for frame in (*given, None):  # None flushes the encoder
                 file.mux(stream.encode(frame))
     return Path(path)
 
 
 def plays(path: str | Path) -> bool:
-    """Whether browsers play the pictures of a clip: they know H.264 and not MPEG-4 Part 2."""
+    """Whether browsers can play the pictures of a clip: they know H.264, but not MPEG-4 Part 2."""
     with av.open(str(path)) as file:
         return all(stream.codec_context.name == "h264" for stream in file.streams.video)
 
@@ -71,7 +71,7 @@ def _sounds(sound: np.ndarray, rate: int) -> Iterator[av.AudioFrame]:
 
 
 def _picture_stream(file: Any, frames: np.ndarray, fps: int) -> Any:
-    """One thread and no frames that wait for later ones: what is written does not depend on the machine's cores."""
+    """A video stream with one thread, so that the bytes do not depend on the number of cores."""
     known = "libx264" in av.codecs_available
     options = {"preset": "ultrafast", "crf": "26", "threads": "1"} if known else {"qscale:v": "3"}
     stream = file.add_stream("libx264" if known else "mpeg4", rate=fps, options=options)

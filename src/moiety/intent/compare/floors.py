@@ -1,4 +1,4 @@
-"""What every method has to exceed: always the most frequent label, and logistic regression on mean frames."""
+"""Floors, which every method has to exceed: the most frequent label, and logistic regression on mean frames."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from moiety.intent.data.samples import MODALITIES, IntentSample
 from moiety.intent.settings import IntentSettings
 
 REGULARISATION = 0.01
-"""scikit-learn's ``C``; chosen on training rows of Hazumi, and kept for every data set."""
+"""scikit-learn's ``C``. It was chosen on training rows of Hazumi, and is the same for every data set."""
 MAX_STEPS = 5000
 
 
 class Floor(Protocol):
-    """Learns from samples and answers with labels."""
+    """A method that learns from samples and answers with labels."""
 
     def fit(self, samples: Sequence[IntentSample], labels: Sequence[str]) -> Floor:
-        """Learn; returns itself."""
+        """Learn, and return itself."""
         ...
 
     def predict(self, samples: Sequence[IntentSample], hide: Sequence[str] = ()) -> np.ndarray:
-        """One label a sample, ``(samples,)``."""
+        """One label for each sample, ``(samples,)``."""
         ...
 
 
 class Majority:
-    """Always the most frequent label of the training rows; of equally frequent ones the first by name."""
+    """Always answers the most frequent label of the training rows; of equally frequent ones the first by name."""
 
     def __init__(self, settings: IntentSettings) -> None:
         self.label = ""
 
     def fit(self, samples: Sequence[IntentSample], labels: Sequence[str]) -> Majority:
-        """Count labels."""
+        """Count the labels."""
         counts = Counter(labels)
         self.label = min(counts, key=lambda label: (-counts[label], label))
         return self
@@ -55,7 +55,7 @@ class PooledLogistic:
     z-scores, such as those of a text encoder, are brought to root mean square 1: one C then suits every kind.
 
     Args:
-        settings: Of the model it stands beside: modalities, preparation and class weight are taken from it.
+        settings: Settings of the model that it is compared with; modalities, preparation and class weight count.
 
     Source:
         scikit-learn's ``LogisticRegression`` (lbfgs) at C = 0.01.
@@ -65,7 +65,7 @@ class PooledLogistic:
         self.settings = settings
 
     def fit(self, samples: Sequence[IntentSample], labels: Sequence[str]) -> PooledLogistic:
-        """Learn from all rows; nothing is chosen, so none are set aside."""
+        """Learn from all rows. No epoch is chosen, so no rows are set aside."""
         self.preparation = Preparation.fit(samples, self.settings)
         self.scale = dict.fromkeys(self.preparation.dims, 1.0)
         for name in self.scale.keys() - self.preparation.mean.keys():
@@ -78,7 +78,7 @@ class PooledLogistic:
         return self
 
     def predict(self, samples: Sequence[IntentSample], hide: Sequence[str] = ()) -> np.ndarray:
-        """One label a sample."""
+        """One label for each sample."""
         return self.model.predict(self.vectors(samples, hide)).astype(object)
 
     def vectors(self, samples: Sequence[IntentSample], hide: Sequence[str] = ()) -> np.ndarray:

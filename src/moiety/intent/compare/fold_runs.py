@@ -1,4 +1,4 @@
-"""One method and one seed in folds of persons: a record a fold, so that a stopped run goes on, then all as one."""
+"""Runs one method with one seed in folds of persons: one record for each fold, then one record for all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def made_in_folds(
         recipe: With ``data.folds``.
         pair: Name in the table, and seed.
         split: All rows, with their groups.
-        folder: Of the run; each fold writes ``fold<k>/result.json`` below it.
+        folder: Folder of the run; each fold writes ``fold<k>/result.json`` below it.
         settings: Everything that the result depends on.
         provenance: Command, versions, commit, machine.
 
@@ -45,23 +45,24 @@ def made_in_folds(
     parts = folds_of(split, recipe.data_of(name).folds or 2, seed)
     found = []
     for number, part in enumerate(parts):
-        place, own = folder / f"fold{number}", {**settings, "fold": number}
-        run = load_run(place, own)
+        place, fold_settings = folder / f"fold{number}", {**settings, "fold": number}
+        run = load_run(place, fold_settings)
         if run is None:
             logger.info("%s: fold %d of %d", folder.name, number + 1, len(parts))
             model, training, notes = trained(recipe, name, seed, part)
-            run = run_of(pair, own, graded(recipe, name, model, part.score), training, notes, provenance, by_group=True)
+            grades = graded(recipe, name, model, part.score)
+            run = run_of(pair, fold_settings, grades, training, notes, provenance, by_group=True)
             save_run(run, place)
         found.append(run)
     return pooled(found, settings)
 
 
 def pooled(runs: Sequence[IntentRun], settings: Mapping[str, Any]) -> IntentRun:
-    """The answers of all folds as those of one run: grades are of all rows together, not means over folds.
+    """The answers of all folds as one run. Its grades are those of all rows together, not means over folds.
 
     Args:
-        runs: One a fold, each with the counts of its persons.
-        settings: Of the whole.
+        runs: The runs of the folds, each with the counts of its persons.
+        settings: Settings of the whole run.
     """
     first = runs[0]
     by_group: dict[str, dict[str, Any]] = {}
@@ -72,9 +73,9 @@ def pooled(runs: Sequence[IntentRun], settings: Mapping[str, Any]) -> IntentRun:
         place = {label: i for i, label in enumerate(labels)}
         counts = {}
         for run in runs:
-            own = [place[label] for label in run.by_group[hide]["labels"]]
+            of_run = [place[label] for label in run.by_group[hide]["labels"]]  # place in the run -> place in all
             for group, cells in run.by_group[hide]["counts"].items():
-                counts[group] = [[own[truth], own[said], number] for truth, said, number in cells]
+                counts[group] = [[of_run[truth], of_run[said], number] for truth, said, number in cells]
         by_group[hide] = {"labels": labels, "counts": counts}
         table = tables_of({first.name: [replace(first, by_group=by_group)]}, hide)[first.name].sum((0, 1))
         grades[hide] = {measure: float(value) for measure, value in measures_of(table).items()}
@@ -96,6 +97,6 @@ def pooled(runs: Sequence[IntentRun], settings: Mapping[str, Any]) -> IntentRun:
 
 
 def _together(training: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Seconds of all folds, and the mean of everything else."""
+    """The sum of the seconds of all folds, and the mean of everything else."""
     found = {key: math.fsum(one[key] for one in training) for key in training[0]}
     return {key: value if key == "seconds" else value / len(training) for key, value in found.items()}

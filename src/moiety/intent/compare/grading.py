@@ -1,4 +1,4 @@
-"""Grades of a fitted model or floor on one split, with or without some of its modalities."""
+"""Grades a fitted model or floor on one split, with all modalities or with some of them hidden."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Model = IntentClassifier | Majority | PooledLogistic
 
 @dataclass(frozen=True, eq=False)
 class Graded:
-    """What a model reached on the rows it can read.
+    """The grades of a model on the rows that it can read.
 
     Args:
-        grades: Name of a measure -> value in 0..1; out-of-scope measures where there are such rows.
-        truth: Labels of the graded rows, ``(rows,)``.
-        predicted: What was answered, likewise.
-        without_input: Rows left out: none of the modalities that are left is in them.
-        groups: Who speaks in each graded row; empty where the rows do not say.
+        grades: Measure -> value in 0..1; with out-of-scope measures where there are such rows.
+        truth: True labels of the graded rows, ``(rows,)``.
+        predicted: Answers of the model, likewise.
+        without_input: Number of rows that were left out, because they have none of the modalities that are not hidden.
+        groups: The speaker of each graded row; empty where the rows name none.
     """
 
     grades: dict[str, float]
@@ -40,12 +40,12 @@ class Graded:
     groups: Sequence[str] = ()
 
     def confusion(self) -> dict[str, Any]:
-        """``labels``, and ``counts`` ``(labels, labels)``: truth down, answers across."""
+        """``labels``, and ``counts`` ``(labels, labels)``: rows are true labels, columns are answers."""
         labels = sorted({*self.truth.tolist(), *self.predicted.tolist()})
         return {"labels": labels, "counts": confusion_matrix(self.truth, self.predicted, labels=labels).tolist()}
 
     def by_group(self) -> dict[str, Any]:
-        """``labels``, and for each group its ``counts``: triples of true label, answer and number of rows."""
+        """``labels``, and for each group its ``counts``: triples of true label, answer, and number of rows."""
         labels = sorted({*self.truth.tolist(), *self.predicted.tolist()})
         place = {label: i for i, label in enumerate(labels)}
         cells = Counter(zip(self.groups, self.truth.tolist(), self.predicted.tolist(), strict=True))
@@ -56,23 +56,23 @@ class Graded:
 
 
 def grade(model: Model, split: Split, hide: Sequence[str] = (), oos_label: str | None = None) -> Graded | None:
-    """Ask a model about every row that it can read.
+    """Grade a model on every row that it can read.
 
     Args:
         model: A fitted classifier, or a floor.
         split: Rows with their labels.
-        hide: Modalities taken away from every row.
-        oos_label: Label of rows that belong to no class, where `model` is a floor; a classifier knows its own.
+        hide: Modalities hidden in every row.
+        oos_label: Label of the rows that belong to no class, if `model` is a floor; a classifier knows this label.
 
     Returns:
-        None where no row has anything left to read.
+        The grades; None where no row has a modality that is not hidden.
 
     Raises:
-        ValueError: rows have no label, or one that was never seen in training.
+        ValueError: rows have no label, or a label that was never seen in training.
     """
     bare = [sample.key for sample, label in zip(split.samples, split.labels, strict=True) if not label]
     if bare:
-        raise ValueError(f"{len(bare)} of {len(split)} rows have no label: {', '.join(bare[:5])}; grades need one")
+        raise ValueError(f"{len(bare)} of {len(split)} rows have no label: {', '.join(bare[:5])}; grades need a label")
     taken = model.dims_ if isinstance(model, IntentClassifier) else MODALITIES
     kept = [name for name in taken if name not in hide]
     readable = [i for i, sample in enumerate(split.samples) if has_input(sample, kept)]
@@ -92,7 +92,7 @@ def grade(model: Model, split: Split, hide: Sequence[str] = (), oos_label: str |
 
 
 def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """What to hide so that every non-empty set of `names` is left once, all of them first.
+    """The sets to hide so that every non-empty set of `names` is left once, beginning with all of them.
 
     Example:
         >>> list(subsets(("text", "audio")))

@@ -1,4 +1,4 @@
-"""Records of all runs to what may be said about them: means over seeds, contrasts, verdicts."""
+"""What the records of all runs say together: means, contrasts, verdicts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pair = tuple[str, int]
 
 @dataclass(frozen=True)
 class IntentComparison:
-    """Everything one comparison knows; tables, pictures and pages are drawn from it.
+    """Everything that is known of one comparison; tables, pictures and pages are made from it.
 
     Args:
         recipe: What was asked.
@@ -57,21 +57,21 @@ class IntentComparison:
 
     @property
     def rests_on_persons(self) -> bool:
-        """Whether every person scored once, so that intervals and verdicts are about persons; otherwise about seeds."""
+        """Whether every person scored once, in folds: intervals and verdicts are then about persons, not seeds."""
         return self.recipe.data.folds is not None
 
     @property
     def asked_contrasts(self) -> list[str]:
-        """Contrasts of the recipe whose members are all lines of this table."""
+        """Names of the contrasts whose members are all in this table."""
         compare = self.recipe.compare
         return [name for name in compare.contrasts if set(compare.weights(name)) <= set(self.names)]
 
     def is_floor(self, name: str) -> bool:
-        """Whether no seed enters this line: one run speaks for all."""
+        """Whether this line is a floor: it has one run, because it does not depend on a seed."""
         return self.recipe.method_of(name) in FLOORS
 
     def values(self, name: str, measure: str, hide: str = "") -> dict[int, float]:
-        """Seed -> value in 0..1; a floor has the same for every seed.
+        """Seed -> value in 0..1; a floor has the same value for every seed.
 
         Args:
             name: Line of the table.
@@ -88,9 +88,10 @@ class IntentComparison:
         return found
 
     def estimate(self, name: str, measure: str, hide: str = "") -> Estimate | None:
-        """Mean over seeds with Student's interval; one seed, or a floor, has none. None without a result.
+        """Mean over seeds with Student's 95 % interval; None without a result.
 
-        Where persons were scored in folds the interval is that of persons drawn anew, for floors too.
+        One seed has no interval, and a floor has none. Where persons were scored in folds, the interval comes from
+        persons drawn with replacement, and floors have one too.
         """
         values = self.values(name, measure, hide)
         if not values:
@@ -117,16 +118,37 @@ class IntentComparison:
                 found[name, hide] = {measure: one[0] for measure, one in drawn_ones.items()}
         return found
 
-    def _contrasts_over_persons(self, name: str) -> list[Contrast]:
-        """One contrast on every measure of the recipe, persons as pairs; none without a common seed."""
-        weights = self.recipe.compare.weights(name)
+    def contrast_on(self, name: str, weights: Mapping[str, float], measures: Sequence[str]) -> list[Contrast]:
+        """One contrast on each of these measures, not corrected yet.
+
+        The pairs are persons where persons were scored in folds, and seeds otherwise. A measure on which the members
+        have no seed in common is left out.
+
+        Args:
+            name: What the contrast is called.
+            weights: Line of the table -> weight; they sum to 0.
+            measures: Names of measures.
+        """
+        if self.rests_on_persons:
+            return self._contrast_over_persons(name, weights, measures)
+        found = []
+        for measure in measures:
+            values = {member: self.values(member, measure) for member in weights}
+            contrast = contrast_over(name, weights, measure, values)
+            if contrast is not None:
+                found.append(replace(contrast, unit="measures"))
+        return found
+
+    def _contrast_over_persons(
+        self, name: str, weights: Mapping[str, float], measures: Sequence[str]
+    ) -> list[Contrast]:
         runs = {member: {run.seed: run for run in self.runs if run.name == member} for member in weights}
-        trained = [set(own) for member, own in runs.items() if not self.is_floor(member)]
-        seeds = sorted(set.intersection(*trained)) if trained else [0]
+        seeds_of_trained = [set(of_member) for member, of_member in runs.items() if not self.is_floor(member)]
+        seeds = sorted(set.intersection(*seeds_of_trained)) if seeds_of_trained else [0]
         if not seeds or not all(runs.values()):
             return []
-        own = {m: [*runs[m].values()] if self.is_floor(m) else [runs[m][seed] for seed in seeds] for m in weights}
-        tables = tables_of(own)
+        paired = {m: [*runs[m].values()] if self.is_floor(m) else [runs[m][seed] for seed in seeds] for m in weights}
+        tables = tables_of(paired)
         estimates = drawn(tables, weights)
         tests = {measure: test for measure, (_, test) in estimates.items()}
         if sorted(weights.values()) == [-1, 1]:
@@ -134,40 +156,32 @@ class IntentComparison:
             tests = swapped(tables[first], tables[second])
         return [
             Contrast(name, weights, measure, estimates[measure][0], tests[measure], unit="measures", pairs="person")
-            for measure in self.recipe.compare.measures
+            for measure in measures
         ]
 
     def contrasts(self) -> list[Contrast]:
-        """What the contrasts of these lines say by now, p corrected; those without a common seed are left out."""
-        if self.rests_on_persons:
-            return as_families([one for name in self.asked_contrasts for one in self._contrasts_over_persons(name)])
-        found = []
-        for name in self.asked_contrasts:
-            weights = self.recipe.compare.weights(name)
-            for measure in self.recipe.compare.measures:
-                values = {member: self.values(member, measure) for member in weights}
-                contrast = contrast_over(name, weights, measure, values)
-                if contrast is not None:
-                    found.append(replace(contrast, unit="measures"))
-        return as_families(found)
+        """The contrasts of the recipe whose members are in this table, their p corrected after Holm."""
+        compare = self.recipe.compare
+        asked = [self.contrast_on(name, compare.weights(name), compare.measures) for name in self.asked_contrasts]
+        return as_families([contrast for of_name in asked for contrast in of_name])
 
     @property
     def how_tested(self) -> str:
-        """What verdicts and intervals of contrasts rest on, one or two sentences."""
+        """How verdicts and intervals of contrasts come about, in two or three sentences."""
         if self.rests_on_persons:
             return (
-                "Verdicts read a two-sided test in which the answers of two methods to a person change sides at "
-                "random, at 0.05, after Holm's correction over the measures that a contrast is tested on. The interval "
-                "is that of persons drawn with replacement."
+                "A verdict comes from a two-sided permutation test at level 0.05: for each person, chance decides "
+                "which method gave which answers. The p values are corrected after Holm over the measures of a "
+                "contrast. The interval comes from persons drawn with replacement."
             )
         return (
-            "Verdicts read the exact two-sided sign-flip test over paired seeds at 0.05, after Holm's correction over "
-            "the measures that a contrast is tested on. The interval is Student's."
+            "A verdict comes from the exact two-sided sign-flip test over paired seeds, at level 0.05. The p values "
+            "are corrected after Holm over the measures of a contrast. The interval is Student's."
         )
 
     @property
     def limit(self) -> str:
-        """What the number of seeds cannot show whatever the runs say; empty when they can show something."""
+        """What this number of seeds can never show, whatever the runs say; empty where it can show something."""
         number = len(self.seeds)
         if not self.asked_contrasts or not number or self.rests_on_persons:
             return ""
@@ -176,13 +190,13 @@ class IntentComparison:
 
     def confusion(self, name: str) -> tuple[list[str], list[list[int]]] | None:
         """Labels and counts of one line, summed over its seeds; None without a result."""
-        own = [run.confusion for run in self.runs if run.name == name]
-        if not own:
+        tables = [run.confusion for run in self.runs if run.name == name]
+        if not tables:
             return None
-        labels = sorted({label for table in own for label in table["labels"]})
+        labels = sorted({label for table in tables for label in table["labels"]})
         place = {label: i for i, label in enumerate(labels)}
         total = [[0] * len(labels) for _ in labels]
-        for table in own:
+        for table in tables:
             for truth, line in zip(table["labels"], table["counts"], strict=True):
                 for said, count in zip(table["labels"], line, strict=True):
                     total[place[truth]][place[said]] += count

@@ -1,6 +1,7 @@
-"""How sure a grade is for people: persons are drawn anew, or change sides, with all of their rows.
+"""Intervals and tests over persons: a person is drawn, or exchanged, together with all of their rows.
 
-Seeds tell how much training varies. What another person would give only other persons tell, so the person is the unit.
+Several seeds show how much training varies. Only several persons show how other persons would score, so here the unit
+is the person.
 """
 
 from __future__ import annotations
@@ -16,28 +17,28 @@ from moiety.stats.intervals import Estimate
 from moiety.stats.permutation import SignFlip
 
 NUM_DRAWS = 2_000
-"""Draws of an interval and of a test."""
+"""Number of draws for an interval, and for a test."""
 
 Tables = Float[np.ndarray, "runs groups classes classes"]
 
 
 def tables_of(runs: Mapping[str, Sequence[IntentRun]], hide: str = "") -> dict[str, np.ndarray]:
-    """Name -> counts of each of its runs and groups, ``(runs, groups, classes, classes)``, truth down.
+    """Name -> confusion matrix of each run and group, ``(runs, groups, classes, classes)``; rows are true labels.
 
     Groups and classes are in the same order for all names.
 
     Args:
         runs: Name in the table -> its runs.
-        hide: Modalities taken away, "" for none.
+        hide: Hidden modalities, "" for none.
     """
-    given = {name: [run.by_group[hide] for run in own] for name, own in runs.items()}
-    found = [one for own in given.values() for one in own]
+    given = {name: [run.by_group[hide] for run in of_name] for name, of_name in runs.items()}
+    found = [counts for of_name in given.values() for counts in of_name]
     labels = {label: i for i, label in enumerate(sorted({label for one in found for label in one["labels"]}))}
     groups = {group: i for i, group in enumerate(sorted({group for one in found for group in one["counts"]}))}
     tables = {}
-    for name, own in given.items():
-        table = np.zeros((len(own), len(groups), len(labels), len(labels)))
-        for number, one in enumerate(own):
+    for name, of_name in given.items():
+        table = np.zeros((len(of_name), len(groups), len(labels), len(labels)))
+        for number, one in enumerate(of_name):
             for group, cells in one["counts"].items():
                 for truth, said, count in cells:
                     place = labels[one["labels"][truth]], labels[one["labels"][said]]
@@ -47,18 +48,18 @@ def tables_of(runs: Mapping[str, Sequence[IntentRun]], hide: str = "") -> dict[s
 
 
 def drawn(tables: Mapping[str, Tables], weights: Mapping[str, float]) -> dict[str, tuple[Estimate, SignFlip]]:
-    """Weighted sums of grades, each a mean over runs, with intervals of persons drawn with replacement.
+    """Weighted sums of grades (means over runs), with intervals from persons drawn with replacement.
 
     Args:
-        tables: Name -> counts.
+        tables: Name -> confusion matrices, as :func:`tables_of` makes them.
         weights: Name -> weight.
 
     Returns:
-        Measure -> the estimate, whose interval holds the middle 95 % of the draws (none with one group), and a test
-        whose *p* is twice the share of draws on the rarer side of 0.
+        Measure -> the estimate and a test. The interval of the estimate holds the middle 95 % of the draws; one group
+        gives none. The *p* of the test is twice the share of draws on the rarer side of 0.
 
     Source:
-        Efron 1979, the person as the unit that is drawn.
+        The bootstrap of Efron 1979, with the person as the unit that is drawn.
     """
     groups = next(iter(tables.values())).shape[1]
     draws = np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), size=NUM_DRAWS)
@@ -75,23 +76,23 @@ def drawn(tables: Mapping[str, Tables], weights: Mapping[str, float]) -> dict[st
 
 
 def swapped(first: Tables, second: Tables) -> dict[str, SignFlip]:
-    r"""Could chance alone have made this difference? Two-sided: the answers to each person change sides at random.
+    r"""A two-sided permutation test of the difference between two methods, with persons as pairs.
 
-    If nothing distinguishes two methods, the answers of either to one person may as well be those of the other. *p* is
-    the share of random exchanges whose difference is at least as large, the one that was seen among them.
+    If the methods do not differ, their answers for a person may be exchanged. *p* is the share of random exchanges
+    whose difference is at least as large as the one that was seen, which is counted among them.
 
     Source:
-        Fisher 1935, section 21, with persons as pairs; grades are computed anew for each exchange, since a mean F1 is
-        no mean over persons.
+        Fisher 1935, section 21, with persons as pairs. The grades are computed again for each exchange, since a macro
+        F1 is not a mean over persons.
     """
     groups = first.shape[1]
     second, first = np.broadcast_arrays(second, first)
     is_exact = 2 ** (groups - 1) <= NUM_DRAWS
-    if is_exact:  # an exchange and its mirror image differ equally, so the first person can stay
+    if is_exact:  # an exchange and its mirror image have the same size, so the first person need not be exchanged
         change = ((np.arange(2 ** (groups - 1))[:, None] >> np.arange(groups)) & 1).astype(float)
     else:
         change = np.random.default_rng(0).integers(0, 2, size=(NUM_DRAWS, groups)).astype(float)
-    change[0] = 0  # nobody changes sides: what was seen
+    change[0] = 0  # no exchange: the difference that was seen
     both = {
         "a": _summed(first, 1 - change) + _summed(second, change),
         "b": _summed(first, change) + _summed(second, 1 - change),
@@ -104,13 +105,13 @@ def swapped(first: Tables, second: Tables) -> dict[str, SignFlip]:
 
 
 def _summed(tables: Tables, times: Float[np.ndarray, "draws groups"]) -> np.ndarray:
-    """Counts of each run with each person as often as a draw says, ``(runs, draws, classes, classes)``."""
+    """Confusion matrix of each run and draw, ``(runs, draws, classes, classes)``: each person as often as drawn."""
     runs, groups, classes, _ = tables.shape
     return (times @ tables.reshape(runs, groups, -1)).reshape(runs, len(times), classes, classes)
 
 
 def _weighted(tables: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Measure -> grades averaged over runs, times their weights, ``(draws,)``."""
+    """Measure -> weighted sum over names of the grades averaged over runs, ``(draws,)``."""
     found = {name: measures_of(tables[name]) for name in weights}
     measures = next(iter(found.values()))
     return {

@@ -1,4 +1,4 @@
-"""Pictures of results: scores side by side, who is taken for whom, and where samples lie."""
+"""Pictures of results: scores side by side, confusion matrix, and embedding of the samples."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from moiety.intent.data.dataset import Split
 
 CONFUSION, EMBEDDING, SCORES = "confusion.png", "embedding.png", "scores.png"
-# Okabe and Ito's palette: told apart with every kind of colour vision.
+# Okabe and Ito's palette: its colours differ for every kind of colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 LINES = ("--", ":", "-.")
 MAX_POINTS = 2000
-"""More points are drawn as a spread-out share: t-SNE takes minutes beyond, and dots hide each other."""
+"""Of more samples an evenly spaced part is drawn: t-SNE would take minutes, and the dots would hide each other."""
 
 
 def draw_model(model: IntentClassifier, split: Split, graded: Graded, folder: Path) -> tuple[Path, Path]:
@@ -34,8 +34,8 @@ def draw_model(model: IntentClassifier, split: Split, graded: Graded, folder: Pa
 
     Args:
         model: A fitted classifier.
-        split: Rows that score.
-        graded: What it answered to those it can read.
+        split: The rows that are scored.
+        graded: What the model answered for the rows that it can read.
         folder: Where ``confusion.png`` and ``embedding.png`` go.
 
     Returns:
@@ -51,13 +51,13 @@ def draw_model(model: IntentClassifier, split: Split, graded: Graded, folder: Pa
 
 
 def plane(vectors: np.ndarray, kind: Literal["pca", "tsne"] = "pca", seed: int = 0) -> np.ndarray:
-    """Points on a plane for vectors, ``(samples, 2)``.
+    """Vectors as points of a plane, ``(samples, 2)``.
 
     Args:
         vectors: ``(samples, width)``.
-        kind: ``pca``: the two directions of largest spread, distances keep their meaning. ``tsne``: neighbours stay
-            neighbours, distances mean nothing.
-        seed: Start of t-SNE.
+        kind: ``pca``: the two principal components; distances keep their meaning. ``tsne``: neighbours stay
+            neighbours, but distances mean nothing.
+        seed: Seed of t-SNE.
 
     Raises:
         ValueError: fewer than 3 samples.
@@ -72,12 +72,12 @@ def plane(vectors: np.ndarray, kind: Literal["pca", "tsne"] = "pca", seed: int =
 
 
 def draw_confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], path: Path) -> None:
-    """Write a PNG: truth down, answers across; shade is the share of a row, numbers are rows.
+    """Write a PNG: a line for each true label, a column for each answer. Numbers are rows; shade is their share.
 
     Args:
         labels: Names, in order.
         counts: ``(labels, labels)``.
-        path: File to write; replaced at once when complete.
+        path: File to write; it appears whole.
     """
     from matplotlib.figure import Figure
 
@@ -90,8 +90,8 @@ def draw_confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], path:
     places = range(len(labels))
     axes.set_xticks(places, labels, rotation=90 if len(labels) > 4 else 0)
     axes.set_yticks(places, labels)
-    axes.set_xlabel("answered")
-    axes.set_ylabel("true")
+    axes.set_xlabel("answer")
+    axes.set_ylabel("true label")
     for row, column in np.argwhere(table > 0):
         shade = "white" if share[row, column] > 0.55 else "black"
         axes.text(column, row, f"{table[row, column]:.0f}", ha="center", va="center", color=shade, fontsize=7)
@@ -100,7 +100,7 @@ def draw_confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], path:
 
 
 def draw_embedding(points: np.ndarray, truth: Sequence[str], predicted: Sequence[str], path: Path) -> None:
-    """Write a PNG: one dot a sample, colour and shape say its true label, hollow dots were answered wrongly.
+    """Write a PNG with one dot for each sample: colour and shape are its true label; hollow dots are wrong answers.
 
     Args:
         points: ``(samples, 2)``.
@@ -120,16 +120,16 @@ def draw_embedding(points: np.ndarray, truth: Sequence[str], predicted: Sequence
             style: dict[str, Any] = {"edgecolors": colour, "facecolors": colour if hit else "none", "marker": marker}
             axes.scatter(points[chosen, 0], points[chosen, 1], s=14, linewidths=0.7, **style)
         axes.scatter([], [], s=24, marker=marker, color=colour, label=label)
-    axes.scatter([], [], s=24, marker="o", edgecolors="0.3", facecolors="none", label="answered wrongly")
-    axes.set_xlabel("first direction")
-    axes.set_ylabel("second direction")
+    axes.scatter([], [], s=24, marker="o", edgecolors="0.3", facecolors="none", label="wrong answer")
+    axes.set_xlabel("first component")
+    axes.set_ylabel("second component")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
     _write(figure, path)
 
 
 def draw_scores(comparison: IntentComparison, path: Path) -> None:
-    """Write a PNG: one group of dots per measure, dots are means with intervals, grey lines the floors.
+    """Write a PNG with one group of dots for each measure: dots are means with intervals, grey lines are floors.
 
     Args:
         comparison: At least one finished run.

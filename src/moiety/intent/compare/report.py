@@ -1,4 +1,4 @@
-"""The files a person reads after a comparison: tables, pictures, and one HTML page that needs nothing else."""
+"""The files of a comparison that people read: tables, pictures, and one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def write_outcome(comparison: IntentComparison) -> None:
 
 
 def first_method(comparison: IntentComparison) -> str | None:
-    """Whose pictures stand in the report: the recipe's own method, or the first line that was trained with a seed."""
+    """The method whose pictures the report shows: that of section model, or else the first that depends on a seed."""
     done = {run.name for run in comparison.runs}
     names = [comparison.recipe.model.method, *comparison.names]
     return next((name for name in names if name in done and not comparison.is_floor(name)), None)
@@ -57,22 +57,23 @@ def pictures_of(comparison: IntentComparison) -> dict[str, Path]:
     """Caption -> PNG, in the order of the report.
 
     Args:
-        comparison: A comparison, finished or not; pictures that are not drawn yet are left out.
+        comparison: A comparison, finished or not. Pictures that are not drawn yet are left out.
     """
     first, folder = first_method(comparison), comparison.folder
-    found = {"Mean over seeds with Student's 95 % intervals; grey lines are floors.": folder / SCORES}
+    drawn = "persons drawn with replacement" if comparison.rests_on_persons else "Student's, over seeds"
+    found = {f"Means over seeds with 95 % intervals ({drawn}). Grey lines are floors.": folder / SCORES}
     if first is not None:
         seed = comparison.recipe.seeds[0]
         found |= {
-            f"{first}, all seeds together: true label down, answer across.": folder / CONFUSION,
-            f"{first}, seed {seed}: the rows that score, as the head sees them, on their two directions of largest "
-            "spread.": run_folder(folder, first, seed) / EMBEDDING,
+            f"{first}, all seeds together: each line is a true label, each column an answer.": folder / CONFUSION,
+            f"{first}, seed {seed}: the scored rows as the head of the network sees them, along their two principal "
+            "components.": run_folder(folder, first, seed) / EMBEDDING,
         }
     return {caption: path for caption, path in found.items() if path.exists()}
 
 
 def report_page(comparison: IntentComparison) -> str:
-    """The whole report as one HTML page that needs nothing beside it; scores in percent, pictures inside.
+    """The report as one HTML page that needs no other file. Scores are in percent, pictures are inside.
 
     Args:
         comparison: A comparison, finished or not.
@@ -92,7 +93,7 @@ def report_page(comparison: IntentComparison) -> str:
         *further,
         html_heading("Cost"),
         html_table(cost_table(comparison), FLOORS),
-        html_heading("To know when reading these numbers"),
+        html_heading("How to read these numbers"),
         *map(html_note, notes(comparison)),
         html_heading("How it was made"),
         html_fold(
@@ -104,10 +105,10 @@ def report_page(comparison: IntentComparison) -> str:
 
 
 def _hidden(comparison: IntentComparison) -> list[str]:
-    """What is left when modalities are taken away, where the recipe asks."""
+    """The scores with modalities hidden, where the recipe asks for them."""
     if not comparison.recipe.compare.hide:
         return []
-    note = "Nothing is trained anew: each model answers again with modalities taken away from the rows."
+    note = "Nothing is trained again: each model answers once more, with these modalities hidden in all rows."
     return [
         html_heading("When a modality is missing"),
         html_note(note),
@@ -116,7 +117,7 @@ def _hidden(comparison: IntentComparison) -> list[str]:
 
 
 def _contrasts(comparison: IntentComparison) -> list[str]:
-    """The recipe's own questions and their answers."""
+    """The contrasts that the recipe asks for, and their verdicts."""
     compare = comparison.recipe.compare
     if not comparison.asked_contrasts:
         return []
@@ -124,5 +125,5 @@ def _contrasts(comparison: IntentComparison) -> list[str]:
         f"{name}: {', '.join(f'{weight:+g} × {member}' for member, weight in compare.weights(name).items())}"
         for name in comparison.asked_contrasts
     ]
-    note = f"{comparison.how_tested} {'; '.join(meaning)}."
+    note = f"{comparison.how_tested} The contrasts are: {'; '.join(meaning)}."
     return [html_heading("What the recipe asks"), html_note(note), html_table(contrast_table(comparison), num_texts=4)]

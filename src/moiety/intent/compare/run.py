@@ -1,4 +1,4 @@
-"""Methods and variants times seeds on the same rows: each run in its own folder, any process may take any run."""
+"""Runs a comparison: every method and variant with every seed on the same rows, each run in a folder of its own."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from moiety.records.saving import check_writable, write_atomically
 
 logger = logging.getLogger(__name__)
 
-MODEL = "model"
+MODEL, LOCK = "model", ".lock"
 _WITHOUT_EFFECT = {"device", "progress", "random_state"}
-"""Settings of a model that its result does not depend on, or that the seed of the run stands for."""
+"""Settings of a model that do not change its result, or that the seed of the run replaces."""
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Job:
         names: Lines of the table.
         planned: Runs of the table.
         on_progress: Called with (clips read, clips in all).
-        read: How rows are read, as JSON -> what was read.
-        prints: The same -> fingerprints of its splits.
+        read: Data settings as JSON -> the data set that they name.
+        prints: Data settings as JSON -> fingerprint of each split.
         made_by: Command, commit, versions and machine of this process.
     """
 
@@ -60,7 +60,7 @@ class Job:
         return run_folder(self.recipe.output, name, None if self.recipe.method_of(name) in FLOORS else seed)
 
     def dataset(self, name: str) -> IntentDataset:
-        """The rows as one line of the table reads them; lines that read alike share them."""
+        """The rows as one line of the table reads them; lines with the same data settings share them."""
         data = self.recipe.data_of(name)
         key = json.dumps(data.given(), sort_keys=True)
         if key not in self.read:
@@ -84,15 +84,15 @@ class Job:
         return {"method": method, "model": model, "seed": seed, "data": rows, "hide": list(self.recipe.compare.hide)}
 
     def run(self, pair: Pair) -> IntentRun | None:
-        """What is finished of one run.
+        """The record of one run; None while it is not finished.
 
         Raises:
-            ValueError: it was made with other settings.
+            ValueError: the run was made with other settings.
         """
         return load_run(self.folder(pair), self.settings(pair))
 
     def _rows(self, dataset: IntentDataset) -> dict[str, int]:
-        """How many rows teach and score, and how many groups score; in folds every row does both in turn."""
+        """Numbers of rows that teach, rows that are scored, and groups that are scored; in folds each row does both."""
         data = self.recipe.data
         if data.folds is not None:
             rows = dataset[data.train]
@@ -102,14 +102,14 @@ class Job:
         return {"train": len(parts.all_train), "score": len(parts.score), "groups": groups}
 
     def summary(self) -> IntentComparison:
-        """The comparison as it stands, with the results of other processes."""
+        """The comparison as far as it is finished, by this process and by others."""
         runs = [run for pair in self.planned if (run := self.run(pair)) is not None]
         rows = self._rows(self.dataset(self.names[0]))
         context = {"rows": rows, "recipe": self.recipe.model_dump(mode="json"), "provenance": self.made_by}
         return IntentComparison(self.recipe, self.names, runs, self.planned, Path(self.recipe.output), context)
 
     def so_far(self, asked: Sequence[Pair]) -> IntentComparison:
-        """What was asked, and all else that is finished."""
+        """The comparison of the runs that were asked for, and of all others that are finished."""
         planned = [pair for pair in self.planned if pair in asked or self.run(pair) is not None]
         names = [name for name in self.names if name in {name for name, _ in planned}]
         return replace(self, names=names, planned=planned).summary()
@@ -124,27 +124,28 @@ def run_intent_compare(
     on_progress: Callable[[int, int], None] | None = None,
     on_run: Callable[[int, int], None] | None = None,
 ) -> IntentComparison:
-    """Train and score methods and variants with several seeds, and write what came out.
+    """Train and score methods and variants with several seeds, and write the results.
 
     Every run reads the same rows and, with the same seed, sets the same rows aside. Finished runs are kept, so a
-    stopped comparison goes on where it was; a second process given the same recipe takes runs that nobody works on.
-    Floors (majority, logistic regression) run once: no seed enters them.
+    stopped comparison goes on where it was. Several processes with the same recipe share the runs. Floors (majority,
+    logistic regression) run once, because they do not depend on a seed.
 
-    Below ``recipe.output``: ``runs/<name>-seed<k>/result.json``, ``table.md``, ``table.csv``, ``results.json``,
-    and, at the end, pictures and ``report.html``. Tables are written anew after each run.
+    Written below ``recipe.output``: ``runs/<name>-seed<k>/result.json``; after each run ``recipe.yaml``, ``table.md``,
+    ``table.csv`` and ``results.json``; at the end pictures and ``report.html``. Where the first run is refused, nothing
+    is written.
 
     Args:
         recipe: The recipe.
-        methods: Run these only. What comes back is about them alone; the files also hold what the recipe's others have
-            finished.
-        seeds: Run these only, likewise.
-        dry_run: Plan only: no run, no file.
+        methods: Run only these. The result is about them alone; the files also hold what else is finished of the
+            recipe.
+        seeds: Run only these, likewise.
+        dry_run: Only plan: nothing is run or written.
         on_progress: Called with (clips read, clips in all) where clips are read.
         on_run: Called with (runs finished, runs in all) before each run and at the end.
 
     Raises:
         RecipeError: a name is unknown.
-        ValueError: data cannot be read, or an earlier run in this output was made with other settings.
+        ValueError: data cannot be read, or an earlier run in this folder was made with other settings.
     """
     chosen, names = _united(methods, recipe.compare.methods)
     numbers, all_seeds = _united(seeds, recipe.seeds)
@@ -153,14 +154,17 @@ def run_intent_compare(
     if dry_run:
         return IntentComparison(recipe, chosen, (), asked.planned, Path(recipe.output))
     whole = replace(asked, names=names, planned=_pairs(recipe, names, all_seeds))
-    _write_recipe(recipe)
+    check_writable(recipe.output, is_folder=True)
     _warn_of_known_persons(asked)
+    _check_finished_runs(asked)
     for pair in asked.planned:
         if on_run is not None:
             on_run(sum(asked.run(known) is not None for known in asked.planned), len(asked.planned))
         if _take(asked, pair):
+            _write_recipe(recipe)
             write_tables(whole.so_far(asked.planned))
     comparison = asked.summary()
+    _write_recipe(recipe)
     write_outcome(whole.so_far(asked.planned))
     if on_run is not None:
         on_run(len(comparison.runs), len(asked.planned))
@@ -168,10 +172,21 @@ def run_intent_compare(
 
 
 def _warn_of_known_persons(job: Job) -> None:
-    """Say it before hours of work: the notes of the runs say it once more beside the numbers."""
+    """Warn before hours of work where a person teaches and scores; the notes beside the numbers say it once more."""
     data = job.recipe.data
     for note in known_persons(job.dataset(job.names[0]), data) if data.folds is None else ():
         logger.warning("%s", note)
+
+
+def _check_finished_runs(job: Job) -> None:
+    """Compare the settings of all runs that are finished, before any other run is made.
+
+    Raises:
+        ValueError: a run was made with other settings.
+    """
+    for pair in job.planned:
+        if load_run(job.folder(pair)) is not None:
+            job.run(pair)
 
 
 def run_intent_fit(
@@ -180,30 +195,31 @@ def run_intent_fit(
     seeds: Sequence[int] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[IntentComparison, list[Path]]:
-    """Train the recipe's own model with each seed and keep every model.
+    """Train the model of a recipe once with each seed, and keep every model.
 
-    The same as a comparison of one method, written below ``<output>/fit``.
+    This is a comparison of one method, written below ``<output>/fit``.
 
     Args:
         recipe: The recipe.
-        seeds: Over those of the recipe.
+        seeds: Seeds instead of those of the recipe.
         on_progress: As for :func:`run_intent_compare`.
 
     Returns:
-        What came out, and the model folders in the order of the seeds.
+        The comparison, and the model folders in the order of the seeds.
 
     Raises:
         ValueError: the recipe asks for folds, or as for :func:`run_intent_compare`.
     """
     if recipe.data.folds is not None:
         raise ValueError(
-            f"data.folds is {recipe.data.folds}, which makes as many models a seed and keeps none; to fit one that is "
-            "kept, leave folds out"
+            f"data.folds is {recipe.data.folds}, which makes as many models for each seed and keeps none; to fit a "
+            "model that is kept, leave folds out"
         )
     tree = recipe.model_dump()
     method = recipe.model.method
-    own = {**tree["compare"], "methods": [method], "variants": {}, "contrasts": {}, "keep_models": "all"}
-    changes: dict[str, Any] = {"output": str(Path(recipe.output) / "fit"), "data": recipe.data.given(), "compare": own}
+    compare = {**tree["compare"], "methods": [method], "variants": {}, "contrasts": {}, "keep_models": "all"}
+    output = str(fit_folder(recipe))
+    changes: dict[str, Any] = {"output": output, "data": recipe.data.given(), "compare": compare}
     if seeds is not None:
         changes["seeds"] = list(seeds)
     recipe = IntentRecipe.model_validate(tree | changes)
@@ -211,43 +227,52 @@ def run_intent_fit(
     return comparison, [model_folder(recipe, method, seed) for seed in recipe.seeds]
 
 
+def fit_folder(recipe: IntentRecipe) -> Path:
+    """Where :func:`run_intent_fit` writes."""
+    return Path(recipe.output) / "fit"
+
+
 def model_folder(recipe: IntentRecipe, name: str, seed: int) -> Path:
-    """Where the model of one run stands if it is kept."""
+    """The folder of the model of one run, which exists if the model is kept."""
     return Job(recipe, [name], []).folder((name, seed)) / MODEL
 
 
 def _known(recipe: IntentRecipe, names: Sequence[str], seeds: Sequence[int]) -> IntentRecipe:
-    """The recipe with names and seeds that were given beside it, checked as if they stood in it."""
+    """The recipe with other names and seeds, checked as if they had been written in it."""
     tree = recipe.model_dump() | {"data": recipe.data.given(), "seeds": list(seeds)}
     return parse_intent_recipe(tree | {"compare": {**tree["compare"], "methods": list(names)}}, recipe.name)
 
 
 def _united(given: Sequence[Any] | None, recipe: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """What to run now, and what the table shows: the recipe's own and, behind them, further ones given now."""
+    """The entries to run now, and those of the table: the entries of the recipe, then further ones that were given."""
     chosen = list(recipe) if given is None else list(dict.fromkeys(given))
     return chosen, [*recipe, *(entry for entry in chosen if entry not in recipe)]
 
 
 def _pairs(recipe: IntentRecipe, names: Sequence[str], seeds: Sequence[int]) -> list[Pair]:
-    """Runs in the order they are made: floors, then seed by seed, so that paired differences come early."""
+    """The runs in their order: floors first, then seed by seed, so that the first paired differences come early."""
     floors = [name for name in names if recipe.method_of(name) in FLOORS]
     return [(name, 0) for name in floors] + [(name, seed) for seed in seeds for name in names if name not in floors]
 
 
 def _write_recipe(recipe: IntentRecipe) -> None:
-    """The recipe as it is run; before anything else, so that an output that cannot be written is noticed now."""
-    check_writable(recipe.output, is_folder=True)
+    """The recipe as it was run, beside its results."""
     tree = recipe.model_dump(mode="json") | {"data": recipe.data.given()}
     write_atomically(Path(recipe.output) / "recipe.yaml", yaml.safe_dump(tree, allow_unicode=True, sort_keys=False))
 
 
 def _take(job: Job, pair: Pair) -> bool:
-    """Do one run unless it is finished or in work; whether a result was added."""
+    """Do one run, unless it is finished or another process works on it.
+
+    Returns:
+        Whether a result was added. Where the run is refused nothing stays behind.
+    """
     folder = job.folder(pair)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # The system frees the lock of a process that died, so a killed run is taken over by the next process.
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             if job.run(pair) is not None:
                 logger.info("%s is finished and used as it is", folder.name)
                 return False
@@ -257,18 +282,30 @@ def _take(job: Job, pair: Pair) -> bool:
     except Timeout:
         logger.info("%s is in work in another process", folder.name)
         return False
+    except Exception:
+        _remove_empty(missing)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove the folders that a refused run made, innermost first; one that holds more than its lock stays."""
+    for folder in folders:
+        if any(entry.name != LOCK for entry in folder.iterdir()):
+            return
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _place(job: Job, pair: Pair) -> str:
-    """Which run of how many, and how long those of this name took."""
+    """The number of this run, and how long the last one of this name took."""
     done = {other: run for other in job.planned if (run := load_run(job.folder(other))) is not None}
-    own = [run.training["seconds"] for (name, _), run in done.items() if name == pair[0]]
-    took = f", the last one took {own[-1]:.0f} s" if own else ""
+    seconds = [run.training["seconds"] for (name, _), run in done.items() if name == pair[0]]
+    took = f", the last one took {seconds[-1]:.0f} s" if seconds else ""
     return f"run {len(done) + 1} of {len(job.planned)}{took}"
 
 
 def _made(job: Job, pair: Pair, folder: Path) -> IntentRun:
-    """Train, score with and without each modality, draw and keep what the recipe asks to keep."""
+    """Train one model, score it with and without each modality, draw its pictures, keep it if the recipe says so."""
     (name, seed), recipe = pair, job.recipe
     data, settings = recipe.data_of(name), job.settings(pair)
     rows = job.dataset(name)
@@ -285,10 +322,10 @@ def _made(job: Job, pair: Pair, folder: Path) -> IntentRun:
 
 
 def _is_pictured(recipe: IntentRecipe, pair: Pair) -> bool:
-    """Whether the report may show this run: the first seed of the recipe's own method; `evaluate` draws the others."""
+    """Whether the report may show this run: the first seed of the method of section model."""
     name, seed = pair
-    own = recipe.model.method
-    return seed == recipe.seeds[0] and (name == own or own not in recipe.compare.methods)
+    method = recipe.model.method
+    return seed == recipe.seeds[0] and (name == method or method not in recipe.compare.methods)
 
 
 def _keeps(recipe: IntentRecipe, seed: int) -> bool:

@@ -1,4 +1,4 @@
-"""What one training with one seed left behind, as a file that is either whole or absent."""
+"""The record of one run (one method, one seed), as a file that is either whole or absent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNS = "runs"
 
 
 def run_folder(output: str | Path, name: str, seed: int | None) -> Path:
-    """Folder of one run below the folder of its comparison; without a seed that of a floor.
+    """Folder of one run, below the folder of its comparison; a floor has no seed.
 
     Example:
         >>> run_folder("out", "amess", 2).as_posix(), run_folder("out", "majority", None).as_posix()
@@ -31,17 +31,18 @@ class IntentRun:
 
     Args:
         name: Name in the table.
-        seed: Of weights, order, dropout and rows set aside; 0 for a floor, which none enters.
-        settings: Everything the result depends on; a record made under other settings is not used again.
-        grades: Measure -> value in 0..1, all modalities given.
-        hidden: Modalities taken away, joined with + -> grades; only where rows are left.
-        rows: Rows that were graded.
-        without_input: Rows left out, because nothing in them can be read; by what is hidden, "" for nothing.
+        seed: Seed of weights, order of rows, dropout and rows set aside; 0 for a floor, which needs none.
+        settings: Everything that the result depends on. A record that was made with other settings is not used again.
+        grades: Measure -> value in 0..1, with all modalities given.
+        hidden: Hidden modalities, joined with + -> grades; only where rows are left.
+        rows: Number of rows that were graded.
+        without_input: Hidden modalities ("" for none) -> number of rows that were left out, because they have nothing
+            that can be read.
         confusion: ``labels`` and ``counts``.
         training: ``seconds``, ``parameters``, ``epochs``, ``best_epoch``.
         notes: What a reader of the scores should know.
         provenance: Command, versions, commit, machine.
-        by_group: Of a run in folds: modalities taken away, "" for none -> ``labels`` and ``counts`` of each person.
+        by_group: For a run in folds: hidden modalities ("" for none) -> ``labels`` and the ``counts`` of each person.
     """
 
     name: str
@@ -62,8 +63,8 @@ def save_run(run: IntentRun, folder: Path) -> None:
     """Write the record as ``result.json``, whole or not at all.
 
     Args:
-        run: What :func:`load_run` gives back.
-        folder: Folder of the run; an earlier record is replaced.
+        run: The record.
+        folder: Folder of the run; an earlier record in it is replaced.
 
     Raises:
         OSError: the folder cannot be written; an earlier record then stays.
@@ -76,7 +77,7 @@ def load_run(folder: Path, settings: Mapping[str, Any] | None = None) -> IntentR
 
     Args:
         folder: Folder of the run.
-        settings: What the run would be made with now; None: take the record as it is.
+        settings: Settings with which the run would be made now; None: they are not compared.
 
     Raises:
         ValueError: the record was made with other settings, or the file is not a record.
@@ -85,6 +86,6 @@ def load_run(folder: Path, settings: Mapping[str, Any] | None = None) -> IntentR
 
 
 def _whole(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with defaults written out: fields that came later did not change what was made before them."""
+    """The settings with all defaults: fields that were added later did not change earlier results."""
     tree = dict(json.loads(json.dumps(settings)))
     return tree | {"model": with_defaults(IntentSettings, tree.get("model", {}))}

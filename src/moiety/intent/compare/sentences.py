@@ -1,4 +1,4 @@
-"""What a report of intents says first: what learned from what, what came out, what that leaves open."""
+"""The first sentences of a report: what was done, what came out, and what the numbers do not say."""
 
 from __future__ import annotations
 
@@ -6,43 +6,51 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moiety.intent.compare.outcome import IntentComparison
-from moiety.intent.compare.tables import SHOWN
+from moiety.intent.compare.tables import IN_WORDS
 from moiety.records.pages import counted, listed, spread
-from moiety.stats.contrasts import Contrast, as_families, contrast_over
+from moiety.stats.contrasts import Contrast, as_families
 from moiety.stats.intervals import Estimate
 
 FEW = 6
-"""So many names fit a sentence."""
+"""At most so many names are listed in a sentence."""
 
 
 def title_of(comparison: IntentComparison) -> str:
-    """What was compared, on which recipe."""
+    """The title: how many methods, and the name of the recipe."""
     return f"Recognising intents, {counted(len(comparison.names), 'method')} side by side: {comparison.recipe.name}"
 
 
 def made(comparison: IntentComparison) -> str:
-    """Who learned, from how many rows, and on how many they are scored."""
+    """Which methods learned, from how many rows, and on how many rows they are scored."""
     rows, names = comparison.context.get("rows", {}), comparison.names
-    shown = f" ({', '.join(names)})" if len(names) <= FEW else ""
+    methods = counted(len(names), "method").capitalize() + (f" ({', '.join(names)})" if len(names) <= FEW else "")
     seeds = counted(len({run.seed for run in comparison.runs if not comparison.is_floor(run.name)}), "seed")
-    taught, scored = rows.get("train", 0), rows.get("score", 0)
+    data = comparison.recipe.data
+    if comparison.rests_on_persons:
+        return (
+            f"{methods} are scored on {rows.get('score', 0):,} rows of {rows.get('groups', 0)} persons (split "
+            f"{data.train!r}), in {data.folds} folds: each person by models that never saw that person. Methods that "
+            f"depend on a seed ran with {seeds}."
+        )
     return (
-        f"{counted(len(names), 'method').capitalize()}{shown} learned from {taught:,} rows and are scored on "
-        f"{scored:,} others (split {comparison.recipe.data.score!r}), with {seeds} each where chance enters."
+        f"{methods} learned from {rows.get('train', 0):,} rows and are scored on {rows.get('score', 0):,} others "
+        f"(split {data.score!r}). Methods that depend on a seed ran with {seeds}."
     )
 
 
 def result(comparison: IntentComparison) -> str:
-    """The recipe's own method on its first measure, beside the others, and who can be told apart."""
-    measure, own = comparison.recipe.compare.measures[0], comparison.recipe.model.method
+    """What the method of section model reaches on the first measure, beside the others, and which can be told apart."""
+    measure, method = comparison.recipe.compare.measures[0], comparison.recipe.model.method
     found = {name: estimate for name in comparison.names if (estimate := comparison.estimate(name, measure))}
     if not found:
         return "Nothing is scored yet."
-    first = own if own in found else next(iter(found))
+    trained = [name for name in found if not comparison.is_floor(name)]
+    first = method if method in found else next(iter(trained or found))
     others = [name for name in found if name != first]
-    text = f"{first} reaches {in_percent(found[first])} {SHOWN[measure]}"
+    text = f"{first} reaches {in_percent(found[first])} {IN_WORDS[measure]}"
     text += f", the others {spread([100 * found[name].mean for name in others])} %" if others else ""
-    against = [contrast for name in others if (contrast := _pair(comparison, first, name, measure)) is not None]
+    pairs = [{first: 1.0, name: -1.0} for name in others]
+    against = [one for pair in pairs for one in comparison.contrast_on("against all others", pair, [measure])]
     return f"{text}; {_verdicts(first, as_families(against))}." if against else f"{text}."
 
 
@@ -57,15 +65,10 @@ def in_percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f} %{interval}"
 
 
-def _pair(comparison: IntentComparison, first: str, second: str, measure: str) -> Contrast | None:
-    values = {name: comparison.values(name, measure) for name in (first, second)}
-    return contrast_over("against all others", {first: 1.0, second: -1.0}, measure, values)
-
-
 def _verdicts(first: str, against: Sequence[Contrast]) -> str:
-    """Who is above, who below, and who cannot be told from `first`."""
+    """Which methods `first` beats, which beat it, and from which it cannot be told."""
     if not any(contrast.estimate.has_interval for contrast in against):
-        return "one seed cannot tell them apart"
+        return f"one {against[0].pairs} cannot tell them apart"
     groups: dict[str, list[str]] = {"beats": [], "is beaten by": [], "cannot be told from": []}
     for contrast in against:
         other = next(name for name in contrast.weights if name != first)
@@ -78,15 +81,17 @@ def _verdicts(first: str, against: Sequence[Contrast]) -> str:
 
 
 def limits(comparison: IntentComparison) -> str:
-    """What the numbers leave open."""
+    """What the numbers do not say."""
     seeds = len({run.seed for run in comparison.runs if not comparison.is_floor(run.name)})
-    said = (
-        "how much chance in training moves a score, for that takes a second seed"
-        if seeds < 2
-        else "how other rows or other people would score, for the intervals are over seeds alone"
-    )
+    if comparison.rests_on_persons:
+        unknown = "how persons of another kind would score; the intervals are over persons like these"
+    elif seeds < 2:
+        unknown = "how much a score depends on chance in training; that takes a second seed"
+    else:
+        unknown = "how other rows or other people would score; the intervals are over seeds alone"
     named = " A-MESS here means A-MESS as reconstructed by moiety." if _has_amess(comparison) else ""
-    return f"What this does not say: {said}.{f' {comparison.limit}' if comparison.limit else ''}{named}"
+    limit = f" {comparison.limit}" if comparison.limit else ""
+    return f"What these numbers do not say: {unknown}.{limit}{named}"
 
 
 def _has_amess(comparison: IntentComparison) -> bool:
@@ -97,35 +102,36 @@ def fusion(comparison: IntentComparison, rows: Sequence[Mapping[str, Any]]) -> s
     """Whether all modalities are needed, by the law of the world, and whether the recipe's method learned to use them.
 
     Args:
-        comparison: Of the demo.
+        comparison: The comparison of the demo.
         rows: As :func:`moiety.intent.demo.page.subset_rows` gives them, that of all modalities first.
     """
-    own, (whole, *parts) = comparison.recipe.model.method, rows
+    method, (whole, *parts) = comparison.recipe.model.method, rows
     best = max(parts, key=lambda row: row["attainable"])
     more = whole["attainable"] > best["attainable"]
     needed = (
-        f"Fusion is {'needed' if more else 'not needed'}: whoever reads all signs can know {_share(whole)} % of the "
-        f"intents, whoever lacks one at most {_share(best)} % ({best['modalities'].replace('+', ' and ')})"
+        f"Fusion is {'needed' if more else 'not needed'}: a reader of all signs can know {_share(whole)} % of the "
+        f"intents, a reader of two at most {_share(best)} % ({best['modalities'].replace('+', ' and ')})"
     )
-    estimate = comparison.estimate(own, "acc")
+    estimate = comparison.estimate(method, "acc")
     if estimate is None:
-        return f"{needed}; {own} has no result yet."
-    return f"{needed}. {_learned(own, estimate, best['attainable'])}"
+        return f"{needed}; {method} has no result yet."
+    return f"{needed}. {_learned(method, estimate, best['attainable'])}"
 
 
-def _learned(own: str, estimate: Estimate, bar: float) -> str:
-    said = f"{own} reaches {in_percent(estimate)}"
+def _learned(method: str, estimate: Estimate, bar: float) -> str:
+    """Whether the method exceeds `bar`, the best that two modalities allow, as far as the interval shows it."""
+    reached = f"{method} reaches {in_percent(estimate)}"
     if estimate.mean <= bar:
-        return f"That is not learned here: {said}, no more than two modalities allow."
+        return f"It is not learned here: {reached}, no more than two modalities allow."
     if not estimate.has_interval:
-        return f"{said}, more than two modalities allow; one seed has no interval, so that is no verdict."
+        return f"{reached}, more than two modalities allow; one seed has no interval, so this is no verdict."
     if estimate.low > bar:
-        return f"And it is learned: {said}, more than two modalities allow."
-    return f"That it is learned is not shown: {said}, and the interval reaches down to what two modalities allow."
+        return f"And it is learned: {reached}, more than two modalities allow."
+    return f"Whether it is learned is not shown: {reached}, but the interval reaches down to what two modalities allow."
 
 
 def luck(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A word on numbers above the attainable, only where there are some."""
+    """A note on scores above the attainable; empty where there are none."""
     above = [
         f"{name} with {row['modalities'].replace('+', ' and ')}"
         for row in rows
@@ -136,8 +142,8 @@ def luck(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     more = f" and {len(above) - 3} more" if len(above) > 3 else ""
     return (
-        f"Above the attainable stand {', '.join(above[:3])}{more}: attainable is a mean over all clips that could be "
-        "drawn, and these rows are a sample; who has to guess is lucky on some."
+        f"Some scores are above the attainable: {', '.join(above[:3])}{more}. The attainable is a mean over all clips "
+        "that could be drawn, and these clips are a sample: a reader who has to guess may be lucky."
     )
 
 

@@ -23,11 +23,20 @@ SHOWN = {
     "weighted_f1": "WF1",
     "weighted_prec": "WP",
 }
-"""Measure -> the name that papers print; F1, P and R are means over classes."""
+"""Measure -> its name in the tables, as papers have it."""
+IN_WORDS = {
+    "acc": "accuracy",
+    "f1": "F1 (mean over classes)",
+    "prec": "precision (mean over classes)",
+    "rec": "recall (mean over classes)",
+    "weighted_f1": "weighted F1",
+    "weighted_prec": "weighted precision",
+}
+"""Measure -> its name in a sentence."""
 
 
 def percent(estimate: Estimate | None) -> str:
-    """In percent with its interval where there is one.
+    """A score in percent, with its interval if it has one.
 
     Example:
         >>> percent(Estimate(0.705, 0.69, 0.72, 5)), percent(Estimate(0.5, math.nan, math.nan, 1)), percent(None)
@@ -50,59 +59,61 @@ def markdown(comparison: IntentComparison) -> str:
 
 
 def plan_table(comparison: IntentComparison) -> list[list[str]]:
-    """Header and lines: what will be trained, one name a line."""
+    """Header and lines: what will be trained, one line for each name."""
     lines = [["name", "method", "seeds", "changed settings"]]
     for name in comparison.names:
         recipe, variant = comparison.recipe, comparison.recipe.compare.variants.get(name)
         changes = {} if variant is None else {**variant.model, **variant.data}
         seeds = [str(seed) for other, seed in comparison.planned if other == name]
         shown = ", ".join(f"{key}={value}" for key, value in changes.items())
-        numbers = "none enters" if comparison.is_floor(name) else " ".join(seeds)
+        numbers = "none needed" if comparison.is_floor(name) else " ".join(seeds)
         lines.append([name, recipe.method_of(name), numbers, shown])
     return lines
 
 
 def caption(comparison: IntentComparison) -> str:
-    """What the numbers mean and how many runs they rest on."""
+    """What the numbers are, and on how many runs they rest."""
     number = len(comparison.planned)
     if not comparison.runs:
-        return f"{number} run{'s' * (number != 1)}, none made yet."
+        return f"{number} run{'s' * (number != 1)} planned, none made yet."
     seeds = len(comparison.seeds)
     meaning = f"mean over up to {seeds} seeds with Student's 95 % interval" if seeds > 1 else "one seed, no interval"
     if comparison.rests_on_persons:
-        meaning = f"mean over up to {seeds} seed{'s' * (seeds != 1)} with the 95 % interval of persons drawn anew"
+        meaning = f"mean over up to {seeds} seed{'s' * (seeds != 1)} with the 95 % interval over persons"
     waiting = [f"{name} seed {seed}" for name, seed in comparison.missing]
     shown = ", ".join(waiting[:8]) + (f" and {len(waiting) - 8} more" if len(waiting) > 8 else "")
     rows = comparison.context.get("rows", {})
     return (
-        f"Percent: {meaning}. {len(comparison.runs)} of {len(comparison.planned)} runs are finished"
-        + (f"; without result: {shown}" if waiting else "")
-        + f". Rows: {_rows_sentence(comparison, rows)} F1, P and R are means over classes."
+        f"Scores in percent: {meaning}. {len(comparison.runs)} of {len(comparison.planned)} runs are finished"
+        + (f"; these are not: {shown}" if waiting else "")
+        + f". {_rows_sentence(comparison, rows)} ACC is accuracy. F1, P (precision) and R (recall) are "
+        "means over classes; WF1 and WP weigh the classes by their rows."
     )
 
 
 def _rows_sentence(comparison: IntentComparison, rows: Mapping[str, int]) -> str:
     data = comparison.recipe.data
     if data.folds is not None:
-        return f"each of {rows.get('score', 0):,} (split {data.train!r}) scores once and teaches in other folds."
-    return f"{rows.get('train', 0):,} teach, {rows.get('score', 0):,} score (split {data.score!r})."
+        number = f"{rows.get('score', 0):,} rows (split {data.train!r})"
+        return f"Each of {number} is scored in one fold and teaches in the others."
+    return f"{rows.get('train', 0):,} rows teach, {rows.get('score', 0):,} are scored (split {data.score!r})."
 
 
 def notes(comparison: IntentComparison) -> list[str]:
-    """What each variant is there for, how epochs were chosen, and what the seeds cannot show."""
+    """What a reader should know: what the seeds cannot show, how epochs were chosen, what each variant changes."""
     variants = comparison.recipe.compare.variants
     found = [comparison.limit] if comparison.limit else []
     persons = comparison.context.get("rows", {}).get("groups", 0)
     if persons and not comparison.rests_on_persons and len(comparison.seeds) > 1:
         found.append(
-            f"Every seed scores the same {persons} groups of rows (persons): intervals and verdicts say how much "
-            "training varies, not what other persons would give; data.folds asks that."
+            f"Every seed scores the same {persons} groups of rows (persons). Intervals and verdicts therefore say how "
+            "much training varies, not how other persons would score; set data.folds to ask that."
         )
     found += list(dict.fromkeys(f"{note[0].upper()}{note[1:]}." for run in comparison.runs for note in run.notes))
     found += [f"{name}: {variants[name].note}" for name in comparison.names if name in variants and variants[name].note]
     left_out = {hide: max(run.without_input.get(hide, 0) for run in comparison.runs) for hide in _hides(comparison)}
     found += [
-        f"{f'With {hide} hidden' if hide else 'Scored'}: up to {count} rows have nothing left to read and are left out."
+        f"With {hide or 'nothing'} hidden, up to {count} rows have nothing that can be read; they are not scored."
         for hide, count in left_out.items()
         if count
     ]
@@ -114,7 +125,7 @@ def _hides(comparison: IntentComparison) -> list[str]:
 
 
 def score_table(comparison: IntentComparison, narrow: bool = False) -> list[list[str]]:
-    """Header and lines: one name a line, every measure a column; narrow: the measures of the recipe alone."""
+    """Header and lines: one line for each name, one column for each measure; narrow: only those of the recipe."""
     shown = [*comparison.recipe.compare.measures]
     if not narrow:
         shown += [measure for measure in MEASURES if measure not in shown]
@@ -122,13 +133,13 @@ def score_table(comparison: IntentComparison, narrow: bool = False) -> list[list
     lines = [["method", "seeds", *(SHOWN.get(measure, measure) for measure in shown)]]
     for name in comparison.names:
         seeds = sum(run.name == name for run in comparison.runs)
-        number = "any" if comparison.is_floor(name) and seeds else str(seeds)
+        number = "none" if comparison.is_floor(name) and seeds else str(seeds)
         lines.append([name, number, *(percent(comparison.estimate(name, measure)) for measure in shown)])
     return lines
 
 
 def hidden_table(comparison: IntentComparison) -> list[list[str]]:
-    """Header and lines: how much is left when a modality is taken away at the time of scoring."""
+    """Header and lines: the scores with modalities hidden at the time of scoring."""
     hides = comparison.recipe.compare.hide
     lines = [["method", "measure", "all given", *(f"{hide} hidden" for hide in hides)]]
     for measure in comparison.recipe.compare.measures:
@@ -140,17 +151,17 @@ def hidden_table(comparison: IntentComparison) -> list[list[str]]:
 
 
 def contrast_table(comparison: IntentComparison) -> list[list[str]]:
-    """Header and lines: one contrast and measure a line; those without a result yet say so."""
+    """Header and lines: one line for each contrast and measure; a contrast without a result says so."""
     found = comparison.contrasts()
     lines = [["contrast", "measure", "verdict", "numbers"]]
     lines += [[entry.name, SHOWN[entry.question_type], entry.verdict, entry.numbers] for entry in found]
     waiting = [name for name in comparison.asked_contrasts if name not in {entry.name for entry in found}]
-    return lines + [[name, "", "no seed with all of its methods yet", ""] for name in waiting]
+    return lines + [[name, "", "no result yet: its methods have no finished seed in common", ""] for name in waiting]
 
 
 def cost_table(comparison: IntentComparison) -> list[list[str]]:
-    """Header and lines: size and price of training, one name a line."""
-    lines = [["method", "parameters", "seconds a run", "epochs", "best epoch"]]
+    """Header and lines: size of the model and cost of training, one line for each name."""
+    lines = [["method", "parameters", "seconds per run", "epochs", "best epoch"]]
     for name in comparison.names:
         cells = [
             _number(comparison.mean_of(name, key), form)
@@ -161,7 +172,7 @@ def cost_table(comparison: IntentComparison) -> list[list[str]]:
 
 
 def csv_text(comparison: IntentComparison) -> str:
-    """One line per name, measure and hidden modality, numbers unrounded, for other programs."""
+    """For other programs: one line for each name, measure and hidden modality; numbers are not rounded."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["method", "hidden", "measure", "num_seeds", "mean", "low", "high"])

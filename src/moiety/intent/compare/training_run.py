@@ -1,4 +1,4 @@
-"""One method, one seed: trained, and graded with and without each modality."""
+"""Trains one method with one seed, and grades it with and without each modality."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from moiety.intent.recipe import FLOORS, IntentRecipe, hidden_names
 
 
 def graded(recipe: IntentRecipe, name: str, model: Model, score: Split) -> dict[str, Graded]:
-    """Modalities taken away as in the recipe, "" for none first -> grades; only where rows are left.
+    """Hidden modalities ("" for none, which is first; then as in the recipe) -> grades; only where rows are left.
 
     Raises:
-        ValueError: the model can read no row at all.
+        ValueError: the model can read none of the rows.
     """
     oos_label = recipe.model.oos_label
     full = grade(model, score, oos_label=oos_label)
     if full is None:
-        raise ValueError(f"{name}: no row of {recipe.data.score!r} has a modality that it reads")
+        raise ValueError(
+            f"{name}: no row of {recipe.data.score!r} has a modality that it reads; name a split that has one"
+        )
     hidden = {hide: grade(model, score, hidden_names(hide), oos_label) for hide in recipe.compare.hide}
     return {"": full, **{hide: found for hide, found in hidden.items() if found is not None}}
 
@@ -44,11 +46,11 @@ def run_of(
     Args:
         pair: Name and seed.
         settings: Everything that the result depends on.
-        found: What :func:`graded` gave.
-        training: What :func:`trained` told.
+        found: The grades, as :func:`graded` returns them.
+        training: The cost, as :func:`trained` returns it.
         notes: What a reader should know.
         provenance: Command, versions, commit, machine.
-        by_group: Keep the counts of each person too.
+        by_group: Whether the counts of each person are kept too.
     """
     full = found[""]
     return IntentRun(
@@ -70,7 +72,7 @@ def run_of(
 def trained(
     recipe: IntentRecipe, name: str, seed: int, parts: Parts
 ) -> tuple[Model, Mapping[str, float], Sequence[str]]:
-    """A fitted model, what that cost, and what a reader should know."""
+    """A fitted model, the cost of its training, and notes for the reader."""
     settings, method, started = recipe.model_of(name), recipe.method_of(name), time.perf_counter()
     if method in FLOORS:
         rows = teaching(parts.all_train, settings.modalities, settings.oos_label)
@@ -90,7 +92,7 @@ def trained(
 
 
 def teaching(split: Split, modalities: Sequence[str] | None, without: str | None = None) -> Split:
-    """Rows that have something to learn from; a floor knows no rows beyond every class."""
+    """The rows that have one of these modalities; rows with the label `without` are left out."""
     kept = [
         i
         for i, (sample, label) in enumerate(zip(split.samples, split.labels, strict=True))

@@ -12,7 +12,7 @@ from moiety.records.text_files import TextFileError, read_text
 
 
 class IntentDataError(ValueError):
-    """A data folder cannot be used; the text names file and line."""
+    """A data folder cannot be used; the text names the file and the line."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Split:
 
     Args:
         samples: The utterances.
-        labels: One string a sample.
-        groups: Who speaks in each sample, where the data says so; empty otherwise.
+        labels: The label of each sample.
+        groups: The speaker of each sample; empty where the data does not name speakers.
     """
 
     samples: list[IntentSample]
@@ -38,7 +38,7 @@ class IntentDataset:
     """A data set by split.
 
     Args:
-        name: Kind of the data.
+        name: Kind of the data, for messages.
         splits: Name of a split -> its rows.
     """
 

@@ -1,4 +1,4 @@
-"""Frozen Hugging Face encoders that make frames of what a sample holds raw."""
+"""Text encoders and other frozen models: hashing, which needs no model, and Hugging Face ids or folders."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor
 HASHING = "hashing"
 HASHING_DIM = 2048
 LOADING_ERRORS = (Exception,)
-"""What transformers raises at a model that is absent, damaged, or of another kind; tokenizers raises nothing finer."""
+"""Errors of a model that is absent, damaged, or of another kind. tokenizers raises bare ``Exception``."""
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The first line of an error's text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @functools.lru_cache(maxsize=3)
 def frozen_model(name: str) -> tuple[Any, frozenset[str]]:
-    """Model of a Hugging Face id or folder, frozen, float32; three are kept in memory.
+    """The model of a Hugging Face id or folder, frozen, float32. The last three stay in memory.
 
     Returns:
-        The model, and the names of weights that its file lacks: those are random.
+        The model, and the names of weights that its file lacks, which are random.
 
     Raises:
         ValueError: there is no such model.
@@ -52,13 +52,13 @@ def _kind(name: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def encoder_of(name: str) -> tuple[Any, Any, frozenset[str]]:
-    """Tokenizer and frozen text encoder of a Hugging Face id or folder; two are kept in memory.
+    """Tokenizer and frozen text encoder of a Hugging Face id or folder. The last two stay in memory.
 
     Returns:
-        Tokenizer, model, and the weights of an unused pooler that its file lacks.
+        Tokenizer, model, and the names of weights that its file lacks; these belong to a pooler that is not used.
 
     Raises:
-        ValueError: there is no such encoder, or its file lacks weights that count.
+        ValueError: there is no such encoder, or its file lacks weights that are used.
     """
     from transformers import AutoTokenizer
 
@@ -72,18 +72,21 @@ def encoder_of(name: str) -> tuple[Any, Any, frozenset[str]]:
         ) from error
     random = sorted(key for key in missing if not key.startswith("pooler."))
     if random:
-        raise ValueError(f"text encoder {name!r} lacks {len(random)} weights ({random[0]}), which would be random")
+        raise ValueError(
+            f"text encoder {name!r} lacks {len(random)} weights ({random[0]}), which would be random; "
+            "give a model with all weights"
+        )
     return tokenizer, model, missing
 
 
 class TextEncoder:
-    """Word pieces of a text as frames, or the text as one vector; frozen, float32.
+    """A frozen text encoder: a text becomes frames, one for each word piece, or one vector; float32.
 
     Args:
         name: Hugging Face id or folder of an encoder.
-        batch_size: Texts a forward.
-        max_pieces: Longer texts are cut here.
-        device: Where it runs.
+        batch_size: Number of texts in one forward.
+        max_pieces: Longer texts are cut after so many word pieces.
+        device: Where the model runs.
 
     Raises:
         ValueError: there is no such encoder.
@@ -103,7 +106,7 @@ class TextEncoder:
             yield self.model(**given).last_hidden_state.float().cpu(), given["attention_mask"].bool().cpu()
 
     def frames(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Last hidden states of each text, ``(pieces, dim)``, its first and last mark included."""
+        """The last hidden states of each text, ``(pieces, dim)``, with its first and last mark."""
         return [
             state[mask].numpy()
             for states, masks in self._states(texts)
@@ -111,7 +114,7 @@ class TextEncoder:
         ]
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
-        """Mean over the pieces of each text, ``(texts, dim)``."""
+        """The mean over the word pieces of each text, ``(texts, dim)``."""
         means = []
         for states, masks in self._states(texts):
             weight = masks.unsqueeze(-1).float()
@@ -120,17 +123,20 @@ class TextEncoder:
 
 
 def hashed_vectors(texts: Sequence[str]) -> np.ndarray:
-    """Character 1- to 3-grams hashed into 2,048 signed places, rows of length 1; needs no model, takes any language."""
+    """Character 1- to 3-grams, hashed into 2,048 signed columns, ``(texts, 2048)``; each row has length 1.
+
+    This needs no model and works for every language.
+    """
     hasher = HashingVectorizer(n_features=HASHING_DIM, analyzer="char", ngram_range=(1, 3), lowercase=True, norm="l2")
     return hasher.transform(texts).toarray().astype(np.float32)
 
 
 def encode_texts(texts: Sequence[str], encoder: str) -> Tensor:
-    """One vector a text, ``(texts, dim)`` float32.
+    """One vector for each text, ``(texts, dim)`` float32.
 
     Args:
-        texts: What to encode.
-        encoder: ``hashing``, or a Hugging Face id or folder: masked mean of the last hidden state, frozen.
+        texts: Texts.
+        encoder: ``hashing``, or a Hugging Face id or folder, whose last hidden states are averaged over the text.
     """
     if encoder == HASHING:
         return torch.from_numpy(hashed_vectors(texts))

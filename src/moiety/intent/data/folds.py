@@ -1,4 +1,4 @@
-"""Nested parts: persons who choose nothing score, each of them once, by models that never saw them."""
+"""Folds of persons: each person is scored once, by models that never saw that person."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from moiety.intent.data.sources import Parts, rows_of, set_aside
 
 
 def fold_rows(split: Split, folds: int) -> list[list[int]]:
-    """Rows that score in each fold: whole groups, labels spread as evenly as groups allow; no chance is in it.
+    """Numbers of the rows that are scored in each fold: whole groups, labels spread as evenly as the groups allow.
+
+    The folds do not depend on a seed.
 
     Args:
         split: Rows that name their group.
-        folds: How many parts.
+        folds: Number of folds.
 
     Raises:
         ValueError: rows name no group, or there are fewer groups than folds.
@@ -24,8 +26,8 @@ def fold_rows(split: Split, folds: int) -> list[list[int]]:
     """
     if not split.groups:
         raise ValueError(
-            f"data.folds is {folds}, but no row says who speaks; name persons in a column `group` (or person, speaker, "
-            "session), or leave folds out"
+            f"data.folds is {folds}, but no row says who speaks; name the persons in a field `group` (or person, "
+            "speaker, session), or leave folds out"
         )
     number = len(set(split.groups))
     if number < folds:
@@ -35,16 +37,16 @@ def fold_rows(split: Split, folds: int) -> list[list[int]]:
 
 
 def folds_of(split: Split, folds: int, seed: int, fraction: float = 0.1) -> list[Parts]:
-    """Parts of each fold: the persons of the fold score; of the others some choose the best epoch and the rest teach.
+    """The parts of each fold: its persons are scored; of the others some choose the best epoch and the rest teach.
 
     Args:
         split: Rows that name their group.
-        folds: How many parts.
-        seed: Draws who chooses, not who scores: that is the same for every seed and every method.
-        fraction: Share of the rows that chooses.
+        folds: Number of folds.
+        seed: Seed that draws the persons who choose. The persons who are scored are the same for every seed and method.
+        fraction: Share of the other rows that chooses.
 
     Raises:
-        ValueError: rows name no group, there are too few, or none can be set aside to choose.
+        ValueError: rows name no group, there are too few groups, or none can be set aside to choose.
     """
     return [_parts(split, set(score), seed, fraction, folds) for score in fold_rows(split, folds)]
 
@@ -55,7 +57,7 @@ def _parts(split: Split, score: set[int], seed: int, fraction: float, folds: int
     left = [i for i in range(len(others)) if i not in taken]
     persons = len(set(split.groups))
     note = (
-        f"each of {persons} groups scored once, in {folds} folds, by models that never saw it; the best epoch was "
+        f"each of {persons} groups was scored once, in {folds} folds, by models that never saw it; the best epoch was "
         f"chosen on {fraction:.0%} of the other rows, whole groups drawn by the seed"
     )
     return Parts(rows_of(others, left), rows_of(others, sorted(taken)), rows_of(split, sorted(score)), others, [note])

@@ -1,4 +1,4 @@
-"""Hazumi, recorded video calls with labels of dialogue acts and impressions, as its folder lies on the disk."""
+"""Reading Hazumi from its folder: recorded video calls with labels of dialogue acts and impressions."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ HAZUMI_TARGETS = {"da": "da_labels", "ui_ternary": ("low", "middle", "high"), "t
 
 
 def read_hazumi(folder: str | Path, *, target: str = "da", view: str = "exchange", history: int = 8) -> IntentDataset:
-    """Hazumi features, split by person.
+    """The features of Hazumi, split by person.
 
-    The words of the system are never an input: they give its act away.
+    The words of the dialogue system are never an input, because they would give its dialogue act away.
 
     Args:
-        folder: Holds ``features.npz``, ``rows.jsonl`` and ``columns.json``.
-        target: ``da``, ``ui_ternary`` or ``tc_ternary``.
-        view: ``exchange``: one frame a modality. ``history``: the last `history` exchanges of the dialogue as frames,
-            newest first. ``tokens``: audio as 32 descriptors, video as 12 landmarks.
-        history: Exchanges in view ``history``.
+        folder: Folder with ``features.npz``, ``rows.jsonl`` and ``columns.json``.
+        target: What is recognised: ``da``, ``ui_ternary`` or ``tc_ternary``.
+        view: ``exchange``: one frame for each modality. ``history``: the last `history` exchanges of the dialogue as
+            frames, the newest first. ``tokens``: audio as 32 descriptors, video as 12 landmarks.
+        history: Number of exchanges in view ``history``.
 
     Raises:
         FileNotFoundError: a file is missing.
-        IntentDataError: a file is damaged, lacks arrays, or has other rows than the next; the text says what would do.
-        ValueError: unknown target or view.
+        IntentDataError: a file is damaged, lacks arrays, or has another number of rows than the others; the text says
+            what is expected.
+        ValueError: the target or the view is unknown.
     """
     folder = Path(folder)
     for name in ("features.npz", "rows.jsonl", "columns.json"):
@@ -70,14 +71,14 @@ def _hazumi_arrays(path: Path, target: str) -> dict[str, np.ndarray]:
             there = list(file.files)
             arrays = {name: np.ascontiguousarray(file[name]) for name in wanted if name in there}
     except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = type(error).__name__  # numpy's own text advises to run what is in the file
+        reason = type(error).__name__  # the text of numpy advises to allow pickles, which could run code
         raise IntentDataError(f"{path} is no whole npz file of plain arrays ({reason}); fetch it again") from error
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise IntentDataError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(there) or 'nothing'}. Expected one array a "
-            "modality, a row an exchange: text_bert and text_pos (text), video, audio, and the target "
-            f"{target}; where nothing is known of a modality, zeros count as absent"
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(there) or 'nothing'}. Expected arrays with one "
+            "row for each exchange: text_bert and text_pos (text), video, audio, and the target "
+            f"{target}; where a modality is not known, write zeros, which count as absent"
         )
     return arrays
 
@@ -92,7 +93,9 @@ def _hazumi_rows(path: Path) -> list[Mapping[str, Any]]:
         except json.JSONDecodeError as error:
             raise IntentDataError(f"{path}:{number}: no JSON ({error.msg} at letter {error.pos + 1})") from error
         if not isinstance(row, Mapping) or not {"row", "dialogue"} <= set(row):
-            raise IntentDataError(f"{path}:{number}: expected an object with row and dialogue, and person and split")
+            raise IntentDataError(
+                f"{path}:{number}: expected an object with row and dialogue, and if known person and split"
+            )
         rows.append(row)
     return rows
 
@@ -110,14 +113,18 @@ def _check_lengths(
 ) -> None:
     wrong = [f"{name} {len(array)}" for name, array in arrays.items() if len(array) != len(rows)]
     if wrong:
-        raise IntentDataError(f"{folder}: rows.jsonl has {len(rows)} rows, but features.npz has of {', '.join(wrong)}")
+        raise IntentDataError(
+            f"{folder}: rows.jsonl has {len(rows)} rows, but features.npz has {', '.join(wrong)}; give equally many"
+        )
     codes = np.unique(arrays[target]).tolist()
     if codes and not 0 <= min(codes) <= max(codes) < len(labels):
-        raise IntentDataError(f"{folder}: {target} holds codes {codes}, but there are {len(labels)} labels (0 up)")
+        raise IntentDataError(
+            f"{folder}: {target} holds codes {codes}, expected 0 to {len(labels) - 1} for {len(labels)} labels"
+        )
 
 
 def _windows(rows: Sequence[Mapping[str, Any]], length: int) -> list[list[int]]:
-    """The rows each row sees: itself and those before it in the same dialogue, newest first."""
+    """For each row the numbers of the rows in its view: itself and those before it in its dialogue, newest first."""
     windows: list[list[int]] = []
     for number, row in enumerate(rows):
         earlier = windows[-1][: length - 1] if number and rows[number - 1]["dialogue"] == row["dialogue"] else []

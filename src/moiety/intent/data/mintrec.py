@@ -1,4 +1,4 @@
-"""MIntRec and MIntRec2.0, as their folders lie on the disk."""
+"""Reading MIntRec and MIntRec2.0 from their folders."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of an official tsv name what.
+    """The columns of an official tsv file.
 
     Args:
-        key: Columns that name a row together.
-        form: How their values become the key of the feature files, a format string.
+        key: Columns that together identify a row.
+        form: Format string that turns their values into the key of the feature files.
         text: Column of the transcript.
         label: Column of the label.
     """
@@ -40,11 +40,11 @@ MINTREC2 = Columns(("Dialogue_id", "Utterance_id"), "dia{}_utt{}", "Text", "Labe
 
 
 def read_tsv(path: Path) -> tuple[list[IntentSample], list[str]]:
-    """Samples with text alone, and labels, of one official tsv; fields are never quoted.
+    """The samples, which have only text, and the labels of one official tsv file. Quotes are ordinary letters.
 
     Raises:
         FileNotFoundError: there is no such file.
-        IntentDataError: its columns are of neither benchmark, a line is short, or a key stands twice.
+        IntentDataError: the columns are those of neither benchmark, a line is short, or a key is given twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; expected train.tsv, dev.tsv and test.tsv there")
@@ -63,10 +63,10 @@ def read_tsv(path: Path) -> tuple[list[IntentSample], list[str]]:
     samples, labels, seen = [], [], set()
     for number, line in enumerate(lines[1:], 2):
         if len(line) < len(head):
-            raise IntentDataError(f"{path}:{number}: {len(line)} fields, the head has {len(head)}")
+            raise IntentDataError(f"{path}:{number}: {len(line)} fields, the head has {len(head)}; mend this line")
         key = kind.form.format(*(line[place[name]] for name in kind.key))
         if key in seen:
-            raise IntentDataError(f"{path}:{number}: key {key} stands twice")
+            raise IntentDataError(f"{path}:{number}: key {key} is given twice; keep one of the rows")
         seen.add(key)
         samples.append(IntentSample(key, text=line[place[kind.text]]))
         labels.append(line[place[kind.label]])
@@ -80,15 +80,15 @@ FEATURES = {
 
 
 def read_mintrec(folder: str | Path, *, on_missing: str = "stop") -> IntentDataset:
-    """MIntRec or MIntRec2.0 from its folder, with video and audio features where their files are there.
+    """MIntRec or MIntRec2.0 from its folder, with video and audio features if their files are there.
 
     Args:
-        folder: Holds the three tsv files, or ``in-scope`` and ``out-of-scope`` folders that do.
-        on_missing: What a row without features does where the file exists: ``stop``, or ``mask`` for absent.
+        folder: Folder with the three tsv files, or with folders ``in-scope`` and ``out-of-scope`` that hold them.
+        on_missing: What to do with a row that a feature file lacks. ``stop``: raise. ``mask``: that modality is absent.
 
     Raises:
-        FileNotFoundError: a tsv is missing.
-        IntentDataError: a tsv is damaged, or rows have no features; all are counted.
+        FileNotFoundError: a tsv file is missing.
+        IntentDataError: a tsv file is damaged, or rows have no features; the text counts them.
     """
     folder = Path(folder)
     parts = [folder]

@@ -1,7 +1,7 @@
-"""Feature files as the benchmarks publish them: pickles, read without running what is in them.
+"""Feature files as the benchmarks publish them: pickles, which are read without running any code in them.
 
-Unpickling runs any function that the file names. This reader knows the handful that numpy arrays and torch tensors
-need, and refuses every other one by name.
+Unpickling calls any function that the file names. This reader accepts the few functions that numpy arrays and torch
+tensors need, and refuses every other one by name.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _ADMITTED: Mapping[tuple[str, str], Any] = {
 
 
 class FeatureFileError(ValueError):
-    """A feature file cannot be used; the text names file and key."""
+    """A feature file cannot be used; the text names the file and the key."""
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """Bytes as protocol 2 writes them; no other codec is looked up."""
+    """Bytes as pickle protocol 2 writes them; every other codec is refused."""
     if encoding != "latin1" or not isinstance(text, str):
         raise pickle.UnpicklingError(f"codec {encoding!r}")
     return text.encode("latin1")
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Admits arrays, tensors, and plain containers of them."""
+    """Accepts arrays, tensors, and plain containers of them."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The admitted function; names of numpy 1 stand for those of numpy 2.
+        """An accepted function; names of numpy 1 are taken for those of numpy 2.
 
         Raises:
             pickle.UnpicklingError: any other function.
@@ -64,8 +64,8 @@ def read_feature_pickle(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FeatureFileError: it names anything but arrays, is damaged, or holds something else than finite matrices of one
-            width; all wrong keys are listed at once.
+        FeatureFileError: the file names functions that arrays do not need, is damaged, or holds anything but finite
+            matrices of one width; all wrong keys are listed at once.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,7 +86,11 @@ def read_feature_pickle(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def check_features(tree: Any, path: Path) -> dict[str, np.ndarray]:
-    """Matrices of one width, finite, float32; raises :class:`FeatureFileError` with every wrong key."""
+    """The features, checked: finite float32 matrices of one width.
+
+    Raises:
+        FeatureFileError: some are not; every wrong key is named.
+    """
     if not isinstance(tree, Mapping) or not tree:
         raise FeatureFileError(f"{path} holds {type(tree).__name__}, expected a dict key -> (frames, dim)")
     found: dict[str, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""From given samples to what a network takes: text to vectors, hand-made features to z-scores, fixed widths."""
+"""Prepares samples for a network: text becomes frames, hand-made features become z-scores, widths are checked."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from moiety.intent.settings import IntentSettings
 logger = logging.getLogger(__name__)
 
 CLIP = 10.0
-"""Standardised features are cut at this many deviations."""
+"""Standardised features are clipped at this many standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
 class Preparation:
-    """What was learned from the training rows about their features.
+    """How samples are prepared, as learned from the training rows.
 
     Args:
         dims: Modality -> width of its frames.
-        mean: Modality -> mean of its real training frames, ``(dim,)``; absent: left as it is.
+        mean: Modality -> mean of its real training frames, ``(dim,)``. A modality without one is not standardised.
         deviation: Modality -> standard deviation, likewise.
-        max_frames: Modality -> frames kept.
-        text_encoder: Makes text frames where a sample has text alone.
-        extractors: Modality -> fingerprint of what made its training frames of clips; not named: the user did.
-        tokenizer: Of a text encoder that learns: text goes on as word pieces. None: as frames.
+        max_frames: Modality -> number of frames that are kept.
+        text_encoder: Makes the text frames of samples that bring text and no text frames.
+        extractors: Modality -> fingerprint of the extractor that made its training frames. A modality that is not
+            named has frames that the user made.
+        tokenizer: Tokenizer of a text encoder that learns, which turns text into word pieces. None: no encoder learns.
     """
 
     dims: Mapping[str, int]
@@ -46,16 +47,16 @@ class Preparation:
 
     @classmethod
     def fit(cls, samples: Sequence[IntentSample], settings: IntentSettings, tokenizer: Any = None) -> Preparation:
-        """Widths, and mean and deviation of hand-made features.
+        """Learn widths, and mean and standard deviation of hand-made features.
 
         Args:
             samples: Training rows.
-            settings: Which modalities, which encoder, what is standardised.
-            tokenizer: Of a text encoder that learns.
+            settings: Which modalities are used, which encoder reads text, and what is standardised.
+            tokenizer: Tokenizer of a text encoder that learns.
 
         Raises:
-            ValueError: a modality that is asked for is in no sample, or an unknown one is asked for.
-            SampleError: a sample's features cannot be used, or frames of one modality were made in different ways.
+            ValueError: a modality that is asked for is unknown, or no sample has it.
+            SampleError: features of a sample cannot be used, or frames of one modality were made in different ways.
         """
         wanted = settings.modalities or MODALITIES
         for name in wanted:
@@ -71,7 +72,7 @@ class Preparation:
             )
             if not arrays:
                 if settings.modalities and name in wanted:
-                    raise ValueError(f"modality {name!r} is asked for, but no training sample has it")
+                    raise ValueError(f"modality {name!r} is asked for, but no training sample has it; leave it out")
                 continue
             dims[name] = arrays[0].shape[1]
             origins[name] = next(origin for sample in samples if (origin := origin_of(name, sample)) is not None)
@@ -82,15 +83,15 @@ class Preparation:
         check_origins(samples, origins)
         extractors = {name: origin for name, origin in origins.items() if origin != USER}
         if tokenizer is not None and "text" not in dims:
-            raise ValueError("train_text_encoder is set, but no training sample has text that is used")
+            raise ValueError("train_text_encoder is set, but no training sample has text; leave it out, or give text")
         limits = dict(settings.max_frames or {})
         return cls(dims, mean, deviation, limits, settings.text_encoder, extractors, tokenizer)
 
     def transform(self, samples: Sequence[IntentSample]) -> list[IntentSample]:
-        """Samples as the network takes them.
+        """The samples as the network takes them.
 
         Raises:
-            SampleError: a sample has frames of another extractor or width, or none of the known modalities.
+            SampleError: a sample has frames of another extractor or of another width, or no modality that is known.
         """
         check_origins(samples, {name: self.extractors.get(name, USER) for name in self.dims})
         found = []
@@ -116,12 +117,12 @@ class Preparation:
         return np.clip((array - self.mean[name]) / self.deviation[name], -CLIP, CLIP)
 
     def batch(self, samples: Sequence[IntentSample], hide: Sequence[str] = ()) -> IntentBatch:
-        """Pad samples that went through :meth:`transform`."""
+        """A batch of samples that :meth:`transform` made."""
         return make_batch(samples, self.dims, hide=hide, max_frames=self.max_frames)
 
 
 def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = None) -> list[IntentSample]:
-    """Samples whose text has frames, or word pieces where a tokenizer is given; blank text stays absent."""
+    """The samples with frames for their text; with a tokenizer these are word pieces. Blank text stays absent."""
     bare, found = _bare(samples), list(samples)
     with_frames = [sample.key for sample in samples if sample.text_features is not None]
     if tokenizer is not None and with_frames:
@@ -150,22 +151,22 @@ def _with_text(samples: Sequence[IntentSample], encoder: str, tokenizer: Any = N
 
 
 def _bare(samples: Sequence[IntentSample]) -> list[int]:
-    """Which samples bring words and no frames of them."""
+    """Numbers of the samples that bring text and no text frames."""
     return [i for i, sample in enumerate(samples) if sample.text_features is None and (sample.text or "").strip()]
 
 
 @functools.cache
 def _tell_that_hashing_is_weak() -> None:
-    """Once in a process: whoever takes the default should know what it costs."""
+    """Warn once in each process: users of the default should know that it is weak."""
     logger.warning(
-        "words are read by text_encoder='hashing' (groups of letters): it needs no model, and is weak; where words "
-        "matter, name a Hugging Face id or folder of a text encoder, such as text_encoder='bert-base-uncased' with "
+        "text is read by text_encoder='hashing' (groups of letters): it needs no model, and is weak. If words matter, "
+        "name a Hugging Face id or folder of a text encoder, such as text_encoder='bert-base-uncased' with "
         "train_text_encoder=True"
     )
 
 
 def _is_hand_made(name: str, samples: Sequence[IntentSample], settings: IntentSettings) -> bool:
-    """Whether z-scores are due: always or never as asked; by itself for all but the output of pretrained encoders."""
+    """Whether a modality is standardised: as ``standardize`` says; with auto, unless a model made its frames."""
     if settings.standardize != "auto":
         return settings.standardize == "always"
     if name != "text":

@@ -16,7 +16,7 @@ from moiety.groups import nearest_name
 from moiety.records.text_files import TextFileError, read_text
 
 GROUP_NAMES = ("group", "person", "speaker", "session")
-"""What a file may call the field ``group``."""
+"""Names that a file may use for the field ``group``."""
 _WORDS = ("key", "text", "label", "split", "group")
 
 
@@ -25,16 +25,16 @@ class ClipRow:
     """One utterance as a clip on the disk.
 
     Args:
-        key: Names the row in every message; no two rows share one.
+        key: Name of the row in every message; no two rows have the same.
         clip: Media file with pictures, sound or both; None: there is none.
         text: What is said; None: not known.
-        audio: Sound that stands in the place of the clip's own; None: the clip's own.
-        start_s: Where the utterance starts in clip and audio, seconds; 0 is the start of the file.
-        end_s: Where it ends, seconds; None: at the end of the file.
+        audio: File with the sound, used instead of the sound of the clip; None: the sound of the clip is used.
+        start_s: Start of the utterance in clip and audio, seconds from the start of the file.
+        end_s: End of the utterance, seconds from the start of the file; None: the end of the file.
         label: The intent; None: not known.
-        split: ``train``, ``dev``, ``test`` or another name; None: the file tells none apart.
-        group: Who speaks, or in which session: rows of one group never teach and score at once where
-            ``intent compare`` makes the parts. A file may call it ``person``, ``speaker`` or ``session``.
+        split: ``train``, ``dev``, ``test`` or another name; None: the file has no splits.
+        group: The speaker, or the session. Where ``intent compare`` divides rows, rows of one group stay together. A
+            file may call this field ``person``, ``speaker`` or ``session``.
     """
 
     key: str
@@ -49,19 +49,19 @@ class ClipRow:
 
     @classmethod
     def of(cls, tree: Mapping[str, Any], folder: Path) -> ClipRow:
-        """The row that a mapping with these field names describes; blank strings and null count as not given.
+        """A row from a mapping. Blank strings and null count as not given.
 
         Args:
-            tree: Names of fields -> values; numbers may be written as text.
-            folder: Relative paths start here.
+            tree: Names of fields -> values. Numbers may be written as text.
+            folder: Relative paths start at this folder.
 
         Raises:
-            ValueError: a name is unknown, the key or every input is missing, or a value cannot be used.
+            ValueError: a name is unknown, there is no key or no input, or a value cannot be used.
         """
         known = [field.name for field in fields(cls)]
         grouped = [name for name in tree if name in GROUP_NAMES]
         if len(grouped) > 1:
-            raise ValueError(f"{' and '.join(grouped)} both say which rows belong together; give one of them")
+            raise ValueError(f"{' and '.join(grouped)} both name the group of the row; give one of them")
         tree = {"group" if name in grouped else name: value for name, value in tree.items()}
         for name in tree:
             if name not in known:
@@ -71,12 +71,12 @@ class ClipRow:
         paths = {name: folder / _text(name, given[name]) for name in ("clip", "audio") if name in given}
         seconds = {name: _seconds(name, given[name]) for name in ("start_s", "end_s") if name in given}
         if "key" not in words:
-            raise ValueError("no key; give each row a name of its own")
+            raise ValueError("no key; give each row a key that no other row has")
         if not paths and "text" not in words:
             raise ValueError("no clip, audio or text; give at least one")
         start, end = seconds.get("start_s", 0.0), seconds.get("end_s")
         if end is not None and end <= start:
-            raise ValueError(f"end_s {end:g} is not after start_s {start:g}")
+            raise ValueError(f"end_s {end:g} is not after start_s {start:g}; give a later end")
         return cls(**words, **paths, **seconds)  # type: ignore[arg-type]
 
 
@@ -84,8 +84,8 @@ class RowsError(ValueError):
     """Rows that cannot be used.
 
     Args:
-        where: What was read.
-        problems: Line or key, and what is wrong there; all of them.
+        where: The file or the list that was read.
+        problems: All problems: line or key, and the reason.
     """
 
     def __init__(self, where: str, problems: Sequence[tuple[str, str]]) -> None:
@@ -94,7 +94,7 @@ class RowsError(ValueError):
 
 
 def listed(problems: Sequence[tuple[str, str]], most: int = 20) -> str:
-    """Problems as a sentence: how many, then each by its name.
+    """Problems as one sentence: how many there are, then each name with its reason.
 
     Example:
         >>> listed([("a", "no key"), ("b", "no text")])
@@ -109,12 +109,12 @@ def read_clip_rows(path: str | Path) -> list[ClipRow]:
     """Rows of a file, in its order.
 
     Args:
-        path: ``.jsonl`` with one object a line, or ``.csv`` with a head; fields as in :class:`ClipRow`. Relative paths
-            in it start at its folder. Whether media files exist is not asked here.
+        path: A ``.jsonl`` file with one object on each line, or a ``.csv`` file with a head. The fields are those of
+            :class:`ClipRow`. Relative paths in it start at its folder. Whether the media files exist is checked later.
 
     Raises:
         FileNotFoundError: there is no such file.
-        RowsError: lines cannot be used, or keys stand twice; all are listed.
+        RowsError: lines cannot be used, or keys are repeated; all problems are listed.
     """
     path = Path(path)
     if not path.is_file():
@@ -135,7 +135,7 @@ def read_clip_rows(path: str | Path) -> list[ClipRow]:
             problems.append((line, str(error)))
             continue
         if row.key in lines:
-            problems.append((line, f"key {row.key!r} stands also in {lines[row.key]}"))
+            problems.append((line, f"key {row.key!r} is also the key of {lines[row.key]}; give another one"))
         lines.setdefault(row.key, line)
         rows.append(row)
     if problems:
@@ -146,7 +146,7 @@ def read_clip_rows(path: str | Path) -> list[ClipRow]:
 
 
 Line = tuple[str, Callable[[], Mapping[str, Any]]]
-"""Name of a line, and what reads its fields or raises ValueError."""
+"""Name of a line, and a function that reads its fields or raises ValueError."""
 
 
 def _jsonl(text: str) -> Iterator[Line]:
@@ -171,7 +171,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"{', '.join(twice)} stands twice")
+        raise ValueError(f"{', '.join(twice)} is given twice; give it once")
     return dict(pairs)
 
 
@@ -206,10 +206,10 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str | Path):
         raise ValueError(f"{name} is {type(value).__name__} {value!r}, expected text")
     if "\0" in str(value):
-        raise ValueError(f"{name} holds a zero byte")
+        raise ValueError(f"{name} holds a zero byte; remove it")
     half = next((place for place, letter in enumerate(str(value)) if "\ud800" <= letter <= "\udfff"), None)
     if half is not None:
-        raise ValueError(f"{name} holds half a character (letter {half + 1}, {str(value)[half]!a}); write it anew")
+        raise ValueError(f"{name} holds half a character (letter {half + 1}, {str(value)[half]!a}); write it again")
     return str(value).strip()
 
 
@@ -219,5 +219,5 @@ def _seconds(name: str, value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} is {value!r}, expected seconds from 0 up")
+        raise ValueError(f"{name} is {value!r}, expected seconds, 0 or more")
     return number

@@ -1,7 +1,7 @@
-"""Utterances as arrays, and batches of them with masks.
+"""What a sample is, an utterance as arrays, and what a batch is, samples side by side with masks.
 
-A sample holds up to three modalities, each as frames ``(frames, dim)``; any may be absent. Padding happens batch by
-batch, to the longest sample there, never to a maximum of a benchmark.
+A sample holds up to three modalities, each as frames ``(frames, dim)``; any of them may be absent. Each batch is padded
+to its longest sample, not to a fixed maximum.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from moiety.groups import nearest_name
 
 MODALITIES: tuple[str, ...] = ("text", "video", "audio")
-"""Modalities of the intent wing, in the order of every concatenation."""
+"""Modalities of the intent wing, in the order in which they are always concatenated."""
 
 
 def fingerprint_of(settings: Mapping[str, Any]) -> str:
@@ -33,7 +33,7 @@ def fingerprint_of(settings: Mapping[str, Any]) -> str:
 
 
 def check_hidden(hide: Sequence[str]) -> None:
-    """Refuse what is no modality, before anything is read for it.
+    """Refuse names that are no modality, before anything is read.
 
     Raises:
         ValueError: a name is unknown.
@@ -52,14 +52,16 @@ class IntentSample:
     """One utterance.
 
     Args:
-        key: Names the sample in every message.
+        key: Name of the sample in every message.
         text: What was said; None or blank: not known.
-        text_features: Frames of the text, ``(frames, dim)``; None: made from `text` where there is any.
+        text_features: Frames of the text, ``(frames, dim)``; None: they are made from `text` if there is any.
         video: Frames of the video, ``(frames, dim)``; None: absent.
         audio: Frames of the audio, ``(frames, dim)``; None: absent.
-        text_marks: Whether first and last text frame are marks of a text encoder ([CLS], [SEP]), never anchors.
-        times: Modality -> seconds of each frame, ``(frames,)``, where known.
-        extractors: Modality -> fingerprint of what made its frames of a clip; not named: frames of the user's own.
+        text_marks: Whether the first and the last text frame are marks of a text encoder ([CLS], [SEP]). Marks never
+            become anchors.
+        times: Modality -> second of each frame, ``(frames,)``, where it is known.
+        extractors: Modality -> fingerprint of the extractor that made its frames from a clip. A modality that is not
+            named has frames that the user made.
     """
 
     key: str
@@ -73,10 +75,14 @@ class IntentSample:
 
     @classmethod
     def of(cls, given: Any, number: int = 0) -> IntentSample:
-        """`given` itself, or the sample that a mapping with these field names describes.
+        """`given` itself if it is a sample, or a sample with the fields of a mapping.
+
+        Args:
+            given: A sample, or a mapping from names of fields to values.
+            number: Place in its list, from 0; it makes the key where the mapping has none.
 
         Raises:
-            TypeError: neither a sample nor a mapping, or a mapping with unknown names.
+            TypeError: `given` is neither, or a name in it is no field.
         """
         if isinstance(given, cls):
             return given
@@ -91,10 +97,10 @@ class IntentSample:
         return cls(**{"key": f"row {number}", **given})
 
     def frames(self, modality: str) -> np.ndarray | None:
-        """Checked frames of one modality, ``(frames, dim)`` float32; None where it is absent.
+        """The frames of one modality, checked, ``(frames, dim)`` float32; None where the modality is absent.
 
         Raises:
-            SampleError: the array is no matrix of finite numbers.
+            SampleError: the frames are not a matrix of finite numbers.
         """
         value = self.text_features if modality == "text" else getattr(self, modality)
         if value is None:
@@ -158,7 +164,7 @@ class IntentBatch:
         x: Modality -> frames, ``(samples, frames, dim)``, 0 where masked.
         frame_mask: Modality -> which frames are real, ``(samples, frames)``.
         anchor_mask: Modality -> which frames may become anchors, ``(samples, frames)``.
-        text_marks: Samples whose first text frame speaks for the whole text, ``(samples,)``.
+        text_marks: Samples whose first text frame is a mark that stands for the whole text, ``(samples,)``.
     """
 
     x: Mapping[str, Float[Tensor, "samples frames dim"]]
@@ -171,7 +177,7 @@ class IntentBatch:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Modalities with columns in this batch, in the common order."""
+        """The modalities of this batch, in the order of :data:`MODALITIES`."""
         return tuple(name for name in MODALITIES if name in self.x)
 
     def present(self, modality: str) -> Bool[Tensor, " samples"]:
@@ -179,7 +185,11 @@ class IntentBatch:
         return self.frame_mask[modality].any(1)
 
     def hiding(self, dropped: Mapping[str, Bool[Tensor, " samples"]]) -> IntentBatch:
-        """The batch without the modalities of those samples; what was there leaves no trace."""
+        """The batch with modalities of some samples hidden: their frames become 0 and are masked.
+
+        Args:
+            dropped: Modality -> the samples that lose it, ``(samples,)``.
+        """
         frame_mask, anchor_mask = dict(self.frame_mask), dict(self.anchor_mask)
         for name, gone in dropped.items():
             if name in frame_mask:
@@ -188,7 +198,7 @@ class IntentBatch:
         return IntentBatch(self.x, frame_mask, anchor_mask, self.text_marks).cleaned()
 
     def cleaned(self) -> IntentBatch:
-        """The batch with 0 under every false mask, so that nothing there (not even NaN) can reach a result."""
+        """The batch with 0 in every masked frame, so that nothing there, not even NaN, can reach a result."""
         x = {name: value.masked_fill(~self.frame_mask[name].unsqueeze(-1), 0) for name, value in self.x.items()}
         return IntentBatch(x, self.frame_mask, self.anchor_mask, self.text_marks)
 
@@ -208,16 +218,16 @@ def make_batch(
     hide: Sequence[str] = (),
     max_frames: Mapping[str, int] | None = None,
 ) -> IntentBatch:
-    """Pad samples to the longest of them.
+    """A batch of samples, padded to the longest of them.
 
     Args:
-        samples: At least one.
-        dims: Modality -> width of its frames; others are left out.
-        hide: Modalities taken away from every sample.
-        max_frames: Modality -> frames kept of longer samples, from the start.
+        samples: At least one sample.
+        dims: Modality -> width of its frames; other modalities are left out.
+        hide: Modalities hidden in every sample.
+        max_frames: Modality -> number of frames that are kept of a longer sample, from its start.
 
     Raises:
-        SampleError: a sample has no modality left, or frames of another width.
+        SampleError: a sample has no modality left, or its frames have another width.
     """
     x, frame_mask, anchor_mask = {}, {}, {}
     found = [[None if name in hide else sample.frames(name) for name in dims] for sample in samples]

@@ -1,4 +1,4 @@
-"""From the data section of a recipe to utterances that teach, choose and score."""
+"""Reading what the data section of a recipe names, and dividing it: rows that teach, choose the epoch, are scored."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from moiety.recipe.reader import RecipeError, apply_override
 from moiety.recipe.recipe import describe_errors
 
 ROWS_FILES = (".jsonl", ".csv")
+EXAMPLE = "data.target=ui_ternary"
 _FILES_OF_KINDS = ("features.npz", "rows.jsonl", "columns.json", "train.tsv", "dev.tsv", "test.tsv")
 
 
@@ -32,8 +33,8 @@ def read_source(data: IntentDataSettings, on_progress: Callable[[int, int], None
         on_progress: Called with (clips read, clips in all) where clips are read.
 
     Raises:
-        FileNotFoundError: a file is missing; the text says what is expected where.
-        ValueError: files are damaged, or clips cannot be read and ``on_error`` is ``raise``; all are named.
+        FileNotFoundError: a file is missing; the text says which file is expected where.
+        ValueError: files are damaged, or clips cannot be read and ``on_error`` is ``raise``; all of them are named.
     """
     if data.kind == "hazumi":
         return read_hazumi(data.path, target=data.target, view=data.view, history=data.history)
@@ -54,30 +55,35 @@ def read_source(data: IntentDataSettings, on_progress: Callable[[int, int], None
     if bare:
         raise RecipeError(
             f"{data.path}: {len(bare)} of {len(reading.rows)} rows have no label: {', '.join(bare[:5])}; "
-            "rows that teach or score need one"
+            "rows that teach or are scored need one"
         )
     return reading.dataset
 
 
 def source_at(path: str | Path, overrides: Sequence[str] = ()) -> IntentDataSettings:
-    """The data section for a folder or rows file that is given by its path alone.
+    """The data section of a recipe for a folder or rows file of which only the path is given.
 
     Args:
         path: Folder of Hazumi, MIntRec or MIntRec2.0, or a rows file of clips.
-        overrides: ``key=value`` of the section, for instance ``target=ui_ternary``.
+        overrides: Dotted overrides of the data section of a recipe, for instance ``data.target=ui_ternary``; the
+            section may be left out.
 
     Raises:
         FileNotFoundError: nothing is there.
-        RecipeError: it is none of these, or an override does not fit.
+        RecipeError: the path is none of these, or an override does not fit.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no data at {path}; give a data folder, or a rows file (.jsonl, .csv)")
-    tree: dict[str, Any] = {"kind": _kind_of(path), "path": str(path)}
+    tree: dict[str, Any] = {"data": {"kind": _kind_of(path), "path": str(path)}}
     for override in overrides:
-        apply_override(tree, override, "target=ui_ternary")
+        key = override.partition("=")[0].strip()
+        section, dot, _ = key.partition(".")
+        if dot and section != "data":
+            raise RecipeError(f"override {override!r} is of section {section}, but data is read; give {EXAMPLE}")
+        apply_override(tree, override if dot or not key else f"data.{override.lstrip()}", EXAMPLE)
     try:
-        return IntentDataSettings.model_validate(tree)
+        return IntentDataSettings.model_validate(tree["data"])
     except ValidationError as error:
         raise RecipeError(describe_errors(error, "data", IntentDataSettings)) from error
 
@@ -100,13 +106,13 @@ def _kind_of(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows by what they are for.
+    """The rows of a data set, divided by their purpose.
 
     Args:
         train: Rows that teach a network.
-        choose: Rows that choose its best epoch; None: the classifier sets rows aside by itself.
-        score: Rows that score.
-        all_train: Rows that teach what chooses nothing: `train`, and `choose` where it was set aside from it.
+        choose: Rows that choose its best epoch; None: the classifier sets rows aside itself.
+        score: Rows that are scored.
+        all_train: Rows that teach a floor, which chooses no epoch: `train`, and `choose` if it was set aside from it.
         notes: What a reader of the scores should know.
     """
 
@@ -118,16 +124,16 @@ class Parts:
 
 
 def parts_of(dataset: IntentDataset, data: IntentDataSettings, seed: int, fraction: float = 0.1) -> Parts:
-    """Which rows teach, choose and score.
+    """Divide the rows of a data set: which teach, which choose the best epoch, which are scored.
 
-    Without a split that chooses, a share of the training rows is set aside: whole groups (persons) where the data
-    names them, drawn by the seed, so that the rows that score take no part in any choice.
+    If no split is named to choose, a share of the training rows is set aside for that: whole groups (persons) where the
+    data names them, drawn by the seed. The rows that are scored then take no part in any choice.
 
     Args:
         dataset: All splits.
         data: Names of the splits.
-        seed: Draws the groups.
-        fraction: Share of the rows that is set aside.
+        seed: Seed that draws the groups.
+        fraction: Share of the training rows that is set aside.
 
     Raises:
         KeyError: there is no such split.
@@ -140,7 +146,7 @@ def parts_of(dataset: IntentDataset, data: IntentDataSettings, seed: int, fracti
     known = known_persons(dataset, data)
     if data.choose is not None:
         same = data.choose == data.score
-        note = f"the best epoch was chosen on {data.choose}, the rows that score: read these numbers as optimistic"
+        note = f"the best epoch was chosen on {data.choose}, the rows that are scored: these numbers are optimistic"
         return Parts(train, dataset[data.choose], score, train, [note] * same + known)
     if not train.groups:
         note = f"the best epoch was chosen on {fraction:.0%} of the training rows, drawn by the seed"
@@ -152,20 +158,25 @@ def parts_of(dataset: IntentDataset, data: IntentDataSettings, seed: int, fracti
 
 
 def known_persons(dataset: IntentDataset, data: IntentDataSettings) -> list[str]:
-    """What a reader must know where a person teaches, or chooses, and scores; empty where nobody does."""
+    """Notes on persons who are scored and also teach or choose; empty where there are none."""
     score, found = set(dataset[data.score].groups), []
     for name in dict.fromkeys((data.train, data.choose)):
         both = sorted(score & set(dataset[name].groups)) if name not in (None, data.score) else []
         if both:
             found.append(
-                f"{len(both)} of {len(score)} groups of {data.score} also stand in {name} ({', '.join(both[:5])}): "
-                "these grades are for persons that the model knows; for new ones set data.folds"
+                f"{len(both)} of {len(score)} groups of split {data.score} are also in split {name} "
+                f"({', '.join(both[:5])}): these grades are for persons that the model knows; for new persons set "
+                "data.folds"
             )
     return found
 
 
 def set_aside(split: Split, seed: int, fraction: float) -> set[int]:
-    """Row numbers of whole groups, about the share `fraction`, none of which holds the last row of a label."""
+    """Numbers of the rows that are set aside: whole groups, about `fraction` of all rows; every label keeps rows.
+
+    Raises:
+        ValueError: no group can be set aside.
+    """
     rows: dict[str, list[int]] = {}
     for number, group in enumerate(split.groups):
         rows.setdefault(group, []).append(number)
@@ -184,7 +195,7 @@ def set_aside(split: Split, seed: int, fraction: float) -> set[int]:
             break
     if not taken:
         raise ValueError(
-            f"no group of {len(rows)} can be set aside to choose the best epoch; name a split as data.choose"
+            f"none of {len(rows)} groups can be set aside to choose the best epoch; name a split as data.choose"
         )
     return taken
 
@@ -196,11 +207,11 @@ def rows_of(split: Split, numbers: Sequence[int]) -> Split:
 
 
 def fingerprint(split: Split, with_groups: bool = False) -> str:
-    """Short hash of keys, labels, words and every number of a split: what a result depends on, wherever it lies.
+    """Short hash of keys, labels, words and every number of a split: all that a result depends on.
 
     Args:
         split: The rows.
-        with_groups: Who speaks decides as well: in folds of persons it does.
+        with_groups: Whether the result depends on the speakers too, as it does in folds of persons.
     """
     found = hashlib.sha256()
     for sample, label in zip(split.samples, split.labels, strict=True):

@@ -1,4 +1,4 @@
-"""The page of the demo: what the world holds, what can be reached, what was reached, and one clip asked about."""
+"""The page of the demo: what can be reached, what was reached, what the clips are, and the answers for one clip."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from moiety.records.saving import write_atomically
 CLIPS, SUBSETS = "clips.png", "subsets.png"
 TITLE = "Intent from what is said, heard and seen: is fusion needed, and is it learned?"
 WORLD = (
-    "The clips are of a small spoken world, made by moiety and recorded by nobody: templated sentences, a voice of "
-    "harmonics, a drawn figure; speakers differ between training and test."
+    "The clips show a small spoken world that moiety made; nothing was recorded. Sentences come from templates, the "
+    "voice is a sum of harmonics, and the figure is drawn. No speaker is in both training and test."
 )
-SCOPE = "Nor does a made world say anything about recorded people."
+SCOPE = "A made world says nothing about recorded people."
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a saved model said about one raw clip.
+    """What a saved model answered for one raw clip.
 
     Args:
-        model: Folder of the model, and
-        clip: the file, both below the folder of the demo.
-        drawn: What was drawn of it, a line of ``signs.jsonl``.
-        said: Modalities that it was given, joined with ``+`` -> a row of :func:`moiety.intent.answers.answers`.
+        model: Folder of the model, below the folder of the demo.
+        clip: The mp4 file, likewise.
+        drawn: What was drawn for the clip: a line of ``signs.jsonl``.
+        said: Modalities that the model was given, joined with ``+`` -> a row of :func:`moiety.intent.answers.answers`.
     """
 
     model: Path
@@ -60,11 +60,12 @@ class Asked:
 
 
 def subset_rows(comparison: IntentComparison, world: IntentWorldFiles) -> list[dict[str, Any]]:
-    """Measured accuracy beside the attainable one, one row a set of modalities, the largest first.
+    """Measured accuracy beside the attainable one: one row for each set of modalities, the largest set first.
 
     Returns:
-        ``modalities`` that are given, ``hide`` as in the recipe, ``rows``: how many were graded, ``attainable`` in
-        0..1, ``measured``: method -> mean over seeds and its interval (null where one run gives none).
+        Rows with ``modalities`` (those that are given), ``hide`` (the others, as in the recipe), ``rows`` (number of
+        clips that were graded), ``attainable`` in 0..1, and ``measured``: method -> mean over seeds and its interval,
+        which is null where there is one run.
     """
     best, hides = world.attainable(), ("", *comparison.recipe.compare.hide)
     found = []
@@ -77,8 +78,8 @@ def subset_rows(comparison: IntentComparison, world: IntentWorldFiles) -> list[d
             if estimate is not None:
                 ends = [estimate.low, estimate.high] if estimate.has_interval else [None, None]
                 measured[name] = {"mean": estimate.mean, "low": ends[0], "high": ends[1]}
-        own = [run for run in comparison.runs if run.name == comparison.recipe.model.method]
-        without = max((run.without_input.get(hide, 0) for run in own), default=0)
+        runs = [run for run in comparison.runs if run.name == comparison.recipe.model.method]
+        without = max((run.without_input.get(hide, 0) for run in runs), default=0)
         rows = int(comparison.context["rows"]["score"]) - without
         name = "+".join(kept)
         found.append({"modalities": name, "hide": hide, "rows": rows, "attainable": best[name], "measured": measured})
@@ -86,13 +87,13 @@ def subset_rows(comparison: IntentComparison, world: IntentWorldFiles) -> list[d
 
 
 def write_page(folder: Path, comparison: IntentComparison, world: IntentWorldFiles, asked: Asked) -> Path:
-    """Draw what is missing and write ``report.html``, whole at any time.
+    """Draw the pictures and write ``report.html``, which is whole at any time.
 
     Args:
-        folder: Of the demo.
-        comparison: Finished.
-        world: What it read.
-        asked: One clip.
+        folder: Folder of the demo.
+        comparison: The finished comparison.
+        world: The world that it read.
+        asked: The answers for one clip.
 
     Returns:
         The page.
@@ -108,26 +109,28 @@ def write_page(folder: Path, comparison: IntentComparison, world: IntentWorldFil
 
 
 def _result_parts(folder: Path, comparison: IntentComparison, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The question of the demo with its answer, as sentences, picture and table."""
-    lines = [["given when scored", "rows", "attainable", *comparison.names]]
+    """The question of the demo and its answer: sentences, a picture and a table."""
+    lines = [["modalities given", "clips", "attainable", *comparison.names]]
     for row in rows:
         shown = [percent(comparison.estimate(name, "acc", row["hide"])) for name in comparison.names]
         lines.append([row["modalities"], str(row["rows"]), f"{100 * row['attainable']:.1f}", *shown])
     done = f"{made(comparison)} {WORLD}"
     note = (
-        "Attainable: the accuracy of the best reader who never misreads a sign, computed from the law of the world. "
-        "Modalities are taken away when scored; nothing is trained anew. Brackets: Student's interval over seeds. "
+        "Attainable is the accuracy of the best possible reader, who never misreads a sign; it is computed from the "
+        "law of the world. Modalities are hidden only when the models are scored; nothing is trained again. "
     )
+    if len(comparison.seeds) > 1:
+        note += "Brackets hold Student's 95 % interval over seeds. "
     return [
         opening(TITLE, done, fusion(comparison, rows), f"{limits(comparison)} {SCOPE}"),
-        html_figure("Accuracy by what is given: grey bars are attainable, dots are reached.", folder / SUBSETS),
+        html_figure("Accuracy for each set of modalities. Grey bars: attainable. Dots: reached.", folder / SUBSETS),
         html_table(lines),
         html_note(note + luck(rows)),
     ]
 
 
 def _world_parts(folder: Path, world: IntentWorldFiles) -> list[str]:
-    """What the clips are; they play where the browser knows their format."""
+    """What the clips are. They play in the page if browsers know their format."""
     lines = [["intent", "words", "voice", "gesture"]]
     for one in INTENTS:
         tones = "any" if one.tones == ANY_TONE else ", ".join(one.tones)
@@ -140,57 +143,61 @@ def _world_parts(folder: Path, world: IntentWorldFiles) -> list[str]:
     ]
     return [
         html_heading("What the clips are"),
-        html_note("The same kind of words; which intent it is, only voice and gesture together tell."),
+        html_note(
+            "These clips use the same group of sentences. Only the voice and the gesture together tell their intents "
+            "apart."
+        ),
         f'<div class="clips">{"".join(clips)}</div>' if clips else "",
-        html_figure("The same clips as strips, with the pitch of the voice.", folder / CLIPS),
+        html_figure("The same clips: pictures in order of time, and the pitch of the voice.", folder / CLIPS),
         html_fold(f"The signs of all {len(INTENTS)} intents", html_table(lines, num_texts=4)),
     ]
 
 
 def _asked_parts(folder: Path, asked: Asked) -> list[str]:
-    """The saved model and one clip."""
+    """What the saved model answers for one clip."""
     drawn, whole = asked.drawn, next(iter(asked.said.values()))
-    lines = [["given", "answer", "probability", "next best"]]
+    lines = [["modalities given", "answer", "probability", "next best"]]
     for kept, row in asked.said.items():
         others = ", ".join(f"{one['label']} {one['probability']:.2f}" for one in row["top"][1:])
         lines.append([kept, row["label"], f"{row['probability']:.2f}", others])
     model, clip = (path.relative_to(folder).as_posix() for path in (asked.model, asked.clip))
     spoken = f"“{drawn['text']}”"
     command = f'moiety intent predict {model} {clip} --text "{drawn["text"]}"'
-    truth = f"The speaker meant {drawn['label']}, with a {drawn['tone']} voice and this gesture: {drawn['gesture']}."
-    verdict = "The answer with everything given is right." if whole["label"] == drawn["label"] else (
-        f"The answer with everything given, {whole['label']}, is wrong."
+    truth = f"The true intent is {drawn['label']}: the voice is {drawn['tone']}, the gesture is {drawn['gesture']}."
+    verdict = "Given all modalities, the model is right." if whole["label"] == drawn["label"] else (
+        f"Given all modalities, the model answers {whole['label']}, which is wrong."
     )  # fmt: skip
     return [
-        html_heading("One clip, asked as you would"),
+        html_heading("Try it: what the model says about one clip"),
         html_note(f"{truth} {verdict} {_grounds(whole)}"),
         f'<div class="clips">{html_clip(spoken, asked.clip, still(asked.clip))}</div>' if plays(asked.clip) else "",
         html_table(lines, num_texts=2),
-        html_note("In the folder of this page:"),
+        html_note("To ask the model yourself, run this in the folder of this page:"),
         html_command(command),
     ]
 
 
 def _grounds(row: Mapping[str, Any], most: int = 3) -> str:
-    """What the answer with all modalities rests on; nothing for methods that choose no frames."""
+    """What the answer with all modalities rests on; empty for methods that choose no frames."""
     if "shares" not in row:
         return ""
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["shares"].items())
     timed = [one for one in row["anchors"] if one["seconds"] is not None][:most]
     frames = ", ".join(f"{one['modality']} at {one['seconds']:.2f} s" for one in timed)
-    return f"Given everything, the answer rests on {shares} of the pooled vector; strongest anchors: {frames}."
+    strongest = f" Its strongest anchors are {frames}." if frames else ""
+    return f"Its pooled vector is made of {shares}.{strongest}"
 
 
 def _rest_parts(comparison: IntentComparison) -> list[str]:
-    """All measures, cost, and what a reader should know."""
+    """All measures, cost, and how to read the numbers."""
     further = [html_figure(text, path) for text, path in list(pictures_of(comparison).items())[1:]]
     return [
         html_heading("All measures"),
         html_table(score_table(comparison), FLOORS),
         html_note(caption(comparison)),
-        html_fold("Who is taken for whom, and where the clips lie", *further) if further else "",
+        html_fold("Confusion matrix and embedding of the clips", *further) if further else "",
         html_heading("Cost"),
         html_table(cost_table(comparison), FLOORS),
-        html_heading("To know when reading these numbers"),
+        html_heading("How to read these numbers"),
         *map(html_note, notes(comparison)),
     ]

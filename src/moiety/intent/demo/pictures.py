@@ -1,4 +1,4 @@
-"""Pictures of the demo: the same words in four intents, and how much of what is attainable was reached."""
+"""Pictures of the demo: four intents with the same words, and reached beside attainable accuracy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from moiety.intent.world.voice import RATE
 from moiety.records.saving import whole_file
 
 NUM_SHOWN = 7
-"""Pictures of a clip in its film strip."""
+"""Number of pictures in the film strip of a clip."""
 
 
 def open_clips(world: IntentWorldFiles) -> list[dict[str, Any]]:
-    """One test clip with clear signs of every intent whose words are those of the first one."""
+    """One test clip with clear signs for each intent that has the words of the first intent."""
     group = [intent for intent in INTENTS if intent.words == INTENTS[0].words]
     found: dict[str, dict[str, Any]] = {}
     for line in world.signs.read_text("utf-8").splitlines():
@@ -38,11 +38,11 @@ def open_clips(world: IntentWorldFiles) -> list[dict[str, Any]]:
 
 
 def draw_clips(world: IntentWorldFiles, path: Path) -> None:
-    """Write a PNG: one clip a row, its pictures in time and the pitch and loudness of its voice.
+    """Write a PNG with one line for each clip: its pictures in order of time, and pitch and loudness of its voice.
 
     Args:
         world: A written world.
-        path: File to write; replaced at once when complete.
+        path: File to write; it appears whole.
     """
     from matplotlib.figure import Figure
 
@@ -67,12 +67,12 @@ def draw_clips(world: IntentWorldFiles, path: Path) -> None:
         curve.set_yticks([75, 150, 300], ["75", "150", "300 Hz"], fontsize=7)
         curve.tick_params(labelsize=7)
         curve.spines[["top", "right"]].set_visible(False)
-    parts[-1][1].set_xlabel("seconds; dots: pitch of the voice, larger when louder", fontsize=7)
+    parts[-1][1].set_xlabel("seconds; each dot is the pitch of the voice, larger when louder", fontsize=7)
     _write(figure, path)
 
 
 def still(clip: Path) -> bytes:
-    """A PNG of the picture in the middle of a clip; empty where it has none."""
+    """The picture in the middle of a clip as PNG; empty where the clip has no pictures."""
     frames = decode_video(clip, fps=FPS, max_frames=100)
     if frames is None:
         return b""
@@ -82,11 +82,11 @@ def still(clip: Path) -> bytes:
 
 
 def draw_subsets(rows: Sequence[Mapping[str, Any]], methods: Sequence[str], path: Path) -> None:
-    """Write a PNG: grey bars are attainable, dots are reached, one group a set of modalities.
+    """Write a PNG with one group for each set of modalities: grey bars are attainable, dots are reached.
 
     Args:
         rows: As :func:`moiety.intent.demo.page.subset_rows` gives them.
-        methods: Names of the dots.
+        methods: Names of the methods that get dots.
         path: File to write.
     """
     from matplotlib.figure import Figure

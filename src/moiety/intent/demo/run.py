@@ -1,8 +1,7 @@
-"""The embedded demo: a spoken world is made, its clips are read, methods learn from them, one page says what came out.
+"""The demo: it makes a small spoken world, reads its clips, trains several methods on them, and writes one page.
 
-Raw clip to label on a fresh machine, in minutes on two cores, without a download. The page shows measured accuracy
-beside the attainable one for every set of modalities, so that a reader sees what fusion is worth and how much of it is
-learned.
+It goes from raw clip to label in minutes on two cores, without a download. The page shows measured beside attainable
+accuracy for every set of modalities, so that a reader sees what fusion can give and how much of it is learned.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "intent" / "demo.yaml"
 NUM_TRAIN, NUM_DEV, NUM_TEST = 600, 120, 360
 STEPS = ("writing clips", "reading clips", "training")
 OnStep = Callable[[str, int, int], None]
-"""Called with one of :data:`STEPS`, how much of it is done, and of how much."""
+"""Called with (one of :data:`STEPS`, how much of it is done, how much there is)."""
 
 
 def run_demo(
@@ -48,27 +47,28 @@ def run_demo(
     processes: int = 2,
     on_progress: OnStep | None = None,
 ) -> Path:
-    """Write a world, compare methods on its clips, predict one clip with the saved model, and write a page.
+    """Write a world, compare methods on its clips, ask the saved model about one clip, and write a page.
 
-    A stopped demo goes on where it was: a written world, features that were read and finished runs are kept.
-    Below `output`: ``world`` (clips, rows), ``features`` (cache), ``compare`` (tables, runs, the model of the first
-    seed), ``subsets.json`` (measured beside attainable), ``answer.json`` (the one clip), ``report.html``.
+    A stopped demo goes on where it was: the world, the features that were read and the finished runs are kept.
+    Written below `output`: ``world`` (clips, rows), ``features`` (cache), ``compare`` (tables, runs, the model of the
+    first seed), ``subsets.json`` (measured beside attainable), ``answer.json`` (the one clip), ``report.html``.
 
     Args:
-        output: Folder for all of it.
-        num_train: Clips to learn from.
-        num_dev: Clips that choose the epoch.
-        num_test: Clips that grade.
-        seeds: Over those of the recipe.
-        recipe: Another one over the same world; its paths, and what is hidden, are set here.
-        processes: 2: a second process takes runs, too. 1: this one does all.
-        on_progress: Called as work goes on.
+        output: Folder for all files.
+        num_train: Number of clips to learn from.
+        num_dev: Number of clips that choose the best epoch.
+        num_test: Number of clips that are scored.
+        seeds: Seeds instead of those of the recipe.
+        recipe: Another recipe for the same world; its paths and its hidden modalities are set here.
+        processes: 2: a second process shares the runs. 1: this process does all of them.
+        on_progress: Called as the work goes on.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: a split is too small, the recipe leaves its own method out, or earlier runs had other settings.
+        ValueError: a split is too small, the comparison lacks the method of section model, or earlier runs were made
+            with other settings.
         FileExistsError: an earlier demo in `output` has other clips.
     """
     folder = Path(output)
@@ -78,10 +78,10 @@ def run_demo(
     world = write_intent_world(folder / "world", **counts, on_progress=writing)
     recipe = _placed(recipe, folder, world, seeds)
     with one_thread():
-        read_source(recipe.data, reading)  # fills the cache: whoever reads after this finds it full
+        read_source(recipe.data, reading)  # fills the cache, so that later readers find all features there
         with _second_process(recipe) if processes > 1 else contextlib.nullcontext():
             comparison = run_intent_compare(recipe, on_run=training)
-        if comparison.missing:  # the second process was still at them when the first had no more to do
+        if comparison.missing:  # the second process was still working on them when the first had no more to do
             comparison = run_intent_compare(recipe, on_run=training)
         asked = ask(model_folder(recipe, recipe.model.method, recipe.seeds[0]), world)
     write_atomically(folder / "answer.json", json.dumps(asked.tree(), indent=1, ensure_ascii=False) + "\n")
@@ -92,11 +92,11 @@ def run_demo(
 def ask(model: Path, world: IntentWorldFiles) -> Asked:
     """Ask a saved model about one raw clip, as ``moiety intent predict MODEL CLIP --text "..."`` does.
 
-    The clip is the first of the test rows whose words leave four intents open and that lacks nothing.
+    The clip is the first test clip whose words leave four intents open and that lacks no modality.
 
     Args:
         model: Folder of a saved classifier.
-        world: Where the clip is from.
+        world: The world of the clip.
 
     Raises:
         ValueError: the world has no such clip.
@@ -105,7 +105,7 @@ def ask(model: Path, world: IntentWorldFiles) -> Asked:
     open_ones = [one for one in signs if one["split"] == "test" and one["words"] == "outcome" and not one["missing"]]
     if not open_ones:
         raise ValueError(
-            f"{world.folder} has no whole test clip of words that leave four intents open; write more clips"
+            f"{world.folder} has no test clip with all modalities whose words leave four intents open; write more clips"
         )
     chosen = open_ones[0]
     classifier = IntentClassifier.load(model)
@@ -123,7 +123,7 @@ def ask(model: Path, world: IntentWorldFiles) -> Asked:
 
 
 def _checked(recipe: IntentRecipe) -> IntentRecipe:
-    """The recipe, if it trains the model that is asked about one clip; known before anything is made."""
+    """The recipe, if it trains the model that is asked about one clip. This is checked before anything is made."""
     if recipe.model.method not in recipe.compare.methods:
         raise ValueError(
             f"recipe {recipe.name}: compare.methods lacks {recipe.model.method!r}, whose model answers the one clip; "
@@ -133,7 +133,7 @@ def _checked(recipe: IntentRecipe) -> IntentRecipe:
 
 
 def _placed(recipe: IntentRecipe, folder: Path, world: IntentWorldFiles, seeds: Sequence[int] | None) -> IntentRecipe:
-    """The recipe with its paths below the folder of the demo, and a score for every set of modalities."""
+    """The recipe with its paths in the folder of the demo, and with a score for every set of modalities."""
     tree: dict[str, Any] = recipe.model_dump() | {"output": str(folder / "compare")}
     tree["data"] = recipe.data.given() | {"path": str(world.rows), "cache": str(folder / "features")}
     tree["model"] = tree["model"] | {"label_descriptions": str(world.labels)}
@@ -149,13 +149,13 @@ def _told(on_progress: OnStep | None, what: str) -> Callable[[int, int], None] |
 
 
 def _second_process(recipe: IntentRecipe) -> contextlib.AbstractContextManager[None]:
-    """Let another process take runs of the same comparison."""
+    """Let a second process share the runs of the comparison."""
     tree = recipe.model_dump(mode="json") | {"data": recipe.data.given()}
     return second_process("moiety.intent.demo.run", json.dumps(tree), Path(recipe.output) / "second-process.log")
 
 
 def work(recipe: str) -> None:
-    """Body of the second process: take runs of the comparison that nobody works on.
+    """Body of the second process: do the runs that no other process is working on.
 
     Args:
         recipe: The recipe as JSON.

@@ -1,4 +1,4 @@
-"""What each label means, in sentences: tables of label descriptions, where they come from, and their vectors."""
+"""Tables of label descriptions: sentences that say what each label means, and the vectors of these sentences."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class LabelDescription:
     """What one label means.
 
     Args:
-        label: The string in the data.
+        label: The label in the data.
         descriptions: One or more sentences.
-        name: Readable name; None: the label itself.
-        cues: Non-verbal signs.
+        name: A readable name; None: the label itself.
+        cues: Non-verbal signs, such as voice and gesture.
     """
 
     label: str
@@ -39,7 +39,7 @@ class LabelDescription:
     cues: str | None = None
 
     def texts(self, form: str = "name_and_description") -> list[str]:
-        """What is encoded, one text a description.
+        """The texts that are encoded, one for each description.
 
         Args:
             form: ``name_and_description``, ``name_only``, ``description_only`` or ``with_cues``.
@@ -60,12 +60,12 @@ def read_table(tree: Any, where: str, field: str = "description") -> dict[str, L
     """A table of descriptions from parsed JSON or YAML: a list of entries, or a mapping label -> sentence(s).
 
     Args:
-        tree: What was parsed.
-        where: Names it in errors.
-        field: Which field of an entry holds the text, for instance ``description_ja``.
+        tree: The parsed file.
+        where: Its name in errors.
+        field: The field of an entry that holds the text, for instance ``description_ja``.
 
     Raises:
-        ValueError: entries lack a label or text, a label stands twice, or a text is blank.
+        ValueError: an entry has no label or no text, a label is given twice, or a text is blank.
     """
     if isinstance(tree, Mapping):
         tree = tree["labels"] if "labels" in tree else [{"label": key, field: value} for key, value in tree.items()]
@@ -80,13 +80,13 @@ def read_table(tree: Any, where: str, field: str = "description") -> dict[str, L
         if not texts or not all(isinstance(part, str) and part.strip() for part in texts):
             raise ValueError(f"{where}: label {label!r} has no {field}; give a sentence or a list of sentences")
         if label in table:
-            raise ValueError(f"{where}: label {label!r} stands twice")
+            raise ValueError(f"{where}: label {label!r} is given twice; give it once, with a list of sentences")
         table[label] = LabelDescription(label, texts, entry.get("name"), entry.get("cues"))
     return table
 
 
 def shipped_tables(field: str = "description") -> dict[str, dict[str, LabelDescription]]:
-    """The tables that come with moiety: ``mintrec`` (20 labels), ``mintrec2`` (30), ``hazumi_da`` (11)."""
+    """The tables that are shipped with moiety: ``mintrec`` (20 labels), ``mintrec2`` (30), ``hazumi_da`` (11)."""
     tree = json.loads(resources.files("moiety.intent.labels").joinpath("label_descriptions.json").read_text("utf-8"))
     table = read_table(tree, "label_descriptions.json", field)
     return {name: {label: table[label] for label in labels} for name, labels in tree["sets"].items()}
@@ -97,28 +97,28 @@ def load_table(source: Any, field: str = "description") -> dict[str, LabelDescri
 
     Args:
         source: A path of JSON or YAML, or a mapping label -> sentence(s).
-        field: Which field of an entry holds the text.
+        field: The field of an entry that holds the text.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no table.
+        ValueError: it is not a table.
     """
     if isinstance(source, Mapping):
         return read_table(source, "label_descriptions", field)
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no label descriptions at {path}; write JSON or YAML, label -> sentence, or let "
-            "'moiety intent describe-labels' write them"
+            f"no label descriptions at {path}; write a JSON or YAML file, label -> sentence, or let "
+            "'moiety intent describe-labels' write one"
         )
     return read_table(_parsed(read_text(path), path), str(path), field)
 
 
 def _parsed(text: str, path: Path) -> Any:
-    """JSON, or YAML of which JSON without tabs is a part; a key that stands twice is an error in both.
+    """The content of a JSON or YAML file; a key that is given twice is an error in both.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     if text.lstrip()[:1] in ("{", "["):
         try:
@@ -142,7 +142,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RecipeError(f"{', '.join(twice[:5])} stands twice")
+        raise RecipeError(f"{', '.join(twice[:5])} is given twice; give it once")
     return dict(pairs)
 
 
@@ -152,12 +152,12 @@ def descriptions_for(source: Any, classes: Sequence[str], field: str = "descript
     Args:
         source: ``auto``: the shipped table with exactly these labels. A path of JSON or YAML. Or a mapping
             label -> sentence(s).
-        classes: Labels of the data.
-        field: Which field of an entry holds the text, for instance ``description_ja``.
+        classes: The labels of the data.
+        field: The field of an entry that holds the text, for instance ``description_ja``.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: classes are missing in the table or stand there without being classes, or no shipped table fits.
+        ValueError: the table does not describe some classes, or no shipped table fits.
     """
     if isinstance(source, str) and source == "auto":
         for table in shipped_tables(field).values():
@@ -175,8 +175,8 @@ def descriptions_for(source: Any, classes: Sequence[str], field: str = "descript
         extra = sorted(set(table) - set(classes))
         raise ValueError(
             f"no description of {len(missing)} of {len(classes)} labels: {'; '.join(hints)}"
-            + (f". Described but no label of the data: {', '.join(extra)}" if extra else "")
-            + ". Add them, or let 'moiety intent describe-labels' write a table"
+            + (f". The table describes labels that the data does not have: {', '.join(extra)}" if extra else "")
+            + ". Add the missing ones, or let 'moiety intent describe-labels' write a table"
         )
     return {label: table[label] for label in classes}
 
@@ -186,12 +186,13 @@ def encode_descriptions(
     form: str = "name_and_description",
     encoder: str | Callable[[Sequence[str]], Tensor] = HASHING,
 ) -> Tensor:
-    """One vector a class, ``(classes, dim)``: the mean over its descriptions, in the order of `table`.
+    """One vector for each class, ``(classes, dim)``: the mean over its descriptions, in the order of `table`.
 
     Args:
         table: Label -> its descriptions.
         form: As :meth:`LabelDescription.texts` takes it.
-        encoder: As :func:`encode_texts` takes it, or what makes vectors ``(texts, dim)`` itself.
+        encoder: As :func:`moiety.intent.data.encoders.encode_texts` takes it, or a function from texts to vectors
+            ``(texts, dim)``.
     """
     vectors = partial(encode_texts, encoder=encoder) if isinstance(encoder, str) else encoder
     return torch.stack([vectors(entry.texts(form)).mean(0) for entry in table.values()])

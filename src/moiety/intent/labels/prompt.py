@@ -1,4 +1,4 @@
-"""What a language model is asked about a label, and what counts as an answer."""
+"""The prompt that asks a language model to describe a label, and the check of its reply."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n```\Z", re.DOTALL)
 
 
 class ReplyError(ValueError):
-    """A reply is not what was asked for; the text says how."""
+    """A reply is not what was asked for; the text says why."""
 
 
 def label_prompt(label: str, labels: Sequence[str], *, domain: str, num: int) -> str:
-    """The question about one label.
+    """The prompt for one label.
 
-    The whole list is given, because a description is worth what it says against the labels most like it.
+    The model sees all labels, because a good description tells a label from those that are most like it.
 
     Args:
-        label: Readable name of the label in question.
-        labels: Readable names of all labels, this one among them.
-        domain: Where the utterances come from, for instance ``scenes of a TV series``; blank: left out.
-        num: Sentences asked for, at least 1.
+        label: Readable name of the label.
+        labels: Readable names of all labels, including this one.
+        domain: Where the utterances come from, for instance ``scenes of a TV series``; blank: it is not mentioned.
+        num: Number of sentences that are asked for, at least 1.
     """
     where = f"The utterances come from this domain: {domain.strip()}\n" if domain.strip() else ""
     return (
@@ -41,7 +41,7 @@ def label_prompt(label: str, labels: Sequence[str], *, domain: str, num: int) ->
 
 
 def ask_again(problem: ReplyError, num: int) -> str:
-    """What is said after a reply that could not be used."""
+    """The message after a reply that could not be used."""
     return (
         f"That reply cannot be used: {problem}. Answer with nothing but a JSON list of {num} "
         f"string{'' if num == 1 else 's'}, no text before or after it."
@@ -51,14 +51,14 @@ def ask_again(problem: ReplyError, num: int) -> str:
 def parse_reply(reply: str, num: int) -> list[str]:
     """The sentences of a reply.
 
-    Two wrappings that change nothing are taken off: a leading ``<think>`` block and one Markdown fence around all.
+    A ``<think>`` block at the start and one Markdown fence around the rest are removed first.
 
     Args:
-        reply: What the model said.
-        num: Sentences that were asked for.
+        reply: The reply of the model.
+        num: Number of sentences that were asked for.
 
     Raises:
-        ReplyError: it is anything but a JSON list of `num` different strings that are not blank.
+        ReplyError: the rest is not a JSON list of `num` different strings that are not blank.
 
     Example:
         >>> parse_reply('["Says thanks.", " Shows relief. "]', 2)
@@ -78,5 +78,5 @@ def parse_reply(reply: str, num: int) -> list[str]:
     if not all(sentences):
         raise ReplyError("a string in it is blank")
     if len(set(sentences)) < num:
-        raise ReplyError("a string stands in it twice")
+        raise ReplyError("a string is in it twice")
     return sentences

@@ -1,4 +1,4 @@
-"""Label descriptions from a causal language model on this machine, through transformers, greedily."""
+"""A local causal language model as a writer of label descriptions, through transformers, with greedy decoding."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _FILES = (".json", ".safetensors", ".jinja", ".txt", ".model")
 
 
 class LocalWriter:
-    """A Hugging Face id or folder of a causal language model; loaded when it is first asked.
+    """A causal language model from a Hugging Face id or folder. It is loaded when it is first asked.
 
     Args:
-        model: Id or folder with tokenizer and safetensors.
-        decoding: ``max_new_tokens``; the choice of words is always greedy.
-        device: Where it runs.
+        model: Id or folder, with tokenizer and safetensors.
+        decoding: ``max_new_tokens``; decoding is always greedy.
+        device: Where the model runs.
 
     Raises:
         ValueError: there is no such model, or a decoding setting is unknown.
@@ -39,12 +39,12 @@ class LocalWriter:
         self.model, self.decoding, self.device = model, {**DECODING, **(decoding or {})}, device
 
     def settings(self) -> dict[str, Any]:
-        """What decides the reply beside model and prompt: greedy decoding, its length, and which weights."""
+        """The settings that decide the reply, besides model and prompt: greedy decoding, length, and the weights."""
         return {"do_sample": False, **self.decoding, "weights": self._weights}
 
     @cached_property
     def _weights(self) -> str:
-        """Commit of a hub model, or hash of a folder's files: a folder may hold another model tomorrow."""
+        """Commit of a Hub model, or hash of the files of a folder, because a folder may hold another model later."""
         from transformers import AutoConfig
 
         folder = Path(self.model)
@@ -80,10 +80,10 @@ class LocalWriter:
 
     @torch.no_grad()
     def reply(self, messages: Sequence[Message]) -> str:
-        """The model's answer to a conversation; through the tokenizer's chat template where it has one.
+        """The reply of the model to a conversation, through the chat template of the tokenizer if it has one.
 
         Raises:
-            ValueError: conversation and answer are longer than the model's context.
+            ValueError: conversation and reply are longer than the context of the model.
         """
         from transformers import GenerationConfig
 
@@ -100,7 +100,7 @@ class LocalWriter:
         pad = tokenizer.pad_token_id
         if pad is None:
             pad = stop[0] if isinstance(stop, list) else stop
-        # in the place of the model's own, or its temperature and penalties would be filled in
+        # replaces the generation config of the model, whose temperature and penalties would be used otherwise
         model.generation_config = GenerationConfig(
             do_sample=False, max_new_tokens=wanted, eos_token_id=stop, pad_token_id=pad
         )
@@ -112,7 +112,7 @@ def _ids(tokenizer: Any, messages: Sequence[Message]) -> torch.Tensor:
     """Token ids of a conversation, ``(1, tokens)``."""
     if tokenizer.chat_template:
         options: dict[str, Any] = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
-        # templates that know no thinking ignore the word; those that do answer in a tenth of the time
+        # templates without thinking ignore this option; models with thinking reply in a tenth of the time
         return tokenizer.apply_chat_template(list(messages), enable_thinking=False, **options)["input_ids"]
     text = "\n\n".join(message["content"] for message in messages) + "\n\n"
     return tokenizer(text, return_tensors="pt")["input_ids"]

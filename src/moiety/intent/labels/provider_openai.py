@@ -1,7 +1,7 @@
-"""Label descriptions from any server with the chat protocol of OpenAI: standard-library HTTP, one key, no traces.
+"""Any server with the chat protocol of OpenAI as a writer of label descriptions, through the standard library.
 
 The key is read from an environment variable when a request is made. It goes into one header and nowhere else: it is
-struck out of everything the server says before that is parsed, stored, logged or shown, and no redirect is followed.
+removed from everything that the server says before that is parsed, stored, logged or shown. Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ PASSING = (408, 409, 429)
 
 
 class EndpointError(RuntimeError):
-    """A server gave no reply; the text says what it said instead, without the key."""
+    """A server gave no reply; the text says what it answered instead, without the key."""
 
 
 class _PassingError(EndpointError):
-    """A failure that another try may not meet; `wait` is what the server asks for, in seconds."""
+    """A failure that may be gone at the next try; `wait` is the pause that the server asks for, in seconds."""
 
     wait: float | None = None
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect could carry the key to a stranger, and turns a POST into a GET."""
+    """Follows no redirect: it could send the key to a stranger, and it turns a POST into a GET."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Never a new request: the redirect comes back as an error with its address."""
+        """No new request is made; the redirect becomes an error with its address."""
 
 
 class EndpointWriter:
-    """Asks ``{base_url}/chat/completions``.
+    """A model at a server, asked through ``{base_url}/chat/completions``.
 
     Args:
         model: Name of the model at the server.
         base_url: Address up to the version, for instance ``http://localhost:8000/v1``.
         key_variable: Environment variable that holds the key; None: no key is sent.
-        decoding: More fields of the request; None as a value leaves a default out.
+        decoding: More fields of the request. The value None removes a default field.
         timeout: Seconds for a whole reply.
-        retries: More tries after a failure that may pass.
-        wait: Seconds before the first of them; each further wait is twice as long.
+        retries: Number of further tries after a failure that may pass.
+        wait: Seconds before the first further try; each later pause is twice as long.
 
     Raises:
-        ValueError: the address cannot be used, or the variable holds no key.
+        ValueError: the address cannot be used, or the environment variable holds no key.
     """
 
     name = "openai"
@@ -82,11 +82,11 @@ class EndpointWriter:
             logger.warning("the key in %s travels unencrypted to %s; use https", key_variable, host.hostname)
 
     def settings(self) -> dict[str, Any]:
-        """What decides the reply beside model and prompt."""
+        """The settings that decide the reply, besides model and prompt."""
         return {"base_url": self.base_url, **self.decoding}
 
     def reply(self, messages: Sequence[Message]) -> str:
-        """The model's answer to a conversation.
+        """The reply of the model to a conversation.
 
         Raises:
             EndpointError: the server refused, or every try failed.
@@ -126,7 +126,7 @@ class EndpointWriter:
         return self._struck(_content(answer, self.base_url))
 
     def _refusal(self, error: urllib.error.HTTPError) -> EndpointError:
-        """What an HTTP status means for the person who runs this."""
+        """An HTTP status as an error for the user."""
         try:
             said = self._struck(error.fp.read1(2000).decode("utf-8", "replace"))  # type: ignore[attr-defined]
         except (OSError, http.client.HTTPException):
@@ -150,10 +150,10 @@ class EndpointWriter:
         return EndpointError(f"{self.base_url} refuses the request for model {self.model!r}: {error.code}{said}")
 
     def _key(self) -> str | None:
-        """The key, never kept on the object.
+        """The key. It is read each time and never kept on the object.
 
         Raises:
-            ValueError: the variable is not set, or holds what no header can.
+            ValueError: the variable is not set, or holds characters that no header can.
         """
         if self.key_variable is None:
             return None
@@ -163,11 +163,13 @@ class EndpointWriter:
                 f"environment variable {self.key_variable!r} holds no key; export it, or leave key_variable out"
             )
         if not all("!" <= sign <= "~" for sign in key):
-            raise ValueError(f"environment variable {self.key_variable!r} holds signs that no key has; export it anew")
+            raise ValueError(
+                f"environment variable {self.key_variable!r} holds characters that no key has; export it again"
+            )
         return key
 
     def _struck(self, text: str) -> str:
-        """`text` without the key, also where JSON has written its slashes or quotes in another way."""
+        """`text` without the key, also in the spellings that JSON has for its slashes and quotes."""
         key = self._key()
         for form in {key, key.replace("/", "\\/"), json.dumps(key)[1:-1]} if key else ():
             text = text.replace(form, "[key]")
@@ -175,7 +177,7 @@ class EndpointWriter:
 
 
 def _checked_address(base_url: str) -> str:
-    """The address without a slash at its end; what could hold a secret is refused without being shown."""
+    """The address without a slash at its end. An address that could hold a secret is refused and not shown."""
     parts = urllib.parse.urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(
@@ -190,7 +192,7 @@ def _checked_address(base_url: str) -> str:
 
 
 def _read(response: http.client.HTTPResponse, deadline: float) -> str:
-    """The whole body, within time and size; a server that drips gets no more time than one that is silent."""
+    """The whole body, within the limits of time and size. A slow server gets no more time than a silent one."""
     parts, size = [], 0
     while part := response.read1(65536):
         parts.append(part)

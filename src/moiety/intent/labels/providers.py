@@ -1,7 +1,7 @@
-"""Tables of label descriptions: taken from a file, or written by a language model, cached reply by reply.
+"""Makes tables of label descriptions: from a file, or by a language model whose replies are cached one by one.
 
-What :func:`describe_labels` returns, written as JSON, is what ``IntentClassifier(label_descriptions=FILE)`` reads.
-Training itself never asks a model: it reads a table.
+:func:`describe_labels` returns a table. Written as JSON, it is read by ``IntentClassifier(label_descriptions=FILE)``.
+Training never asks a language model; it only reads a table.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ CACHE_VERSION = 1
 
 
 class Writer(Protocol):
-    """A language model that can be asked; a new provider is a class like this."""
+    """A language model that writes descriptions. A new provider is a class with these methods."""
 
     name: str
     model: str
 
     def settings(self) -> dict[str, Any]:
-        """Everything beside model and prompt that decides the reply, as JSON values; part of the cache key."""
+        """All settings that decide the reply, besides model and prompt, as JSON values; part of the cache key."""
 
     def reply(self, messages: Sequence[Message]) -> str:
-        """The answer to a conversation that ends with the user."""
+        """The reply to a conversation whose last message is from the user."""
 
 
 class DescriptionError(RuntimeError):
-    """A model gave no usable description of some labels; the text shows what it said of each."""
+    """A model gave no usable description of some labels; the text shows its reply for each of them."""
 
 
 def describe_labels(
@@ -61,27 +61,30 @@ def describe_labels(
     cache: str | Path | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
-    """A table with descriptions of exactly these labels.
+    """A table that describes exactly these labels.
 
     Args:
-        labels: Strings of the data, or label -> readable name where the label is a code.
-        provider: ``file``, ``hf`` (a local causal language model), ``openai`` (any server with that protocol), or a
-            writer of your own.
-        domain: Where the utterances come from, in a few words; a model writes better when it knows.
-        num: Descriptions of each label that a model writes.
-        model: And `base_url`, `key_variable`, `decoding`: as in :class:`LocalWriter` and :class:`EndpointWriter`.
-        source: ``file``: a path, a mapping, or ``auto`` for the shipped table with these labels.
-        field: ``file``: which field holds the text, for instance ``description_ja``.
-        cache: Folder of earlier replies; a label found there is not asked for again.
-        on_progress: Called before each label with labels done, labels in all, and the label.
+        labels: The labels of the data; or label -> readable name, if the labels are codes.
+        provider: ``file``, ``hf`` (a local causal language model), ``openai`` (any server with that protocol), or an
+            object with the methods of :class:`Writer`.
+        domain: Where the utterances come from, in a few words; a model then writes better descriptions.
+        num: Number of descriptions of each label that a model writes.
+        model: The model, as :class:`LocalWriter` or :class:`EndpointWriter` takes it.
+        base_url: Address of the server, as :class:`EndpointWriter` takes it.
+        key_variable: Environment variable with the key, likewise.
+        decoding: Settings of the decoding, as the writer takes them.
+        source: For ``file``: a path, a mapping, or ``auto`` for the shipped table with these labels.
+        field: For ``file``: the field that holds the text, for instance ``description_ja``.
+        cache: Folder of earlier replies; labels that are there are not asked for again.
+        on_progress: Called before each label with (labels done, labels in all, the label).
 
     Returns:
         ``{"provider", "model", "created", …, "labels": [{"label", "name", "description": [...], …}]}``, JSON values.
 
     Raises:
-        ValueError: labels or arguments cannot be used, or a file does not cover the labels.
-        DescriptionError: replies stayed unusable after one more try; good ones are in `cache` by then.
-        EndpointError: the server refused or stayed silent.
+        ValueError: labels or arguments cannot be used, or a file does not describe all labels.
+        DescriptionError: some replies could not be used, even after a second try. The good ones are in `cache` by then.
+        EndpointError: the server refused, or did not answer.
     """
     names = _checked_names(labels, num)
     given = {"model": model, "base_url": base_url, "key_variable": key_variable, "decoding": decoding}
@@ -94,7 +97,7 @@ def describe_labels(
 
 
 def write_table(table: Mapping[str, Any], path: str | Path) -> Path:
-    """Write what :func:`describe_labels` returned as JSON, whole or not at all."""
+    """Write a table that :func:`describe_labels` returned as JSON, whole or not at all."""
     path = Path(path)
     write_atomically(path, json.dumps(table, ensure_ascii=False, indent=1) + "\n")
     return path
@@ -102,11 +105,11 @@ def write_table(table: Mapping[str, Any], path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class TableCheck:
-    """A table beside the labels of a data set.
+    """The differences between a table and the labels of a data set.
 
     Args:
-        missing: Label without description -> the described label most like it, or None.
-        superfluous: Described label that the data does not have -> the label most like it, or None.
+        missing: Label without a description -> the described label most like it, or None.
+        superfluous: Described label that the data does not have -> the label of the data most like it, or None.
     """
 
     missing: Mapping[str, str | None]
@@ -114,14 +117,15 @@ class TableCheck:
 
     @property
     def complete(self) -> bool:
-        """Whether every label is described; superfluous ones do no harm."""
+        """Whether every label is described. Superfluous descriptions do no harm."""
         return not self.missing
 
     def lines(self) -> list[str]:
-        """One line a difference, for people."""
+        """One line for each difference, for people."""
         lacking = [f"no description of {label!r}{_hint(near)}" for label, near in self.missing.items()]
         return lacking + [
-            f"{label!r} is described, but no label of the data{_hint(near)}" for label, near in self.superfluous.items()
+            f"{label!r} is described, but is no label of the data{_hint(near)}"
+            for label, near in self.superfluous.items()
         ]
 
 
@@ -130,8 +134,8 @@ def check_table(source: Any, labels: Sequence[str], field: str = "description") 
 
     Args:
         source: Path of JSON or YAML, or a mapping.
-        labels: Strings of the data; repeated ones count once.
-        field: Which field holds the text.
+        labels: Labels of the data; repeated ones count once.
+        field: The field that holds the text.
     """
     table, known = load_table(source, field), sorted(set(labels))
     missing = [label for label in known if label not in table]
@@ -143,7 +147,7 @@ def check_table(source: Any, labels: Sequence[str], field: str = "description") 
 
 
 def _nearest(label: str, known: Any) -> str | None:
-    """The name most like `label`, without regard to case and signs."""
+    """The name most like `label`, ignoring case and punctuation."""
     plain = {"".join(filter(str.isalnum, name.lower())): name for name in known}
     close = difflib.get_close_matches("".join(filter(str.isalnum, label.lower())), plain, n=1)
     return plain[close[0]] if close else None
@@ -157,8 +161,8 @@ def _checked_names(labels: Sequence[str] | Mapping[str, str], num: int) -> dict[
     """Label -> readable name.
 
     Raises:
-        ValueError: there is none, one stands twice, or one is blank or no string (all are named at once); or none is to
-            be written of each.
+        ValueError: there is no label, a label is repeated, blank or not a string (all of these are named at once), or
+            `num` is less than 1.
     """
     if num < 1:
         raise ValueError(f"num is the number of descriptions of a label, at least 1, got {num}")
@@ -168,31 +172,35 @@ def _checked_names(labels: Sequence[str] | Mapping[str, str], num: int) -> dict[
     wrong = [f"{pair!r} is no string" for pair in pairs if not all(isinstance(part, str) for part in pair)]
     wrong = wrong or [f"{label!r} is blank" for label, name in pairs if not label.strip() or not name.strip()]
     seen = [label for label, _ in pairs if not wrong]
-    wrong += [f"{label!r} stands {seen.count(label)} times" for label in sorted(set(seen)) if seen.count(label) > 1]
+    wrong += [f"{label!r} is given {seen.count(label)} times" for label in sorted(set(seen)) if seen.count(label) > 1]
     if wrong:
         raise ValueError(f"labels cannot be used: {'; '.join(wrong)}")
     return dict(pairs)
 
 
 def _writer(provider: str | Writer, given: Mapping[str, Any]) -> Writer:
-    """The writer of that name, or the one that was given.
+    """The writer of that name, or the writer that was given.
 
     Raises:
-        ValueError: there is none, or its arguments are missing or another provider's.
+        ValueError: there is no such writer, or arguments are missing or belong to another provider.
     """
     if not isinstance(provider, str):
         if foreign := [name for name, value in given.items() if value]:
-            raise ValueError(f"{', '.join(foreign)}: a writer of your own was made with its settings; leave these out")
+            raise ValueError(
+                f"{', '.join(foreign)}: the writer that you gave has its settings already; leave these out"
+            )
         return provider
     if provider not in PROVIDERS:
         raise ValueError(f"unknown provider {provider!r}; {nearest_name(provider, PROVIDERS)}")
     model, base_url, key_variable = given["model"], given["base_url"], given["key_variable"]
     if not model:
-        what = "an id or folder" if provider == "hf" else "its name at the server"
-        raise ValueError(f"provider {provider!r} needs model: {what}")
+        what = "give an id or folder" if provider == "hf" else "give its name at the server"
+        raise ValueError(f"provider {provider!r} needs a model; {what}")
     if provider == "hf":
         if base_url or key_variable:
-            raise ValueError("provider 'hf' runs on this machine; base_url and key_variable belong to 'openai'")
+            raise ValueError(
+                "provider 'hf' runs on this machine, and base_url and key_variable belong to 'openai'; leave them out"
+            )
         return LocalWriter(model, given["decoding"])
     if not base_url:
         raise ValueError("provider 'openai' needs base_url, for instance http://localhost:8000/v1")
@@ -200,7 +208,7 @@ def _writer(provider: str | Writer, given: Mapping[str, Any]) -> Writer:
 
 
 def _from_file(labels: list[str], source: Any, field: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of a file, in the form of the other providers."""
+    """The entries of a file, in the same form as those of the other providers."""
     foreign = [name for name, value in given.items() if value]
     if foreign:
         raise ValueError(f"provider 'file' asks no model; leave out {', '.join(foreign)}, or choose 'hf' or 'openai'")
@@ -221,10 +229,10 @@ def _all_described(
     cache: str | Path | None,
     on_progress: Callable[[int, int, str], None] | None,
 ) -> list[dict[str, Any]]:
-    """One entry a label; those that fail do not keep the others from being asked and cached.
+    """One entry for each label. If some fail, the others are still asked for and cached.
 
     Raises:
-        DescriptionError: some failed; each is told.
+        DescriptionError: some failed; the text shows each of them.
     """
     entries, failed = [], []
     for done, (label, name) in enumerate(names.items()):
@@ -249,7 +257,7 @@ def _described(
     """Description and provenance of one label, from the cache or from the model.
 
     Raises:
-        ReplyError: both replies are unusable.
+        ReplyError: neither the first nor the second reply can be used.
     """
     prompt = label_prompt(name, list(names.values()), domain=domain, num=num)
     facts = {"provider": writer.name, "model": writer.model, "num": num, "settings": writer.settings()}
@@ -264,7 +272,7 @@ def _described(
 
 
 def _cached(path: Path | None, asked: Mapping[str, Any]) -> list[str] | None:
-    """An earlier reply to the same question; a file that somebody damaged counts as none."""
+    """An earlier reply to the same question; None if there is none, or if its file is damaged."""
     if path is None or not path.is_file():
         return None
     try:
@@ -273,15 +281,15 @@ def _cached(path: Path | None, asked: Mapping[str, Any]) -> list[str] | None:
             return parse_reply(json.dumps(found["description"]), asked["num"])
     except (ValueError, KeyError, TypeError):
         pass
-    logger.warning("%s is no reply of this cache; the label is asked for again", path)
+    logger.warning("%s in the cache is damaged; the label is asked for again", path)
     return None
 
 
 def _asked(writer: Writer, prompt: str, num: int) -> list[str]:
-    """Ask, and once more where the first reply is unusable.
+    """Ask the model, and once more if the first reply cannot be used.
 
     Raises:
-        ReplyError: the second one is, too; the text shows it.
+        ReplyError: the second reply cannot be used either; the text shows it.
     """
     messages: list[Message] = [{"role": "user", "content": prompt}]
     first = writer.reply(messages)

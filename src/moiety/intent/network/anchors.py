@@ -1,11 +1,11 @@
-"""Anchors: the few frames of each modality that gather all the others.
+"""Anchors: a few frames of each modality that read all the others.
 
-A frame is one position of one modality: a word piece, a video frame, a stretch of audio. Every modality scores its
-frames, keeps the best few as anchors, and the anchors of all modalities then read all frames of all modalities. Cost
-grows with anchors times frames instead of frames squared.
+A frame is one position of one modality: a word piece, a video frame, a stretch of audio. Each modality scores its
+frames and keeps the best few as anchors. The anchors of all modalities then read all frames of all modalities, so the
+cost grows with anchors times frames instead of with the square of the frames.
 
 Source:
-    "Anchor-based multimodal embedding" of A-MESS (arXiv 2503.19474), whose method section was not at hand: what an
+    "Anchor-based multimodal embedding" of A-MESS (arXiv 2503.19474). Its method section was not available, so what an
     anchor is here is our reconstruction, after the visual anchors of AcFormer (arXiv 2405.17815).
 """
 
@@ -25,7 +25,7 @@ ANCHOR_SCORES: tuple[AnchorScore, ...] = ("attention", "norm", "cross", "gate", 
 
 
 def masked_softmax(scores: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
-    """Softmax over the places where `mask` is true; 0 elsewhere, and 0 everywhere where nothing is kept.
+    """Softmax over the positions where `mask` is true; 0 at the others, and 0 everywhere if all are masked.
 
     Example:
         >>> masked_softmax(torch.zeros(2, 2), torch.tensor([[True, False], [False, False]])).tolist()
@@ -40,9 +40,9 @@ class Anchors:
     """The chosen frames of one modality.
 
     Args:
-        index: Frame of each anchor, ``(samples, anchors)``, best first.
-        valid: Whether there is such a frame, ``(samples, anchors)``.
-        weight: Share of each anchor among the valid ones, ``(samples, anchors)``, 0 where invalid.
+        index: Frame of each anchor, ``(samples, anchors)``, the best first.
+        valid: Whether the anchor exists, ``(samples, anchors)``; a short sample has fewer.
+        weight: Share of each anchor among the valid ones, ``(samples, anchors)``; 0 where it does not exist.
     """
 
     index: Int[Tensor, "samples anchors"]
@@ -57,14 +57,14 @@ def choose_anchors(
     *,
     scores_are_shares: bool = False,
 ) -> Anchors:
-    """The highest-scored real frames of each sample; ties go to the earlier frame.
+    """The frames with the highest scores of each sample. Of equal scores the earlier frame is taken.
 
     Args:
-        score: Any finite numbers; those of masked frames do not matter.
-        frame_mask: Frames that may become anchors.
-        num_anchors: At most this many; a sample with fewer frames keeps them all.
-        scores_are_shares: Scores are probabilities already: weights are scores over their sum. A second softmax over
-            such small numbers would be almost flat.
+        score: Finite numbers; those of masked frames do not matter.
+        frame_mask: Which frames may become anchors.
+        num_anchors: Largest number of anchors; a sample with fewer frames keeps all of them.
+        scores_are_shares: Whether scores are probabilities already. The weights are then scores divided by their sum,
+            because a second softmax over such small numbers would be almost flat.
 
     Example:
         >>> chosen = choose_anchors(torch.tensor([[0.2, 0.3, 0.3]]), torch.ones(1, 3).bool(), 2, scores_are_shares=True)
@@ -85,9 +85,9 @@ def choose_anchors(
 
 
 def gather_anchors(h: Float[Tensor, "samples frames hidden"], anchors: Anchors, weighted: bool) -> Tensor:
-    """States of the anchors, ``(samples, anchors, hidden)``, 0 where invalid.
+    """The states of the anchors, ``(samples, anchors, hidden)``, 0 where an anchor does not exist.
 
-    With `weighted` each is multiplied by 1 + its weight, so that the loss of the task reaches the scores.
+    If `weighted`, each state is multiplied by 1 + its weight, so that the gradient of the loss reaches the scores.
     """
     index = anchors.index.unsqueeze(-1).expand(-1, -1, h.shape[-1])
     chosen = h.gather(1, index)
@@ -97,13 +97,13 @@ def gather_anchors(h: Float[Tensor, "samples frames hidden"], anchors: Anchors, 
 
 
 def norm_scores(h: Float[Tensor, "samples frames hidden"]) -> Float[Tensor, "samples frames"]:
-    r"""Score by size, :math:`\|h_j\|`: Euclidean length of each frame's state.
+    r"""Score :math:`\|h_j\|`: the Euclidean norm of the state of each frame.
 
     Args:
         h: States, ``(samples, frames, hidden)``.
 
     Returns:
-        At least 0, ``(samples, frames)``; masked frames are left to :func:`choose_anchors`.
+        Scores of 0 or more, ``(samples, frames)``; :func:`choose_anchors` handles masked frames.
     """
     return h.norm(dim=-1)
 
@@ -114,7 +114,7 @@ def cross_scores(
     other_mask: Bool[Tensor, "samples others"],
     alone: Float[Tensor, "samples frames"],
 ) -> Float[Tensor, "samples frames"]:
-    """Largest cosine to a real frame of another modality; `alone` for samples without any."""
+    """Score: the largest cosine to a real frame of another modality; for samples without one, the score `alone`."""
     cosine = F.normalize(h, dim=-1) @ F.normalize(others, dim=-1).transpose(1, 2)
     cosine = cosine.masked_fill(~other_mask.unsqueeze(1), -2.0)  # below every cosine
     best = cosine.amax(-1) if others.shape[1] else h.new_full(h.shape[:2], -2.0)
@@ -122,7 +122,7 @@ def cross_scores(
 
 
 def random_scores(samples: int, frames: int, seed: int, training: bool, like: Tensor) -> Tensor:
-    """Fresh numbers in training; afterwards numbers of the frame's place alone, the same for every sample and batch."""
+    """Random scores: new ones in training; afterwards fixed for each place, the same in every sample and batch."""
     if training:
         return torch.rand(samples, frames, device=like.device, dtype=like.dtype)
     fixed = np.random.default_rng(seed).random(frames)  # longer draws begin with the shorter ones
@@ -137,17 +137,17 @@ class GateScores(nn.Module):
         self.inner, self.outer = nn.Linear(hidden, hidden, bias=False), nn.Linear(hidden, 1, bias=False)
 
     def forward(self, h: Float[Tensor, "samples frames hidden"]) -> Float[Tensor, "samples frames"]:
-        """Scores in 0..1."""
+        """Scores in 0..1, ``(samples, frames)``."""
         return self.outer(self.inner(h).tanh()).squeeze(-1).sigmoid()
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose queries and keys may differ; a sample without any key gives zeros, not NaN.
+    """Multi-head attention; queries and keys may come from different states. Without any key the result is 0, not NaN.
 
     Args:
         hidden: Width; a multiple of `heads`.
         heads: Number of heads.
-        dropout: On the attention weights, in training.
+        dropout: Dropout of the attention weights, in training.
     """
 
     def __init__(self, hidden: int, heads: int, dropout: float) -> None:
@@ -164,10 +164,10 @@ class Attention(nn.Module):
         return self._mixed(*self._projected(query, memory), memory_mask)
 
     def with_first_row(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Self-attention, and the weights of its first position before dropout, ``(samples, heads, n)``.
+        """Self-attention, and the attention weights of its first position before dropout, ``(samples, heads, n)``.
 
-        That row alone is written out; all others stay inside the fused product, so that where torch has a kernel for it
-        no ``n x n`` matrix is kept.
+        Only that row of weights is computed separately. The others stay inside torch's fused product, so that no
+        ``n x n`` matrix is kept where torch has a kernel for it.
         """
         q, k, v = self._projected(x, x)
         scores = (q[:, :, :1] @ k.transpose(-1, -2)).squeeze(2) / q.shape[-1] ** 0.5
@@ -178,7 +178,7 @@ class Attention(nn.Module):
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, memory_mask: Tensor) -> Tensor:
         some = memory_mask.any(1)
-        open_mask = memory_mask | ~some.unsqueeze(1)  # a row that sees nothing sees all, and is set to 0 afterwards
+        open_mask = memory_mask | ~some.unsqueeze(1)  # a sample without any key attends to all, and is set to 0 below
         mixed = F.scaled_dot_product_attention(
             q, k, v, open_mask[:, None, None, :], dropout_p=self.dropout if self.training else 0.0
         )
@@ -203,13 +203,13 @@ def feed_forward(hidden: int, multiple: int, dropout: float) -> nn.Sequential:
 
 
 class AnchorFusion(nn.Module):
-    """One block: anchors read all frames of all modalities, then each other, then think.
+    """One block: anchors read all frames of all modalities, then each other, then pass a feed-forward part.
 
     Args:
         hidden: Width.
-        heads: Attention heads.
+        heads: Number of attention heads.
         ffn_multiple: Inner width of the feed-forward part, in multiples of `hidden`.
-        dropout: After each part.
+        dropout: Dropout after each part.
     """
 
     def __init__(self, hidden: int, heads: int, ffn_multiple: int, dropout: float) -> None:
@@ -225,7 +225,7 @@ class AnchorFusion(nn.Module):
         memory: Float[Tensor, "samples memory hidden"],
         memory_mask: Bool[Tensor, "samples memory"],
     ) -> Float[Tensor, "samples anchors hidden"]:
-        """The anchors after one round."""
+        """The anchors after this block."""
         of_anchors, of_memory, of_exchange, of_ffn = self.norms
         anchors = anchors + self.dropout(self.read(of_anchors(anchors), of_memory(memory), memory_mask))
         normed = of_exchange(anchors)

@@ -1,4 +1,4 @@
-"""The methods that A-MESS is compared with, on the same frames, masks and training loop."""
+"""The baselines, with the same frames, masks and training loop as A-MESS; and making the network of a method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moiety.intent.settings import IntentSettings
 
 
 class TextOnly(nn.Module):
-    """The text vector through two layers; everything else is ignored.
+    """The text vector through two layers; the other modalities are not used.
 
     Raises:
         ValueError: the data has no text.
@@ -37,7 +37,10 @@ class TextOnly(nn.Module):
 
 
 class Concat(nn.Module):
-    """Late fusion: the mean frame of each modality, projected, side by side, through two layers. Order is ignored."""
+    """Late fusion: the projected mean frames of all modalities, concatenated, through two layers.
+
+    The order of the frames does not matter.
+    """
 
     def __init__(self, dims: Mapping[str, int], settings: IntentSettings) -> None:
         super().__init__()
@@ -62,7 +65,7 @@ class Concat(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer block whose keys may come from elsewhere, normalised before each part."""
+    """One transformer block with pre-normalisation; its keys may come from other states than its queries."""
 
     def __init__(self, settings: IntentSettings) -> None:
         super().__init__()
@@ -75,16 +78,16 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, memory: Tensor | None, memory_mask: Tensor) -> Tensor:
-        """``(samples, frames, hidden)``; without `memory` the frames read themselves."""
+        """New states, ``(samples, frames, hidden)``; without `memory` this is self-attention."""
         query = self.of_query(x)
         x = x + self.dropout(self.attention(query, query if memory is None else self.of_memory(memory), memory_mask))
         return x + self.dropout(self.ffn(self.of_ffn(x)))
 
 
 class MulT(nn.Module):
-    """Multimodal transformer: every modality reads every other one frame by frame; cost grows with frames squared.
+    """Multimodal transformer: every modality attends to every other one; cost grows with the square of the frames.
 
-    Masked frames are neither keys nor the frame that is read out, which the released code does not ensure.
+    Masked frames are never keys, and are never the frame that is read out. The released code does not ensure this.
 
     Source:
         Tsai et al. 2019, section 3, with ``fusion_layers`` cross-modal and at least 3 self-attention layers.
@@ -153,15 +156,15 @@ class MAG(nn.Module):
     that see the frame and the other modality. Video and audio are brought to the length of the text by averaging.
 
     Args:
-        dims: Modality -> width of its frames; text is required.
+        dims: Modality -> width of its frames; text must be among them.
         settings: Widths and dropout.
 
     Raises:
         ValueError: the data has no text.
 
     Source:
-        Rahman et al. 2020, eq. 1-5. On feature-only text the gate stands before our text encoder instead of inside a
-        pretrained one, and bins of frames replace the learned alignment.
+        Rahman et al. 2020, eq. 1-5. Text comes as features, so the gate is in front of our text encoder instead of
+        inside a pretrained one, and bins of frames replace the learned alignment.
     """
 
     beta = 0.005
@@ -178,7 +181,7 @@ class MAG(nn.Module):
         self.width = settings.hidden
 
     def forward(self, batch: IntentBatch) -> Fused:
-        """Embed a batch; a sample without text has one empty text frame to be shifted."""
+        """Embed a batch. For a sample without text, one empty text frame is shifted."""
         e, mask = batch.x["text"], batch.frame_mask["text"]
         mask = mask.clone()
         mask[:, 0] |= ~mask.any(1)
@@ -196,9 +199,9 @@ class MAG(nn.Module):
 
 
 def to_bins(x: Tensor, x_mask: Tensor, target_mask: Tensor) -> Tensor:
-    """Average the real frames of `x` into as many bins as the target has real frames, ``(samples, target, dim)``.
+    """Means of the real frames of `x` in as many bins as the target has real frames, ``(samples, target, dim)``.
 
-    Frame *j* of *n* falls into bin ``floor(j * m / n)`` of *m*; empty bins repeat the frame they lie in.
+    Frame *j* of *n* is in bin ``floor(j * m / n)`` of *m*. An empty bin repeats the frame at its place.
     """
     n, m = x_mask.sum(1, keepdim=True).clamp(min=1), target_mask.sum(1, keepdim=True).clamp(min=1)
     frame = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
@@ -213,11 +216,13 @@ def to_bins(x: Tensor, x_mask: Tensor, target_mask: Tensor) -> Tensor:
 
 def _need_text(dims: Mapping[str, int], method: str) -> None:
     if "text" not in dims:
-        raise ValueError(f"method {method!r} needs text, the data has {', '.join(dims)}; use amess, concat or mult")
+        raise ValueError(
+            f"method {method!r} needs text, but the data has only {', '.join(dims)}; use amess, concat or mult"
+        )
 
 
 METHODS: dict[str, type[nn.Module]] = {"amess": AMESS, "text": TextOnly, "concat": Concat, "mult": MulT, "mag": MAG}
-"""Method -> network; a new one is a class with ``width`` and ``forward(batch) -> Fused``, and a line here."""
+"""Method -> network. A new method is a class with ``width`` and ``forward(batch) -> Fused``, and a line here."""
 
 
 def network_for(
@@ -227,7 +232,15 @@ def network_for(
     label_embeddings: Tensor | None = None,
     reader: TextReader | None = None,
 ) -> IntentNetwork:
-    """The method of `settings` with its head; with a reader, the method takes the states of text that it gives."""
+    """The network of a method with its head.
+
+    Args:
+        dims: Modality -> width of its frames.
+        num_classes: Number of classes.
+        settings: The method, and everything else.
+        label_embeddings: Encoded label descriptions, ``(classes, label_dim)``; None: nothing synchronises.
+        reader: Text encoder that learns, whose states the method takes as text; None: text comes as frames.
+    """
     wide = dims if reader is None else {**dims, "text": reader.dim}
     body = METHODS[settings.method](wide, settings)
     return IntentNetwork(body, num_classes, settings, label_embeddings, reader)

@@ -1,4 +1,4 @@
-"""A-MESS: one encoder a modality, anchors, fusion, pooling; then what every method shares, a head and projections."""
+"""A-MESS (an encoder for each modality, anchors, fusion, pooling), and the head and projections of every method."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Fused:
     """What a method makes of a batch.
 
     Args:
-        embedding: One vector a sample, ``(samples, width)``.
+        embedding: One vector for each sample, ``(samples, width)``.
         anchors: Modality -> chosen frames; empty for methods without anchors.
-        pooling: Share of each anchor in the pooled vector, ``(samples, anchors)``; None likewise. Order: for each
-            modality its cls anchor, then its frames.
+        pooling: Share of each anchor in the pooled vector, ``(samples, anchors)``; for each modality first its cls
+            state, then its chosen frames. None for methods without anchors.
     """
 
     embedding: Float[Tensor, "samples width"]
@@ -45,7 +45,7 @@ class Fused:
 
 
 def sinusoid(frames: int, hidden: int, like: Tensor) -> Float[Tensor, "frames hidden"]:
-    """Positions as sines and cosines of falling frequency, base 10,000; for any length.
+    """Positions as sines and cosines of falling frequency (base 10,000), for any number of frames.
 
     Source:
         Vaswani et al. 2017, section 3.5.
@@ -59,17 +59,17 @@ def sinusoid(frames: int, hidden: int, like: Tensor) -> Float[Tensor, "frames hi
 
 
 def text_vector(batch: IntentBatch) -> Float[Tensor, "samples dim"]:
-    """The text as one vector: its first frame where that is an encoder's mark, otherwise the mean; 0 where absent."""
+    """The text as one vector: its first frame if that is an encoder's mark, else the mean; 0 where text is absent."""
     x, mask = batch.x["text"], batch.frame_mask["text"]
     return torch.where(batch.text_marks.unsqueeze(1), x[:, 0], masked_mean(x, mask))
 
 
 def masked_mean(x: Float[Tensor, "samples frames dim"], mask: Bool[Tensor, "samples frames"]) -> Tensor:
-    """Mean over real frames; 0 without any.
+    """Mean over the real frames; 0 for a sample without any.
 
     Args:
         x: Frames, ``(samples, frames, dim)``.
-        mask: Which are real, ``(samples, frames)``.
+        mask: Which frames are real, ``(samples, frames)``.
 
     Returns:
         ``(samples, dim)``.
@@ -79,7 +79,7 @@ def masked_mean(x: Float[Tensor, "samples frames dim"], mask: Bool[Tensor, "samp
 
 
 class ModalityEncoder(nn.Module):
-    """Frames of one modality to states: projection, position, a learned cls state in front, one self-attention layer.
+    """The states of one modality: projected frames with positions, a learned cls state, one self-attention layer.
 
     Args:
         dim: Width of the frames.
@@ -100,7 +100,7 @@ class ModalityEncoder(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(self, x: Tensor, frame_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States ``(samples, 1 + frames, hidden)``, their mask, and what cls looks at, ``(samples, frames)``."""
+        """States ``(samples, 1 + frames, hidden)``, cls first; their mask; attention of cls, ``(samples, frames)``."""
         frames = self.norm(self.project(x)) + self.scale * sinusoid(x.shape[1], self.cls.shape[0], x) + self.kind
         first = (self.cls + self.kind).expand(len(x), 1, -1)
         h = self.dropout(torch.cat([first, frames], dim=1))
@@ -120,7 +120,7 @@ class AMESS(nn.Module):
         settings: Everything else.
 
     Source:
-        A-MESS (arXiv 2503.19474) as reconstructed by moiety: its method section was not at hand.
+        A-MESS (arXiv 2503.19474) as reconstructed by moiety: its method section was not available.
     """
 
     def __init__(self, dims: Mapping[str, int], settings: IntentSettings) -> None:
@@ -140,7 +140,7 @@ class AMESS(nn.Module):
         self.width = hidden
 
     def forward(self, batch: IntentBatch) -> Fused:
-        """Embed a batch; a sample's numbers depend on itself alone."""
+        """Embed a batch. The numbers of a sample do not depend on the others in the batch."""
         encoded = {name: self.encoders[name](batch.x[name], batch.frame_mask[name]) for name in self.names}
         points, mask, anchors = self._anchors(batch, encoded)
         memory = torch.cat([encoded[name][0] for name in self.names], dim=1)
@@ -154,7 +154,7 @@ class AMESS(nn.Module):
         return Fused(self.norm(self.join(pooled)), anchors, share)
 
     def _anchors(self, batch: IntentBatch, encoded: Mapping[str, tuple[Tensor, ...]]) -> tuple[Tensor, Tensor, dict]:
-        """Cls state and chosen frames of every modality side by side, their mask, and the choices."""
+        """The cls state and the chosen frames of all modalities, concatenated; their mask; the chosen frames."""
         points, masks, chosen = [], [], {}
         for name in self.names:
             h, mask, _ = encoded[name]
@@ -195,7 +195,7 @@ class AMESS(nn.Module):
     def _pooling(
         self, points: Tensor, mask: Tensor, anchors: Mapping[str, Anchors]
     ) -> Float[Tensor, "samples anchors"]:
-        """Share of each anchor in the pooled vector; 0 where there is none."""
+        """Share of each anchor in the pooled vector; 0 where the anchor does not exist."""
         if self.settings.pooling == "attention":
             return masked_softmax(self.pool_outer(self.pool_inner(points).tanh()).squeeze(-1), mask)
         if self.settings.pooling == "cls":
@@ -210,12 +210,12 @@ class AMESS(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class IntentOutput:
-    """Result of one batch.
+    """The result of one batch.
 
     Args:
-        logits: One score a class, ``(samples, classes)``.
+        logits: One score for each class, ``(samples, classes)``.
         embedding: Input of the head, ``(samples, width)``.
-        fused: How it came about.
+        fused: What the method made of the batch, with its anchors.
     """
 
     logits: Float[Tensor, "samples classes"]
@@ -224,14 +224,14 @@ class IntentOutput:
 
 
 class IntentNetwork(nn.Module):
-    """A method, a linear head on it, and, with label descriptions, the projections of semantic synchronisation.
+    """A method with a linear head and, if there are label descriptions, the projections of semantic synchronisation.
 
     Args:
-        body: A method: maps an :class:`IntentBatch` to :class:`Fused`, with its embedding's width as ``width``.
-        num_classes: Classes of the head.
-        settings: For dropout and widths.
-        label_embeddings: Encoded descriptions, ``(classes, label_dim)``; None: no synchronisation.
-        reader: Turns word pieces of the text into states before the method sees them; None: frames are given.
+        body: A method, which turns an :class:`IntentBatch` into :class:`Fused`; ``width`` is that of its embedding.
+        num_classes: Number of classes.
+        settings: Dropout and widths.
+        label_embeddings: Encoded descriptions, ``(classes, label_dim)``; None: nothing synchronises.
+        reader: Turns word pieces into states before the method reads them; None: text comes as frames.
     """
 
     label_embeddings: Tensor | None
@@ -256,7 +256,7 @@ class IntentNetwork(nn.Module):
         self.semantic_logit_weight = settings.semantic_logit_weight
 
     def forward(self, batch: IntentBatch) -> IntentOutput:
-        """Logits and embedding; in evaluation the descriptions add to the logits where that is asked for."""
+        """Logits and embedding. In evaluation ``semantic_logit_weight`` adds the descriptions to the logits."""
         batch = batch.cleaned()
         fused = self.body(batch if self.reader is None else self.reader(batch))
         logits = self.head(self.dropout(fused.embedding))
@@ -266,7 +266,7 @@ class IntentNetwork(nn.Module):
         return IntentOutput(logits, fused.embedding, fused)
 
     def synchronised(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Points of samples and of classes in the common space, each of length 1.
+        """Points of samples and of classes in the shared space, each of length 1.
 
         Raises:
             RuntimeError: the network was built without label descriptions.

@@ -1,7 +1,7 @@
-"""Out of scope: rules that say "none of these intents", the scores behind them, and how the field grades them.
+"""Out of scope: thresholds, decisions and scores for "none of these intents", and the grades of the field.
 
-Scores are higher for rows that look in scope. Labels are class positions; the position after the last class means out
-of scope.
+Scores here are higher for rows that look in scope. Labels are numbers of classes; the number after the last class means
+out of scope.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from moiety.groups import nearest_name
 
 
 def outlier_exposure_loss(logits: Float[Tensor, "samples classes"]) -> Float[Tensor, ""]:
-    """Cost of confidence on rows known to be out of scope; log(classes), its least value, where all logits are equal.
+    """Loss on rows known to be out of scope; least, log(classes), where all logits are equal.
 
     Source:
         Hendrycks et al. 2019, eq. 1 with a uniform target, as the MIntRec2.0 benchmark trains.
@@ -31,11 +31,11 @@ def outlier_exposure_loss(logits: Float[Tensor, "samples classes"]) -> Float[Ten
 def doc_thresholds(
     logits: Float[Tensor, "samples classes"], y: Int[Tensor, " samples"], scale: float = 1.0
 ) -> Float[Tensor, " classes"]:
-    r"""Least sigmoid score that each class accepts.
+    r"""The least sigmoid score that each class accepts.
 
-    The scores *p* of a class's own training rows are mirrored at 1, so a normal fitted to them has mean 1 and
-    :math:`s_c = \sqrt{mean((1-p)^2)}`; the threshold is :math:`\max(1/2, 1 - scale \cdot s_c)`. A class without rows
-    gets 1/2.
+    The scores *p* of the training rows of a class are mirrored at 1. A normal distribution fitted to them has mean 1
+    and deviation :math:`s_c = \sqrt{mean((1-p)^2)}`; the threshold is :math:`\max(1/2, 1 - scale \cdot s_c)`. A class
+    without rows gets 1/2.
 
     Source:
         Shu et al. 2017 (DOC), as the MIntRec2.0 benchmark applies it.
@@ -48,14 +48,14 @@ def doc_thresholds(
     p = torch.sigmoid(logits.double())
     thresholds = torch.full((logits.shape[1],), 0.5, dtype=torch.float64)
     for label in range(logits.shape[1]):
-        own = p[y == label, label]
-        if len(own):
-            thresholds[label] = max(0.5, 1 - scale * (1 - own).square().mean().sqrt().item())
+        of_class = p[y == label, label]
+        if len(of_class):
+            thresholds[label] = max(0.5, 1 - scale * (1 - of_class).square().mean().sqrt().item())
     return thresholds
 
 
 def doc_decision(logits: Float[Tensor, "samples classes"], thresholds: Float[Tensor, " classes"]) -> Tensor:
-    """Best class where its sigmoid score exceeds its threshold, otherwise the number of classes."""
+    """The best class if its sigmoid score exceeds its threshold, else the number of classes (out of scope)."""
     p, label = torch.sigmoid(logits.double()).max(1)
     return torch.where(p > thresholds[label], label, logits.shape[1])
 
@@ -80,19 +80,19 @@ def score_of(name: str, logits: Float[Tensor, "samples classes"]) -> Float[Tenso
 
 
 def score_threshold(in_scope_scores: np.ndarray, keep: float = 0.95) -> float:
-    """The largest threshold at which the share `keep` of the in-scope rows is kept."""
+    """The largest threshold that keeps the share `keep` of the in-scope rows."""
     return float(np.quantile(in_scope_scores, 1 - keep, method="lower"))
 
 
 def score_metrics(scores: np.ndarray, in_scope: np.ndarray) -> dict[str, float]:
-    """Threshold-free grades of a score, each in 0..1.
+    """Grades of a score that need no threshold, each in 0..1.
 
-    ``der`` keeps the crossed class shares of the benchmark's code; ``detection_error`` uses each share with its own
-    error.
+    ``der`` multiplies each error by the share of the other class, as the code of the benchmark does;
+    ``detection_error`` multiplies it by the share of its class.
 
     Args:
-        scores: Higher = more in scope.
-        in_scope: Truth, one boolean a row.
+        scores: Higher = further in scope.
+        in_scope: The truth, one boolean for each row.
 
     Raises:
         ValueError: all rows are in scope, or none is.
@@ -102,7 +102,9 @@ def score_metrics(scores: np.ndarray, in_scope: np.ndarray) -> dict[str, float]:
     """
     y = np.asarray(in_scope).astype(int)
     if not 0 < y.sum() < len(y):
-        raise ValueError(f"{y.sum()} of {len(y)} rows are in scope; out-of-scope grades need rows of both kinds")
+        raise ValueError(
+            f"{y.sum()} of {len(y)} rows are in scope; out-of-scope grades need rows in scope and rows out of scope"
+        )
     fpr, tpr, _ = roc_curve(y, scores)
     precision_in, recall_in, _ = precision_recall_curve(y, scores)
     precision_out, recall_out, _ = precision_recall_curve(1 - y, 1 - np.asarray(scores))
@@ -121,20 +123,20 @@ def score_metrics(scores: np.ndarray, in_scope: np.ndarray) -> dict[str, float]:
 
 
 def _fpr_at(scores: np.ndarray, y: np.ndarray, recall: float) -> float:
-    """Share of out-of-scope rows above the point where `recall` of the in-scope rows is reached, walking down."""
+    """Share of out-of-scope rows among the highest scores, down to where `recall` of the in-scope rows is reached."""
     ordered = y[np.argsort(-np.asarray(scores), kind="stable")]
     reached = int(np.argmax(np.cumsum(ordered) / y.sum() >= recall))
     return float((ordered[: reached + 1] == 0).sum() / (y == 0).sum())
 
 
 def open_set_metrics(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, float]:
-    """Grades of decisions over all classes and out-of-scope (position `num_classes`), each in 0..1.
+    """Grades of decisions over all classes and out of scope (number `num_classes`), each in 0..1.
 
-    Means run over the classes that occur in truth or prediction; the F1 of another is undefined, NaN, not 0. The last
-    row is out-of-scope whatever occurs.
+    Means run over the classes that occur in truth or prediction; the F1 of any other class is undefined (NaN, not 0).
 
     Source:
-        As MIntRec2.0's released metrics, which take the last label that occurs for out-of-scope.
+        MIntRec2.0's released metrics; these take the last label that occurs as out of scope, here it is always the
+        number `num_classes`.
 
     Example:
         >>> open_set_metrics(np.array([0, 2]), np.array([0, 2]), 2)["oid_f1"]

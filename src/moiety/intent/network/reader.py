@@ -1,4 +1,4 @@
-"""A text encoder that learns with the rest: word pieces go in, states come out."""
+"""A text encoder that learns with the rest of the network."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from moiety.intent.data.encoders import encoder_of
 from moiety.intent.data.samples import IntentBatch
 
 MAX_PIECES = 64
-"""Longer texts are cut here."""
+"""Longer texts are cut after so many word pieces."""
 
 
 def piece_frames(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
-    """Word pieces of each text as frames of one number, ``(pieces, 1)`` float32, the encoder's own marks included."""
+    """The word pieces of each text as frames of one number (the id), ``(pieces, 1)`` float32, with the marks."""
     ids = tokenizer(list(texts), truncation=True, max_length=_longest(tokenizer))["input_ids"]
     return [np.asarray(row, dtype=np.float32)[:, None] for row in ids]
 
@@ -31,11 +31,11 @@ def _longest(tokenizer: Any) -> int:
 
 
 class TextReader(nn.Module):
-    """In front of a method: frames of text that are word pieces become states of an encoder, with gradient.
+    """Turns word pieces of the text into states of an encoder, with gradient, before the method reads them.
 
     Args:
-        model: Hugging Face encoder with ``last_hidden_state``.
-        tokenizer: Its tokenizer.
+        model: Hugging Face encoder that gives ``last_hidden_state``.
+        tokenizer: The tokenizer of the encoder.
     """
 
     model: Any
@@ -44,7 +44,7 @@ class TextReader(nn.Module):
         super().__init__()
         self.model, self.tokenizer = model, tokenizer
         if getattr(model, "pooler", None) is not None:
-            self.model.pooler = None  # states are asked for, never the pooled vector
+            self.model.pooler = None  # only the states are used, never the pooled vector
 
     @classmethod
     def pretrained(cls, name: str) -> TextReader:
@@ -58,7 +58,7 @@ class TextReader(nn.Module):
 
     @classmethod
     def stored(cls, folder: str | Path) -> TextReader:
-        """The encoder that :meth:`save` wrote, with random weights: those of the network are loaded over them."""
+        """The encoder that :meth:`save` wrote, with random weights; those of the network are loaded afterwards."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -66,7 +66,7 @@ class TextReader(nn.Module):
         return cls(model.float(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
     def save(self, folder: Path) -> None:
-        """Write configuration and tokenizer; weights are saved with the network."""
+        """Write configuration and tokenizer; the weights are saved with the network."""
         self.model.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -76,13 +76,13 @@ class TextReader(nn.Module):
         return int(self.model.config.hidden_size)
 
     def forward(self, batch: IntentBatch) -> IntentBatch:
-        """The batch with states in the place of word pieces.
+        """The batch with states instead of word pieces.
 
         Args:
             batch: Its ``x["text"]`` holds ids of word pieces, ``(samples, pieces, 1)``, 0 where masked.
 
         Returns:
-            The same with ``x["text"]`` of ``(samples, pieces, dim)``; 0 where masked, and where a sample has no text.
+            The batch with ``x["text"]`` of ``(samples, pieces, dim)``, 0 where masked.
         """
         ids, mask = batch.x["text"].squeeze(-1).long(), batch.frame_mask["text"]
         states = batch.x["text"].new_zeros(*ids.shape, self.dim)
@@ -94,7 +94,7 @@ class TextReader(nn.Module):
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
-        """Mean state of each text, in evaluation mode and without gradient."""
+        """The mean state of each text, ``(texts, dim)``, in evaluation mode and without gradient."""
         learns = self.training
         self.eval()
         device = next(self.parameters()).device

@@ -1,7 +1,7 @@
-r"""Semantic synchronisation: a sample moves towards the description of its label and away from others.
+r"""Semantic synchronisation: a sample moves towards the description of its label and away from the others.
 
 :math:`f_i` is the projected embedding of sample *i*, :math:`g_c` the projected description of class *c*, both of
-length 1. All losses are means over samples, computed in float32 at least, and 0 with gradient for an empty batch.
+length 1. All losses are means over samples and computed in float32 or better. For an empty batch they are 0.
 
 Source:
     A-MESS (arXiv 2503.19474) names a triplet loss towards label descriptions written by a language model; margins,
@@ -22,7 +22,7 @@ Distance = Literal["cosine", "squared_l2"]
 
 
 class Projections(nn.Module):
-    """Maps of samples and descriptions into one space: two small networks of their own.
+    """Projects samples and descriptions into one space, with two small networks.
 
     Args:
         hidden: Width of a sample's embedding.
@@ -38,7 +38,7 @@ class Projections(nn.Module):
     def forward(
         self, embedding: Float[Tensor, "samples hidden"], description: Float[Tensor, "classes label_dim"]
     ) -> tuple[Float[Tensor, "samples sync_dim"], Float[Tensor, "classes sync_dim"]]:
-        """Points of samples and classes, each of length 1, in float32 at least."""
+        """Points of samples and of classes, each of length 1, in float32 or better."""
         with torch.autocast(embedding.device.type, enabled=False):
             kind = torch.promote_types(next(self.parameters()).dtype, torch.float32)
             points = self.sample(embedding.to(kind)), self.label(description.to(kind))
@@ -46,7 +46,7 @@ class Projections(nn.Module):
 
 
 def distances(f: Tensor, g: Tensor, kind: Distance = "cosine") -> Float[Tensor, "samples classes"]:
-    """Of every sample to every class: 1 - cosine, or the squared length of the difference, which is twice that."""
+    """Distance of every sample to every class: 1 - cosine, or the squared length of the difference (twice that)."""
     cosine = 1 - f @ g.T
     return cosine if kind == "cosine" else 2 * cosine
 
@@ -57,14 +57,14 @@ def mine_negatives(
     kind: Negative = "hard",
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " samples"]:
-    """One other class for each sample; no gradient.
+    """One wrong class for each sample; no gradient.
 
     Args:
-        distance: To every class.
-        y: Own class.
-        kind: ``hard`` the nearest other class; ``semihard`` the nearest of those farther away than the own class, hard
-            where there is none; ``random`` any other class. Ties go to the lowest class.
-        generator: Draws the random ones.
+        distance: Distance of each sample to every class.
+        y: The right class of each sample.
+        kind: ``hard``: the nearest wrong class. ``semihard``: the nearest wrong class that is farther away than the
+            right one, or the nearest if there is none. ``random``: any wrong class. Of equally near classes the first.
+        generator: Draws the random classes.
 
     Example:
         >>> distance, y = torch.tensor([[0.5, 0.2, 0.7]]), torch.tensor([0])
@@ -76,8 +76,8 @@ def mine_negatives(
         shift = torch.randint(1, classes, (samples,), generator=generator).to(y.device)
         return (y + shift) % classes
     distance = distance.detach()
-    own = F.one_hot(y, classes).bool()
-    hard = distance.masked_fill(own, float("inf"))
+    right = F.one_hot(y, classes).bool()
+    hard = distance.masked_fill(right, float("inf"))
     if kind == "hard":
         return hard.argmin(1)
     farther = hard.masked_fill(distance <= distance.gather(1, y.unsqueeze(1)), float("inf"))
@@ -91,9 +91,9 @@ def triplet_loss(
     kind: Negative = "hard",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    r"""Mean of :math:`\max(0, margin + d(f_i, g_{y_i}) - d(f_i, g_n))` with one mined other class *n* per sample.
+    r"""Mean of :math:`\max(0, margin + d(f_i, g_{y_i}) - d(f_i, g_n))` with one mined wrong class *n* for each sample.
 
-    With a single class there is nothing to move away from, and the loss is 0.
+    With a single class there is no wrong one, and the loss is 0.
 
     Example:
         >>> triplet_loss(torch.tensor([[0.1, 0.2]]), torch.tensor([0]), margin=0.3).item()
@@ -102,22 +102,22 @@ def triplet_loss(
     if distance.shape[1] < 2 or not len(y):
         return distance.sum() * 0
     negative = mine_negatives(distance, y, kind, generator)
-    own = distance.gather(1, y.unsqueeze(1)).squeeze(1)
-    other = distance.gather(1, negative.unsqueeze(1)).squeeze(1)
-    return (margin + own - other).clamp(min=0).mean()
+    to_right = distance.gather(1, y.unsqueeze(1)).squeeze(1)
+    to_wrong = distance.gather(1, negative.unsqueeze(1)).squeeze(1)
+    return (margin + to_right - to_wrong).clamp(min=0).mean()
 
 
 def batch_triplet_loss(
     distance: Float[Tensor, "samples classes"], y: Int[Tensor, " samples"], margin: float
 ) -> Float[Tensor, ""]:
-    """The same seen from the description: its own sample against the nearest sample of another class in the batch."""
+    """The same from the description of a sample's class: this sample against the nearest of another class."""
     if not len(y):
         return distance.sum() * 0
-    to_own = distance[:, y].T  # (samples i, samples k): of the description of i's class to sample k
+    from_class = distance[:, y].T  # (samples i, samples k): from the description of i's class to sample k
     foreign = y.unsqueeze(1) != y.unsqueeze(0)
-    nearest = to_own.masked_fill(~foreign, float("inf")).amin(1)
+    nearest = from_class.masked_fill(~foreign, float("inf")).amin(1)
     some = foreign.any(1)
-    hinge = (margin + to_own.diagonal() - nearest.masked_fill(~some, 0)).clamp(min=0)
+    hinge = (margin + from_class.diagonal() - nearest.masked_fill(~some, 0)).clamp(min=0)
     return hinge.masked_fill(~some, 0).sum() / some.sum().clamp(min=1)
 
 
@@ -139,17 +139,19 @@ def info_nce_loss(
 def synchrony(
     distance: Float[Tensor, "samples classes"], g: Float[Tensor, "classes sync_dim"], y: Tensor, margin: float
 ) -> dict[str, float]:
-    """What to watch: distance to the own and the nearest other description, active share, collapse of descriptions.
+    """Numbers to watch in training.
 
-    ``description_cosine`` near 1 says that all descriptions have become one point.
+    ``own_distance`` and ``other_distance``: mean distance to the right description, and to the nearest wrong one.
+    ``active_share``: share of the samples whose triplet loss is not 0. ``description_cosine``: mean cosine between
+    descriptions; near 1 they have all become one point.
     """
     classes = g.shape[0]
-    own = distance.gather(1, y.unsqueeze(1)).squeeze(1)
-    found = {"own_distance": own.mean().item()}
+    to_right = distance.gather(1, y.unsqueeze(1)).squeeze(1)
+    found = {"own_distance": to_right.mean().item()}
     if classes > 1:
-        other = distance.gather(1, mine_negatives(distance, y).unsqueeze(1)).squeeze(1)
+        to_wrong = distance.gather(1, mine_negatives(distance, y).unsqueeze(1)).squeeze(1)
         cosine = g @ g.T
-        found["other_distance"] = other.mean().item()
-        found["active_share"] = (margin + own - other > 0).float().mean().item()
+        found["other_distance"] = to_wrong.mean().item()
+        found["active_share"] = (margin + to_right - to_wrong > 0).float().mean().item()
         found["description_cosine"] = ((cosine.sum() - cosine.trace()) / (classes * (classes - 1))).item()
     return found

@@ -1,7 +1,7 @@
-"""How the figure of the small spoken world moves: head, trunk and two arms, drawn without a drawing library.
+"""The moving figure of the small spoken world: head, trunk and two arms, drawn without a drawing library.
 
-A limb is a line with round ends; a pixel is covered as far as its centre lies inside. Lengths are in heights of the
-figure, y points down, x to the right, and the origin is the middle of the figure at rest.
+A limb is a line with round ends. A pixel is covered as far as its centre is inside a limb. Lengths are in units of the
+height of the figure; y points down, x to the right; the origin is the middle of the figure at rest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SIDE = 48
 FPS = 10
 """Pictures a second."""
 HALF_WIDTHS = (0.13, 0.13, 0.05, 0.045, 0.045)
-"""Of head, trunk, shoulders, near arm and far arm."""
+"""Half widths of head, trunk, shoulders, near arm and far arm."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Look:
-    """What stays the same when one person moves.
+    """What is the same in all clips of one person.
 
     Args:
         colour: Red, green and blue of the figure, 0..255.

@@ -1,9 +1,9 @@
-"""A small spoken world: clips whose words leave open what the speaker wants, so that voice and gesture must be read.
+"""Writes the small spoken world: clips whose words leave the intent open, so that voice and gesture must be read.
 
-Everything is made here, nothing is recorded: sentences from parts (:mod:`moiety.intent.world.phrases`), a voice of
-harmonics (:mod:`moiety.intent.world.voice`), a drawn figure (:mod:`moiety.intent.world.figure`). The law behind the
-three, and the accuracy that it allows for every set of modalities, stand in :mod:`moiety.intent.world.signs`. Speakers
-differ between splits.
+Everything is made, nothing is recorded: sentences from parts (:mod:`moiety.intent.world.phrases`), a voice of harmonics
+(:mod:`moiety.intent.world.voice`), a drawn figure (:mod:`moiety.intent.world.figure`). The law of the world, and the
+accuracy that it allows for every set of modalities, are in :mod:`moiety.intent.world.signs`. No speaker is in two
+splits.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from moiety.records.saving import whole_folder
 
 FORMAT = 1
 OnClip = Callable[[int, int], None]
-"""Called with the clips that are written and the clips in all."""
+"""Called with (clips written, clips in all)."""
 
 
 @dataclass(frozen=True)
 class IntentWorldFiles:
-    """Where a written world lies.
+    """The files of a written world.
 
     Args:
-        folder: Everything is below it; clips in ``clips``.
+        folder: The folder of the world; the clips are in ``clips``.
         rows: ``rows.jsonl``: key, clip, text, label and split of every clip.
         labels: ``labels.json``: what each label means.
-        signs: ``signs.jsonl``: what was drawn, for looking, never an input.
-        facts: ``world.json``: arguments, and the attainable accuracy by modalities.
+        signs: ``signs.jsonl``: what was drawn for each clip. This is for people, and never an input.
+        facts: ``world.json``: arguments, and the attainable accuracy for each set of modalities.
     """
 
     folder: Path
@@ -55,7 +55,7 @@ class IntentWorldFiles:
         return cls(folder, *(folder / name for name in names))
 
     def attainable(self) -> dict[str, float]:
-        """Modalities joined by ``+`` -> best possible accuracy, as written."""
+        """Modalities joined with ``+`` -> attainable accuracy, 0..1."""
         return dict(json.loads(self.facts.read_text("utf-8"))["attainable"])
 
 
@@ -72,26 +72,26 @@ def write_intent_world(
     noise: float = 1.0,
     on_progress: OnClip | None = None,
 ) -> IntentWorldFiles:
-    """Write clips, rows and label descriptions; the same arguments write the same bytes with the same PyAV.
+    """Write clips, rows and label descriptions. The same arguments write the same bytes with the same PyAV.
 
-    A world that lies there already is left as it is. A larger world begins with the clips of a smaller one.
+    A world that is already in the folder is left as it is. A larger world begins with the clips of a smaller one.
 
     Args:
-        folder: Where the files go.
-        num_train: Clips to learn from.
-        num_dev: Clips that choose the epoch.
-        num_test: Clips that grade. Multiples of 12 hold every intent equally often.
+        folder: Folder for the files.
+        num_train: Number of clips to learn from.
+        num_dev: Number of clips that choose the best epoch.
+        num_test: Number of clips that are scored. Multiples of 12 hold every intent equally often.
         seed: Seed of everything that is drawn.
-        unclear: Probability that words, tone or gesture say nothing, each by itself, within 0..1.
-        missing: Probability that a clip lacks one modality, each equally often, within 0..1.
-        outside: Probability that a clip belongs to no intent, within 0..1; 0 leaves the label out of the world. What is
-            attainable counts the other clips alone.
+        unclear: Probability that the words say nothing about the intent; the same, independently, for tone and gesture.
+        missing: Probability that a clip lacks one modality; each modality is equally likely.
+        outside: Probability that a clip belongs to no intent; with 0 the world has no such label. These clips do not
+            count for the attainable accuracy.
         noise: Factor on the noise of sound and pictures, 0 or more.
         on_progress: Called after each clip.
 
     Raises:
         ValueError: a number is out of range.
-        FileExistsError: the folder holds a world of other arguments, or something else.
+        FileExistsError: the folder holds a world that was made with other arguments, or other files.
     """
     _check({"num_train": num_train, "num_dev": num_dev, "num_test": num_test},
            {"unclear": unclear, "missing": missing, "outside": outside}, noise)  # fmt: skip
@@ -114,13 +114,13 @@ def _write_clips(folder: Path, drawn: list[Utterance], seed: int, noise: float, 
         pictures, sound = clip_of(utterance, seed, noise)
         return write_clip(folder / _clip_name(utterance), pictures, sound, fps=FPS, rate=RATE)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # coding video lets go of the interpreter
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # the video encoder releases the interpreter lock
         try:
             for done, _ in enumerate(threads.map(write, drawn), 1):
                 if on_progress is not None:
                     on_progress(done, len(drawn))
         except BaseException:
-            threads.shutdown(wait=False, cancel_futures=True)  # who stops it does not wait for the other clips
+            threads.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C nobody waits for the other clips
             raise
 
 
@@ -129,7 +129,7 @@ def _clip_name(utterance: Utterance) -> str:
 
 
 def _write_tables(files: IntentWorldFiles, drawn: list[Utterance], arguments: Mapping[str, Any]) -> None:
-    """Rows, label descriptions, signs, facts, and a page about them."""
+    """Write rows, label descriptions, signs, facts, and a README."""
     _write_lines(files.rows, (
         {"key": one.key, "clip": _clip_name(one), "text": "" if one.missing == "text" else one.text,
          "label": one.label, "split": one.split}
@@ -154,8 +154,8 @@ def _page(found: Mapping[str, float], arguments: Mapping[str, Any]) -> str:
     return (
         "# A small spoken world\n\nWritten by moiety, `moiety.intent.world`; nothing here was recorded. Arguments: "
         f"`{json.dumps(arguments)}`.\n\n| intent | words | voice | gesture |\n| --- | --- | --- | --- |\n{signs}\n\n"
-        "Best accuracy that any reader can reach who never mishears, in percent, for the modalities it is given (rows "
-        f"that have none of them are not asked):\n\n| modalities | accuracy |\n| --- | ---: |\n{best}\n"
+        "Attainable: the accuracy, in percent, of the best possible reader, who never misreads a sign, for each set of "
+        f"modalities (rows that have none of them do not count):\n\n| modalities | accuracy |\n| --- | ---: |\n{best}\n"
     )
 
 
@@ -164,7 +164,11 @@ def _named(values: tuple[str, ...], every: tuple[str, ...]) -> str:
 
 
 def _is_written(files: IntentWorldFiles, arguments: Mapping[str, Any]) -> bool:
-    """Whether just this world lies there already; anything else there is not ours to replace."""
+    """Whether exactly this world is in the folder already.
+
+    Raises:
+        FileExistsError: the folder holds something else, which is not replaced.
+    """
     if not files.folder.exists() or not any(files.folder.iterdir()):
         return False
     if not files.facts.is_file():
@@ -173,7 +177,7 @@ def _is_written(files: IntentWorldFiles, arguments: Mapping[str, Any]) -> bool:
     changes = differences(there, arguments)
     if changes:
         raise FileExistsError(
-            f"{files.folder} holds a world of other arguments: {'; '.join(changes)}; "
+            f"{files.folder} holds a world that was made with other arguments: {'; '.join(changes)}; "
             "choose another folder, or delete it"
         )
     return True
@@ -183,13 +187,13 @@ def _check(counts: Mapping[str, int], chances: Mapping[str, float], noise: float
     few = {name: count for name, count in counts.items() if count < len(INTENTS)}
     if few:
         given = ", ".join(f"{name}={count}" for name, count in few.items())
-        raise ValueError(f"{given}: every split needs at least {len(INTENTS)} clips, one of each intent")
+        raise ValueError(f"{given}: give every split at least {len(INTENTS)} clips, one of each intent")
     wrong = {name: chance for name, chance in chances.items() if not 0 <= chance <= 1}
     if wrong or noise < 0:
         given = ", ".join(
             f"{name}={value}" for name, value in {**wrong, **({"noise": noise} if noise < 0 else {})}.items()
         )
-        raise ValueError(f"{given}: chances lie within 0..1, noise is 0 or more")
+        raise ValueError(f"{given}: give probabilities within 0..1, and noise of 0 or more")
 
 
 def _write_lines(path: Path, rows: Iterator[Mapping[str, Any]]) -> None:

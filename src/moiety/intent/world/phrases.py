@@ -1,4 +1,4 @@
-"""What is said in the small spoken world: sentences that leave open what the speaker wants, made from parts."""
+"""The sentences of the small spoken world. They are made from parts, and leave open what the speaker wants."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sentence(group: str, rng: np.random.Generator) -> str:
 
 
 def vowels(text: str) -> list[str]:
-    """The vowel that each syllable is spoken with; one syllable a group of vowels.
+    """The vowel of each syllable; each group of vowels is one syllable.
 
     Example:
         >>> vowels("you did it again")

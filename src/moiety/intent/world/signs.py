@@ -1,11 +1,12 @@
-"""The law of the small spoken world: what each intent makes a speaker say, sound like and do, and what can be known.
+"""The law of the small spoken world: which words, voice and gesture each intent has, and what a reader can know.
 
-The words of a speaker tell a group of intents. The tone of the voice splits some groups, the gesture others, one group
-falls apart by either, one only by both together, and two intents are plain from the words. Now and then a sign stays
-away: the words are vague, the voice is plain or the body is still, each by itself with probability `unclear`.
+The words of a speaker tell a group of intents. The tone of the voice divides some groups, the gesture others. One group
+is divided by either of them, one only by both together, and two intents are clear from the words. Each sign may be
+unclear, with probability `unclear` and independently of the others: the words are vague, the voice is plain, or the
+body is still.
 
-All three signs take few values, so the best accuracy that any reader can reach is a finite sum: see
-:func:`attainable`. It holds for a reader who never mishears; a model on noisy clips stays below.
+All three signs have few values, so the best accuracy that any reader can reach is a finite sum: see
+:func:`attainable`. It holds for a reader who never misreads a sign; a model on noisy clips stays below.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 WORDS = ("outcome", "fact", "meeting", "step", "thanks", "sorry", "vague")
-"""Groups of sentences; the last one says nothing about the intent."""
+"""Groups of sentences; the last group says nothing about the intent."""
 TONES = ("bright", "low", "rising", "firm", "plain")
-"""How a sentence is spoken; the last one says nothing."""
+"""Tones of the voice; the last one says nothing about the intent."""
 GESTURES = ("nod", "shake", "wave", "walk", "point", "shrug", "still")
-"""What the figure does; the last one says nothing."""
+"""What the figure does; the last one says nothing about the intent."""
 SIGNS = {"text": WORDS, "video": GESTURES, "audio": TONES}
-"""Modality -> the values of the sign it carries, in the order of every table here."""
+"""Modality -> the values of its sign, in the order of every table here."""
 MASKS = tuple(
     kept
     for count in range(len(SIGNS), 0, -1)
@@ -82,7 +83,7 @@ INTENTS = (
 )  # fmt: skip
 """Twelve intents, equally frequent."""
 OUTSIDE = "None of these"
-"""Label of utterances outside every intent: words of no group above, any tone, any gesture."""
+"""Label of utterances without an intent: words of none of these groups, any tone, any gesture."""
 
 
 def law(unclear: float) -> np.ndarray:
@@ -91,7 +92,7 @@ def law(unclear: float) -> np.ndarray:
     Given the intent, the three signs are independent.
 
     Args:
-        unclear: Probability that a sign stays away, within 0..1.
+        unclear: Probability that a sign is unclear, within 0..1.
     """
     table = np.zeros((len(INTENTS), *(len(values) for values in SIGNS.values())))
     for place, intent in enumerate(INTENTS):
@@ -109,7 +110,7 @@ def _chances(values: Sequence[str], likely: Sequence[str], unclear: float) -> np
 
 
 def attainable(kept: Sequence[str], *, unclear: float = 0.0, missing: float = 0.0) -> float:
-    r"""The best accuracy of any reader who is given the signs of `kept` alone.
+    r"""The best accuracy of any reader who is given only the signs of `kept`.
 
     With s the signs that are seen, it is :math:`\\sum_s \\max_i P(i, s)`. A row lacks one modality, each equally often,
     with probability `missing`; rows that have none of `kept` are not asked, as in
@@ -117,7 +118,7 @@ def attainable(kept: Sequence[str], *, unclear: float = 0.0, missing: float = 0.
 
     Args:
         kept: Modalities, at least one of :data:`SIGNS`.
-        unclear: Probability that a sign stays away.
+        unclear: Probability that a sign is unclear.
         missing: Probability that a row lacks a modality.
 
     Example:
@@ -135,6 +136,6 @@ def attainable(kept: Sequence[str], *, unclear: float = 0.0, missing: float = 0.
 
 
 def _seen(table: np.ndarray, kept: Sequence[str]) -> float:
-    """Accuracy of the best guess once the signs that are not kept are summed out."""
+    """Accuracy of the best guess, after the signs that are not kept are summed out."""
     hidden = tuple(axis for axis, name in enumerate(SIGNS, 1) if name not in kept)
     return float(table.sum(hidden).max(0).sum())

@@ -12,15 +12,15 @@ from moiety.intent.world.signs import ANY_GESTURE, ANY_TONE, INTENTS, OUTSIDE, S
 from moiety.intent.world.voice import RATE, Voice, speak
 
 SPEAKERS = {"train": 60, "dev": 15, "test": 30}
-"""Split -> how many people speak in it; nobody speaks in two."""
+"""Split -> number of its speakers; no speaker is in two splits."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is drawn of one clip before it is made.
+    """What is drawn for one clip before the clip is made.
 
     Args:
-        key: Names the clip.
+        key: Name of the clip.
         split: ``train``, ``dev`` or ``test``.
         label: Its intent, or :data:`moiety.intent.world.signs.OUTSIDE`.
         text: What is said.
@@ -28,8 +28,8 @@ class Utterance:
         tone: One of :data:`moiety.intent.world.signs.TONES`.
         gesture: One of :data:`moiety.intent.world.signs.GESTURES`.
         missing: The modality that the clip lacks, or None.
-        speaker: Number of the person, counted over all splits.
-        draw: Seeds of what is left to chance in sound and pictures.
+        speaker: Number of the speaker, counted over all splits.
+        draw: Seeds of everything that is random in sound and pictures.
     """
 
     key: str
@@ -45,12 +45,12 @@ class Utterance:
 
 
 def drawn_utterance(split: str, number: int, *, seed: int, unclear: float, missing: float, outside: float) -> Utterance:
-    """Clip `number` of a split, by itself: it does not depend on how many others there are."""
+    """Draw utterance `number` of a split. It does not depend on the number of the others."""
     place = list(SPEAKERS).index(split)
     draw = (seed, place, number)
     rng = np.random.default_rng(draw)
     turn = np.random.default_rng((seed, place, number // len(INTENTS), 1)).permutation(len(INTENTS))
-    intent = INTENTS[turn[number % len(INTENTS)]]  # every run of 12 clips holds every intent once
+    intent = INTENTS[turn[number % len(INTENTS)]]  # of every 12 clips, one has each intent
     words, gestures, tones = (intent.words,), intent.gestures, intent.tones
     label = intent.label
     if rng.random() < outside:
@@ -68,7 +68,7 @@ def drawn_utterance(split: str, number: int, *, seed: int, unclear: float, missi
 
 
 def clip_of(utterance: Utterance, seed: int, noise: float) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Pictures ``(frames, side, side, 3)`` and sound ``(samples,)`` of an utterance; None for what it lacks."""
+    """Pictures ``(frames, side, side, 3)`` and sound ``(samples,)`` of an utterance; None for a modality it lacks."""
     person = np.random.default_rng((seed, 9, utterance.speaker))
     voice, look = Voice.drawn(person, noise), Look.drawn(person, noise)
     rng = np.random.default_rng((*utterance.draw, 2))

@@ -1,7 +1,7 @@
-"""How a sentence sounds in the small spoken world: a buzz with formants, one syllable a vowel, in one of five tones.
+"""The voice of the small spoken world: one vowel for each syllable, as a buzz with formants, in one of five tones.
 
-Every syllable is a sum of harmonics of the pitch, each as loud as the nearest formants of its vowel make it. The tone
-shapes pitch, loudness and tempo; the speaker has a pitch, a tempo, a length of throat and a loudness of their own.
+Every syllable is a sum of harmonics of the pitch; the formants of its vowel decide how loud each harmonic is. The tone
+shapes pitch, loudness and tempo. Each speaker has a pitch, a tempo, a length of the throat and a loudness.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ FORMANTS = {"a": (730, 1090, 2440), "e": (530, 1840, 2480), "i": (270, 2290, 301
             "u": (300, 870, 2240)}  # fmt: skip
 """Vowel -> its resonances in Hz, rounded from averages of adult men (Peterson and Barney 1952)."""
 WIDTH, HIGHEST = 110.0, 4000.0
-"""Half width of a resonance and highest harmonic, in Hz."""
+"""Half width of a resonance, and frequency of the highest harmonic, in Hz."""
 SILENCE = 0.2
-"""Seconds of background before and after the sentence."""
+"""Seconds of background noise before and after the sentence."""
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from moiety.evaluate.watch import Watch
+from moiety.evaluate.watch import Watch, Watches
 from moiety.lens.trace.file import SavedTrace, TracedQuestion, write_trace
 from moiety.lens.trace.gather import (
     add_totals,
@@ -144,3 +144,25 @@ class TraceWriter(Watch):
         questions = sorted(self._kept.values(), key=lambda question: self._order[question.id])
         write_trace(replace(self.trace, questions=questions, asked=frozenset(self._asked)), self.path)
         self._written = time.monotonic()
+
+
+@dataclass(frozen=True)
+class TraceFiles(Watches):
+    """Writes a trace of each run: to one file, or to one file for each benchmark.
+
+    Args:
+        path: The file. Benchmarks put their name before its suffix: ``run.safetensors`` -> ``run.pope.safetensors``.
+        limit: See :class:`TraceWriter`.
+    """
+
+    path: Path
+    limit: int = 100
+
+    def place(self, benchmark: str | None = None) -> Path:
+        """The file of one run."""
+        stem, suffix = self.path.stem, self.path.suffix
+        return self.path if benchmark is None else self.path.with_name(f"{stem}.{benchmark}{suffix}")
+
+    def of(self, model: Any, processor: Any, images: Pictures, benchmark: str | None = None) -> TraceWriter:
+        """The writer of one run."""
+        return TraceWriter(self.place(benchmark), model, processor, images, self.limit)

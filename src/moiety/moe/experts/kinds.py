@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from moiety.groups import ExpertGroup, nearest_name
+from moiety.groups import ExpertGroup
 from moiety.moe.asymoe.experts.context_ffn import ContextFFNExperts
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.moe.asymoe.experts.lorentz import LorentzExperts
 from moiety.moe.experts.bank import ExpertBank, Place
 from moiety.moe.experts.ffn import FFNExperts
+from moiety.moe.plugins import EXPERT_GROUP, find
 
 EXPERTS: dict[str, type[ExpertBank]] = {
     "ffn": FFNExperts,
@@ -33,11 +34,13 @@ __all__ = [
 
 
 def bank_class(group: ExpertGroup) -> type[ExpertBank]:
-    """The class of the bank that serves an expert group.
+    """The class of the bank that serves an expert group, of this package or of a plug-in.
 
     Raises:
-        ValueError: its kind is unknown.
+        ValueError: its kind is unknown, or the package of the kind cannot be imported.
+        TypeError: its package names something that is no bank.
     """
-    if group.kind not in EXPERTS:
-        raise ValueError(f"expert group {group.name!r} is of kind {group.kind!r}; {nearest_name(group.kind, EXPERTS)}")
-    return EXPERTS[group.kind]
+    try:
+        return find(group.kind, EXPERTS, EXPERT_GROUP, ExpertBank)
+    except ValueError as error:
+        raise ValueError(f"expert group {group.name!r} is of kind {group.kind!r}; {error}") from error

@@ -1,0 +1,24 @@
+"""Rows that choose the epoch: every label teaches and chooses, and the seed alone decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moiety.intent.data.dev_rows import dev_split
+
+
+@given(st.lists(st.integers(2, 9), min_size=2, max_size=5), st.floats(0.05, 0.5), st.integers(0, 3))
+def test_every_label_teaches_and_chooses(counts: list[int], fraction: float, seed: int) -> None:
+    labels = np.repeat([f"l{number}" for number in range(len(counts))], counts)
+    teach, choose = dev_split(labels, fraction, seed)
+    assert sorted([*teach, *choose]) == list(range(len(labels)))
+    assert set(labels[teach]) == set(labels[choose]) == set(labels)
+    assert (teach, choose) == dev_split(labels, fraction, seed)
+
+
+def test_a_label_with_one_row_cannot_do_both() -> None:
+    with pytest.raises(ValueError, match="label 'b' has 1 row, so no dev share can be split off; give X_dev and y_dev"):
+        dev_split(np.array(["a", "a", "b"]), 0.1, 0)
