@@ -208,7 +208,9 @@ def test_a_foreign_bank_serves_plain_groups() -> None:
     bank, (x, index, weights, context) = stirred(mixed(bank=Foreign)), given()
     ours = mixed()
     ours.load_state_dict(bank.state_dict())
-    torch.testing.assert_close(answer(bank, x, index, weights, context, GROUP), ours(x, index, weights, context))
+    torch.testing.assert_close(
+        answer(bank, x, index, weights, context, GROUP), answer(ours, x, index, weights, context, GROUP)
+    )
 
 
 @pytest.mark.parametrize("inter", ["lorentz", "product"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -86,7 +86,7 @@ class ExpertBank(nn.Module, abc.ABC):
     """Whether ``forward`` takes what the evidence says to each token as its fourth argument."""
 
     @classmethod
-    def at(cls, place: Place) -> Self:
+    def at(cls, place: Place) -> ExpertBank:
         """The bank of one expert group. A kind whose constructor takes other arguments overrides this."""
         return cls(place.group.count, place.hidden, place.width, place.act)  # type: ignore[call-arg]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class ContextFFNExperts(ExpertBank):
             self.initialise()
 
     @classmethod
-    def at(cls, place: Place) -> Self:
+    def at(cls, place: Place) -> ExpertBank:
         """The bank of one expert group of scheme asymoe."""
         return cls(place.group.count, place.hidden, place.asymoe, act=place.act)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -97,7 +97,7 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
             self.initialise()
 
     @classmethod
-    def at(cls, place: Place) -> Self:
+    def at(cls, place: Place) -> ExpertBank:
         """The bank of one expert group of scheme asymoe."""
         return cls(place.group.count, place.hidden, place.asymoe, act=place.act)
 

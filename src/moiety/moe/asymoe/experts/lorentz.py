@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -89,7 +89,7 @@ class LorentzExperts(StaysPrecise, ExpertBank):
             self.initialise()
 
     @classmethod
-    def at(cls, place: Place) -> Self:
+    def at(cls, place: Place) -> ExpertBank:
         """The bank of one expert group of scheme asymoe; its kind names the space."""
         own = place.asymoe
         residual = (own.residual_ffn or place.ffn) if own.has_residual else None
