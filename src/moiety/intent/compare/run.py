@@ -156,7 +156,7 @@ def run_intent_compare(
     whole = replace(asked, names=names, planned=_pairs(recipe, names, all_seeds))
     check_writable(recipe.output, is_folder=True)
     _warn_of_known_persons(asked)
-    _check_finished_runs(asked)
+    _check_finished_runs([*asked.planned, *whole.planned], whole)
     for pair in asked.planned:
         if on_run is not None:
             on_run(sum(asked.run(known) is not None for known in asked.planned), len(asked.planned))
@@ -178,13 +178,13 @@ def _warn_of_known_persons(job: Job) -> None:
         logger.warning("%s", note)
 
 
-def _check_finished_runs(job: Job) -> None:
-    """Compare the settings of all runs that are finished, before any other run is made.
+def _check_finished_runs(pairs: Sequence[Pair], job: Job) -> None:
+    """Compare the settings of all finished runs that the tables will show, before any other run is made.
 
     Raises:
         ValueError: a run was made with other settings.
     """
-    for pair in job.planned:
+    for pair in dict.fromkeys(pairs):
         if load_run(job.folder(pair)) is not None:
             job.run(pair)
 
