@@ -116,7 +116,7 @@ def test_answers_are_plain_rows(fitted: IntentClassifier) -> None:
     assert (first["label"], second["modalities"]) == (fitted.predict(samples)[0], ["video"])
     assert first["oos_score"] == pytest.approx(1 - first["probability"]), "msp without a rule of its own"
     assert set(second["shares"]) == {"video"}
-    with pytest.raises(SampleError, match=r"1 of 2 samples have none of text, video, audio: empty; give what"):
+    with pytest.raises(SampleError, match=r"1 of 2 samples have none of text, video, audio: empty; give one of these"):
         answers(fitted, [utterance(1), IntentSample("empty", text=" ")])
     with torch.no_grad():
         assert answers(fitted, samples[:1], hide=("audio",))[0]["modalities"] == ["text", "video"]

@@ -249,8 +249,8 @@ def test_frames_that_are_none(fitted: IntentClassifier, modality: str, value: An
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["go", "fly"], "y holds labels that fit never saw: fly; known: 2"),
-        (["go"], "2 samples, but 1 labels; give one label a sample"),
+        (["go", "fly"], "y holds labels that fit never saw: fly; leave these rows out, or fit with them"),
+        (["go"], "2 samples, but 1 labels; give one label for each sample"),
         (["go", None], "labels are strings, got NoneType None"),
         ([1, 2], "labels are strings, got int 1"),
         (["go", float("nan")], "labels are strings, got float nan"),

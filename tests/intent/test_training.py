@@ -22,6 +22,10 @@ def test_balanced_weights_are_scikit_learns_and_have_mean_1_over_the_rows(counts
     np.testing.assert_array_equal(weights.numpy(), expected.astype(np.float32))
     assert weights[y].mean().item() == pytest.approx(1)
     assert class_weights(y, len(counts), None) is None
+    with_absent = class_weights(y, len(counts) + 1, "balanced")
+    assert with_absent is not None
+    assert with_absent[-1] == 0
+    np.testing.assert_allclose(with_absent[:-1], weights * len(counts) / (len(counts) + 1), rtol=1e-6)
 
 
 def rates(steps: int, warmup_share: float) -> list[float]:

@@ -41,6 +41,12 @@ Overrides = Annotated[
     ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="Seeds with commas, instead of those of the recipe.")]
+GradesFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", help="Folder for grades and pictures. Default: another one for each model and data."
+    ),
+]
 DEMO_KEEPS = {
     "compare/runs/*/result.json": "the finished runs",
     "features/*/*.safetensors": "the features of the clips that were read",
@@ -165,12 +171,7 @@ def evaluate(
     ] = None,
     hide: Annotated[str | None, typer.Option(help="Modalities to hide, with commas: audio,video.")] = None,
     masks: Annotated[bool, typer.Option("--masks", help="Grade with every possible set of modalities.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", help="Folder for grades and pictures. Default: another one for each model and data."
-        ),
-    ] = None,
+    output: GradesFolder = None,
     settings: DataSettings = None,
     cache: Cache = None,
     on_error: OnError = "raise",

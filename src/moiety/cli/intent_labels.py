@@ -11,48 +11,56 @@ from moiety.cli.door import CheckFailed, keeps_files, say
 from moiety.cli.options import set_option
 from moiety.cli.screen import show
 
+Labels = Annotated[
+    Path,
+    typer.Argument(metavar="LABELS", help="A .txt file with one label on each line, a rows file, or a data folder."),
+]
+Out = Annotated[Path | None, typer.Option(help="JSON file for the table.")]
+Provider = Annotated[
+    str,
+    typer.Option(
+        help="Who writes: file (a table that exists), hf (a local model), or openai (a server with that protocol)."
+    ),
+]
+Source = Annotated[str, typer.Option(help="For file: a JSON or YAML table; auto: a shipped one.")]
+ModelName = Annotated[
+    str | None, typer.Option(help="For hf: Hugging Face id or folder; for openai: the model's name at the server.")
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", help="For openai: address of the server, for instance http://localhost:8000/v1."),
+]
+KeyVariable = Annotated[str | None, typer.Option(help="For openai: the environment variable that holds the key.")]
+Domain = Annotated[str, typer.Option(help="For a model: where the utterances come from, in a few words.")]
+Number = Annotated[int, typer.Option("--n", min=1, help="For a model: number of descriptions of each label.")]
+TextField = Annotated[str, typer.Option(help="For file: the field that holds the text, for instance description_ja.")]
+Cache = Annotated[Path | None, typer.Option(help="For a model: folder that keeps its replies.")]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Write nothing; list the labels that --source does not describe. Exit code 1 if there are any.",
+    ),
+]
+DataSettings = Annotated[
+    list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
+]
+
 
 def describe_labels(
-    labels: Annotated[
-        Path,
-        typer.Argument(
-            metavar="LABELS", help="A .txt file with one label on each line, a rows file, or a data folder."
-        ),
-    ],
-    out: Annotated[Path | None, typer.Option(help="JSON file for the table.")] = None,
-    provider: Annotated[
-        str,
-        typer.Option(
-            help="Who writes: file (a table that exists), hf (a local model), or openai (a server with that protocol)."
-        ),
-    ] = "file",
-    source: Annotated[str, typer.Option(help="For file: a JSON or YAML table; auto: a shipped one.")] = "auto",
-    model: Annotated[
-        str | None, typer.Option(help="For hf: Hugging Face id or folder; for openai: the model's name at the server.")
-    ] = None,
-    base_url: Annotated[
-        str | None,
-        typer.Option("--base-url", help="For openai: address of the server, for instance http://localhost:8000/v1."),
-    ] = None,
-    key_variable: Annotated[
-        str | None, typer.Option(help="For openai: the environment variable that holds the key.")
-    ] = None,
-    domain: Annotated[str, typer.Option(help="For a model: where the utterances come from, in a few words.")] = "",
-    number: Annotated[int, typer.Option("--n", min=1, help="For a model: number of descriptions of each label.")] = 3,
-    field: Annotated[
-        str, typer.Option(help="For file: the field that holds the text, for instance description_ja.")
-    ] = "description",
-    cache: Annotated[Path | None, typer.Option(help="For a model: folder that keeps its replies.")] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check",
-            help="Write nothing; list the labels that --source does not describe. Exit code 1 if there are any.",
-        ),
-    ] = False,
-    settings: Annotated[
-        list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
-    ] = None,
+    labels: Labels,
+    out: Out = None,
+    provider: Provider = "file",
+    source: Source = "auto",
+    model: ModelName = None,
+    base_url: BaseUrl = None,
+    key_variable: KeyVariable = None,
+    domain: Domain = "",
+    number: Number = 3,
+    field: TextField = "description",
+    cache: Cache = None,
+    check: Check = False,
+    settings: DataSettings = None,
 ) -> None:
     """Describe what each label means, from a file or by a language model.
 

@@ -244,13 +244,16 @@ def class_weights(y: Tensor, num_classes: int, kind: str | None) -> Tensor | Non
     """The weight of each class in the loss, ``(classes,)`` float32; None: all rows weigh alike.
 
     Args:
-        y: Class of each training row; every class has a row.
+        y: Class of each training row; a class without rows gets weight 0.
         num_classes: Number of classes.
         kind: ``balanced``: weights inverse to the frequency of the classes, with mean 1 over the rows. None: none.
     """
     if kind is None:
         return None
-    return torch.tensor(compute_class_weight(kind, classes=np.arange(num_classes), y=y.numpy()), dtype=torch.float32)
+    present, weights = np.unique(y.numpy()), np.zeros(num_classes)
+    share = len(present) / num_classes  # scikit-learn divides by the number of classes that it is given
+    weights[present] = compute_class_weight(kind, classes=present, y=y.numpy()) * share
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def _drop_modalities(batch: IntentBatch, settings: IntentSettings, generator: torch.Generator) -> IntentBatch:

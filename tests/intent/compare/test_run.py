@@ -115,6 +115,9 @@ def test_runs_of_other_settings_or_data_are_refused(finished: IntentComparison, 
     message = r"concat-seed0.result.json was made with other settings: model.margin was 0.3, is 0.1. Choose anoth"
     with pytest.raises(ValueError, match=message):
         run_intent_compare(other, methods=["concat"])
+    with pytest.raises(ValueError, match=r"was made with other settings: model.margin was 0.3, is 0.1"):
+        run_intent_compare(other, methods=["concat"], seeds=[7])  # the tables would show the others beside it
+    assert not run_folder(finished.folder, "concat", 7).exists(), "this is noticed before the work"
     moved = write_folder(tmp_path / "moved")
     run_intent_compare(parse_intent_recipe(tree | {"data": tree["data"] | {"path": str(moved)}}))  # the same content
     changed = write_folder(tmp_path / "changed", seed=1)

@@ -188,7 +188,7 @@ def test_the_check_names_what_is_missing_and_what_is_too_much(tmp_path: Path) ->
     more = check_table(WAYS, ["go"])
     assert more.complete
     assert more.lines() == ["'stay' is described, but is no label of the data"]
-    with pytest.raises(FileNotFoundError, match="'moiety intent describe-labels' write them"):
+    with pytest.raises(FileNotFoundError, match="'moiety intent describe-labels' write one"):
         check_table(tmp_path / "none.json", ["go"])
 
 

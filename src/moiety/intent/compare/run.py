@@ -126,26 +126,22 @@ def run_intent_compare(
 ) -> IntentComparison:
     """Train and score methods and variants with several seeds, and write the results.
 
-    Every run reads the same rows and, with the same seed, sets the same rows aside. Finished runs are kept, so a
-    stopped comparison goes on where it was. Several processes with the same recipe share the runs. Floors (majority,
-    logistic regression) run once, because they do not depend on a seed.
+    With the same seed, all runs set the same rows aside. Finished runs are kept, so a stopped comparison goes on where
+    it was. Several processes with the same recipe share the runs. Floors run once, as they do not depend on a seed.
 
-    Written below ``recipe.output``: ``runs/<name>-seed<k>/result.json``; after each run ``recipe.yaml``, ``table.md``,
-    ``table.csv`` and ``results.json``; at the end pictures and ``report.html``. Where the first run is refused, nothing
-    is written.
+    Below ``recipe.output`` each run writes ``runs/<name>-seed<k>/result.json``, recipe and tables; pictures and
+    ``report.html`` follow at the end. If the first run is refused, nothing is written.
 
     Args:
         recipe: The recipe.
-        methods: Run only these. The result is about them alone; the files also hold what else is finished of the
-            recipe.
+        methods: Run only these. The result is about them alone; the files hold all that is finished of the recipe.
         seeds: Run only these, likewise.
         dry_run: Only plan: nothing is run or written.
         on_progress: Called with (clips read, clips in all) where clips are read.
         on_run: Called with (runs finished, runs in all) before each run and at the end.
 
     Raises:
-        RecipeError: a name is unknown.
-        ValueError: data cannot be read, or an earlier run in this folder was made with other settings.
+        ValueError: a name is unknown, data cannot be read, or an earlier run here was made with other settings.
     """
     chosen, names = _united(methods, recipe.compare.methods)
     numbers, all_seeds = _united(seeds, recipe.seeds)
@@ -156,7 +152,7 @@ def run_intent_compare(
     whole = replace(asked, names=names, planned=_pairs(recipe, names, all_seeds))
     check_writable(recipe.output, is_folder=True)
     _warn_of_known_persons(asked)
-    _check_finished_runs(asked)
+    _check_finished_runs([*asked.planned, *whole.planned], whole)
     for pair in asked.planned:
         if on_run is not None:
             on_run(sum(asked.run(known) is not None for known in asked.planned), len(asked.planned))
@@ -178,13 +174,13 @@ def _warn_of_known_persons(job: Job) -> None:
         logger.warning("%s", note)
 
 
-def _check_finished_runs(job: Job) -> None:
-    """Compare the settings of all runs that are finished, before any other run is made.
+def _check_finished_runs(pairs: Sequence[Pair], job: Job) -> None:
+    """Compare the settings of all finished runs that the tables will show, before any other run is made.
 
     Raises:
         ValueError: a run was made with other settings.
     """
-    for pair in job.planned:
+    for pair in dict.fromkeys(pairs):
         if load_run(job.folder(pair)) is not None:
             job.run(pair)
 

@@ -13,7 +13,7 @@ def dev_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[list[int]
 
     Args:
         labels: Label of each row, ``(rows,)``.
-        fraction: Share of the rows that chooses, within 0..1; at least one row of each label does.
+        fraction: Share of the rows that chooses, within 0..1. At least as many rows choose as there are labels.
         seed: Draws the rows.
 
     Raises:

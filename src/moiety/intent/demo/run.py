@@ -67,8 +67,7 @@ def run_demo(
         The page.
 
     Raises:
-        ValueError: a split is too small, the comparison lacks the method of section model, or earlier runs were made
-            with other settings.
+        ValueError: a split is too small, the comparison lacks the recipe's method, or earlier runs had other settings.
         FileExistsError: an earlier demo in `output` has other clips.
     """
     folder = Path(output)
