@@ -147,3 +147,11 @@ def test_a_group_of_options_reaches_the_verb_as_one_object() -> None:
     assert CliRunner().invoke(program, ["a"]).exit_code == 0
     assert CliRunner().invoke(program, ["a", "--number", "5", "--flag", "--last", "y"]).exit_code == 0
     assert seen == [("a", Two(), "x"), ("a", Two(5, True), "y")]
+
+
+@pytest.mark.parametrize("words", sorted(commands()))
+def test_help_cuts_no_word_at_80_columns(words: str) -> None:
+    """rich ends a word that does not fit with an ellipsis; a name that is to be typed must stay whole."""
+    result = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    assert [line for line in result.stdout.splitlines() if "…" in line] == []
