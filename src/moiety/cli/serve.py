@@ -42,7 +42,7 @@ def serve(
 ) -> None:
     """Let programs talk with a model, in OpenAI's chat protocol.
 
-    One model is served. Pictures come inside the requests: the server opens no file and no address that a request names.
+    One model is served. Pictures come inside the requests: the server opens no file and no address that is named there.
     """
     from moiety.serve import Limits, require_packages
 
