@@ -1,16 +1,16 @@
-"""The device that somebody names, tried before anything is loaded for it."""
+"""The device that a user names. It is tried before anything is loaded onto it."""
 
 from __future__ import annotations
 
 
 def device_named(name: str | None) -> str:
-    """A device that this machine and this PyTorch have.
+    """The name of a device that this machine has and that this build of PyTorch can use.
 
     Args:
-        name: ``cpu``, ``cuda``, ``cuda:1``, …; None: a GPU where there is one, else the CPU.
+        name: ``cpu``, ``cuda`` or ``cuda:1``; None: a GPU where there is one, else the CPU.
 
     Raises:
-        ValueError: there is no such device.
+        ValueError: there is no such device; names those that can be used.
 
     Example:
         >>> device_named("cpu")

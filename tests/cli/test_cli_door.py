@@ -169,6 +169,23 @@ def test_help_on_an_ascii_terminal() -> None:
         found.stdout.decode("ascii")
 
 
+@pytest.mark.parametrize("words", [["recipes", "keys"], ["recipes", "ls"], ["train", "--help"], ["recipes", "cp", "x"]])
+def test_a_reader_that_has_gone_ends_the_program_quietly(words: list[str]) -> None:
+    """As ``moiety … | true``: stdout, and for the last one, an error, stderr too, is a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = writer if words[1] == "cp" else subprocess.PIPE
+    found = subprocess.run([sys.executable, "-m", "moiety", *words], stdout=writer, stderr=errors)
+    os.close(writer)
+    assert found.returncode == 141
+    assert not found.stderr
+
+
+def test_a_pipe_of_somebody_else_is_an_error() -> None:
+    result = ends(lambda: stop(BrokenPipeError(32, "Broken pipe")))
+    assert (result.exit_code, result.stderr) == (2, "error: [Errno 32] Broken pipe\n")
+
+
 @pytest.mark.parametrize("place", ["before", "behind"])
 def test_debug_shows_the_traceback(place: str) -> None:
     words = ["recipes", "cp", "no-such-recipe"]

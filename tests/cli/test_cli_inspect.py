@@ -39,7 +39,7 @@ def test_a_run_is_traced_and_looked_at_without_a_model(
     for model, path in ((sparse, one), (other, two)):
         result = moiety("evaluate", model, rows, "--max-new-tokens", 2, "--trace", path, "--trace-limit", 1)
         assert result.exit_code == 0, result.stderr
-        assert f"routing stands in {path}; see it with `moiety inspect --trace {path}`" in result.stderr
+        assert f"the routing is in {path}; look at it with `moiety inspect --trace {path}`" in result.stderr
     trace = read_trace(one)
     assert (trace.num_questions, [question.id for question in trace.questions]) == (2, ["one"])
     assert trace.questions[0].expected == "yes"
@@ -62,7 +62,7 @@ def test_benchmarks_have_a_trace_each(moiety: Run, sparse: Path, tmp_path: Path)
     words = ["evaluate", sparse, "--benchmarks", "pope", "--data", tmp_path / "data", "-o", tmp_path / "answers"]
     result = moiety(*words, "--trace", tmp_path / "run.safetensors", "--max-new-tokens", 1)
     assert result.exit_code == 0, result.stderr
-    assert f"pope: routing stands in {tmp_path / 'run.pope.safetensors'}" in result.stderr
+    assert f"pope: the routing is in {tmp_path / 'run.pope.safetensors'}" in result.stderr
     trace = read_trace(tmp_path / "run.pope.safetensors")
     assert trace.settings["benchmark"] == "pope"
     assert trace.num_questions == len(trace.questions) > 1

@@ -9,10 +9,12 @@ import pytest
 from moiety.records.pages import (
     document,
     html_clip,
+    html_contrasts,
     html_fold,
     html_table,
     listed,
     opening,
+    report,
     stylesheet,
 )
 
@@ -88,3 +90,27 @@ def test_a_clip_is_inside_the_page(tmp_path: Path) -> None:
 def test_lists_of_no_and_two_names() -> None:
     assert listed([]) == ""
     assert listed(["a", "b"]) == "a and b"
+
+
+def test_a_report_begins_with_its_sentences_and_ends_with_its_settings() -> None:
+    page = report("A <title>", ("done", "out", ""), ["<p>section</p>"], {"key": "<value>"})
+    parts = [
+        "<h1>A &lt;title&gt;</h1>",
+        '<p class="made">done',
+        '<p class="result">out',
+        "<p>section",
+        "How it was made",
+    ]
+    places = [page.index(part) for part in [*parts, "&lt;value&gt;"]]
+    assert places == sorted(places)
+    assert 'class="limits"' not in page
+    assert page.rindex("<details>", 0, places[-1]) > page.index("How it was made")
+
+
+def test_contrasts_are_written_out_with_their_weights() -> None:
+    lines = [["contrast", "type", "verdict", "numbers"], ["gain", "t", "a beats b", "+1.0 points"]]
+    heading, note, answers = html_contrasts("By the sign-flip test.", {"gain": {"a": 1.0, "b": -0.5}}, lines)
+    assert heading == "<h2>What the recipe asks</h2>"
+    assert note == '<p class="note">By the sign-flip test. gain: +1 × a, -0.5 × b.</p>'
+    assert "a beats b" in answers
+    assert html_contrasts("", {}, lines[:1]) == []

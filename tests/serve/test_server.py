@@ -110,6 +110,7 @@ def test_the_command_serves_until_ctrl_c() -> None:
     assert result.exit_code == 130, result.output
     assert f"moiie answers at http://0.0.0.0:{port}/v1 (OpenAI's chat protocol); stop with Ctrl-C" in result.stderr
     assert (
-        "warning: other machines can reach 0.0.0.0; anybody there may ask, for want of --key-variable" in result.stderr
+        "warning: other machines can reach 0.0.0.0; anybody there may ask, because no --key-variable was given"
+        in result.stderr
     )
     assert result.stderr.endswith("stopped\n")

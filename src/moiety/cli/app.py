@@ -16,20 +16,20 @@ SECONDS_TO_END = 5
 
 def demo_app(
     model: ModelFolder,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: every address of this machine.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="Port; 0: any that is free.")] = 7860,
-    share: Annotated[
-        bool, typer.Option("--share", help="Make the page public through gradio's server; off unless asked for.")
-    ] = False,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 stands for every address of this machine.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes any port that is free.")] = 7860,
+    share: Annotated[bool, typer.Option("--share", help="Make the page public through a server of gradio.")] = False,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name that browsers reach the page by; may be repeated.")
+        list[str] | None, typer.Option(help="A further host name under which browsers reach the page; may be repeated.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer to begin with.")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens; it can be changed in the page.")
+    ] = 64,
     device: DeviceOption = None,
 ) -> None:
-    """Open a page: picture, question, answer, and beside it which expert read what."""
+    """Open a page to talk with a model about a picture; the page shows which expert read which token."""
     from moiety.app.server import check_app, leave_within, run_app
 
     chosen = check_app(host, port)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SECTION = "evaluate.decoding"
 Lines = tuple[Sequence[str], list[list[str]]]
 """Heads and lines of a table that was shown."""
-Limit = Annotated[int | None, typer.Option(min=1, help="Ask the first N questions only.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Ask the first N questions only.")]
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,16 @@ class Asked:
     """The options themselves; what each means stands in its help."""
 
     limit: Limit = None
-    batch_size: Annotated[int, typer.Option(min=1, help="Number of questions that are asked at once.")] = 32
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Number of questions that are asked at once.")] = (
+        32
+    )
     max_new_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Longest answer, in tokens. Default: 16 for DATA; for benchmarks, their own length."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Longest answer, in tokens. Default: 16 for DATA; for benchmarks, their own length.",
+        ),
     ] = None
     blank_image: Annotated[
         bool,
@@ -43,7 +49,13 @@ class Asked:
     settings: Annotated[list[str] | None, set_option(f"{SECTION}.weight=0.5", SECTION)] = None
     clamp_alpha: Annotated[
         float | None,
-        typer.Option("--clamp-alpha", min=0, max=1, help="Force alpha of every evidence expert to this value."),
+        typer.Option(
+            "--clamp-alpha",
+            metavar="ALPHA",
+            min=0,
+            max=1,
+            help="Force alpha of every evidence expert to this value, in 0 to 1.",
+        ),
     ] = None
     card: Annotated[bool, typer.Option("--card", help="Add the scores to the README.md of the model folder.")] = False
     trace: Annotated[
@@ -58,6 +70,7 @@ class Asked:
         int,
         typer.Option(
             "--trace-limit",
+            metavar="N",
             min=1,
             help="Keep every decision of the first N questions, beside the sums over all of them.",
         ),

@@ -105,10 +105,13 @@ def show_contracts(as_json: bool) -> bool:
 def env(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Try what moiety relies on in the installed packages; seconds, no network.")
+        bool,
+        typer.Option(
+            "--check", help="Test what moiety relies on in the installed packages; takes seconds, uses no network."
+        ),
     ] = False,
 ) -> None:
-    """Show versions, devices and settings; with --check, whether the installed packages keep what moiety relies on."""
+    """Show versions, devices and settings. With --check, test whether moiety works with the installed packages."""
     if check:
         if not show_contracts(as_json):
             raise CheckFailed

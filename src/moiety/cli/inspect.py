@@ -44,7 +44,7 @@ def inspect(
         str, typer.Option("--format", help="Format of the static pictures: png; pdf or svg are written beside the png.")
     ] = "png",
     dpi: Annotated[int, typer.Option(help="Resolution of the PNG files, in dots per inch.")] = 130,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")] = 32,
     device: DeviceOption = None,
     as_json: AsJson = False,
 ) -> None:

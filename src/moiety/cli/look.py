@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ModelFolder = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder or Hugging Face id.")]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: a GPU where there is one, else the CPU.")
+    str | None, typer.Option(help="cpu, cuda or cuda:1; default: a GPU where there is one, else the CPU.")
 ]
 ImagesOption = Annotated[
     list[str] | None,
@@ -71,7 +71,7 @@ def ground(
         list[Path], typer.Argument(metavar="DATA...", help="Conversation files whose rows hold the right answers.")
     ],
     images: ImagesOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read the first N rows only.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Read the first N rows only.")] = None,
     reference: Annotated[
         str | None, typer.Option(help="A second model, whose attention is subtracted from that of MODEL.")
     ] = None,
@@ -105,7 +105,7 @@ def ground(
 def chat(
     model: ModelFolder,
     image: Annotated[Path | None, typer.Option(help="Picture that the first question is about.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")] = 128,
     device: DeviceOption = None,
 ) -> None:
     """Talk with a model about pictures, in a terminal or through a pipe."""

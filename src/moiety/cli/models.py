@@ -41,7 +41,7 @@ def upcycle(
         ),
     ] = None,
     settings: Annotated[list[str] | None, set_option("moe.norm_topk=false", "moe")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the router weights.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the router weights.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face id.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters and memory, and write nothing.")] = False,

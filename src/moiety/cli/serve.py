@@ -14,23 +14,36 @@ from moiety.cli.look import DeviceOption, ModelFolder, load_both
 
 def serve(
     model: ModelFolder,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen at; 0 takes any port that is free.")
+    ] = 8000,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name that clients reach the server by; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A further host name under which clients reach the server; may be repeated."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model in the protocol; default: of its folder.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in the protocol; default: the name of its folder.")
+    ] = None,
     device: DeviceOption = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Longest answer; also where a request names no length.")
+        int,
+        typer.Option(metavar="N", min=1, help="Longest answer, in tokens; also the length where a request names none."),
     ] = 512,
-    max_images: Annotated[int, typer.Option(min=0, help="Pictures of one request.")] = 16,
-    max_body_mb: Annotated[int, typer.Option(min=1, help="MiB of one request, pictures included.")] = 32,
+    max_images: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Largest number of pictures in one request.")
+    ] = 16,
+    max_body_mb: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Largest request in MiB, pictures included.")
+    ] = 32,
     key_variable: Annotated[
-        str | None, typer.Option(help="Environment variable with the key that clients must show.")
+        str | None, typer.Option(help="Name of the environment variable that holds the key which clients must send.")
     ] = None,
 ) -> None:
-    """Let programs talk with a model: OpenAI's chat protocol, one model, nothing read but the request."""
+    """Let programs talk with a model, in OpenAI's chat protocol.
+
+    One model is served. Pictures come inside the requests: the server opens no file and no address that is named there.
+    """
     from moiety.serve import Limits, require_packages
 
     require_packages()
@@ -68,5 +81,5 @@ def _key(variable: str | None) -> str | None:
 
 
 def _danger(key: str | None) -> str:
-    ask = "who shows the key may ask" if key else "anybody there may ask, for want of --key-variable"
+    ask = "whoever sends the key may ask" if key else "anybody there may ask, because no --key-variable was given"
     return f"{ask}, and nothing is encrypted"

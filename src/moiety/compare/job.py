@@ -1,4 +1,4 @@
-"""What all runs of one comparison share, what each depends on, and which of them train the same model."""
+"""What all runs of one comparison have in common, what each run depends on, and which runs train the same model."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ OnProgress = Callable[[str, Progress], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What all runs of one comparison share.
+    """What all runs of one comparison have in common.
 
     Args:
         recipe: The recipe.
         base: Folder of the dense base.
         schemes: Name -> plan.
-        pairs: (scheme, seed) that the table may show.
-        asked: Those that this call is to run.
-        questions: Rows that score a run.
-        floors: Type -> floors.
-        images: Where pictures are.
-        context: For the report.
+        pairs: (scheme, seed) of every run that the table may show.
+        asked: (scheme, seed) of the runs that this call has to do.
+        questions: Rows that every run is scored on.
+        floors: Type of question -> accuracies that need no picture.
+        images: Where the pictures are.
+        context: Settings, command and versions, for the report.
         on_progress: Called after each optimizer step with the name of the run.
-        quiet: No progress bars.
-        known: (scheme, seed) -> what its weights depend on, once it was worked out: files are read for it.
-        seen: Conversation files -> hashes of their pictures, likewise.
+        quiet: True: no progress bars.
+        known: Cache: (scheme, seed) -> what its weights depend on. Files must be read to find it.
+        seen: Cache: conversation files -> hashes of their pictures.
     """
 
     recipe: Recipe
@@ -64,19 +64,19 @@ class Job:
         return Path(self.recipe.output) / RUNS / run_name(scheme, seed)
 
     def evaluation(self, scheme: str) -> EvaluateSettings:
-        """How a scheme is asked: the recipe's way, or a variant's own."""
+        """Settings of the evaluation of one scheme: those of the recipe, with those of the variant over them."""
         settings, variant = self.recipe.evaluate, self.recipe.compare.variants.get(scheme)
         if variant is None or not variant.evaluate:
             return settings
         return EvaluateSettings.model_validate(merged(settings.model_dump(), variant.evaluate))
 
     def clamp_alpha(self, scheme: str) -> float | None:
-        """What a variant forces alpha of its evidence experts to when it is asked."""
+        """The value that a variant forces alpha of its evidence experts to when it answers; None: it forces none."""
         variant = self.recipe.compare.variants.get(scheme)
         return None if variant is None else variant.clamp_alpha
 
     def settings(self, scheme: str, seed: int) -> dict[str, Any]:
-        """Everything the result of one run depends on."""
+        """Everything that the result of one run depends on."""
         evaluate, forced = self.evaluation(scheme), self.clamp_alpha(scheme)
         return {
             "stages": self.training(scheme, seed),
@@ -86,7 +86,7 @@ class Job:
         }
 
     def training(self, scheme: str, seed: int) -> list[dict[str, Any]]:
-        """Everything the weights of one run depend on."""
+        """Everything that the weights of one run depend on."""
         if (scheme, seed) not in self.known:
             stages = [stage for stage in self.recipe.stages if stage.sparse]
             moe = self.schemes[scheme].settings
@@ -96,14 +96,17 @@ class Job:
         return self.known[scheme, seed]
 
     def pictures(self, files: Sequence[str]) -> dict[str, str]:
-        """Hashes of the pictures that the rows of `files` may show, worked out once for all runs."""
+        """Hashes of the pictures that the rows of `files` may show, computed once for all runs."""
         asked = tuple(files)
         if asked not in self.seen:
             self.seen[asked] = picture_digests(self.recipe.data, asked, FileDigests(self.recipe.output))
         return self.seen[asked]
 
     def families(self) -> dict[str, list[str]]:
-        """Scheme that is trained -> all schemes that ask its model, itself first."""
+        """Scheme that is trained -> all schemes that answer with its model; itself first.
+
+        Variants that differ only in how they answer share one trained model.
+        """
         found: dict[str, list[str]] = {}
         leaders: dict[str, str] = {}
         for name in self.schemes:
@@ -112,20 +115,20 @@ class Job:
         return found
 
     def record(self, scheme: str, seed: int) -> RunRecord | None:
-        """What is finished of one run.
+        """The result of one run; None while it is not finished.
 
         Raises:
-            ValueError: it was made with other settings.
+            ValueError: the result was made with other settings.
         """
         return load_record(self.folder(scheme, seed), self.settings(scheme, seed))
 
     def records(self) -> dict[tuple[str, int], RunRecord]:
-        """All results there are by now, also those of other processes."""
+        """All results that exist now, also those of other processes."""
         found = {pair: self.record(*pair) for pair in self.pairs}
         return {pair: record for pair, record in found.items() if record is not None}
 
     def summary(self) -> Comparison:
-        """The comparison as it stands: what was asked for, and what else of the recipe is finished."""
+        """The comparison as it is now: the runs that were asked for and other finished runs of the recipe."""
         records = self.records()
         known = {*self.asked, *records}
         return Comparison(
@@ -143,7 +146,7 @@ class Job:
         )
 
     def kept_model(self) -> Path | None:
-        """A trained model that is on the disk: the reference's, or that of the first scheme that has experts."""
+        """Folder of a trained model on the disk: of the reference, else of the first scheme with experts."""
         last = [stage.name for stage in self.recipe.stages if stage.sparse][-1]
         names = [self.recipe.moe.scheme, *(name for name, scheme in self.schemes.items() if scheme.settings)]
         folders = [self.folder(name, seed) / last for name in names for seed in self.recipe.compare.seeds]

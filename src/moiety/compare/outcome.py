@@ -1,4 +1,4 @@
-"""What stands on both sides of the runs: the questions with their floors, and the files a person reads."""
+"""Before the runs: the questions and their floors. After the runs: the files that a person reads."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PLOT_CAPTION = (
 
 
 def questions_of(recipe: Recipe) -> list[Row]:
-    """Rows that score a model, the first ``evaluate.limit`` of them."""
+    """The first ``evaluate.limit`` rows of the files that score a model."""
     return load_rows([Path(recipe.data.root) / name for name in recipe.evaluate.data])[: recipe.evaluate.limit]
 
 
 def floors_of(recipe: Recipe, questions: Sequence[Row]) -> dict[str, Floors]:
-    """Type as it is scored -> what training answers alone, or guessing, reach; None where training lacks the type."""
+    """Type as it is scored -> accuracies that need no picture; None where the training data lack the type."""
     files = dict.fromkeys(name for stage in recipe.stages for name in stage.data)
     types = {row.type for row in questions}
     train = [row for row in load_rows([Path(recipe.data.root) / name for name in files]) if row.type in types]
@@ -54,7 +54,7 @@ def floors_of(recipe: Recipe, questions: Sequence[Row]) -> dict[str, Floors]:
 
 
 def _type_of(row: Row, scored: Container[str]) -> str:
-    """The type of a training row under the names that questions are scored under."""
+    """The type of a training row, under the name that questions of that type are scored by."""
     name = row.type or UNTYPED
     return name if name in scored else f"{name} ({task_of(row).name})"
 
@@ -65,9 +65,9 @@ def write_outcome(
     """Write table, plot and page into the comparison's folder; each file is whole at any time.
 
     Args:
-        comparison: What is known by now.
+        comparison: The comparison as it is now.
         pictures: Caption -> PNG of further pictures for the page.
-        commands: What a reader may do next -> the command, typed in that folder; beside what any comparison offers.
+        commands: What a reader may do next -> the command, to be typed in that folder; added to those of every report.
     """
     folder = comparison.folder
     write_atomically(folder / "table.md", markdown(comparison))
@@ -83,11 +83,11 @@ def write_outcome(
 
 
 def next_commands(comparison: Comparison, *, whole: bool = False) -> dict[str, str]:
-    """What may be done with the model that was kept -> the command, typed in the comparison's folder.
+    """What a reader may do with the model that was kept -> the command, to be typed in the comparison's folder.
 
     Args:
-        comparison: Some of its models may be kept.
-        whole: Name the model by its whole path instead.
+        comparison: A comparison of which some models were kept, or none.
+        whole: Write the whole path of the model instead; then the command may be typed anywhere.
     """
     if comparison.model is None:
         return {}

@@ -1,4 +1,4 @@
-"""Which run of how many, and how much work is left, from the runs that are finished."""
+"""How far a comparison is: the number of the run that begins, and the time that is left, from the finished runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Run = tuple[str, int]
 
 
 def seconds_of(record: RunRecord, trains: bool = True) -> float:
-    """Time one record took: answers with and without pictures, and training where it was not another run's."""
+    """Seconds that one run took: its answers with and without pictures and, if `trains`, its training."""
     answers = [scores.get("seconds", 0.0) for scores in (record.evaluation, record.blank) if scores is not None]
     return sum(answers) + (float(record.training.get("seconds", 0.0)) if trains else 0.0)
 
@@ -18,15 +18,15 @@ def seconds_of(record: RunRecord, trains: bool = True) -> float:
 def seconds_left(
     runs: Sequence[Run], records: Mapping[Run, RunRecord], borrowers: Collection[str] = ()
 ) -> float | None:
-    """Work of the `runs` that have no record: of each scheme as long as its finished runs took, else as all did.
+    """Time for the `runs` that have no record: for each scheme the mean of its finished runs, else the mean of all.
 
     Args:
         runs: (scheme, seed) of all runs that were asked for.
         records: What is finished.
-        borrowers: Schemes that ask a model which another run trains.
+        borrowers: Schemes that answer with a model which another run trains.
 
     Returns:
-        Seconds of one process like those before it; None when nothing is finished yet.
+        Seconds for one process on the same machine; None when nothing is finished yet.
     """
     if not records:
         return None
@@ -39,7 +39,7 @@ def seconds_left(
 
 
 def span(seconds: float) -> str:
-    """A time for a person.
+    """A length of time in words.
 
     Example:
         >>> span(12), span(250), span(9000)
@@ -56,7 +56,7 @@ def place_of(runs: Sequence[Run], records: Mapping[Run, RunRecord], borrowers: C
     Args:
         runs: All runs that were asked for.
         records: What is finished, of these and of others.
-        borrowers: Schemes that ask a model which another run trains.
+        borrowers: Schemes that answer with a model which another run trains.
     """
     left = seconds_left(runs, records, borrowers)
     return f"run {sum(run in records for run in runs) + 1} of {len(runs)}" + (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from moiety.compare.sentences import limits, made, result, sight, title_of, told
 from moiety.compare.summary import Comparison
 from moiety.compare.table import caption, conflict_table, contrast_table, cost_table, notes, score_table
 from moiety.records.pages import (
-    document,
     html_command,
+    html_contrasts,
     html_figure,
     html_fold,
     html_heading,
@@ -20,15 +19,15 @@ from moiety.records.pages import (
     html_note,
     html_table,
     html_terms,
-    opening,
+    report,
 )
 from moiety.stats.permutation import shown_p
 
 CONTROLS = ("blank image", "majority", "question-only", "chance")
-"""Ends of the names of rows that are no scheme."""
+"""A row of the table whose name ends in one of these is a control and no scheme."""
 WORDS = {
-    "activated parameters": "those that one token passes through; what a token costs depends on them, not on all there "
-    "are",
+    "activated parameters": "the parameters that one token passes through; the cost of a token depends on these, "
+    "not on the number of all parameters",
     "blank image": "the same model asked again with an empty picture: what it can answer without looking",
     "majority": "always the answer that is most frequent in training for this type of question",
     "question-only": "the most frequent training answer to the same question, word by word",
@@ -41,11 +40,10 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path], commands: 
 
     Args:
         comparison: What is reported.
-        pictures: Caption -> PNG file; files that do not exist are left out.
-        commands: What a reader may do next -> the command, typed in the folder of the page.
+        pictures: Caption -> PNG file; a file that does not exist is left out.
+        commands: What a reader may do next -> the command, to be typed in the folder of the page.
     """
-    parts = [
-        opening(title_of(comparison), made(comparison), result(comparison), limits(comparison)),
+    sections = [
         *(html_figure(text, path) for text, path in pictures.items() if path.exists()),
         *_scores(comparison),
         *_contrasts(comparison),
@@ -61,13 +59,9 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path], commands: 
         html_heading("What the words mean"),
         html_terms(_words(comparison)),
         *_next(commands or {}),
-        html_heading("How it was made"),
-        html_fold(
-            "All settings, versions and the command, as JSON",
-            f"<pre>{html.escape(json.dumps(dict(comparison.context), indent=1, ensure_ascii=False))}</pre>",
-        ),
     ]
-    return document(title_of(comparison), parts)
+    said = (made(comparison), result(comparison), limits(comparison))
+    return report(title_of(comparison), said, sections, comparison.context)
 
 
 def _scores(comparison: Comparison) -> list[str]:
@@ -92,19 +86,13 @@ def _next(commands: Mapping[str, str]) -> list[str]:
 
 
 def _contrasts(comparison: Comparison) -> list[str]:
-    """The recipe's own questions and their answers, first of everything that is tested."""
-    if not comparison.asked.contrasts:
-        return []
+    """The questions of the recipe and their answers; they stand before every other test."""
     asked = {name: comparison.asked.weights(name) for name in comparison.asked.contrasts}
-    meaning = [
-        f"{name}: {', '.join(f'{weight:+g} × {scheme}' for scheme, weight in weights.items())}"
-        for name, weights in asked.items()
-    ]
-    note = (
+    how_tested = (
         "Verdicts read the exact two-sided sign-flip test over paired seeds at 0.05, after Holm's correction over the "
-        "types that a contrast is tested on. The interval is Student's. " + "; ".join(meaning) + "."
+        "types that a contrast is tested on. The interval is Student's."
     )
-    return [html_heading("What the recipe asks"), html_note(note), html_table(contrast_table(comparison), num_texts=4)]
+    return html_contrasts(how_tested, asked, contrast_table(comparison))
 
 
 def _section(title: str, lines: Sequence[Sequence[str]], num_texts: int) -> list[str]:

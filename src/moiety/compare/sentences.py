@@ -1,4 +1,4 @@
-"""What a report says first: what was trained, what came out, what that does not say; every number is of the runs."""
+"""The first sentences of a report: what was trained, what came out, and what that does not say."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from moiety.records.pages import counted, listed, spread
 from moiety.stats.intervals import Estimate
 
 FEW = 6
-"""So many names fit a sentence."""
+"""Largest number of names that are listed in one sentence."""
 
 
 def title_of(comparison: Comparison) -> str:
-    """The recipe's own title, or what was compared."""
+    """The title that the recipe gives, else one made from the number of schemes."""
     return comparison.title or f"{counted(len(comparison.rows), 'scheme').capitalize()} side by side: {comparison.name}"
 
 
 def made(comparison: Comparison) -> str:
-    """What was trained, from what, and what it was asked."""
+    """What was trained, from which base, and how many questions it was asked."""
     if not comparison.records:
         return f"{counted(len(comparison.planned), 'run').capitalize()} to come; none has a result yet."
     names = [row.scheme for row in comparison.rows]
@@ -35,7 +35,7 @@ def made(comparison: Comparison) -> str:
 
 
 def _activated(comparison: Comparison) -> str:
-    """What one token passes through, and whether that is equal."""
+    """How many parameters one token passes through, and whether this is equal for all schemes."""
     equal = [row for row in comparison.rows if row.has_equal_budget]
     unequal = [row for row in comparison.rows if not row.has_equal_budget]
     others = [f"{row.scheme} {100 * row.relative_difference:+.1f} %" for row in unequal]
@@ -52,7 +52,7 @@ def _activated(comparison: Comparison) -> str:
 
 
 def result(comparison: Comparison) -> str:
-    """Mean over types of every scheme, what may be said about their order, and what they get without the picture."""
+    """Mean over types of every scheme, what may be said about their order, and the score with blank pictures."""
     scored = [row.scheme for row in comparison.rows if comparison.values(row.scheme, MEAN_OF_TYPES)]
     if not scored:
         return ""
@@ -74,7 +74,7 @@ def _mean(comparison: Comparison, scheme: str, blank: bool = False) -> float:
 
 
 def _order(comparison: Comparison, scored: Sequence[str]) -> str:
-    """Whether any of them may be called better."""
+    """Whether any scheme may be called better than the reference."""
     found = [one for one in comparison.reference_minus_others() if one.question_type == MEAN_OF_TYPES]
     tested = [one for one in found if one.estimate.has_interval]
     if not found:
@@ -102,7 +102,7 @@ def _clear(one: Difference) -> str:
 
 
 def _one_seed(comparison: Comparison, scored: Sequence[str]) -> str:
-    """Without a second seed: whether the questions alone part the highest from the lowest."""
+    """For one seed: whether the intervals over questions separate the highest score from the lowest."""
     ends = {name: overall for name in scored if (overall := _overall(comparison, name)) is not None}
     if len(ends) == len(scored):
         best, worst = (pick(ends, key=lambda name: ends[name].mean) for pick in (max, min))
@@ -117,7 +117,7 @@ def _overall(comparison: Comparison, scheme: str) -> Estimate | None:
 
 
 def limits(comparison: Comparison) -> str:
-    """What the numbers leave open."""
+    """What the numbers do not say."""
     if not comparison.records:
         return ""
     seeds = len({record.seed for record in comparison.records})
@@ -148,7 +148,7 @@ def in_short(count: int) -> str:
 
 
 def sight(comparison: Comparison) -> str:
-    """How many scores are above everything that can be had without the picture, and which are not."""
+    """How many scores are above everything that can be reached without the picture, and which are not."""
     found = comparison.standings()
     blind = [f"{one.scheme} on {one.question_type}" for one in found if not one.sees]
     if not found:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -37,10 +38,50 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def opening(title: str, made: str, result: str, limits: str) -> str:
-    """How every report begins: what it is called, what was done, what came out, and what that does not say."""
+    """The beginning of every report: its title, what was done, what came out, and what that does not say."""
     lines = [f'<p class="{kind}">{html.escape(text)}</p>' for kind, text in
              (("made", made), ("result", result), ("limits", limits)) if text]  # fmt: skip
     return f'<h1>{html.escape(title)}</h1>\n<div class="lede">{"".join(lines)}</div>'
+
+
+def report(title: str, said: Sequence[str], sections: Iterable[str], context: Mapping[str, object]) -> str:
+    """A whole report: what was done and what came out, then the sections, at the end how it was made.
+
+    Args:
+        title: Its title.
+        said: What was done, what came out, and what that does not say; see :func:`opening`.
+        sections: HTML parts between the first sentences and the settings.
+        context: Settings, versions and command, shown folded as JSON.
+    """
+    made, result, limits = said
+    settings = html.escape(json.dumps(dict(context), indent=1, ensure_ascii=False))
+    parts = [
+        opening(title, made, result, limits),
+        *sections,
+        html_heading("How it was made"),
+        html_fold("All settings, versions and the command, as JSON", f"<pre>{settings}</pre>"),
+    ]
+    return document(title, parts)
+
+
+def html_contrasts(
+    how_tested: str, contrasts: Mapping[str, Mapping[str, float]], lines: Sequence[Sequence[str]]
+) -> list[str]:
+    """The section of a report that answers the recipe's own questions; nothing where the recipe asks none.
+
+    Args:
+        how_tested: What the verdicts rest on, in sentences.
+        contrasts: Name -> weights of its members.
+        lines: Table of answers; the first line is the head.
+    """
+    if not contrasts:
+        return []
+    meaning = [
+        f"{name}: {', '.join(f'{weight:+g} × {member}' for member, weight in weights.items())}"
+        for name, weights in contrasts.items()
+    ]
+    note = f"{how_tested} {'; '.join(meaning)}."
+    return [html_heading("What the recipe asks"), html_note(note), html_table(lines, num_texts=4)]
 
 
 def html_heading(text: str) -> str:
@@ -49,17 +90,17 @@ def html_heading(text: str) -> str:
 
 
 def html_note(text: str) -> str:
-    """A paragraph beside the numbers."""
+    """A paragraph that explains the numbers beside it."""
     return f'<p class="note">{html.escape(text)}</p>'
 
 
 def html_command(text: str) -> str:
-    """A line to be typed, whole: it is wrapped rather than cut."""
+    """A command that a reader may type. A long line is wrapped, never cut."""
     return f'<pre class="command">{html.escape(text)}</pre>'
 
 
 def html_list(sentences: Sequence[tuple[str, bool]]) -> str:
-    """A list of (sentence, whether it shows something)."""
+    """A list of (sentence, whether the sentence has a verdict)."""
     lines = [f"<li class={'clear' if clear else 'open'}>{html.escape(text)}</li>" for text, clear in sentences]
     return "<ul>" + "\n".join(lines) + "</ul>"
 
@@ -71,17 +112,17 @@ def html_terms(meanings: Iterable[tuple[str, str]]) -> str:
 
 
 def html_fold(summary: str, *parts: str) -> str:
-    """Parts that are read by those who ask for them: folded, with a line that says what is inside."""
+    """Folded parts, below a line that says what they are; a click opens them."""
     return f"<details><summary>{html.escape(summary)}</summary>\n" + "\n".join(parts) + "</details>"
 
 
 def html_table(lines: Sequence[Sequence[str]], controls: Sequence[str] = (), num_texts: int = 1) -> str:
-    """A table that scrolls by itself where the page is narrower; an interval stands below its number.
+    """A table. Where the page is narrower it scrolls by itself; an interval stands below its number.
 
     Args:
         lines: Cells; the first line is the head.
-        controls: Rows whose name ends in one of these are drawn lightly.
-        num_texts: So many columns at the left hold words.
+        controls: A row whose name ends in one of these is drawn in a lighter colour.
+        num_texts: Number of columns at the left that hold words.
     """
     header, *rest = lines
     words = ['class="word"' if number < num_texts else "" for number in range(len(header))]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 from pathlib import Path
 
 from moiety.intent.compare.outcome import IntentComparison
@@ -22,7 +20,7 @@ from moiety.intent.compare.tables import (
     score_table,
 )
 from moiety.intent.recipe import FLOORS
-from moiety.records.pages import document, html_figure, html_fold, html_heading, html_note, html_table, opening
+from moiety.records.pages import html_contrasts, html_figure, html_heading, html_note, html_table, report
 from moiety.records.saving import write_atomically
 
 
@@ -82,8 +80,7 @@ def report_page(comparison: IntentComparison) -> str:
         OSError: a picture that is there cannot be read.
     """
     first, *further = [html_figure(text, path) for text, path in pictures_of(comparison).items()] or [""]
-    parts = [
-        opening(title_of(comparison), made(comparison), result(comparison), limits(comparison)),
+    sections = [
         first,
         html_heading("Scores"),
         html_table(score_table(comparison), FLOORS),
@@ -95,13 +92,9 @@ def report_page(comparison: IntentComparison) -> str:
         html_table(cost_table(comparison), FLOORS),
         html_heading("How to read these numbers"),
         *map(html_note, notes(comparison)),
-        html_heading("How it was made"),
-        html_fold(
-            "All settings, versions and the command, as JSON",
-            f"<pre>{html.escape(json.dumps(dict(comparison.context), indent=1, ensure_ascii=False))}</pre>",
-        ),
     ]
-    return document(title_of(comparison), parts)
+    said = (made(comparison), result(comparison), limits(comparison))
+    return report(title_of(comparison), said, sections, comparison.context)
 
 
 def _hidden(comparison: IntentComparison) -> list[str]:
@@ -118,12 +111,5 @@ def _hidden(comparison: IntentComparison) -> list[str]:
 
 def _contrasts(comparison: IntentComparison) -> list[str]:
     """The contrasts that the recipe asks for, and their verdicts."""
-    compare = comparison.recipe.compare
-    if not comparison.asked_contrasts:
-        return []
-    meaning = [
-        f"{name}: {', '.join(f'{weight:+g} × {member}' for member, weight in compare.weights(name).items())}"
-        for name in comparison.asked_contrasts
-    ]
-    note = f"{comparison.how_tested} The contrasts are: {'; '.join(meaning)}."
-    return [html_heading("What the recipe asks"), html_note(note), html_table(contrast_table(comparison), num_texts=4)]
+    asked = {name: comparison.recipe.compare.weights(name) for name in comparison.asked_contrasts}
+    return html_contrasts(comparison.how_tested, asked, contrast_table(comparison))
