@@ -1,4 +1,4 @@
-"""Offsets that pictures put on the positions of the text behind them belong to a conversation, not to a model.
+"""Position offsets of pictures: each conversation has its own, although Qwen-VL models keep one on the module.
 
 Qwen-VL models give a picture positions along three axes, so text behind it goes on at a smaller position than its place
 in the sequence. The difference is kept as ``rope_deltas`` on the module, for whoever comes next: a second conversation,

@@ -1,6 +1,6 @@
-"""The keys of a row and of a turn: which are read, which are refused because they would be lost, which are carried.
+"""The keys of a row and of a turn: which are read, which are refused, and which stay with the row unread.
 
-Whatever would change what a model learns is obeyed or refused. ``docs/rows.md`` holds the same tables for readers.
+A key that would change what a model learns is followed or refused, never ignored. ``docs/rows.md`` has the same tables.
 """
 
 from __future__ import annotations

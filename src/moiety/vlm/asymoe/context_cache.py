@@ -1,4 +1,4 @@
-"""The seat of the context cache: a member of each layer of Hugging Face's key-value cache.
+"""Where the context cache lives: on each layer of Hugging Face's key-value cache.
 
 Whatever happens to the keys and values of a generation (beam search, crop after a rejected guess, reset, a copy for a
 second turn) happens to the evidence of the same layer, because it hangs on the same object.

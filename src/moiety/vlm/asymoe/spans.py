@@ -1,4 +1,4 @@
-"""What each position of an encoded conversation is to scheme ``asymoe``: evidence, and part of which turn."""
+"""For scheme ``asymoe``: which positions of an encoded conversation are evidence, and which turn each belongs to."""
 
 from __future__ import annotations
 
