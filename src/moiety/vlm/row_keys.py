@@ -44,9 +44,9 @@ CARRIED = "id index turn turn_id message_id timestamp time date created_at lang 
 _SYSTEM = {"system", "systemprompt", "systemmessage", "systeminstruction", "systeminstructions", "sysprompt"}
 _SYSTEM |= {"systemtext", "systemcontent"}
 
-_NO_READER = "no model here reads video or sound: take the row out, or give frames as pictures"
-_NO_TOOLS = "tools are not read, so another prompt would be learned: write them into 'system', or take the row out"
-_NO_WEIGHTS = "every answer is learned alike: take out what should not be learned, then the key"
+_NO_READER = "no model here reads video or sound: remove the row, or give frames as pictures"
+_NO_TOOLS = "tools are not read, so another prompt would be learned: write them into 'system', or remove the row"
+_NO_WEIGHTS = "all answers are learned with the same weight: remove what should not be learned, then the key"
 REFUSED: dict[str, tuple[str, str]] = {
     "video and sound": (
         _NO_READER,
@@ -73,15 +73,15 @@ REFUSED: dict[str, tuple[str, str]] = {
         "mask_history train_on_input train_on_inputs train_on_prompt ignore_loss",
     ),
     "preferences": (
-        "one answer is learned, pairs are not: keep the answer that is right, take out the key",
+        "one answer is learned, not a pair of answers: keep the right answer and remove the key",
         "chosen rejected rejected_response rejected_messages rejected_images",
     ),
     "the template": (
-        "chat templates get turns and pictures alone: write it into a turn, or take the row out",
+        "chat templates get only turns and pictures: write it into a turn, or remove the row",
         "documents chat_template chat_template_kwargs",
     ),
     "further pictures": (
-        "pictures are read from 'image', 'images' and the parts of a turn: put all of them into one list",
+        "pictures are read only from 'image', 'images' and the parts of a turn: put all of them into one list",
         "image_path image_paths image_file image_files image_url image_urls image_bytes image_list image_base64 img "
         "imgs img_path img_paths picture pictures photo photos",
     ),
