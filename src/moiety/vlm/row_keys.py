@@ -128,11 +128,11 @@ def is_system(key: str) -> bool:
 
 
 def refuse_row_keys(entry: Mapping[str, Any], has_pictures: bool, said: str) -> None:
-    """Refuse keys that change what should be learned and that nobody reads.
+    """Refuse keys that would change what is learned, but that moiety does not read.
 
     Args:
         entry: A row as it was read.
-        has_pictures: Whether it names pictures where they are read; other names of them are then of the same ones.
+        has_pictures: Whether `image`, `images` or a turn names its pictures; other keys for pictures are then ignored.
         said: Text of all turns.
 
     Raises:
@@ -157,7 +157,7 @@ def refuse_row_keys(entry: Mapping[str, Any], has_pictures: bool, said: str) -> 
 
 
 def refuse_turn_keys(turn: Mapping[str, Any], read: tuple[str, str], answers: bool, number: int) -> None:
-    """Refuse keys of turn `number` that nobody reads, unless they say nothing.
+    """Refuse keys of turn `number` that moiety does not read, unless their value is empty.
 
     Args:
         turn: The turn as it was read.
@@ -206,7 +206,7 @@ def refuse_part(part: Any, number: int) -> ValueError:
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether a value is none: null, an empty text, list or object, also written as a text."""
+    """Whether a value is empty: null, an empty text, list or object; these written as a text count, too."""
     return value is None or value in ("", [], {}, "[]", "{}", "null") or value == [None]
 
 

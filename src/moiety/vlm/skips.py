@@ -29,7 +29,7 @@ class Skips:
     Args:
         path: The list they come from.
         places: Resolved file, line, column -> fingerprint.
-        ids: Ids of a list that somebody wrote by hand, one a line.
+        ids: Ids of a list that was written by hand, one id on each line.
     """
 
     path: str = ""
