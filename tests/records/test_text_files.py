@@ -26,7 +26,7 @@ def test_marks_say_the_encoding(tmp_path: Path, kind: str) -> None:
         ("a\tb\nun café".encode("cp1252"), r"byte 10 is not UTF-8; .* 0xe9, in line 2; .*iconv -f WINDOWS-1252 -t UTF"),
         (b"\x93quoted\x94", r"byte 0 is not UTF-8; save the file as UTF-8. It is 0x93, in line 1;"),
         ("さくら".encode("shift-jis"), r"byte 0 is not UTF-8"),
-        ("hello".encode("utf-16-le"), r"byte 1 is 0: is this UTF-16 without a mark.*iconv -f UTF-16LE"),
+        ("hello".encode("utf-16-le"), r"byte 1 is 0: is this UTF-16LE without a mark.*iconv -f UTF-16LE"),
         (b"\xff\xfea\x00b", r"byte 4 does not fit UTF-16, which the file starts as; save it as UTF-8"),
         (b"\xef\xbb\xbfa\xff", r"byte 4 does not fit UTF-8, which the file starts as"),
     ],

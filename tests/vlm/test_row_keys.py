@@ -45,7 +45,7 @@ def test_keys_that_would_be_lost_are_refused_unless_they_say_nothing(kind: str, 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"train": False}, r"'train' is not read \(False\): every answer is learned alike"),
+        ({"train": False}, r"'train' is not read \(False\): all answers are learned with the same weight"),
         ({"loss_mask": [0, 1]}, "'loss_mask' is not read"),
         ({"Image": "p"}, "'Image' is not read; write 'image'"),
         ({"order": 0}, "'order' stands on the row; put it on the question"),
@@ -82,7 +82,7 @@ def turn(**fields: Any) -> Any:
     ("given", "message"),
     [
         ({"tool_calls": [{"id": "1"}]}, "turn 2: 'tool_calls' is not read .*: tools are not read"),
-        ({"weight": 0}, r"turn 2: 'weight' is not read \(0\): every answer is learned alike"),
+        ({"weight": 0}, r"turn 2: 'weight' is not read \(0\): all answers are learned with the same weight"),
         ({"loss": False}, "turn 2: 'loss' is not read"),
         ({"video": "v.mp4"}, "turn 2: 'video' is not read .*: no model here reads video or sound"),
         ({"image": "p"}, "turn 2: 'image' is not read .*: pictures are named on the row or in the parts of a turn"),

@@ -103,7 +103,8 @@ def schedule_for(optimizer: torch.optim.Optimizer, steps: int, warmup_share: flo
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]  # a schedule that does not start at step 0 wants it said
     rise: Any = warmup_share * steps  # not rounded to whole steps
-    return get_linear_schedule_with_warmup(optimizer, rise, steps, last_epoch=0)
+    schedule: LambdaLR = get_linear_schedule_with_warmup(optimizer, rise, steps, last_epoch=0)
+    return schedule
 
 
 def shuffled(number: int, size: int, generator: torch.Generator) -> Iterator[list[int]]:

@@ -139,7 +139,7 @@ class AsyMoESettings(Section):
     gate_masking: Literal["exchange", "mean_patch"] = Field("exchange", description="how evidence is taken away")
     gate_margin: float = Field(0.1, ge=0, description="least difference between gates with and without evidence")
     gate_share: float = Field(0.125, gt=0, le=1, description="share of a batch that is read a second time")
-    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps over which both losses rise")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps over which cone and gate loss rise")
 
     # -- what the model must know to tell evidence from the rest -----------------------------------------------------
     special_ids: list[int] | None = Field(None, description="control tokens, never evidence; null: from the tokenizer")

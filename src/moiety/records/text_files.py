@@ -70,9 +70,9 @@ def as_utf8(data: bytes, path: Path) -> bytes:
             return data.decode(marked).encode()
         except UnicodeDecodeError as error:
             raise bad_byte(data, error.start, path) from error
-    if b"\0" in data[:4]:
-        guess = re.sub("-(?=[lb]e$)", "", json.detect_encoding(data[:4]))  # by the place of the zeros, as iconv says it
-        raise _no_mark(data.index(b"\0"), guess.upper(), path)
+    guess = json.detect_encoding(data[:4])  # by the places of zeros
+    if not guess.startswith("utf-8"):
+        raise _no_mark(data.index(b"\0"), re.sub("-(?=[lb]e$)", "", guess).upper(), path)  # spelled as iconv has it
     return data
 
 

@@ -1,7 +1,8 @@
 """Training in stages: what learns, from which rows, at which rate.
 
-One stage turns a model folder into another (:func:`run_stage`), a recipe is a row of stages (:func:`run_recipe`).
-:class:`MoietyTrainer` is the ``transformers.Trainer`` below both; :class:`RoutingLossMixin` alone fits before TRL's.
+A stage turns one model folder into another (:func:`run_stage`). A recipe is a sequence of stages (:func:`run_recipe`).
+Both train with :class:`MoietyTrainer`, a ``transformers.Trainer``. :class:`RoutingLossMixin` is the part of it that can
+also stand before the trainers of TRL.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written aside, flushed, renamed; weighed before they are trusted.
+"""Checkpoints that are complete or absent: written to another folder first, then renamed, and checked before use.
 
 A checkpoint is a folder ``checkpoint-<step>`` with weights, optimizer, schedule, random states and a seal,
 ``moiety_checkpoint.json``: the size of every file and the counters of the run. The seal is written last, so a folder

@@ -1,6 +1,6 @@
-"""What the files behind a stage hold: hashes of a base's weights and of pictures, remembered so that they stay cheap.
+"""Hashes of the files that a stage depends on: the weights of its base model, and its pictures.
 
-A file is read once. After that its size and times are looked at, and only where they differ it is read again.
+A file is read once and its hash is remembered. It is read again only if its size or one of its times has changed.
 """
 
 from __future__ import annotations

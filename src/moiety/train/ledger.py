@@ -1,8 +1,8 @@
-"""What a stage was made from: written beside its result, compared before the result is used again.
+"""The record of a stage: what it was made from. It is compared before the result of the stage is used again.
 
 ``moiety_stage.json`` holds the *identity* of a stage (everything its weights depend on), the resolved recipe, versions,
-command and metrics. A finished stage with the same identity is used as it is. With another identity nothing is
-overwritten: the error says what changed.
+command and metrics. A finished stage with the same identity is not trained again. With another identity nothing is
+overwritten, and the error says what changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers of a run on disk: one JSON line per logging step, a CSV of the same, and a picture of the loss."""
+"""The log of a run on disk: one JSON line for each logging step, the same as CSV, and a picture of the loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LINES, TABLE, CURVE = "log.jsonl", "log.csv", "loss.png"
 
 
 class LogFiles(TrainerCallback):
-    """Writes every log of the trainer into a folder. A resumed run drops the lines behind its checkpoint first.
+    """Writes every log of the trainer into a folder. A resumed run first deletes the lines after its checkpoint.
 
     A line holds averages over the steps since the line before. The first line of a run that was resumed in between
     averages what came after its checkpoint, and says so: ``averages_from`` is the first step in it.

@@ -64,7 +64,7 @@ class RoutingLossMixin:
         Raises:
             RuntimeError: the model is sparse and trains, but no layer recorded a decision.
         """
-        inputs, beside = split_batch(inputs)
+        inputs, trainer_inputs = split_batch(inputs)
         own = self._asymmetric if model.training else None
         trace = TrainedForwards(keeps_inputs=own is not None and own.keeps_inputs)
         watching = nullcontext(DecoderCall()) if own is None else own.watching()
@@ -77,7 +77,7 @@ class RoutingLossMixin:
             losses, more = self._routing_losses(trace), None
             if own is not None:
                 state = self.state  # type: ignore[attr-defined]
-                more = own.losses(trace, inputs, beside, kept, state.global_step, state.max_steps)
+                more = own.losses(trace, inputs, trainer_inputs, kept, state.global_step, state.max_steps)
             self.observe(inputs, loss.detach() * (1 if scaled else share), losses, trace, share, more)
             for extra in (losses, more):  # an unscaled loss is divided by the Trainer, these losses included
                 if extra is not None:
@@ -101,12 +101,12 @@ class RoutingLossMixin:
             losses: Routing losses, None for a dense model.
             trace: All routing decisions of this forward.
             share: One over the micro-batches of the step: what `losses` counts for.
-            asymmetric: Losses of scheme ``asymoe`` beside those; None in every other.
+            asymmetric: Further losses of scheme ``asymoe``; None in every other scheme.
         """
 
     @functools.cached_property
     def _asymmetric(self) -> AsymmetricObjective | None:
-        """What scheme asymoe learns beside the task; None in every other."""
+        """The losses that scheme asymoe adds to the task; None in every other scheme."""
         own = self._table[0].asymoe if self._table is not None else None
         if self._table is None or own is None:
             return None

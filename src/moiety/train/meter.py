@@ -1,6 +1,6 @@
-"""Counts what the experts did between two logging steps, and raises the alarm when one starves.
+"""What the experts did between two logging steps, and an alarm when an expert gets almost no tokens.
 
-Everything is summed on the device; one vector moves to the host at a logging step.
+Everything is summed on the device. One vector moves to the host at each logging step.
 """
 
 from __future__ import annotations

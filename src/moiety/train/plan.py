@@ -1,4 +1,4 @@
-"""What a recipe would do, before it does anything: stages, rows, steps, tokens, what learns, memory."""
+"""What a recipe will do, worked out before training: stages, rows, steps, tokens, parts that learn, memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StagePlan:
         name: Name of the stage.
         scheme: Routing scheme, or ``dense``.
         rows: Rows that can be read, joined where turns are merged.
-        unusable: How many of the sampled rows cannot be encoded; more than 0 calls for ``moiety data check``.
+        unusable: How many of the sampled rows cannot be encoded; if there is one, run ``moiety data check``.
         steps: Optimizer steps.
         tokens: Tokens read in all steps, from the mean length of a sample.
         trainable: Part -> parameters that learn.
@@ -45,7 +45,7 @@ class StagePlan:
         activated: Parameters one token passes through, for the modality group that uses most.
         gib: Weights, gradients and optimizer in GiB; activations come on top.
         finished: Whether the stage was run already.
-        silent: Rows that teach nothing: without a picture where nothing but tower and projector learns.
+        silent: Rows that teach nothing: rows without a picture in a stage that trains only tower and projector.
     """
 
     name: str
@@ -70,7 +70,7 @@ class TrainingPlan:
     stages: tuple[StagePlan, ...]
 
     def __rich__(self) -> Table:
-        """One line a stage."""
+        """One line for each stage."""
         note = "tokens are estimated from a sample; GiB: weights, gradients, optimizer, without activations"
         table = Table(title=f"plan of {self.recipe}", title_justify="left", caption=note, caption_justify="left")
         for head in ("stage", "scheme"):

@@ -1,4 +1,4 @@
-"""One stage: a model folder and rows go in, a trained model folder comes out, whole or not at all."""
+"""One stage: it trains a model folder on rows and writes a new model folder, complete or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rows of one stage: every one checked before anything is trained."""
+"""The rows of one stage; every row is checked before training starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHOWN = 5
 
 
 class RememberingEncoder(Encoder):
-    """Keeps what it encoded, so that the check before training is also the first reading of the data.
+    """An encoder that keeps the rows it encoded, so that the check before training need not be repeated in training.
 
     Args:
         room: Bytes that may be kept; further rows are encoded anew each time.
@@ -70,7 +70,7 @@ class StageData:
 
 
 def num_silent(rows: Sequence[Row], stage: StageSettings) -> int:
-    """Rows that teach nothing in `stage`: those without a picture where nothing but tower and projector learns.
+    """Rows that teach nothing in `stage`: rows without a picture, if the stage trains only tower and projector.
 
     Example:
         >>> from moiety.vlm.rows import Turn
@@ -126,7 +126,7 @@ def prepare_data(
 
 
 def _warn(data: StageData, stage: StageSettings) -> None:
-    """Say which rows are left out, and which teach nothing."""
+    """Warn of rows that are left out and of rows that teach nothing."""
     if data.num_skipped:
         shown = "\n".join(f"  {problem}" for problem in data.report.problems[:_SHOWN])
         logger.warning(
@@ -139,7 +139,8 @@ def _warn(data: StageData, stage: StageSettings) -> None:
     silent = num_silent(data.report.good, stage)
     if silent:
         logger.warning(
-            "stage %r: %d of %d rows have no picture and teach nothing: it trains %s alone; put them into another",
+            "stage %r: %d of %d rows have no picture and teach nothing: it trains %s alone; put them into another "
+            "stage",
             stage.name,
             silent,
             len(data.report.good),

@@ -1,4 +1,4 @@
-"""Where a recipe starts: a dense model from outside, or one built from nothing; and what its projector has learned."""
+"""The model that a recipe starts from: a dense model from outside, or a small one built from nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMED = 3
 
 
 def require_files(recipe: Recipe, *, questions: bool = False) -> None:
-    """Refuse a recipe whose data are not there, before anything is made.
+    """Refuse a recipe whose data files do not exist, before anything is trained.
 
     Args:
         recipe: Its stages name conversation files, its section ``data`` pictures.

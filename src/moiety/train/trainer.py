@@ -1,4 +1,4 @@
-"""The Trainer of moiety: routing losses that scale, learning rates by part, logs of every expert, exact resume."""
+"""The Trainer of moiety: routing losses, learning rates for each part, logs of every expert, exact resume."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ from moiety.vlm.parts import part_of
 class MoietyTrainer(RoutingLossMixin, Trainer):
     """``transformers.Trainer`` for dense and sparse models; options keep the names of ``TrainingArguments``.
 
-    What differs: the routing losses count alike under accumulation and ranks; each part of the model can have its own
-    learning rate; losses, loads and entropy are logged per modality group; a checkpoint is whole or absent, and a run
-    resumed from it ends with the same weights as one that was never stopped. Nothing is printed but a progress bar.
+    It differs from ``transformers.Trainer`` in this: routing losses have the same weight for any number of
+    accumulation steps and ranks; each part of the model can have its own learning rate; losses, loads and entropy are
+    logged for each modality group; a checkpoint is complete or absent, and a resumed run ends with the same weights as
+    a run that was never stopped. It prints nothing but a progress bar.
 
     Args:
         model: A model with or without sparse layers.
@@ -94,7 +95,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
             )
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
-        """0: the stock estimate lets every token use every expert, and walks over the whole model in each step."""
+        """Always 0: the estimate of transformers assumes that every token uses every expert, and it is slow."""
         return 0
 
     # -- order and learning rates -------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Weights under the names they have in memory, and the processor. No pickled arguments: nobody reads them."""
+        """Write the weights under the names they have in memory, and the processor; no pickled arguments."""
         sharded = getattr(self, "is_distributed_loading_by_transformers", False)  # then all ranks gather together
         if sharded or not isinstance(self.model, PreTrainedModel):
             super()._save(output_dir, state_dict)

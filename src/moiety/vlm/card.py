@@ -128,7 +128,7 @@ def _family(model: Any) -> str:
 
 
 def _opening(model: Any, history: Mapping[str, Any]) -> str:
-    """What it is, how far it was trained, and what nobody knows of it."""
+    """What the model is, which stages trained it, and that nothing else was measured."""
     count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
     what = f"A vision-language model of the {_family(model)} architecture, in the form that moiety writes."
     if groups is not None:

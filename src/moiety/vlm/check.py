@@ -1,4 +1,4 @@
-"""What is wrong with a data set, all at once and before a run starts; and how one row looks to the model."""
+"""All problems of a data set, reported together before a run starts; and how the model sees one row."""
 
 from __future__ import annotations
 

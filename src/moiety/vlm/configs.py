@@ -1,4 +1,4 @@
-"""Configs of sparse models: two more fields, a model type of their own, and what they say about a model."""
+"""Configs of sparse models: they have two more fields and a model type of their own. And facts read from any config."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The call that the multimodal base model makes to its decoder: what is in it, for some rows of the batch or changed.
+"""The call that the multimodal base model makes to its decoder: keep it, change its embeddings, repeat it.
 
-Pictures enter the decoder as embeddings. Who wants to exchange or to blank a picture does it here, so the vision tower
-need not run again and nothing must be known of the picture tensors of a family.
+Pictures enter the decoder as embeddings. To exchange or blank a picture here, the vision tower need not run again, and
+nothing must be known of the picture tensors of a family.
 """
 
 from __future__ import annotations

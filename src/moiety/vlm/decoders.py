@@ -1,6 +1,6 @@
 """The text decoder of a Hugging Face model: where it stands, and how to see what its layers read and attend to.
 
-Nobody outside ``vlm`` names an attribute of a decoder. Who needs one of these facts asks here.
+No module outside ``vlm`` uses an attribute of a decoder. A module that needs one of these facts asks here.
 """
 
 from __future__ import annotations

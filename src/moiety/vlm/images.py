@@ -38,7 +38,7 @@ class Images:
     stays open between two look-ups, so an object can be pickled and shared by forked workers.
 
     A name leads to a place inside the given folders and to no other: rows are written by others. It may be absolute or
-    hold ``..`` as long as it ends in one of them; links inside the folders are the business of whoever laid them.
+    hold ``..`` as long as it ends in one of them; links inside the folders are followed.
 
     Args:
         paths: Image folders and ``.tar`` files.

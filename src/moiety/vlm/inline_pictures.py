@@ -1,4 +1,4 @@
-"""Pictures that stand inside a row: data URLs, base64 text, and bytes as tables of the Hub hold them."""
+"""Pictures inside a row: data URLs, base64 text, and bytes as in the tables of the Hub."""
 
 from __future__ import annotations
 

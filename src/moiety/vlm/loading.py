@@ -1,4 +1,4 @@
-"""Reading model folders: never a pickle, never a model with tensors made up at random."""
+"""Reading model folders. Pickles are never read, and a missing tensor is an error, never random numbers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Offsets that pictures put on the positions of the text behind them belong to a conversation, not to a model.
+"""Position offsets of pictures: each conversation has its own, although Qwen-VL models keep one on the module.
 
 Qwen-VL models give a picture positions along three axes, so text behind it goes on at a smaller position than its place
-in the sequence. The difference is kept as ``rope_deltas`` on the module, for whoever comes next: a second conversation,
+in the sequence. The module keeps the difference as ``rope_deltas`` and uses it in the next call: a new conversation,
 or text after a picture, would be read at shifted positions. Here it is kept on the key-value cache of its conversation,
 put back when that conversation goes on, and forgotten when another begins.
 """

@@ -1,4 +1,4 @@
-"""What is wrong with a row and where it stands, told in a few letters."""
+"""Problems of rows: what is wrong, and in which file and line."""
 
 from __future__ import annotations
 

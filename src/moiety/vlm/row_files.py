@@ -26,7 +26,7 @@ class Unreadable:
     Args:
         text: What is wrong and what to do.
         content: The bytes that cannot be read.
-        whole: Nothing behind it can be read either.
+        whole: The rest of the file cannot be read either.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Entry:
 
 
 def entries(file: str | Path) -> Iterator[Entry]:
-    """Every entry of one file in order; what is no JSON comes as :class:`Unreadable`.
+    """Every entry of one file in order. An entry that is not JSON comes as :class:`Unreadable`.
 
     Raises:
         FileNotFoundError: there is no such file.

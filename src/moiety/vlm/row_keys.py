@@ -1,6 +1,6 @@
-"""The keys of a row and of a turn: which are read, which are refused because they would be lost, which are carried.
+"""The keys of a row and of a turn: which are read, which are refused, and which stay with the row unread.
 
-Whatever would change what a model learns is obeyed or refused. ``docs/rows.md`` holds the same tables for readers.
+A key that would change what a model learns is followed or refused, never ignored. ``docs/rows.md`` has the same tables.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ CARRIED = "id index turn turn_id message_id timestamp time date created_at lang 
 _SYSTEM = {"system", "systemprompt", "systemmessage", "systeminstruction", "systeminstructions", "sysprompt"}
 _SYSTEM |= {"systemtext", "systemcontent"}
 
-_NO_READER = "no model here reads video or sound: take the row out, or give frames as pictures"
-_NO_TOOLS = "tools are not read, so another prompt would be learned: write them into 'system', or take the row out"
-_NO_WEIGHTS = "every answer is learned alike: take out what should not be learned, then the key"
+_NO_READER = "no model here reads video or sound: remove the row, or give frames as pictures"
+_NO_TOOLS = "tools are not read, so another prompt would be learned: write them into 'system', or remove the row"
+_NO_WEIGHTS = "all answers are learned with the same weight: remove what should not be learned, then the key"
 REFUSED: dict[str, tuple[str, str]] = {
     "video and sound": (
         _NO_READER,
@@ -73,15 +73,15 @@ REFUSED: dict[str, tuple[str, str]] = {
         "mask_history train_on_input train_on_inputs train_on_prompt ignore_loss",
     ),
     "preferences": (
-        "one answer is learned, pairs are not: keep the answer that is right, take out the key",
+        "one answer is learned, not a pair of answers: keep the right answer and remove the key",
         "chosen rejected rejected_response rejected_messages rejected_images",
     ),
     "the template": (
-        "chat templates get turns and pictures alone: write it into a turn, or take the row out",
+        "chat templates get only turns and pictures: write it into a turn, or remove the row",
         "documents chat_template chat_template_kwargs",
     ),
     "further pictures": (
-        "pictures are read from 'image', 'images' and the parts of a turn: put all of them into one list",
+        "pictures are read only from 'image', 'images' and the parts of a turn: put all of them into one list",
         "image_path image_paths image_file image_files image_url image_urls image_bytes image_list image_base64 img "
         "imgs img_path img_paths picture pictures photo photos",
     ),
@@ -128,11 +128,11 @@ def is_system(key: str) -> bool:
 
 
 def refuse_row_keys(entry: Mapping[str, Any], has_pictures: bool, said: str) -> None:
-    """Refuse keys that change what should be learned and that nobody reads.
+    """Refuse keys that would change what is learned, but that moiety does not read.
 
     Args:
         entry: A row as it was read.
-        has_pictures: Whether it names pictures where they are read; other names of them are then of the same ones.
+        has_pictures: Whether `image`, `images` or a turn names its pictures; other keys for pictures are then ignored.
         said: Text of all turns.
 
     Raises:
@@ -157,7 +157,7 @@ def refuse_row_keys(entry: Mapping[str, Any], has_pictures: bool, said: str) -> 
 
 
 def refuse_turn_keys(turn: Mapping[str, Any], read: tuple[str, str], answers: bool, number: int) -> None:
-    """Refuse keys of turn `number` that nobody reads, unless they say nothing.
+    """Refuse keys of turn `number` that moiety does not read, unless their value is empty.
 
     Args:
         turn: The turn as it was read.
@@ -206,7 +206,7 @@ def refuse_part(part: Any, number: int) -> ValueError:
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether a value is none: null, an empty text, list or object, also written as a text."""
+    """Whether a value is empty: null, an empty text, list or object; these written as a text count, too."""
     return value is None or value in ("", [], {}, "[]", "{}", "null") or value == [None]
 
 

@@ -1,6 +1,6 @@
 """Conversations on disk: LLaVA JSON or JSONL, the ``messages`` form, or parquet, read into :class:`Row`.
 
-Only the structure is judged here, with file and line; what a row says is judged by :mod:`moiety.vlm.check`.
+Only the structure is checked here. The content of a row is checked by :mod:`moiety.vlm.check`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def load_rows(files: Iterable[str | Path], merge_turns: bool = False, seed: int 
 
     Raises:
         FileNotFoundError: there is no such file.
-        BadRows: a row has not the structure of a conversation; all such rows are named with file and line.
+        BadRows: rows do not have the structure of a conversation; all of them are named with file and line.
     """
     rows, problems = read_rows(files)
     if problems:
@@ -104,7 +104,7 @@ def load_rows(files: Iterable[str | Path], merge_turns: bool = False, seed: int 
 
 
 def read_rows(files: Iterable[str | Path], skip: Skips = NO_SKIPS) -> tuple[list[Row], list[Problem]]:
-    """Read what can be read; structural problems are returned, not raised.
+    """Read all rows that can be read. Problems of structure are returned, not raised.
 
     Args:
         files: Conversation files.
@@ -145,8 +145,8 @@ def parse_row(entry: Any, file: str = "", line: int = 0, column: int = 0) -> Row
     """One decoded JSON object as a :class:`Row`. A row without an id is named after its file and line.
 
     Raises:
-        ValueError: it has not the structure of a conversation, or holds a key that would change what is learned and
-            that nobody reads, see ``docs/rows.md``.
+        ValueError: it does not have the structure of a conversation, or it holds a key that is refused, see
+            ``docs/rows.md``.
 
     Example:
         >>> row = parse_row({"id": 1, "image": "a.png", "conversations": [

@@ -1,4 +1,4 @@
-"""How large a model may be that a config describes: told before anything is built, which would take all memory."""
+"""A limit for the size of the model that a config describes, checked before the model is built and fills the memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Lists of rows that are passed over: ``moiety data check --fix-list`` writes one, ``data.skip`` of a recipe names it.
+"""Lists of rows that are left out: ``moiety data check --fix-list`` writes one, ``data.skip`` of a recipe names it.
 
-A line names a row by file, line and fingerprint, never by its id alone, which several rows may share: a list holds bad
-rows and no other, and a file that was changed since is noticed.
+A line names a row by file, line and fingerprint, because several rows may share an id. So a list leaves out the bad
+rows and no others, and it notices if a file was changed after the list was written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Skips:
     Args:
         path: The list they come from.
         places: Resolved file, line, column -> fingerprint.
-        ids: Ids of a list that somebody wrote by hand, one a line.
+        ids: Ids of a list that was written by hand, one id on each line.
     """
 
     path: str = ""

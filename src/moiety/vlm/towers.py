@@ -1,4 +1,4 @@
-"""Vision towers: where they stand, which layers a model never reads, and a blank picture for steps without one.
+"""Vision towers: where they stand, which of their layers a model never reads, and a blank picture.
 
 Most families read a hidden state before the end of the tower. The layers behind it never get a gradient. Distributed
 training waits for the gradient of every parameter that learns and crashes in its second step without it. So exactly

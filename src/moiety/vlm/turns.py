@@ -27,13 +27,13 @@ _SPOKEN = {"conversations": ("from", "value"), "messages": ("role", "content")}
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance: role ``user``, ``assistant`` or (first only) ``system``; pictures stand as ``<image>`` marks.
+    """One turn: role ``user``, ``assistant`` or (first turn only) ``system``; ``<image>`` marks stand for pictures.
 
     Args:
         role: Who speaks.
         text: What is said.
-        order: Of a question: whether it and its answer belong to the pictures before them, for the entailment order of
-            scheme ``asymoe``; False marks a hard negative. None: it says nothing, and they belong.
+        order: Of a question: whether it and its answer belong to the pictures before them. The cone loss of scheme
+            ``asymoe`` reads it; False marks a hard negative. None: the row does not say it, and they belong.
     """
 
     role: str
@@ -45,7 +45,7 @@ def turns_of(entry: Mapping[str, Any]) -> tuple[tuple[Turn, ...], tuple[str, ...
     """Turns of a row, its system sentence first, and the pictures named inside content parts.
 
     Raises:
-        ValueError: it has not the structure of a conversation, or holds what nobody reads.
+        ValueError: it does not have the structure of a conversation, or it holds a key that is refused.
     """
     found = [key for key in _SPOKEN if entry.get(key) is not None]
     if len(found) != 1:

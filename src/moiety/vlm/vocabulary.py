@@ -1,4 +1,4 @@
-"""Tokenizer and embedding table: every token needs a row, or training ends in an index error."""
+"""Tokenizer and embedding table: every token needs a row of the table, otherwise training ends in an index error."""
 
 from __future__ import annotations
 

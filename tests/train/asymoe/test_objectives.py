@@ -198,12 +198,12 @@ def test_rows_say_which_pairs_are_false(world: Path, negatives: str) -> None:
     rows = [row(name, f"{name}.png", "Which colour?", name) for name in ("red", "red", "blue")]
     rows[1]["conversations"][0]["order"] = 0
     model = asymmetric_model(world, negatives=negatives)
-    batch, beside = split_batch(with_spans(world, rows)[1](with_spans(world, rows)[0]))
+    batch, trainer_inputs = split_batch(with_spans(world, rows)[1](with_spans(world, rows)[0]))
     with recording(RoutingTrace(keeps_inputs=True)) as trace:
         model(**batch)
     cone = AsymmetricObjective(model, groups_of(model), model_settings(model)).cone
     assert cone is not None
-    loss = cone.loss({layer: found[0] for layer, found in trace.by_layer().items()}, batch, beside)
+    loss = cone.loss({layer: found[0] for layer, found in trace.by_layer().items()}, batch, trainer_inputs)
     read = len(cone.layers) * 2  # experts
     # true: a red and a blue one; hard: the false red one; in the batch: each true span with the other colour's picture
     false = {"hard": 1, "in_batch": 3, "both": 4}[negatives]

@@ -1,1 +1,1 @@
-"""What scheme ``asymoe`` learns beside the task, and what is logged of it."""
+"""The losses that scheme ``asymoe`` adds to the task, and the numbers of it that are logged."""

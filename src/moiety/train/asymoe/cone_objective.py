@@ -1,4 +1,4 @@
-"""The cone loss on a real batch: which layers and tokens it reads, and what is logged of it."""
+"""The cone loss on a batch: which layers and tokens it reads, and what is logged of it."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ class ConeObjective:
         self._sides = [groups.index_of_modality(modality) for modality in (Modality.IMAGE, Modality.TEXT)]
 
     def loss(
-        self, routings: Mapping[int, Routing], inputs: Mapping[str, Tensor], beside: Mapping[str, Tensor]
+        self, routings: Mapping[int, Routing], inputs: Mapping[str, Tensor], trainer_inputs: Mapping[str, Tensor]
     ) -> ConeLoss:
         """Mean over layers and experts.
 
         Args:
             routings: Decision of each layer by its index, with what it read.
             inputs: The batch, with ``modality_ids``.
-            beside: ``span_ids``, ``span_order``, ``image_key``.
+            trainer_inputs: The part of the batch that only the trainer reads: ``span_ids`` and ``span_order``,
+                ``(batch, seq)``, and ``image_key``, ``(batch,)``.
         """
-        spans = cone_spans(inputs["modality_ids"] == Modality.IMAGE, beside["span_ids"])
+        spans = cone_spans(inputs["modality_ids"] == Modality.IMAGE, trainer_inputs["span_ids"])
         first = spans.text_mask.int().argmax(dim=1)  # one token of each span speaks for all
-        pairs = cone_pairs(spans, self.settings, beside["image_key"], beside["span_order"].flatten()[first] > 0)
+        belongs = trainer_inputs["span_order"].flatten()[first] > 0
+        pairs = cone_pairs(spans, self.settings, trainer_inputs["image_key"], belongs)
         found = []
         for layer in self.layers:
             x = routings[layer.layer_index].extras["x"]

@@ -1,4 +1,4 @@
-"""The gate objective on a real batch: which samples are read a second time, and what their gates did in both."""
+"""The gate objective on a batch: which samples are read a second time, and the gates of both passes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GateObjective:
         kept: DecoderCall,
         step: int,
     ) -> GateLoss:
-        """Gates over the positions that predict an answer, with own and with other pictures.
+        """Gates over the positions that predict an answer: with the pictures of the sample, and with others.
 
         ``probes``: the gates are computed anew from what both passes read, so that they alone learn. ``full``: gradient
         flows through both passes.

@@ -1,8 +1,8 @@
-"""The same samples once more, each with the picture of another: what the gates do when the evidence is not theirs.
+"""A second pass over some samples, each with the picture of another: what the gates do when the evidence is wrong.
 
-Pictures are exchanged where they enter the decoder, as embeddings, so that neither the vision tower runs twice nor
-anything must be known of a family's picture tensors. What the base model handed to its decoder in the forward of the
-training step is kept for that, cut to the chosen rows and handed over again.
+Pictures are exchanged as embeddings, where they enter the decoder. So the vision tower does not run twice, and nothing
+must be known of the picture tensors of a family. The call of the decoder in the training forward is kept, reduced to
+the chosen rows, and made again.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def partners(
 ) -> list[tuple[int, int]]:
     """Which samples can be read again, and whose picture each of them gets.
 
-    A sample needs an image and an answer; its partner another picture with as many image tokens. Who has no partner is
-    left out; so is text-only evidence, for whose passage no place in another sample is known.
+    A sample needs an image and an answer. Its partner needs another picture with as many image tokens. A sample without
+    a partner is left out. So is a sample whose evidence is text, because its passage has no place in another sample.
 
     Args:
         num_images: Image tokens of each sample.

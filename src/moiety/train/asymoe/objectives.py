@@ -1,7 +1,8 @@
-"""What scheme ``asymoe`` learns beside the task: the order of pictures and words, and gates that ask for evidence.
+"""The two losses that scheme ``asymoe`` adds to the task: the cone loss and the gate objective.
 
-Both losses are made of what the layers read, so the trace of a training forward keeps it. They rise from nothing over
-the first steps and count, like the routing losses, once an optimizer step: each is a mean over its micro-batch.
+Both are computed from the inputs of the sparse layers, so the trace of a training forward keeps these inputs. Their
+weights rise from 0 over the first steps. Like a routing loss, each is a mean over its micro-batch and counts once for
+each optimizer step.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from moiety.vlm.decoders import decoder_layers, decoder_of
 from moiety.vlm.model import moe_layers
 
 TRAINER_KEYS = ("span_ids", "span_order", "image_key")
-"""What a batch says to the trainer alone; no model sees it."""
+"""Entries of a batch that the trainer reads and the model does not."""
 
 
 def split_batch(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the model gets of a batch, and what the trainer keeps."""
+    """A batch in two parts: what the model gets, and what only the trainer reads."""
     kept = {name: value for name, value in inputs.items() if name in TRAINER_KEYS}
     return {name: value for name, value in inputs.items() if name not in kept}, kept
 
 
 def risen(step: int, num_steps: int, warmup_share: float) -> float:
-    """Share of their weights that the cone and gate losses have at optimizer step `step`, counted from 0.
+    """Factor on the weights of the cone and gate losses at optimizer step `step`, counted from 0: 0 to 1.
 
     Example:
         >>> [risen(step, 100, 0.1) for step in (0, 5, 10, 99)]
@@ -87,7 +88,7 @@ class AsymmetricObjective:
 
     @contextmanager
     def watching(self) -> Iterator[DecoderCall]:
-        """Keep what a second reading needs of the forward inside."""
+        """Keep the call of the decoder that is made inside; the gate objective reads some samples a second time."""
         with nullcontext(DecoderCall()) if self.gate is None else kept_call(self._decoder) as kept:
             yield kept
 
@@ -95,7 +96,7 @@ class AsymmetricObjective:
         self,
         trace: RoutingTrace,
         inputs: Mapping[str, Any],
-        beside: Mapping[str, Tensor],
+        trainer_inputs: Mapping[str, Tensor],
         kept: DecoderCall,
         step: int,
         num_steps: int,
@@ -105,7 +106,7 @@ class AsymmetricObjective:
         Args:
             trace: Decisions of the training forward, with what the layers read.
             inputs: The batch as the model got it.
-            beside: What the trainer kept of it.
+            trainer_inputs: The part of the batch that only the trainer reads.
             kept: From :meth:`watching`.
             step: Optimizer steps that are done.
             num_steps: Optimizer steps of the run.
@@ -113,16 +114,16 @@ class AsymmetricObjective:
         Raises:
             ValueError: the batch does not say which token belongs to which turn, or what a position holds.
         """
-        self._check({**inputs, **beside})
+        self._check({**inputs, **trainer_inputs})
         routings = {layer: found[-1] for layer, found in trace.by_layer().items()}
         measures, own = gate_means(routings, self.groups), self.settings
         total = torch.zeros((), device=inputs["input_ids"].device)
         if self.cone is not None:
-            cone = self.cone.loss(routings, inputs, beside)
+            cone = self.cone.loss(routings, inputs, trainer_inputs)
             total = total + own.cone_weight * cone.angle + own.distance_weight * cone.distance
             measures |= self.cone.measures(cone, routings)
         if self.gate is not None:
-            gate = self.gate.loss(routings, inputs, beside["image_key"], kept, step)
+            gate = self.gate.loss(routings, inputs, trainer_inputs["image_key"], kept, step)
             total = total + own.gate_weight * gate.total
             measures |= gate_measures(gate)
         return AsymmetricLosses(risen(step, num_steps, own.warmup_share) * total, measures)

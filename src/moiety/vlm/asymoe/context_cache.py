@@ -1,4 +1,4 @@
-"""Where the context cache is kept: as a member of each layer of Hugging Face's key-value cache.
+"""Where the context cache lives: on each layer of Hugging Face's key-value cache.
 
 Everything that happens to the keys and values of a generation (beam search, crop after a rejected guess, reset, a copy
 for a second turn) also happens to the evidence of the same layer, because both belong to the same object.

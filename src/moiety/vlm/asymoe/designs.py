@@ -1,4 +1,4 @@
-"""What the widths of scheme ``asymoe`` come to: parameters by part of a layer, and by what a token chose."""
+"""Parameters of scheme ``asymoe`` at given widths: for each part of a layer, and for each choice of a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which positions of a call are evidence, where the caller has not said so, and in every step of ``generate``.
+"""Which positions of a call are evidence, if the caller does not say it, and in every step of ``generate``.
 
 Evidence is what the model was given: picture features and the user's text. Control tokens, answers of earlier turns and
 everything that is being generated are memory. The code that encodes a conversation knows its turns and marks them

@@ -1,4 +1,4 @@
-"""What scheme ``asymoe`` must know of each position of a conversation: is it evidence, and of which turn is it?"""
+"""For scheme ``asymoe``: which positions of an encoded conversation are evidence, and which turn each belongs to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""What a signature cannot show: a tiny random model of each kind is built and asked, in seconds and without a network.
+"""What a signature cannot show: tiny random models are built and run, in seconds and without a network.
 
-A release may keep every name and change what stands behind it. These are the promises that broke in silence before.
+A release may keep every name and change what a function does. These checks look for changes that gave wrong results
+without an error before.
 """
 
 from __future__ import annotations

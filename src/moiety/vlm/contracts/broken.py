@@ -6,7 +6,7 @@ from importlib import metadata
 
 
 class ContractBroken(RuntimeError):
-    """An outside library no longer has something that moiety relies on; the result would be wrong in silence.
+    """An outside library no longer has something that moiety relies on; the result would be wrong without an error.
 
     Args:
         library: Name of the package, as pip knows it.
