@@ -104,7 +104,9 @@ def evaluate(
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="Where answers go; a stopped run goes on from it.")] = None,
     benchmarks: Annotated[str | None, typer.Option(help="Instead of DATA: benchmarks with commas.")] = None,
-    benchmark_data: Annotated[Path | None, typer.Option("--data", help="Folder with a folder a benchmark.")] = None,
+    benchmark_data: Annotated[
+        Path | None, typer.Option("--data", help="Folder with one folder for each benchmark.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Answers and scores of benchmarks.")] = Path("answers"),
     scorer: Rule = None,
     limit: Limit = None,
