@@ -101,7 +101,7 @@ class ExpertBank(nn.Module, abc.ABC):
     @classmethod
     def at(cls, place: Place) -> Self:
         """The bank of one expert group. A kind whose constructor takes other arguments overrides this."""
-        return cls(place.group.count, place.hidden, place.width, place.act)  # type: ignore[call-arg]
+        return cls(place.group.count, place.hidden, place.width, place.act)
 
     @abc.abstractmethod
     def forward(
