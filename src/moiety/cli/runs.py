@@ -17,6 +17,7 @@ from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
     from moiety.evaluate.benchmarks.run import Asking
+    from moiety.evaluate.watch import Watches
     from moiety.recipe.evaluate import DecodingSettings
     from moiety.train import Progress
 
@@ -104,9 +105,7 @@ def evaluate(
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="Where answers go; a stopped run goes on from it.")] = None,
     benchmarks: Annotated[str | None, typer.Option(help="Instead of DATA: benchmarks with commas.")] = None,
-    benchmark_data: Annotated[
-        Path | None, typer.Option("--data", help="Folder with one folder for each benchmark.")
-    ] = None,
+    benchmark_data: Annotated[Path | None, typer.Option("--data", help="Folder that holds their folders.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Answers and scores of benchmarks.")] = Path("answers"),
     scorer: Rule = None,
     limit: Limit = None,
@@ -126,13 +125,12 @@ def evaluate(
 ) -> None:
     """Let a model answer questions, of conversation files or of benchmarks, and score it."""
     from moiety.evaluate.benchmarks.run import Asking
-    from moiety.lens.trace.writer import TraceFiles
 
     if card:
         check_card(model)
     method = decoding_settings(decoding, settings)
     asked = (scorer, limit, batch_size, max_new_tokens, blank_image, method, clamp_alpha)
-    asking = Asking(*asked, watches=None if trace is None else TraceFiles(trace, trace_limit))
+    asking = Asking(*asked, trace_files(trace, trace_limit))
     if benchmarks is None and data and benchmark_data is None and scorer is None:
         title = ", ".join(path.name for path in data)
         shown = answer_files(model, device, data, images, predictions, asking, as_json)
@@ -147,6 +145,13 @@ def evaluate(
     if card:
         how = [how_decoded(method, clamp_alpha), *["blank pictures"] * blank_image, *[f"first {limit}"] * bool(limit)]
         add_to_card(model, f"{title} ({', '.join(how)})", shown)
+
+
+def trace_files(trace: Path | None, limit: int) -> Watches | None:
+    """What writes the routing of a run; None where nobody asked for it."""
+    from moiety.lens.trace.writer import TraceFiles
+
+    return None if trace is None else TraceFiles(trace, limit)
 
 
 def add_to_card(model: str, title: str, shown: Lines) -> None:

@@ -200,3 +200,27 @@ class AsyMoESettings(Section):
     def needs_context(self) -> bool:
         """Whether the layers read the evidence of the prompt."""
         return self.text_kind in ("evidence", "parallel")
+
+
+def with_kinds(tree: dict[str, Any]) -> dict[str, Any]:
+    """Section ``moe`` of scheme asymoe, with the kinds of two groups where they are kept: in ``moe.asymoe``.
+
+    Args:
+        tree: The section as it was written, ``asymoe`` given.
+
+    Raises:
+        ValueError: ``moe.kinds`` and ``moe.asymoe`` name different kinds for one group.
+    """
+    kinds, own = tree.get("kinds"), tree["asymoe"]
+    fields = {"inter": "inter_kind", "text": "text_kind"}
+    if not isinstance(kinds, dict) or not set(fields) & set(kinds):
+        return tree
+    own = dict(own if isinstance(own, dict) else own.model_dump())
+    for group in set(fields) & set(kinds):
+        kind, kept = kinds[group], own.setdefault(fields[group], kinds[group])
+        if kept != kind:
+            raise ValueError(
+                f"moe.kinds.{group} is {kind!r} and moe.asymoe.{fields[group]} is {kept!r}; give the kind in one place"
+            )
+    rest = {group: kind for group, kind in kinds.items() if group not in fields}
+    return tree | {"asymoe": own, "kinds": rest or None}

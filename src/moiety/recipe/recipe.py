@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from moiety.groups import DEFAULT_MODALITY_GROUPS
-from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.asymoe import AsyMoESettings, with_kinds
 from moiety.recipe.compare import CompareSettings, merged
 from moiety.recipe.evaluate import EvaluateSettings
 from moiety.recipe.reader import RecipeError, parse_value, read_tree
@@ -79,7 +79,7 @@ class MoESettings(Section):
             return tree
         own = tree.get("asymoe") or {}
         preset = own.get("preset") if isinstance(own, dict) else own.preset
-        return _kinds_of_asymoe({"layers": "odd" if preset == "faithful" else "all", **tree, "asymoe": own})
+        return with_kinds({"layers": "odd" if preset == "faithful" else "all", **tree, "asymoe": own})
 
     @field_validator("layers")
     @classmethod
@@ -116,25 +116,6 @@ class MoESettings(Section):
             return list(self.layers)
         start, step = {"odd": (1, 2), "even": (0, 2), "all": (0, 1)}[self.layers]
         return list(range(start, num_layers, step))
-
-
-def _kinds_of_asymoe(tree: dict[str, Any]) -> dict[str, Any]:
-    """Scheme asymoe keeps the kinds of two groups in its own section: take them there from ``moe.kinds``."""
-    kinds = tree.get("kinds")
-    fields = {"inter": "inter_kind", "text": "text_kind"}
-    named = [group for group in fields if isinstance(kinds, dict) and group in kinds]
-    if not named:
-        return tree
-    own = tree["asymoe"] if isinstance(tree["asymoe"], dict) else tree["asymoe"].model_dump()
-    for group in named:
-        if own.get(fields[group], kinds[group]) != kinds[group]:
-            raise ValueError(
-                f"moe.kinds.{group} is {kinds[group]!r} and moe.asymoe.{fields[group]} is {own[fields[group]]!r}; "
-                "give the kind in one place"
-            )
-    own = own | {fields[group]: kinds[group] for group in named}
-    rest = {group: kind for group, kind in kinds.items() if group not in named}
-    return tree | {"asymoe": own, "kinds": rest or None}
 
 
 class ScratchSettings(Section):

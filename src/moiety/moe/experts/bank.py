@@ -122,6 +122,10 @@ class ExpertBank(nn.Module, abc.ABC):
         """``forward`` on slots that are sorted already; a bank that cannot use this sorts them again."""
         return self.forward(hidden_states, share.index, top_k_weights, beside)
 
+    def nothing(self, hidden_states: Tensor) -> Tensor:
+        """The answer to no token at all: empty, and every parameter gets gradient 0."""
+        return hidden_states * sum(parameter.sum() * 0 for parameter in self.parameters())
+
     def initialise(self, init: Any = torch.nn.init) -> None:
         """Draw new weights with the functions of `init`: ``torch.nn.init``, or those of transformers, which leave
         tensors alone that were loaded."""
@@ -203,10 +207,6 @@ class BesideBank(ExpertBank):
     @abc.abstractmethod
     def run(self, hidden_states: Tensor, top_k_weights: Tensor, share: Share, beside: Beside | None = None) -> Tensor:
         """``forward`` on sorted slots; reads no index."""
-
-    def nothing(self, hidden_states: Tensor) -> Tensor:
-        """The answer to no token at all: empty, and every parameter gets gradient 0."""
-        return hidden_states * sum(parameter.sum() * 0 for parameter in self.parameters())
 
 
 def bank_in(module: nn.Module) -> Any:

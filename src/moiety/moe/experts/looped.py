@@ -38,6 +38,8 @@ class LoopedExperts(ExpertBank):
         share = top_k_index
         if not isinstance(share, Share):
             (share,) = share_slots(share, None, [self.num_experts])
+        if not hidden_states.numel():
+            return self.nothing(hidden_states)
         rows = gather(hidden_states, share)  # (tokens, hidden) -> (rows, hidden), sorted by expert
         ends = share.ends[share.num_sides - 1 :: share.num_sides]
         answers, start = [], 0
