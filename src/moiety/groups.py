@@ -74,7 +74,7 @@ class ExpertGroups:
 
     Raises:
         ValueError: a name stands twice, a count is negative, a group admits an unknown modality group, an expert is
-            open to nobody, or a modality group sees no expert.
+            open to no modality group, or a modality group sees no expert.
 
     Example:
         >>> table = ExpertGroups(

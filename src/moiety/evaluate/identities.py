@@ -1,4 +1,4 @@
-"""Which question an answer belongs to: the id of its row, and where rows share one, what is asked."""
+"""How answers find their questions: by the id of the row and, where several rows share an id, by what is asked."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether UTF-8 can hold a text; half characters of fields that nobody reads stay escaped."""
+    """Whether UTF-8 can hold a text; half characters in fields that are not read stay escaped."""
     return text.encode("utf-8", "replace").decode() == text
 
 

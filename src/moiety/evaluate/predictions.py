@@ -1,4 +1,4 @@
-"""The file of answers: one line an answer, added as it is made, so that a stopped evaluation goes on where it was."""
+"""The file of answers: one line for each answer, written when it is made. A stopped evaluation continues from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be scored without looking: the floors every result has to stand above.
+"""Scores that need no picture: the floors that every result has to exceed.
 
 Pure functions of rows with one question each (not merged ones).
 """

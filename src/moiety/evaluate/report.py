@@ -1,4 +1,4 @@
-"""Predictions and rows to scores per type of question."""
+"""Scores for each type of question, from rows and predictions."""
 
 from __future__ import annotations
 

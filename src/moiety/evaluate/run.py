@@ -94,8 +94,7 @@ def answer_rows(
     """What `model` says to each row of :func:`told_apart`, id -> text; the first half of :func:`evaluate_model`.
 
     Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
-    asked once; under `blank_image` that is every repetition of a question. An answer that is written stays; where
-    `watch` has not seen its question, it is asked again.
+    asked once. An answer that is written stays; where `watch` has not seen its question, it is asked again.
 
     Args:
         made_for: Names of what was asked; kept with `predictions`, so that a file made for other questions is refused.
@@ -114,7 +113,6 @@ def answer_rows(
     written, add = _store(predictions, settings, rows)
     with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
         todo = [row for row in rows if row.id not in written or watch.lacks(row)]
-        check_pictures(todo, images)
         num_done = len(rows) - len(todo)
         for batch in _batches(todo, images, batch_size, blank_image):
             prompts = decoding_batch([same[0] for same in batch], processor, images, decoding, blank_image)
@@ -240,6 +238,7 @@ def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | 
 
 def _batches(rows: Sequence[Row], images: Pictures, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
     """Batches of groups of rows that get the same answer; alike lengths together, so that little is padded."""
+    check_pictures(rows, images)
     sizes: dict[str, tuple[int, int]] = {}
 
     def shown(name: str) -> Hashable:

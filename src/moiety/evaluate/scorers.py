@@ -1,4 +1,4 @@
-"""From the text a model wrote to right or wrong: pure functions, one rule each.
+"""Scoring rules: from the text of a model to right or wrong. Each rule is one pure function.
 
 A rule never guesses. Text that cannot be read as an answer gives None, which counts as wrong and is counted apart.
 """
@@ -79,7 +79,7 @@ def yes_no_metrics(truths: Sequence[str], verdicts: Sequence[str | None]) -> dic
     A ratio without a case (no yes was said, no yes was true) is 0.
 
     Args:
-        truths: ``yes`` or ``no``, one a question.
+        truths: ``yes`` or ``no``, one for each question.
         verdicts: What the model said; None where its text is neither.
 
     Example:
@@ -108,7 +108,7 @@ def conflict_counts(
     """Questions in conflict, those answered with the evidence and those answered with the prior.
 
     Args:
-        truths: What the evidence says, one a question.
+        truths: What the evidence says, one for each question.
         priors: What memory says where it says something else; None: no conflict, the question is left out.
         readings: What the model said; None where its text is unreadable.
 

@@ -1,4 +1,4 @@
-"""Which option, which yes or no, which number a text states: the sound rules. Nothing is ever guessed.
+"""The sound rules: they read which option, which yes or no, or which number a text states, and never guess.
 
 A line of its own at the end counts before everything else, then an outright statement (``the answer is B``,
 ``Answer: no``), the last one before an earlier one, then how the text opens.

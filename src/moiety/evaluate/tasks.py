@@ -1,4 +1,4 @@
-"""What kind of question a row asks and how its answer is scored: one record a kind, in one dict."""
+"""The kinds of questions and how their answers are scored: one record for each kind, in one dict."""
 
 from __future__ import annotations
 

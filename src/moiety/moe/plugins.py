@@ -65,7 +65,7 @@ def known_names(table: MutableMapping[str, Any], group: str) -> list[str]:
     return [*table, *(name for name in _entry_points(group) if name not in table)]
 
 
-def find(name: str, table: MutableMapping[str, type[Kind]], group: str, base: type[Kind]) -> type[Kind]:
+def find(name: str, table: MutableMapping[str, type[Kind]], group: str, base: type[Any]) -> type[Kind]:
     """The class called `name`; one of an entry point is imported and put into `table`.
 
     Args:
@@ -91,7 +91,7 @@ def find(name: str, table: MutableMapping[str, type[Kind]], group: str, base: ty
     return table[name]
 
 
-def _loaded(entry: importlib.metadata.EntryPoint, base: type[Kind]) -> type[Kind]:
+def _loaded(entry: importlib.metadata.EntryPoint, base: type[Any]) -> type[Any]:
     origin = f"entry point {entry.name!r} of group {entry.group!r} ({entry.value})"
     try:
         found = entry.load()

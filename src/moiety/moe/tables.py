@@ -31,7 +31,7 @@ def scheme_table(
         gates: ``each`` modality group has its own gate, ``one`` for all, or ``none``.
 
     Raises:
-        ValueError: a group is unknown or has no count, or the counts leave somebody without an expert.
+        ValueError: a group is unknown or has no count, or the counts leave a modality group without an expert.
     """
     # by modality id, not in the order given: a mapping that went through JSON may come back sorted
     modality_groups = dict(sorted(modality_groups.items()))

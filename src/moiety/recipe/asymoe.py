@@ -65,7 +65,7 @@ class AsyMoESettings(Section):
         description="kind of the text experts: evidence (two branches), context (ffn plus context attention), ffn, "
         "or a kind of a plug-in",
     )
-    plain_text: int = Field(0, ge=0, description="plain text experts beside the others")
+    plain_text: int = Field(0, ge=0, description="number of plain text experts in addition to the others")
     evidence_layers: Literal["all", "deepest_half"] = Field(
         "all", description="sparse layers with evidence experts; the others get plain text experts"
     )
@@ -86,27 +86,37 @@ class AsyMoESettings(Section):
     context_dim: int | None = Field(None, ge=1, description="width of the context attention, all heads together")
 
     # -- context attention -------------------------------------------------------------------------------------------
-    context_heads: int | None = Field(None, ge=1, description="null: heads of 64, of 32 below context_dim 128")
-    context_scale: Literal["head_dim", "none"] = Field("head_dim", description="divide scores by sqrt(head_dim)?")
-    context_output: Switch = Field(True, description="output projection W_O")
-    null_key: Switch = Field(True, description="a learned key that says: nothing in the prompt supports this token")
+    context_heads: int | None = Field(
+        None,
+        ge=1,
+        description="number of heads; null: heads of width 64, or of width 32 where context_dim is below 128",
+    )
+    context_scale: Literal["head_dim", "none"] = Field(
+        "head_dim", description="head_dim: divide the scores by sqrt(head_dim); none: do not"
+    )
+    context_output: Switch = Field(True, description="whether the context attention has an output projection W_O")
+    null_key: Switch = Field(
+        True, description="whether there is a learned key for tokens that nothing in the prompt supports"
+    )
 
     # -- evidence experts and their place in routing -----------------------------------------------------------------
     evidence_form: Literal["gelu", "swiglu"] | None = Field(
         None, description="null: swiglu, which can copy a dense FFN, where size_plan is full, gelu otherwise"
     )
-    gate_input: Literal["rich", "x"] = Field("rich", description="what alpha sees: [x; a; |x-a|; e], or x alone")
+    gate_input: Literal["rich", "x"] = Field("rich", description="input of alpha: [x; a; |x-a|; e], or x alone")
     alpha_range: tuple[float, float] = Field((0.02, 0.98), description="lowest and highest alpha", strict=False)
-    alpha_start: float = Field(0.3, gt=0, lt=1, description="alpha before training")
+    alpha_start: float = Field(0.3, gt=0, lt=1, description="value of alpha before training")
     alpha_mode: Literal["learned", "fixed", "target"] = Field("learned", description="fixed: alpha stays alpha_start")
     alpha_target: float = Field(0.3, ge=0, le=1, description="mean alpha that alpha_mode target pulls to")
     alpha_weight: float = Field(0.01, ge=0, description="weight of the pull in alpha_mode target")
-    score_bias: Switch = Field(True, description="bias of the evidence score")
+    score_bias: Switch = Field(True, description="whether the evidence score has a bias")
     score: Literal["sigmoid", "mass", "off"] = Field(
         "sigmoid", description="evidence score that favours evidence experts; mass: times the evidence mass; off: none"
     )
-    evidence_gain: float | Literal["learned"] = Field(1.0, description="how much a score of 1 adds to their logits")
-    balance_logits: Literal["raw", "boosted"] = Field("raw", description="probabilities in the load-balancing loss")
+    evidence_gain: float | Literal["learned"] = Field(
+        1.0, description="how much an evidence score of 1 adds to the logits of evidence experts"
+    )
+    balance_logits: Literal["raw", "boosted"] = Field("raw", description="which scores the load-balancing loss uses")
 
     # -- hyperbolic experts ------------------------------------------------------------------------------------------
     curvature: float = Field(1.0, gt=0, description="kappa; the space has curvature -kappa")
@@ -114,10 +124,12 @@ class AsyMoESettings(Section):
     radius_cap: float = Field(3.0, gt=0, description="largest hyperbolic radius of a token")
     product_factors: int | None = Field(None, ge=1, description="factors of inter_kind product; null: hyp_dim / 32")
     inter_text_input: Literal["x", "cascade", "cascade_residual"] = Field(
-        "x", description="what text gives an inter-modality expert: x, the evidence expert's output E(x), or x + E(x)"
+        "x",
+        description="input of inter-modality experts for text: x, the output E(x) of the text expert, or x + E(x)",
     )
     inter_residual: Switch | None = Field(
-        None, description="add the branch to a copied FFN, equal to it at step 0; null: where size_plan is full"
+        None,
+        description="add a copy of the dense FFN, to start equal to it; null: yes where size_plan is full",
     )
 
     # -- cone loss ---------------------------------------------------------------------------------------------------
@@ -127,19 +139,29 @@ class AsyMoESettings(Section):
     cone_k: float = Field(0.1, gt=0, le=0.5, description="constant of the aperture")
     eta: float = Field(0.7, gt=0, description="factor on the aperture in pairs that belong together")
     rho0: float | None = Field(None, ge=0, description="radius that points are moved out by; null: from the aperture")
-    cone_margin: float = Field(0.3, ge=0, description="least angle of a negative pair outside its cone")
-    negatives: Literal["both", "in_batch", "hard", "none"] = Field("both", description="pairs that do not belong")
-    apex: Literal["vision", "text"] = Field("vision", description="which side's cone contains the other")
-    cone_detach: Switch = Field(False, description="stop its gradient at the hidden states")
+    cone_margin: float = Field(
+        0.3, ge=0, description="smallest angle that a negative pair should have outside its cone"
+    )
+    negatives: Literal["both", "in_batch", "hard", "none"] = Field("both", description="which negative pairs are used")
+    apex: Literal["vision", "text"] = Field("vision", description="which modality has the cone that contains the other")
+    cone_detach: Switch = Field(False, description="whether the gradient of the cone loss stops at the hidden states")
     distance_weight: float = Field(0.0, ge=0, description="weight of the squared distance of a pair, at most 9")
 
     # -- gate objective and schedule ---------------------------------------------------------------------------------
     gate_weight: float = Field(1.0, ge=0, description="weight of the gate objective; 0 switches it off")
-    gate_gradient: Literal["probes", "full"] = Field("probes", description="what learns from it: gates alone, or all")
-    gate_masking: Literal["exchange", "mean_patch"] = Field("exchange", description="how evidence is taken away")
+    gate_gradient: Literal["probes", "full"] = Field(
+        "probes", description="what learns from the gate objective: the gates alone, or all parameters"
+    )
+    gate_masking: Literal["exchange", "mean_patch"] = Field(
+        "exchange", description="how the evidence is removed: exchange pictures, or put the mean patch"
+    )
     gate_margin: float = Field(0.1, ge=0, description="least difference between gates with and without evidence")
-    gate_share: float = Field(0.125, gt=0, le=1, description="share of a batch that is read a second time")
-    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps over which cone and gate loss rise")
+    gate_share: float = Field(
+        0.125, gt=0, le=1, description="share of a batch that is read a second time, without evidence"
+    )
+    warmup_share: float = Field(
+        0.1, ge=0, le=1, description="share of the steps in which the weights of cone loss and gate objective rise"
+    )
 
     # -- what the model must know to tell evidence from the rest -----------------------------------------------------
     special_ids: list[int] | None = Field(None, description="control tokens, never evidence; null: from the tokenizer")
@@ -190,3 +212,27 @@ class AsyMoESettings(Section):
     def needs_context(self) -> bool:
         """Whether the layers read the evidence of the prompt."""
         return self.text_kind in ("evidence", "context")
+
+
+def with_kinds(tree: dict[str, Any]) -> dict[str, Any]:
+    """Section ``moe`` of scheme asymoe, with the kinds of two groups where they are kept: in ``moe.asymoe``.
+
+    Args:
+        tree: The section as it was written, ``asymoe`` given.
+
+    Raises:
+        ValueError: ``moe.kinds`` and ``moe.asymoe`` name different kinds for one group.
+    """
+    kinds, own = tree.get("kinds"), tree["asymoe"]
+    fields = {"inter": "inter_kind", "text": "text_kind"}
+    if not isinstance(kinds, dict) or not set(fields) & set(kinds):
+        return tree
+    own = dict(own if isinstance(own, dict) else own.model_dump())
+    for group in set(fields) & set(kinds):
+        kind, kept = kinds[group], own.setdefault(fields[group], kinds[group])
+        if kept != kind:
+            raise ValueError(
+                f"moe.kinds.{group} is {kind!r} and moe.asymoe.{fields[group]} is {kept!r}; give the kind in one place"
+            )
+    rest = {group: kind for group, kind in kinds.items() if group not in fields}
+    return tree | {"asymoe": own, "kinds": rest or None}

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from moiety.groups import DEFAULT_MODALITY_GROUPS
-from moiety.recipe.asymoe import AsyMoESettings
+from moiety.recipe.asymoe import AsyMoESettings, with_kinds
 from moiety.recipe.compare import CompareSettings, merged
 from moiety.recipe.evaluate import EvaluateSettings
 from moiety.recipe.reader import RecipeError, parse_value, read_tree
@@ -36,14 +36,16 @@ PARTS: tuple[str, ...] = ("vision_tower", "projector", "embeddings", "decoder", 
 class MoESettings(Section):
     """Everything that rebuilds the sparse layers of a model; stored as ``moe`` in its ``config.json``."""
 
-    scheme: str = Field("moiie", description="routing scheme, a key of moe.routers.ROUTERS")
-    experts: dict[str, int] | None = Field(None, description="expert group -> count; null: the scheme's own")
+    scheme: str = Field("moiie", description="routing scheme: a key of moe.routers.ROUTERS, or a scheme of a plug-in")
+    experts: dict[str, int] | None = Field(
+        None, description="expert group -> number of experts; null: the default of the scheme"
+    )
     kinds: dict[str, str] | None = Field(
         None,
-        description="expert group -> kind of its experts (ffn, or a kind of a plug-in); a group not named: its default",
+        description="expert group -> kind of its experts: ffn, or a kind of a plug-in; null: the kinds of the scheme",
     )
     top_k: int | None = Field(
-        None, ge=1, description="experts per token; null: the scheme's own (2 where a gate chooses)"
+        None, ge=1, description="experts per token; null: the default of the scheme (2 where a gate chooses)"
     )
     norm_topk: Switch = Field(True, description="renormalise the chosen probabilities to sum to 1")
     expert_ffn: int | None = Field(None, ge=1, description="inner width of one expert; null: that of the dense FFN")
@@ -58,14 +60,16 @@ class MoESettings(Section):
     router_init_std: float = Field(0.02, ge=0, description="standard deviation of new gate weights")
     router_jitter: float = Field(0.0, ge=0, lt=1, description="training noise: block input times U(1-eps, 1+eps)")
     aux_coef: float | dict[str, float] = Field(
-        0.001, description="weight of the load-balancing loss, one or per modality group"
+        0.001, description="weight of the load-balancing loss: one number, or one for each modality group"
     )
     aux_scope: Literal["joint_layers", "per_layer"] = Field(
-        "joint_layers", description="average over layers before or after the product"
+        "joint_layers", description="average over layers before or after shares and probabilities are multiplied"
     )
-    aux_stats: Literal["local", "global"] = Field("local", description="statistics of one rank or summed over ranks")
+    aux_stats: Literal["local", "global"] = Field(
+        "local", description="load statistics of one rank, or summed over all ranks"
+    )
     z_loss_coef: float = Field(0.0, ge=0, description="weight of the router z-loss; 1e-3 is usual when on")
-    asymoe: AsyMoESettings | None = Field(None, description="scheme asymoe only; null there: its recommended preset")
+    asymoe: AsyMoESettings | None = Field(None, description="only for scheme asymoe; null: its recommended preset")
 
     @model_validator(mode="before")
     @classmethod
@@ -75,7 +79,7 @@ class MoESettings(Section):
             return tree
         own = tree.get("asymoe") or {}
         preset = own.get("preset") if isinstance(own, dict) else own.preset
-        return _kinds_of_asymoe({"layers": "odd" if preset == "faithful" else "all", **tree, "asymoe": own})
+        return with_kinds({"layers": "odd" if preset == "faithful" else "all", **tree, "asymoe": own})
 
     @field_validator("layers")
     @classmethod
@@ -114,27 +118,8 @@ class MoESettings(Section):
         return list(range(start, num_layers, step))
 
 
-def _kinds_of_asymoe(tree: dict[str, Any]) -> dict[str, Any]:
-    """Scheme asymoe keeps the kinds of two groups in its own section: take them there from ``moe.kinds``."""
-    kinds = tree.get("kinds")
-    fields = {"inter": "inter_kind", "text": "text_kind"}
-    named = [group for group in fields if isinstance(kinds, dict) and group in kinds]
-    if not named:
-        return tree
-    own = tree["asymoe"] if isinstance(tree["asymoe"], dict) else tree["asymoe"].model_dump()
-    for group in named:
-        if own.get(fields[group], kinds[group]) != kinds[group]:
-            raise ValueError(
-                f"moe.kinds.{group} is {kinds[group]!r} and moe.asymoe.{fields[group]} is {own[fields[group]]!r}; "
-                "give the kind in one place"
-            )
-    own = own | {fields[group]: kinds[group] for group in named}
-    rest = {group: kind for group, kind in kinds.items() if group not in named}
-    return tree | {"asymoe": own, "kinds": rest or None}
-
-
 class ScratchSettings(Section):
-    """A small vision-language model built from nothing."""
+    """A small vision-language model with new weights."""
 
     decoder: Literal["llama", "qwen2", "qwen3", "mistral"] = Field("qwen2", description="family of the decoder")
     vocab: int = Field(1024, ge=64, description="largest vocabulary of the tokenizer trained on the data")
@@ -146,17 +131,22 @@ class ScratchSettings(Section):
     vision_ffn: int = Field(384, ge=16, description="inner width of its FFN")
     vision_layers: int = Field(4, ge=1, description="layers of the vision tower")
     vision_heads: int = Field(6, ge=1, description="attention heads of the vision tower")
-    image_size: int = Field(64, ge=8, description="pixels a side")
-    patch_size: int = Field(8, ge=2, description="pixels a side of one patch; image_size must be a multiple")
-    image_mean: float = Field(
-        0.5, ge=0, le=1, description="grey that a picture is measured from, 0 black; that of the usual background"
+    image_size: int = Field(64, ge=8, description="width and height of a picture in pixels")
+    patch_size: int = Field(
+        8, ge=2, description="width and height of a patch in pixels; image_size must be a multiple of it"
     )
-    image_std: float = Field(0.5, gt=0, description="spread of the pixels around image_mean that becomes 1")
+    image_mean: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="grey that is subtracted from every pixel, 0 black, 1 white; use that of the usual background",
+    )
+    image_std: float = Field(0.5, gt=0, description="number that pixels are divided by after image_mean is subtracted")
     embedding_gain: float = Field(
         1.0,
         gt=0,
-        description="new token embeddings, and what the projector gives, times this: larger ones are not drowned by "
-        "what the first layers add, and a word finds its picture token much sooner",
+        description="factor on new token embeddings and on the output of the projector; with a larger factor the first "
+        "layers change them less, and training finds much sooner which picture token a word means",
     )
 
     @model_validator(mode="after")
@@ -173,11 +163,13 @@ class ScratchSettings(Section):
 
 
 class ModelSettings(Section):
-    """Where the dense model comes from: a Hugging Face folder or id, or nothing at all."""
+    """Where the dense model comes from: a Hugging Face folder or id, or a small new model."""
 
     source: str | None = Field(None, description="Hugging Face folder or id of a dense vision-language model")
     revision: str | None = Field(None, description="revision of `source`")
-    scratch: ScratchSettings | None = Field(None, description="build a small model from nothing instead")
+    scratch: ScratchSettings | None = Field(
+        None, description="build a small model with new weights instead of `source`"
+    )
     template: str | None = Field(
         None, description="chat template with generation marks: plain, vicuna, llama3, chatml, phi3"
     )
@@ -195,14 +187,21 @@ class DataSettings(Section):
 
     root: str = Field(".", description="folder that all data paths are relative to")
     made_by: str | None = Field(
-        None, description="command that writes the files; {root} stands for data.root; named where they are missing"
+        None, description="command that writes the files, shown where they are missing; {root} stands for data.root"
     )
     images: list[str] = Field(default_factory=list, description="image folders and .tar files, searched in order")
     max_length: int = Field(2048, ge=8, description="longest sequence in tokens, image tokens included")
-    on_bad_row: Literal["stop", "skip"] = Field("stop", description="what a bad row does before training starts")
-    skip: str | None = Field(None, description="list of rows that no stage reads: data check --fix-list")
+    on_bad_row: Literal["stop", "skip"] = Field(
+        "stop",
+        description="what happens to bad rows before training starts: an error that names all, or they are left out",
+    )
+    skip: str | None = Field(
+        None, description="file with rows that no stage reads; `moiety data check --fix-list` writes it"
+    )
     merge_turns: Switch = Field(False, description="join the rows of one picture into one conversation")
-    labels: Literal["assistant", "prefix"] = Field("assistant", description="how trained spans are found")
+    labels: Literal["assistant", "prefix"] = Field(
+        "assistant", description="how the trained parts of a conversation are found"
+    )
 
 
 class TrainSettings(Section):
@@ -216,16 +215,16 @@ class TrainSettings(Section):
     max_steps: int = Field(-1, description="overrides num_train_epochs when positive")
     per_device_train_batch_size: int = Field(8, ge=1, description="rows of one micro-batch")
     gradient_accumulation_steps: int = Field(1, ge=1, description="micro-batches of one optimizer step")
-    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises")
-    lr_scheduler_type: str = Field("cosine", description="course of the rate: cosine, linear, constant, …")
-    weight_decay: float = Field(0.0, ge=0, description="decay of matrices; norms and biases have none")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="share of the steps in which the learning rate rises")
+    lr_scheduler_type: str = Field("cosine", description="schedule of the learning rate: cosine, linear, constant, …")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of matrices; norms and biases get none")
     max_grad_norm: float = Field(1.0, ge=0, description="longer gradients are scaled down to it; 0: never")
-    bf16: Switch = Field(False, description="compute in bfloat16 beside float32 weights")
+    bf16: Switch = Field(False, description="compute in bfloat16 while the weights stay in float32")
     gradient_checkpointing: Switch = Field(False, description="less memory for more time")
     logging_steps: int = Field(10, ge=1, description="steps between two lines of the log")
     save_steps: int = Field(200, ge=1, description="steps between checkpoints that a stopped run resumes from")
     save_total_limit: int = Field(2, ge=1, description="checkpoints that are kept")
-    dataloader_num_workers: int = Field(0, ge=0, description="processes that encode rows; 0: none beside")
+    dataloader_num_workers: int = Field(0, ge=0, description="processes that encode rows; 0: the training process does")
     train_sampling_strategy: Literal["random", "group_by_length"] = Field(
         "random", description="group_by_length puts rows of like length into one batch, which saves padding"
     )
@@ -235,23 +234,25 @@ class TrainSettings(Section):
 
 
 class StageSettings(Section):
-    """One stage: what learns, from which rows, dense or sparse. It ends as one Hugging Face folder."""
+    """One training stage: which parts learn from which rows. Its result is one Hugging Face folder."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the stage and of its folder below output")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the stage and of its folder in output")
     data: list[str] = Field(min_length=1, description="conversation files, relative to data.root")
     trains: list[Part] = Field(min_length=1, description="parts that learn; all others are frozen")
-    sparse: Switch = Field(False, description="upcycle to recipe.moe before this stage, unless it is sparse already")
+    sparse: Switch = Field(
+        False, description="make the model sparse as section moe says before this stage, unless it is sparse already"
+    )
     merge_turns: Switch | None = Field(None, description="overrides data.merge_turns")
     train: TrainSettings = Field(default_factory=TrainSettings)
 
 
 class Recipe(Section):
-    """One YAML file, one command, one row of a results table."""
+    """A recipe: everything that one run needs, in one YAML file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$", description="name of the recipe in tables and reports")
-    title: str = Field("", description="what the report of a comparison is called; empty: its name and schemes")
-    output: str = Field(description="folder that all results are written below")
-    seed: int = Field(0, ge=0, description="new weights, order of rows, noise")
+    title: str = Field("", description="title of the report of a comparison; empty: name and schemes of the recipe")
+    output: str = Field(description="folder for all results")
+    seed: int = Field(0, ge=0, description="seed of new weights, of the order of rows and of noise")
     model: ModelSettings
     moe: MoESettings = Field(default_factory=MoESettings)
     data: DataSettings = Field(default_factory=DataSettings)
@@ -314,7 +315,7 @@ def parse_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
 
 
 def describe_errors(error: ValidationError, where: str, model: type[BaseModel]) -> str:
-    """All problems of a failed validation, one a line: place, what was given, what was expected."""
+    """All problems of a failed validation, one on each line: place, what was given, what was expected."""
     lines = []
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"])

@@ -1,4 +1,4 @@
-"""The benchmarks of the field: official files in, official scores out, one benchmark a file."""
+"""The benchmarks of the field: official files in, official scores out, one file for each benchmark."""
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
 from moiety.evaluate.benchmarks.files.answers import read_answers

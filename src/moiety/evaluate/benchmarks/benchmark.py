@@ -1,4 +1,4 @@
-"""What a benchmark is: files to questions, answers to a score. Everything else about it stays in its own file."""
+"""The record of a benchmark: how files become questions and answers a score. The rest stays in its own file."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class BenchmarkScore:
         notes: What a reader has to know, one sentence each.
         interval: 95 % bootstrap interval of the headline; filled in by :meth:`Benchmark.score`.
         part: What of the benchmark was asked; empty: all of it. Filled in by :meth:`Benchmark.score`.
-        statistic: Headline from one weight a question (aligned with the rows); the weights of a resample count how
-            often each was drawn. With all weights 1 it gives the headline. None: no interval.
+        statistic: Headline from one weight for each question (aligned with the rows); the weights of a resample
+            count how often each was drawn. With all weights 1 it gives the headline. None: no interval.
         unread: Answers in which the rule finds no letter, no yes or no; a rule that takes every text for something has
             the number that rule ``sound`` cannot read. None: of a rule that compares whole texts.
     """

@@ -1,4 +1,4 @@
-"""Benchmarks from questions to a table: all files are read before the first answer is made, every answer is kept."""
+"""Runs benchmarks. All files are read before the first question is asked, and every answer is kept."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HEADS = ("benchmark", "rule", "#questions", "number", "#value", "#95 %", "#not r
 
 @dataclass(frozen=True)
 class BenchmarkRun:
-    """What became of one benchmark.
+    """The result of one benchmark.
 
     Args:
         benchmark: Its name.
         num_questions: Questions asked.
         num_all: Questions there are.
-        predictions: The file of answers, one line an answer.
+        predictions: The file of answers, one line for each answer.
         score: Its score; None where it is graded elsewhere.
         answers_file: What to hand in; None where it is scored here, or where only some questions were asked.
         part: What of the benchmark was asked; empty: all of it.
@@ -87,7 +87,7 @@ class Asking:
         limit: Ask the first so many questions; questions that belong together are not torn apart.
         batch_size: Questions asked at once; answers do not depend on it.
         max_new_tokens: Longest answer; None: the benchmark's own.
-        blank_image: Replace each picture by an even one: the question-only control.
+        blank_image: Replace each picture by one of a single colour: the control that sees the question only.
         decoding: How scores become an answer; None: greedily.
         clamp_alpha: Force alpha of every evidence expert.
         watches: Makes what looks on, such as :class:`moiety.lens.trace.writer.TraceFiles`; None: nothing does.
@@ -122,7 +122,7 @@ def evaluate_benchmarks(
         model: A vision-language model.
         processor: Its processor.
         names: Keys of :data:`moiety.evaluate.benchmarks.registry.BENCHMARKS`.
-        data: Folder with one folder a benchmark, of its name or of one under which people keep it.
+        data: Folder with one folder for each benchmark, called by its name or by another usual name.
         output: Folder for answers and scores.
         asking: See :class:`Asking`.
         progress: Called with (benchmark, answers made, answers asked for) after each batch.

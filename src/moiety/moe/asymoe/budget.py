@@ -1,4 +1,4 @@
-"""Widths of scheme ``asymoe`` that meet a number of activated parameters.
+"""Finds widths of scheme ``asymoe`` for a given number of activated parameters.
 
 Only whole widths exist, so a design takes the largest that stay within the target, in multiples that suit the hardware:
 first inter-modality experts, one of which may take an equal share of what a set has; then text experts with what the

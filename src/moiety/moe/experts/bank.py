@@ -88,7 +88,7 @@ class ExpertBank(nn.Module, abc.ABC):
     @classmethod
     def at(cls, place: Place) -> ExpertBank:
         """The bank of one expert group. A kind whose constructor takes other arguments overrides this."""
-        return cls(place.group.count, place.hidden, place.width, place.act)  # type: ignore[call-arg]
+        return cls(place.group.count, place.hidden, place.width, place.act)
 
     @abc.abstractmethod
     def forward(
@@ -150,10 +150,6 @@ class ExpertBank(nn.Module, abc.ABC):
     def activated_by(self, experts: Sequence[int], modality_group: int) -> int:
         """Parameters of all experts that run for a token of this modality group that chose `experts`."""
         return sum(self.activated_of(expert, modality_group) for expert in experts)
-
-    def nothing(self, hidden_states: Tensor) -> Tensor:
-        """The answer to a batch without tokens: empty, and every parameter gets gradient 0."""
-        return hidden_states * sum(parameter.sum() * 0 for parameter in self.parameters())
 
 
 def bank_in(module: nn.Module) -> Any:

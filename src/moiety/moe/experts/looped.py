@@ -35,6 +35,8 @@ class LoopedExperts(ExpertBank):
         context: Context | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
         """As every bank; reads no context."""
+        if not hidden_states.numel():
+            return self.nothing(hidden_states)
         if slots.ends is None:
             (slots,) = deal(slots, [self.num_experts])
         assert slots.expert_ends is not None

@@ -1,4 +1,4 @@
-"""Files of answers as tools write them, read as lines of fields; which tool wrote one is told by what stands in it."""
+"""Files of answers as other tools write them, read as lines of fields. The content tells which tool wrote a file."""
 
 from __future__ import annotations
 

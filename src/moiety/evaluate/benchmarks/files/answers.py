@@ -1,4 +1,4 @@
-"""Answers made here or elsewhere, read as row id -> text: one mechanism for every file that tools write."""
+"""Reads answers that were made here or elsewhere as row id -> text, by one mechanism for the files of all tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which question an answer belongs to: by id, by id and question, or by the questions' order once all of them agree.
+"""Joins answers with questions: by id, by id and question, or by order where the questions of all lines agree.
 
 An id alone is not always enough: MME and TextVQA are asked under the name of the picture, POPE's own answers have no id
 at all. Nothing is ever paired by place alone: where order decides, each line carries its question, and all agree.

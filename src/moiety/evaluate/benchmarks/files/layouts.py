@@ -1,4 +1,4 @@
-"""Layouts: the ways in which people have the questions of a benchmark, and what is told where none of them is there."""
+"""Layouts: the ways in which the files of a benchmark may lie in a folder, and the error where none is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a line of answers and a question are called: ids, pictures, categories, and the bare words of the question."""
+"""What identifies a line of answers and a question: ids, pictures, categories, and the words of the question."""
 
 from __future__ import annotations
 

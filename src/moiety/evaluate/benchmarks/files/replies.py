@@ -1,4 +1,4 @@
-"""Which field of a line is what the model wrote: never the right answer that stands beside it.
+"""Which field of a line holds the text of the model, and never the right answer that stands beside it.
 
 ``answer`` is the reply in some files and the right answer in others: CMMMU and MMMU keep the model's text under
 ``response`` and the right answer under ``answer``. A file is read by the benchmark's own rule, else by its kind's, else

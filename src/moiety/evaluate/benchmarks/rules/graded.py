@@ -1,4 +1,4 @@
-"""What a grader elsewhere gave back: grades of MM-Vet, verdicts on HallusionBench, extractions of MathVista.
+"""Reads what an outside grader gave back: grades of MM-Vet, verdicts on HallusionBench, extractions of MathVista.
 
 The model's answers went out in the file that ``evaluate`` writes; here the official numbers are made of what came back.
 Nothing is asked. Rates are not rounded; the released tools round most of them.

@@ -1,4 +1,4 @@
-"""The measures of HallusionBench behind a judge: what follows once each answer is called wrong, right or unclear.
+"""The measures of HallusionBench after a judge has called each answer wrong, right or unclear.
 
 The benchmark asks the same question about an original figure, an edited one and none at all, so that one can see
 whether a wrong answer comes from the language side (memory) or from the eye.

@@ -1,4 +1,4 @@
-"""Relaxed accuracy: numbers within five per cent, everything else literally. One function a published rule (ChartQA).
+"""Relaxed accuracy (ChartQA): numbers within five per cent, all else literally. Each published rule is one function.
 
 Python's ``float`` reads more than a chart shows: ``1e3``, ``1_000``, digits of any script, ``nan`` and ``inf``. The
 published rules take all of it; :func:`relaxed` takes plain decimal numbers only.

@@ -1,4 +1,4 @@
-"""How sure a benchmark's headline is: its spread over sets of questions that might have been asked instead."""
+"""How certain the headline of a benchmark is: its spread over resampled sets of questions."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ class Verdicts:
     """What was said to each question, ready to be counted under many weights.
 
     Args:
-        labels: ``yes`` or ``no``, one a question.
+        labels: ``yes`` or ``no``, one for each question.
         verdicts: What was said; None: neither, which is wrong.
         unreadable_misses: Whether a true yes without verdict counts as missed; lmms-eval leaves it out.
 

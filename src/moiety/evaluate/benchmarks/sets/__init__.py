@@ -1,1 +1,1 @@
-"""The benchmarks of the field, one benchmark a file."""
+"""The benchmarks of the field, one file for each benchmark."""

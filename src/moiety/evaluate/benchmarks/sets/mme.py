@@ -1,4 +1,4 @@
-"""MME: two questions a picture, one true and one false; both must be right for the second half of the points."""
+"""MME: two questions for each picture, one true and one false; both must be right for the second half of the points."""
 
 from __future__ import annotations
 

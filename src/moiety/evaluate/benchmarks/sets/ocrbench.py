@@ -88,7 +88,7 @@ def _mark(row: Row, text: str) -> float:
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Points, one a right answer; also in percent and by kind of question."""
+    """Points, one for each right answer; also in percent and by kind of question."""
     marks = np.array([_mark(row, answers[row.id]) for row in rows])
 
     def points(weights: NDArray[np.float64]) -> float:
