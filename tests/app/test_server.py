@@ -60,7 +60,7 @@ def test_a_port_that_is_taken_is_named(demo_app: Callable[..., Result]) -> None:
 @pytest.mark.usefixtures("_has_gradio")
 def test_any_free_port_and_ports_that_are_none() -> None:
     assert check_app("127.0.0.1", 0) > 0
-    with pytest.raises(ValueError, match=r"--port 70000: expected 1 to 65535, or 0 for any that is free"):
+    with pytest.raises(ValueError, match=r"--port 70000: expected 1 to 65535, or 0 for any free port"):
         check_app("127.0.0.1", 70000)
     with pytest.raises(ValueError, match=r"cannot listen at 203\.0\.113\.7, port 0"):
         check_app("203.0.113.7", 0)

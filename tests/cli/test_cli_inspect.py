@@ -120,4 +120,4 @@ def test_options_that_do_not_fit(moiety: Run, sparse: Path, tmp_path: Path) -> N
     assert f"error: no trace at {gone}; make one with" in moiety("inspect", "--trace", gone).stderr
     assert "not as 'gif'" in moiety("inspect", "--trace", gone, "--format", "gif").stderr
     weights = sparse / "model.safetensors"
-    assert "it holds no routing trace" in moiety("inspect", "--trace", weights).stderr
+    assert "is a safetensors file without a routing trace" in moiety("inspect", "--trace", weights).stderr

@@ -20,7 +20,7 @@ from moiety.lens.draw.points import Cloud, clouds_of, drawn_layers, joined_cloud
 from moiety.lens.ground.forced import force, read
 from moiety.lens.ground.metrics import GATES, Grounding, ground
 from moiety.lens.ground.report import HEADS, write_ground_report
-from moiety.lens.trace import observe
+from moiety.lens.trace.observe import observe
 from moiety.moe.asymoe import geometry
 from moiety.moe.asymoe.experts.evidence import clamped_alpha
 from moiety.moe.trace import recording

@@ -18,8 +18,7 @@ from moiety.lens import LensReport, inspect_image, numbers_of, read_trace, tinte
 from moiety.lens.draw.palette import colours_of, is_dark, rgb
 from moiety.lens.draw.tint import CELL, most_varied_layer, tint
 from moiety.lens.draw.tokens import draw_patches, draw_words, shorten
-from moiety.lens.trace import observe
-from moiety.lens.trace.observe import as_seen, grid_of, split
+from moiety.lens.trace.observe import as_seen, grid_of, observe, split
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import prompt_batch
 from moiety.vlm.model import load, moe_layers

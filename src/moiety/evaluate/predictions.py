@@ -64,10 +64,16 @@ class PredictionFile:
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        with self.path.open("ab") as file:
-            file.write(lines.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("ab") as file:
+                file.write(lines.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OSError(
+                f"could not write {self.path}: {error}; the answers that were written before are kept. Free some space "
+                "and run the same command again to go on from them"
+            ) from error
 
     def _read(self) -> int:
         """Fill `answers`; returns the length in bytes of the whole lines."""

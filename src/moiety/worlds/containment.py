@@ -107,10 +107,7 @@ def write_containment(
     world = _facts(rng) if form == "part_of" else _kinds(form, grow(branching, depth, names, rng), names, rng)
     files = files_in(folder, ("train", "test"))
     types = len({said.kind for _ in range(50) for said in world.state(world.content(), "test")})
-    sizes = {
-        "train": num_train * 5 // 4,
-        "test": num_test * types * 4,
-    }  # balance drops some, most of all test questions
+    sizes = {"train": num_train * 5 // 4, "test": num_test * types * 4}  # balance drops some, mostly in the test
     for (split, size), tar in zip(sizes.items(), files.images, strict=True):
         scenes = [world.content() for _ in range(-(-size // PER_SCENE))]
         most = num_test // 2 if split == "test" else None

@@ -11,8 +11,8 @@ import torch
 
 from moiety.evaluate.run import answer_rows
 from moiety.lens import SavedTrace, numbers_of, read_trace, write_trace
-from moiety.lens.trace import observe
 from moiety.lens.trace.gather import answered_lengths, end_tokens, split_batch, trace_of
+from moiety.lens.trace.observe import observe
 from moiety.lens.trace.writer import TraceWriter
 from moiety.moe.trace import Routing, RoutingTrace
 from moiety.recipe.evaluate import DecodingSettings

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from moiety.groups import ExpertGroups
 from moiety.lens.draw.palette import colours_of, label_of
+from moiety.records.saving import whole_file
 
 KINDS = ("png", "pdf", "svg")
 DPI_RANGE = (10, 1200)
@@ -76,10 +77,13 @@ def save(figure: Figure, path: Path) -> Path:
     Text in a PDF or SVG stays text, in fonts that a paper may embed.
     """
     export = _export.get()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=export.dpi, facecolor="white")
+    with whole_file(path) as fresh:
+        figure.savefig(fresh, dpi=export.dpi, facecolor="white")
     if export.kind != "png":
         figure.set_layout_engine("none")  # keep the layout that the first drawing computed
-        with rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
-            figure.savefig(path.with_suffix(f".{export.kind}"), facecolor="white")
+        with (
+            rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}),
+            whole_file(path.with_suffix(f".{export.kind}")) as fresh,
+        ):
+            figure.savefig(fresh, facecolor="white")
     return path

@@ -151,6 +151,10 @@ class ExpertBank(nn.Module, abc.ABC):
         """Parameters of all experts that run for a token of this modality group that chose `experts`."""
         return sum(self.activated_of(expert, modality_group) for expert in experts)
 
+    def nothing(self, hidden_states: Tensor) -> Tensor:
+        """The answer to a batch without tokens: empty, and every parameter gets gradient 0."""
+        return hidden_states * sum(parameter.sum() * 0 for parameter in self.parameters())
+
 
 def bank_in(module: nn.Module) -> Any:
     """The bank at this place, or inside the adapters that took its place; ask it for sizes, but never call it."""
