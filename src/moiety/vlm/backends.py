@@ -72,7 +72,7 @@ class SwitchableExperts(_NamedRoute):
         **kwargs: As for :class:`FFNExperts`.
     """
 
-    forward = FFNExperts.forward  # type: ignore[assignment]
+    forward = FFNExperts.forward
 
 
 def bank_for(backend: Backend) -> Callable[..., SwitchableExperts]:

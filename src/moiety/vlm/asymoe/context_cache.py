@@ -69,7 +69,8 @@ def seat_of(cache: Any, layer_index: int) -> ContextCache | None:
             layers.append(cache.layer_class_to_replicate())
     layer = layers[layer_index]
     if not isinstance(layer, SeatsContext):
-        layer.__class__ = retyped(type(layer), SeatsContext)
+        kind: Any = type(layer)
+        layer.__class__ = retyped(kind, SeatsContext)
         layer.context = ContextCache()
     return layer.context
 

@@ -110,7 +110,7 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
         share = (self.settings.alpha_start - lo) / (hi - lo) if lo < hi else 0.5
         init.constant_(self.b_alpha, math.log(share / (1 - share)))
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: Float[Tensor, "tokens hidden"],
         slots: Slots | None = None,
