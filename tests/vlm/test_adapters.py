@@ -12,7 +12,7 @@ import torch
 from moiety.moe.routers import ROUTERS
 from moiety.moe.trace import recording
 from moiety.recipe.recipe import MoESettings
-from moiety.vlm.adapters import GATES, adapter_parameters, adapter_targets, base_of_adapters
+from moiety.vlm.adapters import GATES, adapter_targets, base_of_adapters
 from moiety.vlm.loading import read_config
 from moiety.vlm.model import load
 from moiety.vlm.parameters import count_parameters
@@ -117,14 +117,11 @@ def test_freeze_knows_saved_copies_and_the_active_adapter() -> None:
 
 
 def test_adapters_that_belong_to_no_part_are_refused() -> None:
-    class Prompts:
-        def get_base_model(self) -> Any:
-            return self.base_model
-
-        base_model = LLAVA.build()
-
-    with pytest.raises(TypeError, match=r"the adapters of Prompts belong to no part of the model; choose what they"):
-        adapter_parameters(Prompts())
+    config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=2, num_layers=2, token_dim=32, num_attention_heads=4
+    )
+    with pytest.raises(TypeError, match=r"the adapters of PeftModelForCausalLM belong to no part of the model; choose"):
+        freeze(peft.get_peft_model(LLAVA.build(), config), ["decoder"])
 
 
 def test_all_linear_reaches_the_gates() -> None:

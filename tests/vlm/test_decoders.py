@@ -40,7 +40,7 @@ ROOMS = {
     "set_attn_implementation": {"decoders"},
     "get_output_embeddings": {"decoders"},
     "get_input_embeddings": {"decoders"},
-    "get_base_model": {"decoders"},
+    "get_base_model": {"decoders", "adapters"},
     "hidden_act": {"decoders"},
     "hidden_activation": {"decoders"},
     "deepstack_visual_embeds": {"decoder_calls"},
