@@ -11,6 +11,10 @@ from moiety.cli.door import CheckFailed, say
 from moiety.cli.options import set_option
 from moiety.cli.screen import show
 
+DataSettings = Annotated[
+    list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
+]
+
 
 def describe_labels(
     labels: Annotated[
@@ -31,9 +35,7 @@ def describe_labels(
     check: Annotated[
         bool, typer.Option("--check", help="Only compare --source with the labels; exit code 1 if one lacks.")
     ] = False,
-    settings: Annotated[
-        list[str] | None, set_option("data.target=ui_ternary", "data", where="For a data folder only.")
-    ] = None,
+    settings: DataSettings = None,
 ) -> None:
     """Describe labels in sentences, from a file or by a language model, for semantic synchronisation."""
     from moiety.intent.labels.providers import check_table, write_table
