@@ -40,10 +40,7 @@ def serve(
         str | None, typer.Option(help="Name of the environment variable that holds the key which clients must send.")
     ] = None,
 ) -> None:
-    """Let programs talk with a model, in OpenAI's chat protocol.
-
-    One model is served. Pictures come inside the requests: the server opens no file and no address that is named there.
-    """
+    """Let programs talk with one model, in OpenAI's chat protocol. No file and no address in a request is opened."""
     from moiety.serve import Limits, require_packages
 
     require_packages()
