@@ -1,7 +1,7 @@
 """Could chance alone have made this difference? A test over paired seeds that assumes no distribution.
 
 The test is our own and not ``scipy.stats.permutation_test``, which misses ties of accuracies and is 30 times slower:
-docs/decisions/0034.
+docs/decisions/0014.
 """
 
 from __future__ import annotations
