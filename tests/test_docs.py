@@ -181,9 +181,12 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert place in map(anchor, headings), f"{path.name} links to {target}#{place}"
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in PAGES if path.name != "CHANGELOG.md"], ids=lambda path: path.name)
 def test_every_file_and_module_that_a_page_names_exists(path: Path) -> None:
-    """Paths of ours in code spans (``moe/layer.py``, ``train/asymoe/``) and modules (``moiety.lens``) exist."""
+    """Paths of ours in code spans (``moe/layer.py``, ``train/asymoe/``) and modules (``moiety.lens``) exist.
+
+    The changelog is left out: it also tells what things were called before.
+    """
     rooms = {entry.name for entry in (*ROOT.iterdir(), *SOURCE.iterdir()) if entry.is_dir()} - {"runs"}
     for span in re.findall(r"`([^`\n]+)`", path.read_text(encoding="utf-8")):
         for word in re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]*)+(?![\w<{*])", span):

@@ -25,6 +25,7 @@ from moiety.recipe.recipe import MoESettings, Part
 from moiety.vlm.parameters import count_parameters, stage_memory
 from moiety.worlds.scenes import write_scenes
 from tests import model_folders
+from tests.vlm.assemble.parts import language_folder, tower_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,8 +37,8 @@ CONFIRMED_BY_HAND = {"git clone <this repository> moiety", "cd moiety", "pip ins
 """They need a network or another folder; .ci/run begins after them, in a clean checkout."""
 PARSED = {"env": "its check has a test of its own", "serve": "it never ends by itself"}
 """Commands whose words are parsed as printed and which are not run here, with the reason."""
-DRY = {"compare"}
-"""Commands that run with ``--dry-run`` added: the whole would take minutes."""
+DRY = {"compare", "fetch-demo-weights"}
+"""Commands that run with ``--dry-run`` added: the whole would take minutes, or a network."""
 
 
 def lines_of(block: str) -> list[str]:
@@ -68,6 +69,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for split in ("train", "test"):
         rows = [model_folders.row(f"{split}-{answer}", f"Is it {answer}?", answer) for answer in ("yes", "no")]
         model_folders.write_rows(data / f"{split}.jsonl", rows)
+    language_folder(tmp_path / "weights" / "smollm2-135m-instruct")
+    tower_folder(tmp_path / "weights" / "dinov2-small", "dinov2")
     demo = tmp_path / "runs" / "demo"
     write_scenes(demo / "scenes", num_train=20, num_test=20)
     shutil.copytree(model_folders.sparse_folder(), demo / "runs" / "moiie-seed0" / "questions")
