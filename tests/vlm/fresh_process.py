@@ -35,15 +35,18 @@ except ValueError as error:
     found["without_moiety"] = str(error)
 before = stock_logits()
 
+import moiety.moe.experts.ffn as ffn  # noqa: E402
 import moiety.vlm  # noqa: E402
 
 found["stock_is_bit_equal"] = stock_logits() == before
 ran: list[str] = []
-for route in ("grouped_mm", "batched_mm", "moiety"):
+for route in ("grouped_mm", "batched_mm"):
     function = hf_moe.ALL_EXPERTS_FUNCTIONS[route]
     hf_moe.ALL_EXPERTS_FUNCTIONS.register(
         route, lambda *args, route=route, function=function: (ran.append(route), function(*args))[1]
     )
+own_choice = ffn.choose_kernel
+ffn.choose_kernel = lambda *given: (ran.append("moiety"), own_choice(*given))[1]  # our own route asks for a kernel
 ids = torch.tensor([[1, 5, 60, 60, 60, 60, 9, 10], [1, 5, 6, 7, 8, 9, 0, 0]])
 batch = {"input_ids": ids, "attention_mask": (ids > 0).long(), "pixel_values": torch.ones(1, 3, 8, 8)}
 logits, routes = {}, {}

@@ -16,7 +16,7 @@ from moiety.groups import TEXT_GROUP
 from moiety.moe.asymoe.budget import design
 from moiety.moe.asymoe.context import Context, ContextAttention, Evidence
 from moiety.moe.asymoe.router import AsymmetricRouter, at_layer
-from moiety.moe.dispatch import combine, dispatch
+from moiety.moe.dispatch import Slots, combine, dispatch
 from moiety.moe.experts.bank import ExpertBank, bank_in
 from moiety.moe.experts.ffn import FFNExperts
 from moiety.moe.experts.mixed import MixedExperts
@@ -83,6 +83,7 @@ class ModalityMoE(nn.Module):
             self.context = ContextAttention(hidden, settings.asymoe)
         # adapters and packers may take the places of experts and router: then they are called, and asked nothing
         self.num_experts, self.num_sides = self.groups.num_experts, getattr(self.experts, "num_sides", 1)
+        self.dispatches_itself = isinstance(bank_in(self.experts), FFNExperts)
         self.reads_context = isinstance(self.experts, MixedExperts)
         self.weighs_evidence = isinstance(self.experts, MixedExperts) and bool(self.experts.weighing)
         self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
@@ -110,6 +111,9 @@ class ModalityMoE(nn.Module):
         and the weighted sum over the choices of a token lie inside the kernels of the experts, because then neither
         the sorted rows nor the answers have to be kept for the backward pass.
 
+        A bank of plain experts gets the choices as they are and dispatches itself. Hugging Face calls its experts so,
+        and its expert parallelism, which stands around the bank, may send tokens to another process first.
+
         Args:
             hidden_states: ``(batch, seq, hidden)`` or ``(tokens, hidden)``, the latter one sequence.
             modality_ids: One id per position, -1 on padding; None: those of :meth:`bound`.
@@ -129,7 +133,9 @@ class ModalityMoE(nn.Module):
 
         routing = self.router(x, modality_ids.reshape(-1), context)
         self._record(routing, x, context)
-        slots = dispatch(routing.index, self.num_experts, routing.modality_group, self.num_sides)
+        slots: Slots | Tensor = routing.index
+        if not self.dispatches_itself:
+            slots = dispatch(routing.index, self.num_experts, routing.modality_group, self.num_sides)
         answers = self.experts(x, slots, routing.weights, *reads)
         return combine(answers).view(hidden_states.shape)
 
