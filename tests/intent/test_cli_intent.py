@@ -194,7 +194,7 @@ def test_what_cannot_be_used_is_refused(
     assert "was made with other settings: model.max_epochs was 2, is 3" in refused("fit", recipe, "--seeds", "4")
     assert "is not of the form key=value, for instance model.hidden=64" in refused("fit", recipe, "hidden")
     assert "for instance data.target=ui_ternary" in refused("evaluate", model, folder, "--set", "ui_ternary")
-    assert "override 'model.hidden=3' is of section model, but data is read; give data.target=ui_ternary" in refused(
+    assert "--set model.hidden=3: this command reads the keys below 'data' only; leave it out" in refused(
         "predict", model, folder, "--set", "model.hidden=3"
     )
     assert "--seeds 'one': expected whole numbers" in refused("fit", recipe, "--seeds", "one")

@@ -31,9 +31,9 @@ from tests.tiny import FAMILIES, sparse
 SOURCE = Path(moiety.__file__).parent
 ROOMS = {
     # the decoder
-    "language_model": {"decoders"},
+    "language_model": {"decoders", "assemble/join"},  # the assembly puts a decoder and its head in their place
     "text_model": {"decoders"},
-    "lm_head": {"decoders"},
+    "lm_head": {"decoders", "assemble/join"},
     "embed_tokens": {"decoders"},
     "self_attn": {"decoders"},
     "_attn_implementation": {"decoders"},

@@ -13,7 +13,6 @@ from moiety.moe.routers import SCHEMES
 from moiety.moe.trace import recording
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import (
-    _warn_about_trainer,
     adopt,
     groups_of,
     losses_added_by_trainer,
@@ -22,6 +21,7 @@ from moiety.vlm.model import (
     sparse_config,
     with_moe,
 )
+from moiety.vlm.outputs import _warn_about_trainer
 from moiety.vlm.upcycle import upcycle
 from tests.tiny import DECODERS, FAMILIES, IMAGE, sparse
 

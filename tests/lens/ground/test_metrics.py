@@ -114,7 +114,7 @@ def test_attention_is_that_of_every_layer_and_position(moiie: Both, encoder: Enc
 def test_the_switch_is_told(moiie: Both, encoder: Encoder, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "moiety.vlm.decoders"):
         read(moiie[0], force(encoder, row_of(0), "x"), attention=True)
-    assert "the decoder uses eager attention instead of sdpa for a moment" in caplog.text
+    assert "the decoder runs with eager attention instead of sdpa meanwhile" in caplog.text
 
 
 def test_it_is_told_once_for_a_file(moiie: Both, caplog: pytest.LogCaptureFixture) -> None:

@@ -128,7 +128,7 @@ def test_schemes_without_evidence_ignore_the_mask(scheme: str) -> None:
 def test_masks_that_do_not_fit_are_named(model: Any) -> None:
     batch = LLAVA.batch("tIt")
     with pytest.raises(
-        ValueError, match=r"evidence_mask has shape \(1, 3\), the tokens \(1, 11\); give one entry a tok"
+        ValueError, match=r"evidence_mask has shape \(1, 3\), the tokens \(1, 11\); give one entry for each tok"
     ):
         model(**batch, evidence_mask=torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(

@@ -156,7 +156,7 @@ def _wheel(package: Package, folder: Path) -> Path:
 
 def _language(weights: Path, folder: Path) -> None:
     language = read_language(weights)
-    language.model.config._name_or_path = LANGUAGE.origin
+    language.model.config.name_or_path = LANGUAGE.origin
     language.model.save_pretrained(folder)
     language.tokenizer.save_pretrained(folder)
 

@@ -24,6 +24,7 @@ from moiety.records.saving import whole_folder
 from moiety.vlm.assemble.language import Language, read_language
 from moiety.vlm.assemble.tower import Tower, read_tower
 from moiety.vlm.card import write_card
+from moiety.vlm.decoders import output_layer, token_embeddings
 from moiety.vlm.rows import IMAGE_MARK
 from moiety.vlm.templates import TEMPLATES, stop_at_end_of_turn, use_template
 from moiety.vlm.upcycle import ParityError, ParityReceipt, compare_logits, hash_weights, refuse_existing
@@ -129,7 +130,7 @@ def join(language: Language, tower: Tower, *, template: str) -> tuple[Any, Any, 
     projector = new_projector(type(model.model.multi_modal_projector), config, tower, decoder)
     model.model.vision_tower, model.model.language_model = tower.model, decoder.base_model
     model.model.multi_modal_projector = projector
-    model.lm_head = decoder.get_output_embeddings()
+    model.lm_head = output_layer(decoder)
     model.generation_config = generation_of(decoder, tokenizer)
     stop_at_end_of_turn(model, processor, template)
     model.eval()
@@ -182,10 +183,10 @@ def with_image_token(language: Language) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     tokenizer.padding_side = "right"
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = token_embeddings(model).weight.shape[0]
     if len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=_ROWS_BY, mean_resizing=False)
-        tables = (model.get_input_embeddings().weight, model.get_output_embeddings().weight)
+        tables = (token_embeddings(model).weight, output_layer(model).weight)
         with torch.no_grad():
             for table in {id(one): one for one in tables}.values():
                 table[rows:] = table[:rows].float().mean(0).to(table.dtype)
@@ -201,7 +202,7 @@ def new_projector(cls: Any, config: Any, tower: Tower, decoder: Any) -> nn.Modul
         tower: Its features of four pictures of noise set the scale.
         decoder: Language model; its embeddings are the size to meet.
     """
-    table = decoder.get_input_embeddings().weight.detach()
+    table = token_embeddings(decoder).weight.detach()
     with torch.no_grad():
         projector: Any = cls(config)
         noise = torch.randn(4, 3, tower.side, tower.side).to(table.dtype)

@@ -96,12 +96,13 @@ def _tokenizer(folder: Path, source: str | Path) -> Any:
 def _read_gguf(path: Path, dtype: torch.dtype) -> Language:
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at {path}")
-    given: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     try:
-        config = AutoConfig.from_pretrained(path.parent, **given)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         refuse_no_language_model(config, path)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **given)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=dtype, **given)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=dtype, trust_remote_code=False
+        )
     except ImportError as error:
         raise ImportError(f"{path.name} is a GGUF file; pip install 'moiety[gguf]' to read it") from error
     except (KeyError, IndexError, OSError, TypeError, ValueError, struct.error) as error:

@@ -62,7 +62,9 @@ def convert_dinov2(source: str | Path, destination: str | Path, *, side: int = 5
         save_file(state, fresh / "model.safetensors", metadata={"format": "pt"})
         preparation.save_pretrained(fresh)
         # names are those of the checkpoints on the Hub, which every release of transformers maps to its own
-        loaded: Any = Dinov2Model.from_pretrained(fresh, output_loading_info=True, use_safetensors=True)
+        loaded: Any = Dinov2Model.from_pretrained(
+            fresh, output_loading_info=True, use_safetensors=True, trust_remote_code=False
+        )
         refuse_partial(loaded[1], str(source))
     return Path(destination)
 
