@@ -10,8 +10,10 @@ import pytest
 from typer.testing import Result
 
 from moiety.cli.models import moe_settings
+from moiety.vlm.assemble.join import assemble
 from moiety.vlm.scratch import build_scratch
 from tests import model_folders
+from tests.vlm.assemble.parts import language_folder, tower_folder
 
 Run = Callable[..., Result]
 
@@ -147,3 +149,14 @@ def test_upcycling_to_asymoe_says_what_it_promises(moiety: Run, wide: Path, tmp_
     counted = json.loads(moiety("params", tmp_path / "sized", "--json").stdout)
     assert f"{counted['published']['activated']:,}" in tried.stdout
     assert counted["design"]["widths"]["evidence_dim"] == moe["asymoe"]["evidence_dim"]
+
+
+def test_damage_has_to_be_allowed(moiety: Run, tmp_path: Path) -> None:
+    parts = language_folder(tmp_path / "words"), tower_folder(tmp_path / "eyes", "clip")
+    trained = tmp_path / "llava"
+    assemble(*parts, trained)
+    words = ("upcycle", trained, tmp_path / "sparse", "--scheme", "asymoe")
+    refused = moiety(*words)
+    assert refused.exit_code == 2
+    assert "allow it (--allow-damage" in refused.stderr
+    assert moiety(*words, "--allow-damage").exit_code == 0

@@ -44,12 +44,16 @@ def upcycle(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the router weights.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face id.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
+    allow_damage: Annotated[
+        bool, typer.Option("--allow-damage", help="Write the model also if it has lost what SRC had learned.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count parameters and memory, and write nothing.")] = False,
 ) -> None:
     """Make a dense model sparse: copy its FFNs into experts.
 
     The logits of both models are compared, and the result (the receipt) is written into the new config.json. They are
-    equal unless the experts are narrower than the FFN; the receipt then says how far they differ.
+    equal unless the experts are narrower than the FFN. For a model that somebody trained that is refused, because it
+    loses what the model had learned.
     """
     from moiety.vlm.model import config_of
     from moiety.vlm.parameters import count_parameters
@@ -70,7 +74,8 @@ def upcycle(
         say("dry run: nothing was written")
         return
     logging.getLogger("moiety.vlm.upcycle").setLevel(logging.WARNING)  # the receipt is printed below
-    receipt = upcycle_folder(source, destination, moe, seed=seed, revision=revision, overwrite=overwrite)
+    options: dict[str, Any] = {"revision": revision, "overwrite": overwrite, "allow_damage": allow_damage}
+    receipt = upcycle_folder(source, destination, moe, seed=seed, **options)
     show(str(receipt))
     say(f"wrote {destination}")
 

@@ -42,6 +42,16 @@ def check_writable(path: str | Path, *, is_folder: bool = False) -> None:
         raise OSError(f"{path} cannot be written: {error.strerror or error} in {above}; name another place") from error
 
 
+def refuse_existing(folder: str | Path, overwrite: bool) -> None:
+    """Keep a folder that is there already.
+
+    Raises:
+        FileExistsError: `folder` exists, and nobody asked to replace it.
+    """
+    if Path(folder).exists() and not overwrite:
+        raise FileExistsError(f"{folder} exists already; choose another destination or pass overwrite=True")
+
+
 @contextlib.contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A fresh folder to write into; it takes the place of `folder` when the block ends without an error.

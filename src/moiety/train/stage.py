@@ -36,6 +36,7 @@ from moiety.train.start import history_of, require_trained_projector
 from moiety.train.trainer import MoietyTrainer
 from moiety.vlm.card import Training, write_card
 from moiety.vlm.configs import resolved
+from moiety.vlm.damage import refuse_damage
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
@@ -155,7 +156,9 @@ def _model_of(
     present = settings_of(model)
     if moe is not None and present is None:
         model = upcycle(model, moe, seed=seed, in_place=True)
-        history |= model.config.provenance or {}
+        model.config.provenance = {**model.config.provenance, "origin": history["origin"]}
+        refuse_damage(model, source, allowed=recipe.model.allow_damage)
+        history |= model.config.provenance
     elif moe is not None and present is not None:
         wanted = resolved(moe, model.config)
         differing = [name for name in MoESettings.model_fields if getattr(wanted, name) != getattr(present, name)]

@@ -11,12 +11,12 @@ from moiety.records.saving import whole_folder
 from moiety.train.ledger import discard_stage, finished_stage, read_record, text_digest, write_record
 from moiety.train.progress import without_weight_bars
 from moiety.vlm.assemble.join import ORIGIN
+from moiety.vlm.damage import SCRATCH
 from moiety.vlm.rows import read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of
 from moiety.vlm.upcycle import local_folder
 
-SCRATCH = "scratch"
 _NAMED = 3
 
 

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from moiety.recipe.recipe import ScratchSettings
+from moiety.vlm.damage import SCRATCH
 from moiety.vlm.decoders import token_embeddings
 from moiety.vlm.rows import IMAGE_MARK
 from moiety.vlm.templates import template_named, use_template
@@ -49,6 +50,7 @@ def build_scratch(
     folder = Path(folder)
     processor = scratch_processor(settings, texts, template)
     model = scratch_model(settings, processor, seed)
+    model.config.provenance = {"origin": SCRATCH, "stages": []}
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -25,10 +25,11 @@ from moiety.groups import Modality
 from moiety.moe.experts.bank import bank_in
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings
-from moiety.records.saving import whole_folder
+from moiety.records.saving import refuse_existing, whole_folder
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
 from moiety.vlm.configs import dense_ffn
+from moiety.vlm.damage import refuse_damage
 from moiety.vlm.decoders import base_of, token_embeddings
 from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
@@ -247,6 +248,7 @@ def upcycle_folder(
     seed: int = 0,
     revision: str | None = None,
     overwrite: bool = False,
+    allow_damage: bool = False,
 ) -> ParityReceipt:
     """Upcycle a folder (or Hub id) into a new folder, with its processor.
 
@@ -257,6 +259,7 @@ def upcycle_folder(
         seed: As for :func:`upcycle`.
         revision: Revision of a Hub id.
         overwrite: Replace `destination` if it exists.
+        allow_damage: Write the model also if it has lost what the dense model had learned.
 
     Returns:
         The receipt, which also stands in ``provenance`` of ``config.json``.
@@ -264,6 +267,7 @@ def upcycle_folder(
     Raises:
         FileExistsError: `destination` exists.
         FileNotFoundError: there is no model at `source`.
+        DamageError: the experts do not start as the dense model, see :mod:`moiety.vlm.damage`.
         ValueError: `source` is damaged, pickled, quantised or sparse, its tokenizer has more tokens than its table
             rows, or the settings do not fit.
     """
@@ -273,6 +277,7 @@ def upcycle_folder(
     refuse_quantised(quantised_by(config_of(folder)), str(source))
     check_folder_vocabulary(folder)
     model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
+    refuse_damage(model, source, allowed=allow_damage)
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))
     base = base_of_adapters(folder)
@@ -286,16 +291,6 @@ def upcycle_folder(
                 copy_processor(Path(place), fresh)
         write_card(fresh, model)
     return ParityReceipt(**history["receipt"])
-
-
-def refuse_existing(destination: Path, overwrite: bool) -> None:
-    """Keep a folder that is there already.
-
-    Raises:
-        FileExistsError: `destination` exists, and nobody asked to replace it.
-    """
-    if destination.exists() and not overwrite:
-        raise FileExistsError(f"{destination} exists already; choose another destination or pass overwrite=True")
 
 
 def _processor_in(folder: Path, settings: MoESettings) -> Any:

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-from moiety.records.saving import whole_folder
+from moiety.records.saving import refuse_existing, whole_folder
 from moiety.vlm.assemble.language import Language, read_language
 from moiety.vlm.assemble.tower import Tower, read_tower
 from moiety.vlm.card import write_card
 from moiety.vlm.decoders import output_layer, token_embeddings
 from moiety.vlm.rows import IMAGE_MARK
 from moiety.vlm.templates import TEMPLATES, stop_at_end_of_turn, use_template
-from moiety.vlm.upcycle import ParityError, ParityReceipt, compare_logits, hash_weights, refuse_existing
+from moiety.vlm.upcycle import ParityError, ParityReceipt, compare_logits, hash_weights
 
 logger = logging.getLogger(__name__)
 
