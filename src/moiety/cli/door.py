@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import signal
 import sys
 import threading
@@ -24,6 +25,8 @@ from moiety.cli.letters import write_what_can_be_shown
 from moiety.cli.pipes import ends_with_its_reader, output_is_closed
 
 STOPPED = 130
+NARROW = 80
+"""Columns of a terminal below which help is printed without boxes."""
 # An error with its last frame in one of these packages was raised on purpose, with a text for the user.
 SPEAKING_PACKAGES = {"moiety", "pydantic"}
 
@@ -38,6 +41,8 @@ class Door(TyperGroup):
     def main(self, *args: Any, **more: Any) -> Any:
         """As in typer, on a terminal of any encoding, and with a quiet end in a pipe that is closed."""
         write_what_can_be_shown()
+        if shutil.get_terminal_size().columns < NARROW:
+            help_without_boxes(self)
         with ends_with_its_reader():
             return super().main(*args, **more)
 
@@ -67,6 +72,18 @@ class Door(TyperGroup):
                 raise
             say(error_block(error))
             raise typer.Exit(2) from error
+
+
+def help_without_boxes(command: Any) -> None:
+    """Make a command, and all commands below it, print help and usage errors as plain text.
+
+    In a narrow terminal the boxes of typer cut the names of options and keys; the plain layout wraps between words.
+    The list of commands shows the whole first paragraph of each command.
+    """
+    command.rich_markup_mode = None
+    for below in getattr(command, "commands", {}).values():
+        below.short_help = below.short_help or " ".join((below.help or "").split("\n\n")[0].split())
+        help_without_boxes(below)
 
 
 def options_of_every_verb(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -180,13 +180,17 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         with self.meter.paused():
             try:
                 self._save_aside(model, trial, run)
-            except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk in its own way
+            except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
                 shutil.rmtree(run / checkpoints.ASIDE, ignore_errors=True)
                 last = checkpoints.last_whole(run)
+                kept, then = (f"{last} is intact", "continues from there") if last else (
+                    "There is no earlier checkpoint", "begins this stage anew"
+                )  # fmt: skip
+                reported = str(error).partition("\n")[0]
                 raise CheckpointError(
-                    f"checkpoint at step {self.state.global_step} could not be written to {run}: {error}. "
-                    f"{f'{last} is intact' if last else 'There is no earlier one'}; free some space and run the same "
-                    "command again to go on from there"
+                    f"checkpoint at step {self.state.global_step} could not be written to {run}: writing failed, the "
+                    f"disk may be full (reported: {reported}). {kept}; free some space and run the same command again, "
+                    f"which {then}"
                 ) from error
 
     def _save_aside(self, model: nn.Module, trial: Any, run: Path) -> None:
