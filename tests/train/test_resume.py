@@ -199,7 +199,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
 
     with pytest.raises(
         CheckpointError,
-        match=r"step 8 could not be written to .*disk may be full.*No space left.*checkpoint-4 is intact; free some space",
+        match=r"step 8 could not be written .*disk may be full.*No space left.*checkpoint-4 is intact; free some space",
     ):
         train(small, output, on_progress=fills_up)
     assert not (work_folder(output / "tune") / ".writing").exists()
@@ -240,8 +240,9 @@ def test_a_disk_that_fills_up_while_torch_writes_the_optimizer(small: Path, outp
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert re.fullmatch(
-        r"checkpoint at step 8 could not be written to .*: writing failed, the disk may be full \(reported: .*unexpected pos"
-        r".*\)\. .*checkpoint-4 is intact; free some space and run the same command again, which continues from there",
+        r"checkpoint at step 8 could not be written to .*: writing failed, the disk may be full "
+        r"\(reported: .*unexpected pos.*\)\. .*checkpoint-4 is intact; free some space and run the same command again, "
+        r"which continues from there",
         str(error.value),
     )
 

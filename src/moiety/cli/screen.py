@@ -47,8 +47,9 @@ def show(*renderables: Any) -> None:
 
 
 def fit(drawn: Table, console: Console) -> bool:
-    """Give a table the widths under which it fits and no word is broken; False where there are none.
+    """Give a table widths under which it fits; False if there are none.
 
+    No word is broken, and a cell of a number column is never wrapped, so that a number and its interval stay together.
     Left alone, rich takes the space from the widest column first, and shortens the names that stand there.
     """
     from rich.cells import cell_len
@@ -56,7 +57,11 @@ def fit(drawn: Table, console: Console) -> bool:
 
     texts = [[str(column.header), *map(str, column.cells)] for column in drawn.columns]
     whole = [max(cell_len(line) for text in column for line in text.split("\n")) for column in texts]
-    least = [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
+    whole_cells = [column.justify == "right" for column in drawn.columns]
+    least = [
+        max(cell_len(piece) for place, text in enumerate(column) for piece in _pieces(text, whole=keep and place > 0))
+        for column, keep in zip(texts, whole_cells, strict=True)
+    ]
     frame = Measurement.get(console, console.options.update(max_width=100_000), drawn).maximum - sum(whole)
     room = console.width - frame - sum(least)
     if room < 0:
@@ -66,6 +71,11 @@ def fit(drawn: Table, console: Console) -> bool:
         drawn.columns[place].width = least[place] + more
         room -= more
     return True
+
+
+def _pieces(text: str, *, whole: bool) -> list[str]:
+    """What of a cell stands in one line: its words, or each of its lines if it is to stay whole."""
+    return (text.split("\n") if whole else text.split()) or [""]
 
 
 def blocks(drawn: Table) -> list[str]:
