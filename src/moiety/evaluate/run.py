@@ -103,8 +103,7 @@ def answer_rows(
     Raises:
         ValueError: no rows, one that stands twice, `predictions` was made with another model or other settings, or
             `clamp_alpha` is given for a model without evidence experts.
-        BadRows: pictures are missing or cannot be decoded. The text names all such rows before the first question is
-            asked.
+        BadRows: pictures are missing or cannot be decoded. The text names all such rows; no question is asked.
     """
     rows = told_apart(rows)
     decoding, progress = decoding or DecodingSettings(), progress or (lambda done, of: None)

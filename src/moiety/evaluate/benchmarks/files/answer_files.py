@@ -187,7 +187,7 @@ def _sheet(path: Path) -> Iterator[AnswerLine]:
             .iter_rows(values_only=True)
         )
     except (BadZipFile, InvalidFileException, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no whole spreadsheet ({error!s:.60}); write it anew") from error
+        raise ValueError(f"{path} is not a complete spreadsheet ({error!s:.60}); write it again") from error
     head = ["" if name is None else str(name) for name in next(rows, ())]
     for number, cells in enumerate(rows, start=2):
         if any(cell is not None for cell in cells):

@@ -72,7 +72,7 @@ def _opened(path: Path) -> Any:
     try:
         return ParquetFile(path)
     except ArrowInvalid as error:
-        raise ValueError(f"{path} is no whole parquet file ({error}); fetch it anew") from error
+        raise ValueError(f"{path} is not a complete parquet file ({error}); fetch it again") from error
 
 
 class HubTable:

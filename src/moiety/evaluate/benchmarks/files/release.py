@@ -232,7 +232,7 @@ def members_of(archive: Path) -> list[str]:
             return [member.name for member in tar if member.isfile()]
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         why = str(error).split("\n")[0].rstrip(":-")
-        raise ValueError(f"{archive} is no whole archive ({why}); fetch it anew or take it away") from error
+        raise ValueError(f"{archive} is not a complete archive ({why}); fetch it again or remove it") from error
 
 
 @cache
