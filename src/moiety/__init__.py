@@ -1,4 +1,4 @@
-"""Vision-language models made sparse in a way that knows what a token is.
+"""Sparse vision-language models whose router knows which tokens are picture and which are text.
 
 ``import moiety`` is light: a public name loads its module when it is first used.
 

@@ -1,4 +1,4 @@
-"""The embedded default: a world of handwritten digits, a model from nothing, four schemes side by side, one report."""
+"""The demo: makes scenes of handwritten digits, trains four schemes on them from nothing, and writes one report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MORE_SEEDS = {
 
 
 def run_demo(output: str | Path = "runs/demo", **options: Any) -> Path:
-    """The demo as one page.
+    """Run the demo and return its report.
 
     Args:
         output: Folder for scenes, models, tables and report.
@@ -56,20 +56,20 @@ def compare_scenes(
     on_progress: OnProgress | None = None,
     quiet: bool = True,
 ) -> Comparison:
-    """Write the scenes, compare the schemes of ``recipes/demo.yaml`` on them and draw who read what.
+    """Write the scenes, compare the schemes of ``recipes/demo.yaml`` on them, and draw which expert read which patch.
 
-    Nothing is downloaded. A stopped demo goes on where it was.
+    Nothing is downloaded. A stopped demo continues where it stopped.
 
     Args:
         output: Folder for scenes, models, tables and report.
-        recipe: Another recipe over the same world; its output and data root are set here.
-        num_train: Scenes to learn from.
-        num_test: Scenes to answer questions about.
+        recipe: Another recipe for the same scenes. This function sets its output and its data root.
+        num_train: Number of training scenes.
+        num_test: Number of test scenes.
         on_progress: Called after each optimizer step with the name of the run.
         quiet: No progress bars.
 
     Returns:
-        What came out, written as tables and as one HTML page.
+        The comparison. Its tables and its HTML page have been written.
     """
     folder = Path(output)
     logger.info("scenes of handwritten digits: %d to learn from, %d to answer questions about", num_train, num_test)
@@ -86,7 +86,7 @@ def compare_scenes(
         if comparison.missing:
             waited = ", ".join(f"{scheme}, seed {seed}" for scheme, seed in comparison.missing)
             logger.info("waiting for the second process, which is at %s", waited)
-    if comparison.missing:  # what it has done by now, or left
+    if comparison.missing:  # read what the process has finished, or run what it left
         comparison = run_compare(chosen, on_progress=on_progress, quiet=quiet)
     pictures = _draw_experts(comparison, chosen, load_rows([scenes.test]), Images(scenes.images))
     write_outcome(comparison, pictures, MORE_SEEDS)
@@ -94,7 +94,7 @@ def compare_scenes(
 
 
 def work(recipe: str) -> None:
-    """Body of the second process: take runs of the comparison that nobody works on.
+    """The work of the second process: it takes runs of the comparison that no other process is working on.
 
     Args:
         recipe: The recipe as JSON.
@@ -109,10 +109,11 @@ def work(recipe: str) -> None:
 
 
 def _write_reading_rows(scenes: SceneFiles) -> None:
-    """Rows of the first stage: which digit is where, and nothing else.
+    """Write the rows of the first stage, which only ask which digit is where.
 
-    One kind of question, whose answer is the digit itself, is learned in some hundred steps; among all the others, and
-    captions with a digit in every eighth word, a tower from nothing hardly begins to see.
+    A tower that starts from nothing learns this one kind of question in a few hundred steps, because the answer is the
+    digit itself. With all kinds of questions and with captions, in which one word in eight is a digit, it learns almost
+    nothing in that time.
     """
     lines = scenes.train.read_text(encoding="utf-8").splitlines(keepends=True)
     chosen = "".join(line for line in lines if json.loads(line)["type"] == "place")
@@ -120,7 +121,7 @@ def _write_reading_rows(scenes: SceneFiles) -> None:
 
 
 def _draw_experts(comparison: Comparison, recipe: Recipe, rows: list[Row], images: Images) -> dict[str, Path]:
-    """Caption -> picture of one test scene whose patches are tinted by the expert that read them."""
+    """Caption -> picture of one test scene. Each patch has the colour of the expert that read it."""
     stage = [stage for stage in recipe.stages if stage.sparse][-1]
     name = run_name(comparison.reference, recipe.compare.seeds[0])
     model_folder = comparison.folder / RUNS / name / stage.name

@@ -1,4 +1,4 @@
-"""The device that a user names. It is tried before anything is loaded onto it."""
+"""Checks the device that a user names, before anything is loaded onto it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def device_named(name: str | None) -> str:
         name: ``cpu``, ``cuda`` or ``cuda:1``; None: a GPU where there is one, else the CPU.
 
     Raises:
-        ValueError: there is no such device; names those that can be used.
+        ValueError: there is no such device. The text names the devices that can be used.
 
     Example:
         >>> device_named("cpu")
@@ -25,7 +25,7 @@ def device_named(name: str | None) -> str:
             torch.empty(1, device=name)
             return name
         reason = "it holds no numbers"
-    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # each backend has its own
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:  # each backend raises its own
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
     known = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     raise ValueError(f"device {name[:40]!r} cannot be used here ({reason}); this machine has {', '.join(known)}")

@@ -155,3 +155,30 @@ def test_help_cuts_no_word_at_80_columns(words: str) -> None:
     result = CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "80"})
     assert result.exit_code == 0
     assert [line for line in result.stdout.splitlines() if "…" in line] == []
+
+
+@pytest.mark.parametrize("words", ["", "data", "data make", "intent", "recipes", *sorted(commands())])
+def test_help_shows_every_word_whole_at_60_columns(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of options and commands, and each word of their help: it may be a key or a value to type."""
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit) as end:  # typer's test runner has a fixed width
+        app([*words.split(), "--help"], prog_name="moiety")
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    assert max(map(len, text.splitlines())) <= 60
+    command = typer.main.get_command(app)
+    for name in words.split():
+        command = command.commands[name]  # type: ignore[attr-defined]
+    expected = "--help " + (command.help or "")
+    for option in command.params:
+        if option.param_type_name == "option":
+            expected += " " + " ".join([*option.opts, *option.secondary_opts])
+        else:
+            assert (option.metavar or str(option.name)).lower() in text.lower()  # type: ignore[attr-defined]
+        expected += " " + (getattr(option, "help", None) or "")
+    for below in getattr(command, "commands", {}).values():
+        expected += f" {below.name} " + (below.help or "").split("\n\n")[0]
+    shown = text.replace(",", " ").split()
+    assert set(expected.replace(",", " ").split()) - set(shown) == set()

@@ -46,3 +46,13 @@ def test_blocks_join_lines_of_a_cell_and_leave_out_what_is_empty(
     assert shown(monkeypatch, capsys, 30, drawn).splitlines() == [
         "", "scheme  asymoe-twin-of-a-long-name", "widths  vision 184, space 64",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [20, 45, 60, 80])
+def test_a_number_and_its_interval_stay_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    drawn = table(
+        "", ("type", "#accuracy %", "more"), [("exist", "50.0 [9.5, 90.5]", "precision 0.0, recall 0.0, f1 0.0")]
+    )
+    assert "50.0 [9.5, 90.5]" in shown(monkeypatch, capsys, width, drawn)

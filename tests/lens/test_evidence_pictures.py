@@ -19,7 +19,7 @@ from moiety.lens.draw.gates import draw_gates, gate_of
 from moiety.lens.draw.points import Cloud, clouds_of, drawn_layers, joined_clouds, lorentz_bank
 from moiety.lens.ground.forced import force, read
 from moiety.lens.ground.metrics import GATES, Grounding, ground
-from moiety.lens.ground.report import HEADS, write_ground_report
+from moiety.lens.ground.report import COLUMNS, HEADS, write_ground_report
 from moiety.lens.trace.observe import observe
 from moiety.moe.asymoe import geometry
 from moiety.moe.asymoe.experts.evidence import clamped_alpha
@@ -192,6 +192,9 @@ def test_the_report_of_a_file(found: Grounding, tmp_path: Path) -> None:
     assert "runs/other" in page
     assert page.count("data:image/png;base64,") == 3
     assert len(report.table().columns) == len(HEADS)
+    for head, meaning in COLUMNS.values():
+        assert f"{head}: {meaning}" in str(report.table().caption).splitlines()
+        assert f"<dt>{head}</dt><dd>{meaning}</dd>" in page
 
 
 @pytest.mark.parametrize("layer", [0, 3])

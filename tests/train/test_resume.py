@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -198,7 +199,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint(
 
     with pytest.raises(
         CheckpointError,
-        match=r"step 8 could not be written to .*No space left.*checkpoint-4 is intact; free some space",
+        match=r"step 8 could not be written .*disk may be full.*No space left.*checkpoint-4 is intact; free some space",
     ):
         train(small, output, on_progress=fills_up)
     assert not (work_folder(output / "tune") / ".writing").exists()
@@ -215,10 +216,35 @@ def test_a_write_that_the_system_refuses_is_reported(small: Path, output: Path) 
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(CheckpointError, match=r"step 4 could not be written.*There is no earlier one"):
+        with pytest.raises(
+            CheckpointError,
+            match=r"step 4 could not be written.*the disk may be full.*no earlier checkpoint.*begins this stage anew",
+        ):
             train(small, output, on_progress=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_fills_up_while_torch_writes_the_optimizer(small: Path, output: Path) -> None:
+    """torch reports this as a RuntimeError of its zip writer, without a word about the disk."""
+
+    def limit(progress: Progress) -> None:
+        if progress.step == 5:  # room for the weights, not for the optimizer's two moments of each
+            size = (work_folder(output / "tune") / "checkpoint-4" / WEIGHTS).stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10_000, before[1]))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(CheckpointError) as error:
+            train(small, output, on_progress=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.fullmatch(
+        r"checkpoint at step 8 could not be written to .*: writing failed, the disk may be full "
+        r"\(reported: .*unexpected pos.*\)\. .*checkpoint-4 is intact; free some space and run the same command again, "
+        r"which continues from there",
+        str(error.value),
+    )
 
 
 def test_a_full_disk_at_the_end_loses_nothing(

@@ -1,14 +1,15 @@
-"""How every verb begins and ends: options for all verbs, readable errors, exit codes.
+"""What all verbs share: the options of every verb, readable error texts, and the exit codes.
 
-Exit codes: 0 done · 1 a check found problems, or an error that is ours (with its traceback) · 2 something given cannot
-be used (one block of text, no traceback) · 130 stopped with Ctrl-C · 141 the program that reads our
-output has stopped reading (no message, as other Unix tools).
+Exit codes: 0 done · 1 a check found problems, or moiety itself has an error (shown with its traceback) · 2 the user
+gave something that cannot be used (one block of text, no traceback) · 130 stopped with Ctrl-C · 141 the program that
+reads our output has stopped reading (no message, as other Unix tools).
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 import signal
 import sys
 import threading
@@ -24,20 +25,24 @@ from moiety.cli.letters import write_what_can_be_shown
 from moiety.cli.pipes import ends_with_its_reader, output_is_closed
 
 STOPPED = 130
+NARROW = 80
+"""Columns of a terminal below which help is printed without boxes."""
 # An error with its last frame in one of these packages was raised on purpose, with a text for the user.
 SPEAKING_PACKAGES = {"moiety", "pydantic"}
 
 
 class CheckFailed(Exception):
-    """A check ran to its end and found problems, all of them printed already."""
+    """A check ran to its end and found problems. They have been printed already."""
 
 
 class Door(TyperGroup):
     """The root of all verbs: turns errors into one readable block and an exit code."""
 
     def main(self, *args: Any, **more: Any) -> Any:
-        """As in typer, on a terminal of any encoding, and with a quiet end in a pipe that is closed."""
+        """Run the command as typer does; with any encoding of the terminal, and silently if a pipe is closed."""
         write_what_can_be_shown()
+        if shutil.get_terminal_size().columns < NARROW:
+            help_without_boxes(self)
         with ends_with_its_reader():
             return super().main(*args, **more)
 
@@ -50,7 +55,7 @@ class Door(TyperGroup):
         """Run a verb.
 
         Raises:
-            typer.Exit: with the exit codes at the top of this file.
+            typer.Exit: with one of the exit codes at the top of this file.
         """
         stop.begin()
         try:
@@ -69,8 +74,20 @@ class Door(TyperGroup):
             raise typer.Exit(2) from error
 
 
+def help_without_boxes(command: Any) -> None:
+    """Make a command, and all commands below it, print help and usage errors as plain text.
+
+    In a narrow terminal the boxes of typer cut the names of options and keys; the plain layout wraps between words.
+    The list of commands shows the whole first paragraph of each command.
+    """
+    command.rich_markup_mode = None
+    for below in getattr(command, "commands", {}).values():
+        below.short_help = below.short_help or " ".join((below.help or "").split("\n\n")[0].split())
+        help_without_boxes(below)
+
+
 def options_of_every_verb(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words that belong to the root of all verbs, and the others; what stands behind ``--`` is left alone.
+    """Split words into the options of every verb and the rest. Words after ``--`` are not touched.
 
     Example:
         >>> options_of_every_verb(["train", "recipe.yaml", "--plugin", "nearest", "--quiet"])
@@ -92,7 +109,7 @@ def options_of_every_verb(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def is_for_the_user(error: Exception) -> bool:
-    """Whether the text of `error` was written for the person at the keyboard: a missing file, or raised by us."""
+    """Whether the text of `error` was written for the user: the system raised it for a file, or moiety raised it."""
     if isinstance(error, OSError):
         return True
     if not isinstance(error, ValueError | TypeError | KeyError | IndexError | RuntimeError | ImportError):
@@ -102,18 +119,18 @@ def is_for_the_user(error: Exception) -> bool:
 
 
 def error_block(error: Exception) -> str:
-    """The text of `error` for a person: a KeyError without its quotes, the rest as it is."""
+    """The text of `error` for the user. A KeyError loses its quotes; other texts stay as they are."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return f"error: {text or type(error).__name__}"
 
 
 def farewell(verb: str | None, kept: str | None = None) -> str:
-    """Last line after Ctrl-C: what to do to go on.
+    """The last line after Ctrl-C: how the user can continue.
 
     Args:
         verb: The verb that was stopped.
-        kept: What stands on the disk to go on from, as the verb told :data:`stop`; empty: nothing yet; None: it never
-            keeps anything.
+        kept: What is on the disk to continue from, as the verb told :data:`stop`. Empty: nothing yet. None: this verb
+            never keeps anything.
     """
     if kept:
         return f"stopped; give the same `moiety {verb}` command again to go on from {kept}"
@@ -121,10 +138,10 @@ def farewell(verb: str | None, kept: str | None = None) -> str:
 
 
 class Stop:
-    """Ctrl-C, and what it leaves behind.
+    """Remembers that Ctrl-C was pressed, and what the stopped verb has kept on the disk.
 
-    A library in the middle of an import, or of a callback, can swallow the exception that Ctrl-C makes; whoever tells
-    how far the work is calls :meth:`check`, which raises it again.
+    A library can swallow the exception of Ctrl-C in the middle of an import or of a callback. Code that reports
+    progress therefore calls :meth:`check`, which raises the exception again.
     """
 
     def __init__(self) -> None:
@@ -132,23 +149,23 @@ class Stop:
         self.keeps: Callable[[], str | None] = lambda: None
 
     def begin(self) -> None:
-        """A verb begins: nobody has asked for its end, and it keeps nothing. Ctrl-C that is ignored stays ignored."""
+        """Reset the state when a verb begins. If the process ignores Ctrl-C, it goes on ignoring it."""
         self.asked, self.keeps = False, lambda: None
         heard = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, self._note)
         if heard and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._note)
 
     def check(self) -> None:
-        """End the work if somebody asked for it and was not heard.
+        """End the work if Ctrl-C was pressed and its exception was swallowed.
 
         Raises:
-            KeyboardInterrupt: so it is.
+            KeyboardInterrupt: Ctrl-C was pressed.
         """
         if self.asked:
             raise KeyboardInterrupt
 
     def kept(self) -> str | None:
-        """What stands on the disk to go on from."""
+        """What is on the disk to continue from."""
         return self.keeps()
 
     def _note(self, number: int, frame: Any) -> None:
@@ -160,30 +177,30 @@ stop = Stop()
 
 
 def keeps_files(folder: Path, kinds: Mapping[str, str]) -> None:
-    """Tell what the verb that runs keeps.
+    """Tell :data:`stop` which files the running verb keeps.
 
     Args:
-        folder: Where it writes.
-        kinds: Pattern of files below it -> what they are to go on from; the first that is there is said.
+        folder: Folder that the verb writes to.
+        kinds: Pattern of files in the folder -> description of what they hold. The first pattern with a file is named.
     """
     stop.keeps = lambda: next((what for pattern, what in kinds.items() if any(folder.glob(pattern))), "")
 
 
 def say(text: str) -> None:
-    """One message to the person, on stderr: stdout is for results."""
+    """Print one message for the user on stderr; stdout is for results."""
     typer.echo(text, err=True)
 
 
 class Speaker(logging.Handler):
-    """Says what the library logs."""
+    """Prints the log messages of the library."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say one message."""
+        """Print one message."""
         say(self.format(record))
 
 
 def progress_line(what: str) -> Callable[[int, int], None]:
-    """A function of (done, in all): one line on stderr that is written over; in a file, a line every tenth."""
+    """A function of (done, total) that shows progress on stderr: one changing line; in a file, ten lines."""
     last = -1
 
     def update(done: int, total: int) -> None:
@@ -202,7 +219,7 @@ def progress_line(what: str) -> Callable[[int, int], None]:
 
 
 def calm_libraries() -> None:
-    """No progress bars for reading and writing weights: they bury what a verb has to say."""
+    """Switch off the progress bars for reading and writing weights; they would hide the messages of a verb."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -216,7 +233,7 @@ def _begin(
         typer.Option("--plugin", metavar="MODULE", help="Import a module that brings routers or experts; may repeat."),
     ] = None,
 ) -> None:
-    """Vision-language models made sparse in a way that knows what a token is."""
+    """Sparse vision-language models whose router knows which tokens are picture and which are text."""
     logger = logging.getLogger("moiety")
     logger.handlers[:] = [Speaker()]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)

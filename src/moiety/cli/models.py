@@ -205,7 +205,7 @@ def show_design(source: Any, settings: MoESettings) -> None:
     from moiety.vlm.model import config_of
 
     design = design_of(config_of(source) if isinstance(source, str) else source, settings)
-    show(table(f"design {design.plan}", ("width", "#"), [list(width) for width in design.widths.items()]))
+    show(table(f"design {design.plan}", ("width", "#value"), [list(width) for width in design.widths.items()]))
     parts = [list(part) for part in design.parts.items()]
     show(table("one sparse layer", ("part", "#parameters of one token"), parts))
     rows = []

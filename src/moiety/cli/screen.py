@@ -1,4 +1,4 @@
-"""How results look: rich tables for people, JSON for programs. Results go to stdout."""
+"""Prints results on stdout: as tables for people, or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def screen() -> Console:
-    """A console on stdout that takes every text as it is; a pipe has no width, so it gets one that cuts no table."""
+    """A console on stdout that changes no text. A pipe has no width, so it gets one in which tables fit."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 140, highlight=False, markup=False, emoji=False)
 
 
 def show(*renderables: Any) -> None:
-    """Print tables and texts, one below the other, so that nothing that must be typed is cut or broken.
+    """Print tables and texts below each other. No name that a user has to type is cut or broken.
 
-    A table that the screen would cut is printed as blocks. Texts, titles and notes are left to the terminal to wrap.
+    A table that is too wide for the screen is printed as blocks. The terminal wraps texts, titles and notes.
     """
     from rich.protocol import rich_cast
     from rich.table import Table
@@ -47,8 +47,9 @@ def show(*renderables: Any) -> None:
 
 
 def fit(drawn: Table, console: Console) -> bool:
-    """Give a table the widths under which it fits and no word is broken; False where there are none.
+    """Give a table widths under which it fits; False if there are none.
 
+    No word is broken, and a cell of a number column is never wrapped, so that a number and its interval stay together.
     Left alone, rich takes the space from the widest column first, and shortens the names that stand there.
     """
     from rich.cells import cell_len
@@ -56,7 +57,11 @@ def fit(drawn: Table, console: Console) -> bool:
 
     texts = [[str(column.header), *map(str, column.cells)] for column in drawn.columns]
     whole = [max(cell_len(line) for text in column for line in text.split("\n")) for column in texts]
-    least = [max((cell_len(word) for text in column for word in text.split()), default=0) for column in texts]
+    whole_cells = [column.justify == "right" for column in drawn.columns]
+    least = [
+        max(cell_len(piece) for place, text in enumerate(column) for piece in _pieces(text, whole=keep and place > 0))
+        for column, keep in zip(texts, whole_cells, strict=True)
+    ]
     frame = Measurement.get(console, console.options.update(max_width=100_000), drawn).maximum - sum(whole)
     room = console.width - frame - sum(least)
     if room < 0:
@@ -66,6 +71,11 @@ def fit(drawn: Table, console: Console) -> bool:
         drawn.columns[place].width = least[place] + more
         room -= more
     return True
+
+
+def _pieces(text: str, *, whole: bool) -> list[str]:
+    """The pieces of a cell that must not be broken: its words, or its lines if `whole`."""
+    return (text.split("\n") if whole else text.split()) or [""]
 
 
 def blocks(drawn: Table) -> list[str]:
@@ -85,13 +95,13 @@ def blocks(drawn: Table) -> list[str]:
 
 
 def show_json(value: Any) -> None:
-    """Print `value` as JSON; paths and other plain objects become their text."""
+    """Print `value` as JSON. Paths and other objects that JSON does not know are printed as text."""
     plain = not knows_all_letters(sys.stdout.encoding)
     print(json.dumps(value, indent=2, default=str, ensure_ascii=plain))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], note: str | None = None) -> Table:
-    """A table whose number columns stand to the right.
+    """A table whose number columns are aligned to the right.
 
     Args:
         title: Line above the table.
@@ -110,7 +120,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], not
 
 
 def cell(value: Any) -> str:
-    """One value as a reader wants it.
+    """One value as text for a reader.
 
     Example:
         >>> cell(5470394432), cell(0.25), cell(None), cell(True)

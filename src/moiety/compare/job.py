@@ -64,7 +64,7 @@ class Job:
         return Path(self.recipe.output) / RUNS / run_name(scheme, seed)
 
     def evaluation(self, scheme: str) -> EvaluateSettings:
-        """Settings of the evaluation of one scheme: those of the recipe, with those of the variant over them."""
+        """Settings of the evaluation of one scheme: those of the recipe, changed by those of the variant."""
         settings, variant = self.recipe.evaluate, self.recipe.compare.variants.get(scheme)
         if variant is None or not variant.evaluate:
             return settings

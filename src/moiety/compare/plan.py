@@ -1,4 +1,4 @@
-"""What every scheme and variant will be trained as, and by how much it misses the reference's activated parameters."""
+"""Plans every scheme and variant: its settings, and how far its activated parameters are from the reference's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from moiety.vlm.parameters import ParameterCount, count_parameters
 
 FEWER = "fewer activated parameters"
 MORE = "more activated parameters"
-# Field of moe.asymoe -> expert group, or part of the layer, that it is the width of.
+# Field of moe.asymoe -> the expert group or the part of the layer whose width it gives.
 _WIDTHS = {
     "vision_ffn": "vision",
     "hyp_dim": "space",
@@ -33,7 +33,7 @@ class PlannedScheme:
 
     Args:
         row: Its line in the table.
-        settings: Settings of the sparse layers; None: the dense model goes through the same stages unchanged.
+        settings: Settings of the sparse layers. None: the dense model is trained in the same stages.
     """
 
     row: SchemeRow
@@ -41,7 +41,7 @@ class PlannedScheme:
 
     @property
     def name(self) -> str:
-        """Name as compared."""
+        """The name that the comparison uses."""
         return self.row.scheme
 
 
@@ -54,8 +54,8 @@ def plan_schemes(recipe: Recipe, config: Any, schemes: Sequence[str]) -> list[Pl
         schemes: Names as compared, in the order of the table.
 
     Raises:
-        ValueError: a name is unknown or stands twice, the recipe has no sparse reference, or a scheme cannot be brought
-            to within ``compare.tolerance`` of the reference's activated parameters.
+        ValueError: a name is unknown or given twice, the recipe has no sparse reference, or the activated parameters of
+            a scheme differ from the reference's by more than ``compare.tolerance``.
     """
     if len(set(schemes)) != len(schemes) or not schemes:
         raise ValueError(f"compare.schemes must be distinct and at least one, got {list(schemes)}")
@@ -89,12 +89,12 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
 
 
 def _of_decoder(count: ParameterCount) -> int:
-    """Activated parameters of the language model: tower and projector are the same in every scheme."""
+    """Activated parameters of the language model alone. Tower and projector are the same in every scheme."""
     return count.activated - count.by_part.get("vision_tower", 0) - count.by_part.get("projector", 0)
 
 
 def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:
-    """The widths of a scheme whose experts are not of one width."""
+    """The widths of a scheme whose experts have different widths."""
     if settings is None or settings.asymoe is None:
         return {}
     own = MoESettings.model_validate(sparse_config(config, settings).moe).asymoe

@@ -1,4 +1,4 @@
-"""The comparison as one picture: a row of dots per type of question, floors as marks; it is read on a phone, too."""
+"""Draws a comparison as one picture that can be read on a phone: one row of dots for each type of question."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Floors
 
-# Okabe and Ito's palette: told apart with every kind of colour vision.
+# The palette of Okabe and Ito, which people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")
-MARKERS = ("o", "s", "^", "D", "v")  # another form for each round through the colours
+MARKERS = ("o", "s", "^", "D", "v")  # the next marker once all colours are used
 STYLES = {"majority": ":", "question_only": "--", "chance": "-."}
-WIDTH = 5.4  # inches: letters of 9 points stay readable where a phone shows it
-EDGE = 2.5  # points beyond 0 and 100, so that no dot is cut
+WIDTH = 5.4  # inches: letters of 9 points can be read on a phone
+EDGE = 2.5  # percentage points beyond 0 and 100, so that no dot is cut
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Write a PNG with one row of dots per type of question, the mean of types first.
+    """Write a PNG with one row of dots for each type of question. The mean of types comes first.
 
-    Dots are means with 95 % intervals, hollow dots of the same colour the blank-image control, grey marks the floors.
+    A dot is a mean with its 95 % interval. A hollow dot is the blank-image control. Grey marks are the floors.
 
     Args:
         comparison: At least one finished run.
-        path: File to write; replaced at once when complete.
+        path: File to write. An older file is replaced when the new one is complete.
     """
     from matplotlib.figure import Figure
 
     names = [MEAN_OF_TYPES, *comparison.types]
     schemes = [row.scheme for row in comparison.rows if comparison.values(row.scheme, MEAN_OF_TYPES)]
-    high = max(0.55, 0.13 * len(schemes) + 0.2)  # inches of a row; dots of many schemes need room below each other
+    high = max(0.55, 0.13 * len(schemes) + 0.2)  # inches for each row; many schemes need more room
     figure = Figure(figsize=(WIDTH, high * len(names) + 1.1), layout="constrained", dpi=150)
     axes = figure.add_subplot()
     for row, name in enumerate(names):
@@ -58,7 +58,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def _dress(axes: Any, names: list[str]) -> None:
-    """Names of the rows, the scale, and no frame."""
+    """Set the names of the rows and the scale, and hide the frame."""
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(-EDGE, 100 + EDGE)

@@ -1,4 +1,4 @@
-"""Several schemes times several seeds from one dense base: each run in its own folder, any process may take any run."""
+"""Trains and scores several schemes with several seeds from one dense base. Each run has its own folder."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ def run_compare(
     on_progress: OnProgress | None = None,
     quiet: bool = True,
 ) -> Comparison:
-    """Train and score several schemes with several seeds from one dense base, and write what came out.
+    """Train and score several schemes with several seeds from one dense base, and write the results.
 
-    The dense stages run once. Then every scheme goes through the sparse stages with the same rows in the same order
-    and the same number of steps, its experts as wide as makes its activated parameters equal to those of
-    ``recipe.moe``. Finished runs are kept, so a stopped comparison goes on where it was; a second process given the
-    same recipe takes runs that nobody works on.
+    The dense stages run once. Then every scheme is trained in the sparse stages with the same rows in the same order
+    and with the same number of steps. The width of its experts is chosen so that its activated parameters equal those
+    of ``recipe.moe``. Finished runs are kept, so a stopped comparison continues where it stopped. A second process with
+    the same recipe takes the runs that no other process is working on.
 
-    Below ``recipe.output``: ``runs/<scheme>-seed<k>/result.json``, ``table.md``, ``table.csv``, ``results.json``,
-    ``comparison.png`` and ``report.html``, written anew after each run.
+    The folder ``recipe.output`` gets ``runs/<scheme>-seed<k>/result.json``, ``table.md``, ``table.csv``,
+    ``results.json``, ``comparison.png`` and ``report.html``. All but the first are written again after each run.
 
     Args:
         recipe: With at least one sparse stage and questions in ``evaluate.data``.
-        schemes: Run these only, over the recipe's; the table also shows what others of the recipe have finished.
-        seeds: Run these only, likewise.
-        dry_run: Plan only, for the schemes and seeds that are asked for: no run, no file.
+        schemes: Run these schemes only. The table also shows the finished runs of the recipe's other schemes.
+        seeds: Run these seeds only. The table also shows the finished runs of the recipe's other seeds.
+        dry_run: Only plan the schemes and seeds that were asked for. Nothing is run and no file is written.
         on_progress: Called after each optimizer step with the name of the run.
         quiet: No progress bars.
 
@@ -102,12 +102,12 @@ def _prepare(
     on_progress: OnProgress | None,
     quiet: bool,
 ) -> Job:
-    """Refuse what cannot be compared, then make the dense base; a second process waits for the first one's base."""
+    """Check the recipe, then make the dense base. A second process waits until the first has made it."""
     questions = questions_of(recipe)
     floors = floors_of(recipe, questions)
     _check_types(recipe, [*floors, MEAN_OF_TYPES])
     images = Images([Path(recipe.data.root) / path for path in recipe.data.images])
-    runs = Path(recipe.output) / RUNS  # no stage can be called so, thus no lock of a stage lies here
+    runs = Path(recipe.output) / RUNS  # no stage may have this name, so no lock of a stage lies here
     runs.mkdir(parents=True, exist_ok=True)
     with _alone(runs / ".base.lock", "makes the dense base"), without_weight_bars():
         base = start_folder(recipe)
@@ -123,7 +123,7 @@ def _prepare(
 
 @contextmanager
 def _alone(lock: Path, what: str) -> Iterator[None]:
-    """Hold a lock; say for whom this process waits where another one has it."""
+    """Hold a lock. If another process holds it, log what that process does, and wait."""
     held = FileLock(lock)
     try:
         held.acquire(timeout=0)
@@ -137,7 +137,7 @@ def _alone(lock: Path, what: str) -> Iterator[None]:
 
 
 def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str, StageData]) -> bool:
-    """Do what is left of one training and of all that ask its model; whether a result was added.
+    """Finish one training run and score its model for every scheme that shares it. Returns whether a result was added.
 
     Args:
         job: The comparison.
@@ -149,7 +149,7 @@ def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str
     folder = job.folder(leader, seed)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        # The system frees the lock of a process that died, so a killed run is taken over by the next process.
+        # The system frees the lock of a process that has died, so the next process takes over a killed run.
         with FileLock(folder / ".lock", timeout=0):
             missing = [scheme for scheme in asked if job.record(scheme, seed) is None]
             if not missing:
@@ -170,7 +170,7 @@ def _take(job: Job, leader: str, asked: Sequence[str], seed: int, data: dict[str
 
 
 def _train(job: Job, scheme: str, seed: int, folder: Path, data: dict[str, StageData]) -> tuple[Path, dict[str, float]]:
-    """Train one scheme with one seed through the sparse stages; its model folder and what that cost."""
+    """Train one scheme with one seed in all sparse stages. Returns the model folder and the cost of training."""
     recipe, source, metrics, title = job.recipe, job.base, [], f"{scheme}, seed {seed}"
     for stage in recipe.stages:
         if not stage.sparse:
@@ -194,7 +194,7 @@ def _train(job: Job, scheme: str, seed: int, folder: Path, data: dict[str, Stage
 
 
 def _ask(job: Job, scheme: str, seed: int, model_folder: Path, training: Mapping[str, float]) -> None:
-    """Ask all questions with and without pictures and write the record of one run."""
+    """Ask all questions with and without pictures, and write the record of the run."""
     folder, row = job.folder(scheme, seed), job.schemes[scheme].row
     folder.mkdir(parents=True, exist_ok=True)
     blanks = (False, True) if job.evaluation(scheme).blank_image else (False,)
@@ -234,7 +234,7 @@ def _evaluate(job: Job, scheme: str, model_folder: Path, folder: Path, blank: bo
 
 
 def _training(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Numbers of all sparse stages together."""
+    """The training numbers of all sparse stages added up."""
     tokens, seconds = (sum(float(stage[key]) for stage in metrics) for key in ("tokens", "seconds"))
     return {
         "steps": sum(float(stage["steps"]) for stage in metrics),
@@ -254,7 +254,7 @@ def _stage_data(job: Job, stage: Any, seed: int) -> StageData:
 
 
 def _drop_models(job: Job, folder: Path, seed: int) -> None:
-    """Delete the model folders that the recipe does not ask to keep; results and predictions stay."""
+    """Delete the model folders that the recipe does not keep. Results and predictions stay."""
     keep = job.recipe.compare.keep_models
     last = [stage.name for stage in job.recipe.stages if stage.sparse][-1]
     for stage in job.recipe.stages:
@@ -265,7 +265,7 @@ def _drop_models(job: Job, folder: Path, seed: int) -> None:
 
 
 def _plan_only(recipe: Recipe, schemes: Sequence[str]) -> list[PlannedScheme]:
-    """The plan without a file left behind: a model from nothing is built aside."""
+    """Make the plan without leaving a file. A model that is trained from nothing is built in a temporary folder."""
     if recipe.model.scratch is None:
         return plan_schemes(recipe, config_of(start_folder(recipe)), schemes)
     with without_weight_bars(), tempfile.TemporaryDirectory(prefix="moiety-compare-") as aside:
@@ -308,7 +308,7 @@ def _check_types(recipe: Recipe, known: Sequence[str]) -> None:
 
 
 def _united(given: Sequence[Any] | None, recipe: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """What to run now, and what the table shows: the recipe's own and, behind them, further ones given now."""
+    """The entries to run now, and those to show: the recipe's own, then the others that were given."""
     chosen = list(recipe) if given is None else list(given)
     return chosen, [*recipe, *(entry for entry in chosen if entry not in recipe)]
 

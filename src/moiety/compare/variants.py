@@ -1,4 +1,4 @@
-"""From a name in ``compare.schemes`` to settings of sparse layers, as near to the reference as the name allows."""
+"""Turns a name in ``compare.schemes`` into settings of sparse layers that are as close to the reference as possible."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.vlm.configs import dense_ffn
 from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for, of_one_width
 
-# Published-style rows: the dense width is kept, so that they activate fewer parameters, and they are labelled so.
+# Schemes at the width of the dense FFN, as published. They activate fewer parameters, and the tables say so.
 UNWIDENED = {"dense": "dense", "modality": "modality"}
-# The same routers at the width that makes them equal. Every other router goes by its own name and is widened.
+# The same routers at the width that makes activated parameters equal. Every other router keeps its own name.
 WIDENED = {"dense_wide": "dense_wide", "modality_wide": "modality"}
 
 
 def compared_names() -> list[str]:
-    """Every scheme that a comparison knows by itself."""
+    """The names of all schemes that can be compared without a variant."""
     return sorted({*UNWIDENED, *WIDENED, *scheme_names()})
 
 
 def check_names(recipe: Recipe, names: Sequence[str]) -> None:
-    """Refuse names that are neither scheme nor variant, in `names` and in the recipe's contrasts, and bad variants.
+    """Check that `names` and the recipe's contrasts name schemes or variants, and that every variant is valid.
 
     Raises:
-        ValueError: an unknown name, a variant that is called like a scheme or whose scheme cannot be varied so.
+        ValueError: a name is unknown, a variant has the name of a scheme, or its scheme does not allow its settings.
     """
     variants = recipe.compare.variants
     for name, variant in variants.items():
@@ -49,11 +49,12 @@ def check_names(recipe: Recipe, names: Sequence[str]) -> None:
 
 
 def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
-    """Settings of the sparse layers that stand behind `name`.
+    """The settings of the sparse layers that `name` stands for.
 
-    The reference itself is taken as it stands. Schemes get its layers, rules and loss weights, its `top_k` where they
-    choose, a bank of as many experts where their own proportions allow it, and the width that makes them equal. A
-    variant is the same with its own settings over it.
+    The reference is used unchanged. Another scheme takes the layers, rules and loss weights of the reference; its
+    `top_k`, if the scheme has a gate; and as many experts, if the proportions of its groups allow it. Its width is
+    chosen so that activated parameters are equal. A variant is made in the same way and its own settings replace the
+    others.
 
     Args:
         name: A scheme, one of :func:`compared_names`, or a variant of the recipe.
@@ -61,10 +62,11 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
         config: Config of the dense base.
 
     Returns:
-        None for ``dense``, and for a variant of it.
+        The settings; None for ``dense`` and for a variant of it.
 
     Raises:
-        ValueError: the scheme cannot be built with the reference's `top_k`, or cannot be brought to its budget.
+        ValueError: the scheme cannot be built with the reference's `top_k`, or no width makes its activated parameters
+            equal.
     """
     reference = recipe.moe
     if name in recipe.compare.variants:
@@ -85,7 +87,7 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
 
 
 def meaning_of(name: str, recipe: Recipe) -> str:
-    """What stands behind `name`, in one sentence of its router; of a variant also what it is a variant of."""
+    """What `name` stands for, in one sentence: the summary of its router. For a variant, also its scheme."""
     variant = recipe.compare.variants.get(name)
     scheme = name if variant is None else variant.scheme or recipe.moe.scheme
     scheme = UNWIDENED.get(scheme) or WIDENED.get(scheme) or scheme
@@ -99,16 +101,16 @@ def meaning_of(name: str, recipe: Recipe) -> str:
 
 
 def _check_dense(name: str, variant: VariantSettings) -> None:
-    """A variant of the dense model answers in another way; it has no experts to vary."""
+    """Check a variant of the dense model: it may change how answers are made, but it has no experts to change."""
     if variant.moe or variant.clamp_alpha is not None:
         raise ValueError(f"compare.variants.{name} is dense: it has no experts; leave `moe` and `clamp_alpha` out")
 
 
 def variant_settings(name: str, variant: VariantSettings, reference: MoESettings) -> MoESettings:
-    """The reference's settings with those of a variant over them, before any width is chosen.
+    """The reference's settings, with those of a variant in their place, before a width is chosen.
 
     Raises:
-        ValueError: the variant names a scheme that cannot vary.
+        ValueError: the variant names something that is no routing scheme.
     """
     scheme = variant.scheme or reference.scheme
     if scheme not in scheme_names():
@@ -120,7 +122,7 @@ def variant_settings(name: str, variant: VariantSettings, reference: MoESettings
 
 
 def carried_over(scheme: str, reference: MoESettings) -> MoESettings:
-    """Another scheme with everything of `reference` that it can use, in experts of the dense width."""
+    """Settings of another scheme that take from `reference` all it can use. Experts have the width of the dense FFN."""
     _, bank, top_k = resolve(reference)
     router = router_named(scheme)
     gated = router.has_gate
@@ -142,11 +144,12 @@ def carried_over(scheme: str, reference: MoESettings) -> MoESettings:
 
 
 def equalised(settings: MoESettings, recipe: Recipe, config: Any) -> MoESettings:
-    """`settings` at the width that makes them activate as many parameters as the recipe's reference.
+    """`settings` with the width at which they activate as many parameters as the recipe's reference.
 
-    Experts of one width in the same layers: K times the width has to agree, gates aside. Beside a reference of scheme
-    asymoe, widths of the same plan are kept where they meet it within ``compare.tolerance``, so that the controls of a
-    design share its widths. Everything else is solved from counts of the whole model.
+    If all experts have one width and stand in the same layers, K times the width has to agree (gates are not counted).
+    If both the reference and `settings` are of scheme asymoe, the widths of the same plan are kept as long as the
+    difference is within ``compare.tolerance``, so that controls share the widths of the design. In all other cases the
+    width is solved from parameter counts of the whole model.
     """
     reference = recipe.moe
     if of_one_width(settings, reference) and settings.layers == reference.layers:
@@ -161,7 +164,7 @@ def equalised(settings: MoESettings, recipe: Recipe, config: Any) -> MoESettings
 
 
 def _loss_weights(coefficient: float | Mapping[str, float], gates: Sequence[str]) -> float | dict[str, float]:
-    """Weights for the gates of another scheme: each its own where all have one, their mean otherwise."""
+    """Loss weights for the gates of another scheme: the weight of each gate if all have one, otherwise the mean."""
     if not isinstance(coefficient, Mapping):
         return coefficient
     kept = {gate: coefficient[gate] for gate in gates if gate in coefficient}

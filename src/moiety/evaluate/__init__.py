@@ -1,4 +1,4 @@
-"""Asking a model questions and scoring its answers, per type of question and with intervals."""
+"""Asks a model questions and scores its answers, with intervals, for each type of question."""
 
 from moiety.evaluate.report import Conflict, EvaluationResult, TypeScore, percent, score_predictions
 from moiety.evaluate.run import evaluate_model

@@ -1,6 +1,7 @@
-"""Scores sharpened by a contrast: the formulas of three decoding methods, on logits alone.
+"""The formulas of three contrastive decoding methods. They change the logits and need nothing else.
 
-A token that a processor has ruled out (``-inf``) stays ruled out; every other score stays finite or becomes ``-inf``.
+A token that an earlier processor excluded (``-inf``) stays excluded. Every other score stays finite or becomes
+``-inf``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ NUM_NOISE_STEPS = 1000
 def context_aware(
     logits: Float[Tensor, "batch vocab"], without: Float[Tensor, "batch vocab"], weight: float
 ) -> Float[Tensor, "batch vocab"]:
-    r"""What the evidence adds, added once more: :math:`(1+a)\,l(y|c,x) - a\,l(y|x)`.
+    r"""Add the effect of the evidence once more: :math:`(1+a)\,l(y|c,x) - a\,l(y|x)`.
 
     Args:
         logits: Scores with the evidence in the prompt.
-        without: Scores of the same prompt without it.
+        without: Scores of the same prompt without the evidence.
         weight: a; 0 gives `logits`.
 
     Source:
@@ -40,12 +41,12 @@ def context_aware(
 def visual_contrastive(
     logits: Float[Tensor, "batch vocab"], noised: Float[Tensor, "batch vocab"], weight: float, cut: float
 ) -> Float[Tensor, "batch vocab"]:
-    r""":func:`context_aware` against a noised picture, among the tokens that are plausible with the clear one.
+    r""":func:`context_aware` against a noised picture. Only tokens that are plausible with the clear picture are kept.
 
     Args:
         logits: Scores with the clear picture.
         noised: Scores with the noised one, see :func:`diffusion_noise`.
-        weight: Weight of the contrast; 0 leaves the likeliest token the likeliest.
+        weight: Weight of the contrast; 0 does not change which token is the most probable.
         cut: b of :func:`plausible`.
 
     Source:
@@ -55,7 +56,7 @@ def visual_contrastive(
 
 
 def plausible(logits: Float[Tensor, "batch vocab"], cut: float) -> Bool[Tensor, "batch vocab"]:
-    """Tokens at least `cut` times as probable as the likeliest one; `cut` 0 keeps all that are not ruled out.
+    """Tokens that are at least `cut` times as probable as the most probable one; 0 keeps all tokens above ``-inf``.
 
     Example:
         >>> plausible(torch.tensor([[0.0, -2.0, -3.0]]), 0.1).tolist()  # ln 0.1 = -2.3
@@ -83,7 +84,7 @@ def diffusion_noise(picture: Tensor, step: int, generator: torch.Generator) -> T
 
 
 def early_layers(num_layers: int, half: Literal["low", "high"]) -> list[int]:
-    """Layers whose input DoLa may compare with: the even ones of one half of the decoder; 0 is the embedding.
+    """Layers whose input DoLa may compare with: the even layers of one half of the decoder. 0 is the embedding.
 
     Source:
         Chuang et al. 2023 (2309.03883), §2.2; voidism/DoLa @ 805230e: 0, 2, ..., 14 or 16, 18, ..., 30 of 32 layers.
@@ -103,7 +104,7 @@ def layer_divergence(
     early: Float[Tensor, "layers batch vocab"],
     form: Literal["published", "jensen_shannon"],
 ) -> Float[Tensor, "layers batch"]:
-    r"""How far each early layer's prediction is from the final one.
+    r"""How much the prediction of each early layer differs from the final one.
 
     ``jensen_shannon`` is :math:`\frac12 KL(p\|m) + \frac12 KL(q\|m)` with :math:`m = (p+q)/2`; ``published``, what the
     released code computes, is :math:`\frac12 KL(m\|p) + \frac12 KL(m\|q)`. Both are 0 for equal predictions.
@@ -122,7 +123,7 @@ def layer_divergence(
     log_q = early.float().masked_fill(ruled_out, -torch.inf).log_softmax(dim=-1).masked_fill(ruled_out, 0)
     p, q = (side.exp().masked_fill(ruled_out, 0) for side in (log_p, log_q))
     mixed = (p + q) / 2
-    # ln((p + q) / 2) from the logs: never the log of a probability that has become 0
+    # ln((p + q) / 2) is computed from the logs, so that no probability of 0 enters a log
     log_m = torch.logaddexp(log_p.expand_as(log_q), log_q) - math.log(2)
     if form == "jensen_shannon":
         return (p * (log_p - log_m) + q * (log_q - log_m)).sum(dim=-1) / 2
@@ -135,7 +136,7 @@ def contrast_layers(
     cut: float,
     form: Literal["published", "jensen_shannon"] = "published",
 ) -> Float[Tensor, "batch vocab"]:
-    r"""What the deep layers add: :math:`\log q_{final} - \log q_{early}` among the plausible tokens.
+    r"""The effect of the deep layers: :math:`\log q_{final} - \log q_{early}`, for plausible tokens only.
 
     The early layer of a row is the one whose prediction diverges most from the final one.
 

@@ -1,8 +1,9 @@
-"""Decoding methods inside ``generate``: what is put into the batch, and what is done to the scores of each step.
+"""Runs the decoding methods inside ``generate``: prepares the batch, and changes the scores of each step.
 
-The contrasts that need a second forward (CAD, VCD) ask it in the same batch: every row has a rival, the same question
-without its evidence or with a noised picture, in the second half. Cache, positions and stopping are those of
-``generate``; both halves go on with the same token. DoLa reads the hidden states of the one forward there is.
+CAD and VCD need a second forward, which runs in the same batch: the second half of the batch holds a rival of every
+row. A rival is the same question without its evidence, or with a noised picture. ``generate`` keeps cache, positions
+and stopping; both halves continue with the same token. DoLa needs no second forward, it reads the hidden states of the
+only one.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def decoding_batch(
     settings: DecodingSettings,
     blank_image: bool = False,
 ) -> dict[str, Tensor]:
-    """Left-padded prompts; under a method with a second forward the rivals of all rows stand behind the rows.
+    """Left-padded prompts. If the method needs a second forward, the rivals of all rows follow the rows.
 
     Raises:
         FileNotFoundError: a picture is missing.
         ValueError: see :meth:`moiety.vlm.data.Encoder.encode_prompt` and :func:`without_evidence`.
     """
-    encoder = Encoder(processor, images, max_length=0)  # prompts have no limit of their own
+    encoder = Encoder(processor, images, max_length=0)  # the length of a prompt is not limited here
     asked = [encoder.encode_prompt(row, blank_image) for row in rows]
     if settings.method == "context_aware":
         asked += [encoder.encode_prompt(without_evidence(row), blank_image) for row in rows]
@@ -53,7 +54,7 @@ def decoding_batch(
 
 
 def without_evidence(row: Row) -> Row:
-    """The same question without its pictures and without the passage that the row names as ``context``.
+    """The same question without its pictures and without the passage in the row's field ``context``.
 
     Raises:
         ValueError: no turn of the user holds that passage.
@@ -72,7 +73,7 @@ def without_evidence(row: Row) -> Row:
 
 
 def with_noise(prompt: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-    """The same prompt with its pictures noised; a picture has the same noise in every batch."""
+    """The same prompt with noised pictures. A picture has the same noise in every batch."""
     noised = dict(prompt)
     for name in PICTURES:
         if name in prompt:
@@ -83,10 +84,10 @@ def with_noise(prompt: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
 
 
 def keywords_of_generate(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of a batch of prompts that `generate` of this model takes, on its device.
+    """The entries of a batch of prompts that this model's `generate` accepts, on the model's device.
 
-    Modality ids never are: dense models know none, sparse ones find them by the same rule. The evidence mask is for
-    models that read evidence.
+    Modality ids are left out: dense models do not know them, and sparse models find them by the same rule. The evidence
+    mask is kept only for models that read evidence.
     """
     settings = settings_of(model)
     reads = settings is not None and settings.asymoe is not None and settings.asymoe.needs_context
@@ -96,7 +97,7 @@ def keywords_of_generate(model: Any, batch: Mapping[str, Tensor]) -> dict[str, T
 
 @contextmanager
 def decoding_with(model: Any, settings: DecodingSettings) -> Iterator[list[LogitsProcessor]]:
-    """What ``generate`` needs as ``logits_processor`` while this context is open; nothing for greedy decoding."""
+    """Context whose value is the ``logits_processor`` for ``generate``; an empty one for greedy decoding."""
     if settings.method == "greedy":
         yield []
     elif settings.method == "dola":
@@ -110,7 +111,7 @@ def decoding_with(model: Any, settings: DecodingSettings) -> Iterator[list[Logit
 
 
 class RowMinusRival(LogitsProcessor):
-    """Scores of the first half of a batch sharpened by those of the second; both halves get the result.
+    """Contrast the scores of the first half of a batch with those of the second. Both halves get the result.
 
     Args:
         settings: Method ``context_aware`` or ``visual_contrastive``, its weight and its cut.
@@ -131,9 +132,9 @@ class RowMinusRival(LogitsProcessor):
 
 
 class DeepMinusEarly(LogitsProcessor):
-    """DoLa: scores of the last layer against those read off an early one, by the output layer without final norm.
+    """DoLa: contrast the last layer's scores with those of an early layer, read by the output layer without final norm.
 
-    Hooks on the decoder keep the last position of the early layers' inputs; :meth:`close` takes them away.
+    Hooks on the decoder keep the last position of the early layers' inputs. :meth:`close` removes the hooks.
 
     Args:
         model: A vision-language model.
@@ -148,7 +149,7 @@ class DeepMinusEarly(LogitsProcessor):
         self._hooks = [on_layer_input(stack[layer], self._keep(layer)) for layer in self.layers]
 
     def close(self) -> None:
-        """Take the hooks off the model."""
+        """Remove the hooks from the model."""
         for hook in self._hooks:
             hook.remove()
 

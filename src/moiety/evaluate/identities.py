@@ -1,4 +1,4 @@
-"""How answers find their questions: by the id of the row and, where several rows share an id, by what is asked."""
+"""Matches answers with questions: by the row's id and, if several rows share an id, also by what is asked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SHORT = 8
 
 @dataclass(frozen=True)
 class Identity:
-    """What a file of predictions says of a row.
+    """What a file of predictions stores to identify a row.
 
     Args:
         id: The row's own id.
         asked: Fingerprint of everything that a model is shown.
-        question: Text of the question, where other rows have this id, too.
+        question: Text of the question, if other rows have the same id.
     """
 
     id: str
@@ -31,13 +31,13 @@ class Identity:
 
 
 def told_apart(rows: Sequence[Row]) -> list[Row]:
-    """The same rows with ids of their own: ``id#fingerprint`` where several share an id, the id itself elsewhere.
+    """The same rows with unique ids: ``id#fingerprint`` if several rows share an id, otherwise the id itself.
 
-    The fingerprint is of what is asked, so that the names do not depend on the order of the rows. Rows that are told
-    apart already stay as they are.
+    The fingerprint is made from what is asked, so the ids do not depend on the order of the rows. Rows whose ids are
+    unique already are not changed.
 
     Raises:
-        ValueError: no rows, or a row stands twice, id and all.
+        ValueError: there are no rows, or two rows are equal in id and question.
 
     Example:
         >>> from moiety.vlm.rows import Turn
@@ -68,21 +68,21 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
 
 
 def identity_of(row: Row) -> Identity:
-    """What names a row of :func:`told_apart` in a file of predictions."""
+    """The identity of a row of :func:`told_apart` in a file of predictions."""
     whole = asked(row)
     own = re.sub(rf"#{whole[:_SHORT]}(\.\d+)?$", "", row.id)
     return Identity(own, whole) if own == row.id else Identity(own, whole, _question(row))
 
 
 def asked(row: Row) -> str:
-    """Sixteen letters that tell what a model is shown from everything else: turns, pictures, passage."""
+    """A fingerprint of sixteen letters of all that the model is shown: turns, pictures and passage."""
     turns = [(turn.role, turn.text) for turn in prompt_turns(row)]
     text = json.dumps([turns, row.images, row.extra.get(CONTEXT)], default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def prompt_turns(row: Row) -> Sequence[Turn]:
-    """The turns that a model is shown: all but a last answer."""
+    """The turns that a model is shown: all except the last answer."""
     turns = row.turns
     return turns[:-1] if turns and turns[-1].role == "assistant" else turns
 

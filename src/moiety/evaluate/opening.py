@@ -1,4 +1,4 @@
-"""Multiple-choice rows asked without their options, for models that cannot choose among letters."""
+"""Turns multiple-choice rows into open questions, for models that cannot choose among letters."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _SPEAKS_OF_LETTERS = re.compile(r"\b(?:letters?|options?)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Opened:
-    """What :func:`open_choices` wrote: rows that lost their options, and rows that had none."""
+    """The numbers of rows that :func:`open_choices` wrote: rows that lost their options, and rows that had none."""
 
     num_opened: int
     num_kept: int
 
 
 def open_choices(source: str | Path, target: str | Path, instruction: str = SHORT_ANSWER) -> Opened:
-    """Write the rows of `source` so that answers are words, not letters: no options, no ``choices``.
+    """Write the rows of `source` without options, so that answers are words and not letters.
 
-    The last question loses the lines of its options and those that speak of letters, and ends with `instruction`;
-    ``answers``, ``prior_answer`` and the last answer become the words of their option. Rows without ``choices`` are
-    written as they are. A file at `target` is replaced when all rows are good.
+    The last question loses the lines with its options and the lines about letters, and ends with `instruction`;
+    ``answers``, ``prior_answer`` and the last answer become the words of their option. Rows without ``choices`` are not
+    changed. An older file at `target` is replaced only if all rows are good.
 
     Args:
         source: Conversation file (JSON or JSONL).
@@ -43,8 +43,8 @@ def open_choices(source: str | Path, target: str | Path, instruction: str = SHOR
 
     Raises:
         FileNotFoundError: there is no `source`.
-        ValueError: `target` is `source`, an answer or ``prior_answer`` names none of the row's options, or an option
-            stands on no line of its own in the question.
+        ValueError: `target` is `source`, an answer or ``prior_answer`` is none of the row's options, or an option of
+            the question has no line of its own.
     """
     if Path(target).resolve() == Path(source).resolve():
         raise ValueError(f"{target} is the file that is read; give another name, so that its letters are not lost")
@@ -106,12 +106,12 @@ def row_entry(row: Row) -> dict[str, Any]:
 
 
 def _whole(name: str) -> str:
-    """A picture for a file of rows: its name, or the picture where it stood in the row."""
+    """A picture as a file of rows holds it: its name, or the picture itself if the row held it."""
     return name.url if isinstance(name, InlinePicture) else name
 
 
 def _line(entry: dict[str, Any]) -> str:
-    """One line of JSON; what tables hold beyond it becomes text, bytes in base64."""
+    """One line of JSON. Values that JSON does not know become text, and bytes become base64."""
     text = json.dumps(entry, ensure_ascii=False, default=_plain)
     return text if text.isascii() or _is_whole(text) else json.dumps(entry, default=_plain)
 
@@ -121,12 +121,12 @@ def _plain(value: Any) -> Any:
 
 
 def _is_whole(text: str) -> bool:
-    """Whether UTF-8 can hold a text; half characters in fields that are not read stay escaped."""
+    """Whether UTF-8 can hold a text. Broken characters in fields that moiety does not read stay escaped."""
     return text.encode("utf-8", "replace").decode() == text
 
 
 def _without_options(row: Row, question: str, instruction: str) -> str:
-    """The lines of a question that are neither an option nor about letters, and the instruction."""
+    """The question without the lines of options and the lines about letters, followed by the instruction."""
     lines = question.split("\n")
     kept = [line for line in lines if not _is_option(line, row.choices) and not _SPEAKS_OF_LETTERS.search(line)]
     found = {line for line in lines if _is_option(line, row.choices)}
@@ -146,7 +146,7 @@ def _is_option(line: str, choices: Sequence[str]) -> bool:
 
 
 def _words(row: Row, answer: object) -> str:
-    """The option that an answer names, in its own words."""
+    """The words of the option that an answer names."""
     letter = option_letter(answer, row.choices) if isinstance(answer, str) else None
     if letter is None:
         raise ValueError(f"{row.place}: answer {answer!r} names none of its choices {', '.join(row.choices)}")

@@ -16,15 +16,15 @@ from moiety.vlm.rows import Row
 class PredictionFile:
     """Answers by row id in a JSON-lines file whose first line names the settings they were made with.
 
-    A line holds the row's id, the fingerprint ``asked`` of what was asked, and the answer; where other rows have the
-    id, too, also the question. An answer to something else under the same id is not taken for this row's. Lines are
-    written in one piece and flushed to disk. A last line that a killed process left torn is cut off.
+    A line holds the row's id, the fingerprint ``asked`` of what was asked, the answer and, if other rows have the same
+    id, the question. An answer to another question with the same id is not used for this row. Lines are written in one
+    piece and flushed to disk. If a killed process left an incomplete last line, that line is removed.
 
     Args:
         path: The file; made, with its folder, when absent.
         settings: What the answers depend on. A file made with other settings is refused.
-        rows: What is asked, as :func:`moiety.evaluate.identities.told_apart` gives it; None: every line of the file
-            counts, by its id.
+        rows: The questions, as :func:`moiety.evaluate.identities.told_apart` returns them. None: every line of the file
+            is read under its id.
 
     Raises:
         ValueError: the file was made with other settings, or a line before the last is not an answer.
@@ -47,7 +47,7 @@ class PredictionFile:
             self._write([{"settings": self.settings}])
 
     def add(self, answers: Mapping[str, str]) -> None:
-        """Append answers, row id -> text."""
+        """Append answers to the file: row id -> text."""
         self._write([{**self._said_of(name), "prediction": text} for name, text in answers.items()])
         self.answers.update(answers)
 
@@ -59,7 +59,7 @@ class PredictionFile:
         return said if known.question is None else said | {"question": known.question}
 
     def _named(self, own: str, asked: str | None) -> list[str]:
-        """The rows of this run that a line answers."""
+        """The ids of the rows of this run that a line answers."""
         return [own] if self._identities is None else self._names.get((own, asked), [])
 
     def _write(self, records: list[dict[str, Any]]) -> None:
@@ -76,7 +76,7 @@ class PredictionFile:
             ) from error
 
     def _read(self) -> int:
-        """Fill `answers`; returns the length in bytes of the whole lines."""
+        """Fill `answers`. Returns the length of all complete lines in bytes."""
         whole = 0
         for number, line in enumerate(self.path.read_bytes().splitlines(keepends=True), start=1):
             if not line.endswith(b"\n"):

@@ -1,6 +1,6 @@
-"""Scores that need no picture: the floors that every result has to exceed.
+"""Scores that can be reached without a picture. Every result has to exceed these floors.
 
-Pure functions of rows with one question each (not merged ones).
+Pure functions of rows with one question each; merged rows are not supported.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from moiety.vlm.rows import IMAGE_MARK, Row
 
 
 def question_only_floor(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
-    """Accuracy per type of the most frequent training answer to the same question text.
+    """For each type, the accuracy of the most frequent training answer to the same question text.
 
-    A question that training never asked gets the most frequent training answer of its type.
+    A question that does not occur in the training rows gets the most frequent training answer of its type.
 
     Args:
         train: Rows the answers are counted in.
@@ -32,7 +32,7 @@ def question_only_floor(train: Sequence[Row], test: Sequence[Row]) -> dict[str, 
 
 
 def majority_floor(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
-    """Accuracy per type of the most frequent training answer of that type.
+    """For each type, the accuracy of its most frequent training answer.
 
     Args:
         train: Rows the answers are counted in.
@@ -55,7 +55,7 @@ def question_of(row: Row) -> str:
 
 
 def accepted_answers(row: Row) -> tuple[str, ...]:
-    """Accepted answers of a row, lower case; its last turn where it lists none.
+    """Accepted answers of a row in lower case; its last turn if the row lists none.
 
     Raises:
         ValueError: the row has neither.
@@ -71,7 +71,7 @@ def _most_frequent(rows: Sequence[Row], key: Callable[[Row], object]) -> dict[ob
     counts: dict[object, Counter[str]] = defaultdict(Counter)
     for row in rows:
         counts[key(row)][accepted_answers(row)[0]] += 1
-    # equal counts: the alphabet decides, so that the order of the rows does not
+    # among equal counts the alphabet decides, so that the order of rows makes no difference
     return {name: min(found, key=lambda answer: (-found[answer], answer)) for name, found in counts.items()}
 
 
@@ -79,6 +79,6 @@ def _accuracy(rows: Sequence[Row], guess: Callable[[Row], str | None]) -> dict[s
     hits: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         guessed = guess(row)
-        if guessed is not None:  # without a training answer of that type there is no floor, which is not a floor of 0
+        if guessed is not None:  # without a training answer of that type there is no floor, rather than a floor of 0
             hits[row.type or "untyped"].append(guessed in accepted_answers(row))
     return {name: sum(found) / len(found) for name, found in hits.items()}

@@ -18,13 +18,13 @@ UNREADABLE = "unreadable"
 
 @dataclass(frozen=True)
 class Conflict:
-    """Whom a model believed where its evidence says one thing and memory another.
+    """Whether a model answered from evidence or from memory, in questions where the two differ.
 
     Args:
-        num_questions: Questions in conflict: rows with a ``prior_answer`` that is not their answer.
-        evidence: ConR, share answered with the evidence answer, with its Wilson interval.
-        memory: MemR, share answered with the prior answer.
-        ratio: MR = MemR / (MemR + ConR), over the questions answered either way; None if there is none.
+        num_questions: Questions in conflict: rows whose ``prior_answer`` is not their right answer.
+        evidence: ConR: share of questions answered from evidence, with its Wilson interval.
+        memory: MemR: share of questions answered with the prior answer.
+        ratio: MR = MemR / (MemR + ConR), over the questions answered in one of these ways; None if there are none.
     """
 
     num_questions: int
@@ -38,13 +38,13 @@ class TypeScore:
     """Score of one type of question in one run.
 
     Args:
-        type: The rows' `type`; with the task behind it where rows of one type are scored by several tasks.
+        type: The rows' `type`, followed by the task if several tasks score rows of one type.
         task: Name of the task that scored it, a key of ``TASKS``.
         num_questions: Rows scored.
         accuracy: Share of right answers with its Wilson interval, all in 0..1.
         metrics: Further numbers of the task, such as ``f1`` and ``yes_rate``.
-        conflict: Evidence against memory, where rows carry a ``prior_answer``.
-        num_unreadable: Answers in which the task found no letter, no yes or no; None: it takes any text for an answer.
+        conflict: Evidence against memory, if rows have a ``prior_answer``.
+        num_unreadable: Answers in which the task found no letter, or no yes or no. None: the task accepts any text.
     """
 
     type: str
@@ -57,7 +57,7 @@ class TypeScore:
 
     @property
     def more(self) -> str:
-        """Everything beside accuracy in one line, in percent."""
+        """All numbers other than accuracy as one text, in percent."""
         parts = [f"{name} {100 * value:.1f}" for name, value in self.metrics.items() if name != UNREADABLE]
         if self.num_unreadable is not None:
             parts.append(f"{UNREADABLE} {self.num_unreadable:,} of {self.num_questions:,}")
@@ -69,12 +69,12 @@ class TypeScore:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Scores of one run, per type of question and over all questions.
+    """Scores of one run, for each type of question and over all questions.
 
     Args:
         types: Type -> score, in the order in which types first occur in the rows.
         overall: Accuracy over all questions with its Wilson interval. Types have different floors: read `types` first.
-        seconds: Time spent on the answers made by this call; answers read back from a file cost none.
+        seconds: Time spent on the answers that this call made. Answers read from a file take no time.
         predictions: Row id -> what the model wrote.
     """
 
@@ -89,7 +89,7 @@ class EvaluationResult:
         return sum(score.accuracy.mean for score in self.types.values()) / len(self.types)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON, without the predictions."""
+        """The numbers for JSON, without the predictions."""
         return {
             "types": {name: asdict(score) for name, score in self.types.items()},
             "overall": asdict(self.overall),
@@ -99,7 +99,7 @@ class EvaluationResult:
         }
 
     def table(self) -> list[dict[str, str]]:
-        """One line a type, for a terminal or a page: type, task, questions, accuracy in percent, further numbers."""
+        """One line for each type: type, task, questions, accuracy in percent, further numbers."""
         return [
             {
                 "type": score.type,
@@ -119,16 +119,16 @@ def percent(estimate: Estimate) -> str:
 
 
 def score_predictions(rows: Sequence[Row], predictions: Mapping[str, str], seconds: float = 0.0) -> EvaluationResult:
-    """Score what was written for each row.
+    """Score the model's text for each row.
 
     Args:
         rows: Questions with answers.
-        predictions: Row id -> text, every row needs one; rows that share an id are named as by
+        predictions: Row id -> text. Every row needs one. Rows that share an id are named as by
             :func:`moiety.evaluate.identities.told_apart`.
         seconds: Passed on to the result.
 
     Raises:
-        ValueError: no row, or a row without a prediction.
+        ValueError: there is no row, or a row has no prediction.
     """
     if not rows:
         raise ValueError("no rows to score; give at least one question")
@@ -145,9 +145,9 @@ def score_predictions(rows: Sequence[Row], predictions: Mapping[str, str], secon
 
 
 def types_of(rows: Sequence[Row]) -> list[str]:
-    """The type under which each row is scored: its own, and its task behind that where one name has several tasks.
+    """The type under which each row is scored: its own, followed by its task if one type has several tasks.
 
-    Two files may use one name for questions of different kinds; an accuracy over both would be of neither.
+    Two files may use one type for different kinds of questions. One accuracy over both would mean nothing.
 
     Example:
         >>> from moiety.vlm.rows import Turn

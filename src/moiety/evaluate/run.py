@@ -1,4 +1,4 @@
-"""Answers in batches, each written to a file as soon as it is there. Decoding is greedy: the likeliest token wins."""
+"""Answers questions in batches, by default with greedy decoding. Each answer is written to a file at once."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def evaluate_model(
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
-    """Let `model` answer `rows`, see :func:`answer_rows`, and score the answers per type of question.
+    """Let `model` answer `rows` (see :func:`answer_rows`), and score the answers for each type of question.
 
     Args:
-        model: A vision-language model, dense or sparse; it is left in the mode it came in.
+        model: A vision-language model, dense or sparse. Its train or eval mode is restored.
         processor: Its processor, with a chat template.
-        rows: Questions with answers; a last assistant turn is never shown to the model. Rows that share an id are told
+        rows: Questions with answers. The model never sees a last turn of the assistant. Rows that share an id are told
             apart by what they ask, see :func:`moiety.evaluate.identities.told_apart`.
         images: Name -> picture.
         batch_size: Questions asked at once.
         max_new_tokens: Longest answer in tokens.
-        blank_image: Replace each picture by an evenly grey one of its size: the question-only control.
-        decoding: How scores become an answer; None: greedily.
+        blank_image: Replace each picture by a grey one of the same size: the question-only control.
+        decoding: How an answer is chosen from scores; None: greedily.
         clamp_alpha: Force alpha of every evidence expert to this: 0 is evidence alone, 1 memory alone.
-        predictions: JSON-lines file that answers are added to, and that a stopped run goes on from.
+        predictions: JSON-lines file that answers are added to. A stopped run continues from it.
         watch: Sees every batch, see :mod:`moiety.lens.trace.gather`.
         progress: Called with (answers made, answers asked for) after each batch.
     """
@@ -91,10 +91,10 @@ def answer_rows(
     watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """What `model` says to each row of :func:`told_apart`, id -> text; the first half of :func:`evaluate_model`.
+    """The model's answer to each row of :func:`told_apart`, id -> text; the first half of :func:`evaluate_model`.
 
-    Answers do not depend on `batch_size`, nor on how often the run was stopped. Equal questions to equal pictures are
-    asked once. An answer that is written stays; where `watch` has not seen its question, it is asked again.
+    Answers depend neither on `batch_size` nor on how often the run was stopped. Equal questions about equal pictures
+    are asked once. A written answer is kept. If `watch` has not seen its question, the question is asked again.
 
     Args:
         made_for: Names of what was asked; kept with `predictions`, so that a file made for other questions is refused.
@@ -103,7 +103,7 @@ def answer_rows(
     Raises:
         ValueError: no rows, one that stands twice, `predictions` was made with another model or other settings, or
             `clamp_alpha` is given for a model without evidence experts.
-        BadRows: pictures are missing or cannot be decoded; all such rows are named before the first question is asked.
+        BadRows: pictures are missing or cannot be decoded. The text names all such rows; no question is asked.
     """
     rows = told_apart(rows)
     decoding, progress = decoding or DecodingSettings(), progress or (lambda done, of: None)
@@ -135,7 +135,7 @@ def check_pictures(rows: Sequence[Row], images: Pictures) -> None:
         images: Name -> picture.
 
     Raises:
-        BadRows: every row with a picture that is missing or cannot be decoded.
+        BadRows: a picture is missing or cannot be decoded. The text names every such row.
     """
     faults: dict[str, str] = {}
     for name in dict.fromkeys(name for row in rows for name in row.images):
@@ -155,7 +155,7 @@ def check_pictures(rows: Sequence[Row], images: Pictures) -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and back into the mode it came in."""
+    """Put a model into eval mode, and restore its mode at the end."""
     was_training = model.training
     model.eval()
     try:
@@ -196,7 +196,7 @@ def answer_ids(
 def weights_digest(model: nn.Module) -> str:
     """Short fingerprint of a model's parameters: names, shapes and up to 64 evenly spaced values of each.
 
-    Cheap also for billions of parameters; training changes it, saving and loading does not.
+    It is fast for billions of parameters. Training changes it; saving and loading do not.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -209,7 +209,7 @@ def weights_digest(model: nn.Module) -> str:
 def _store(
     path: str | Path | None, settings: Mapping[str, Any], rows: Sequence[Row]
 ) -> tuple[dict[str, str], Callable[[Mapping[str, str]], None]]:
-    """Answers there are already, row id -> text, and how to add more; without `path` they live in memory."""
+    """Answers that exist already (row id -> text), and a function that adds more. Without `path`: in memory."""
     if path is None:
         written: dict[str, str] = {}
         return written, written.update
@@ -218,10 +218,10 @@ def _store(
 
 
 def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | None) -> dict[str, str]:
-    """What differs from plain greedy answers, in words; plain files from before there was a choice stay valid.
+    """The settings that differ from greedy decoding, in words. Greedy files of earlier releases stay valid.
 
     Raises:
-        ValueError: a clamp is wished for and the model has no evidence experts.
+        ValueError: `clamp_alpha` is given and the model has no evidence experts.
     """
     changes = {} if decoding.method == "greedy" else {"decoding": decoding.describe()}
     if clamp_alpha is None:
@@ -237,7 +237,7 @@ def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | 
 
 
 def _batches(rows: Sequence[Row], images: Pictures, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
-    """Batches of groups of rows that get the same answer; alike lengths together, so that little is padded."""
+    """Batches of groups of rows that get the same answer. Similar lengths come together, so that little is padded."""
     check_pictures(rows, images)
     sizes: dict[str, tuple[int, int]] = {}
 

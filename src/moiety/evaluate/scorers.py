@@ -1,6 +1,7 @@
-"""Scoring rules: from the text of a model to right or wrong. Each rule is one pure function.
+"""Scoring rules that decide whether a model's text is right. Each rule is one pure function.
 
-A rule never guesses. Text that cannot be read as an answer gives None, which counts as wrong and is counted apart.
+A rule never guesses. For text that it cannot read as an answer it gives None, which counts as wrong and is also counted
+separately.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ LETTERS = string.ascii_uppercase
 
 
 def normalise(text: str) -> str:
-    """Lower case without blanks at the ends: what exact match compares.
+    """The text in lower case without blanks at its ends, as exact match compares it.
 
     Example:
         >>> normalise("  Granny Smith ")
@@ -34,7 +35,7 @@ def exact_match(text: str, answers: Sequence[str]) -> bool:
 
 # -- yes or no ---------------------------------------------------------------------------------------------------------
 def first_word_verdict(text: str) -> str | None:
-    """``yes`` or ``no`` if that is the first word, whatever its case and punctuation; else None.
+    """``yes`` or ``no`` if that is the first word, in any case and with any punctuation; otherwise None.
 
     Example:
         >>> first_word_verdict("Yes, two of them."), first_word_verdict("NO"), first_word_verdict("nothing")
@@ -47,7 +48,7 @@ def first_word_verdict(text: str) -> str | None:
 def official_verdict(text: str) -> str:
     """Rule of the POPE script: ``no`` if a word of the first sentence is exactly No, no or not; else ``yes``.
 
-    An empty answer and ``NO`` are therefore yes. Use it to repeat published numbers, not to judge a new model.
+    So an empty answer and ``NO`` count as yes. Use this rule to repeat published numbers, not to judge a new model.
 
     Source:
         RUCAIBox/POPE @ 3df3ba1, evaluate.py; the released MoIIE code has the same rule.
@@ -57,7 +58,7 @@ def official_verdict(text: str) -> str:
 
 
 def whole_text_verdict(text: str) -> str | None:
-    """``yes`` or ``no`` if nothing else was written; else None.
+    """``yes`` or ``no`` if the text is that word alone; otherwise None.
 
     Source:
         EvolvingLMMs-Lab/lmms-eval @ 75571cf, tasks/pope/utils.py.
@@ -76,11 +77,11 @@ YES_NO_RULES: Mapping[str, Callable[[str], str | None]] = {
 def yes_no_metrics(truths: Sequence[str], verdicts: Sequence[str | None]) -> dict[str, float]:
     """Precision, recall and F1 of the answer yes, the share of yes among all answers and the share of unreadable ones.
 
-    A ratio without a case (no yes was said, no yes was true) is 0.
+    A ratio without any case (no answer was yes, or no right answer is yes) is 0.
 
     Args:
         truths: ``yes`` or ``no``, one for each question.
-        verdicts: What the model said; None where its text is neither.
+        verdicts: What the model answered; None if its text is neither.
 
     Example:
         >>> yes_no_metrics(["yes", "yes", "no", "no"], ["yes", "no", "yes", None])["f1"]
@@ -109,8 +110,8 @@ def conflict_counts(
 
     Args:
         truths: What the evidence says, one for each question.
-        priors: What memory says where it says something else; None: no conflict, the question is left out.
-        readings: What the model said; None where its text is unreadable.
+        priors: What memory says, if that differs. None: there is no conflict, and the question is not counted.
+        readings: What the model answered; None if its text is unreadable.
 
     Example:
         >>> conflict_counts(["blue", "red", "green"], ["yellow", "orange", None], ["blue", "orange", "green"])
@@ -130,8 +131,8 @@ _ANSWER_IS = re.compile(r"(?:answer|option|choice)(?: is|:)? *\(?([A-Z])\b", re.
 def option_letter(text: str, choices: Sequence[str]) -> str | None:
     """The option that `text` names, as a capital letter; None when it names none of them.
 
-    Read in this order: a letter that opens the text (``B``, ``(b)``, ``B. pear``), ``answer is B`` or ``option: B``,
-    the very words of an option.
+    These are tried in order: a letter at the start of the text (``B``, ``(b)``, ``B. pear``), ``answer is B`` or
+    ``option: B``, and the exact words of an option.
 
     Args:
         text: What the model wrote.

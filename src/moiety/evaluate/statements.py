@@ -1,7 +1,7 @@
-"""The sound rules: they read which option, which yes or no, or which number a text states, and never guess.
+"""The sound rules. They read which option, which word or which number a text states, and never guess.
 
-A line of its own at the end counts before everything else, then an outright statement (``the answer is B``,
-``Answer: no``), the last one before an earlier one, then how the text opens.
+An answer alone on the last line counts first. Then comes an explicit statement (``the answer is B``, ``Answer: no``);
+the last statement counts before earlier ones. Then comes the start of the text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TO = (
     rf"(?:\s+(?:letter|option|choice))?(?:{_IS}?{_SIGN}?)\s*"
     r"(?:(?:simply|therefore|thus|option|choice|letter)\b\s*)?:?\s*"
 )
-_END = r"(?!['’]|-\w|[^\W\u3400-\u9fff])"  # Chinese signs may follow a letter, letters and digits may not
+_END = r"(?!['’]|-\w|[^\W\u3400-\u9fff])"  # Chinese signs may follow a letter; letters and digits may not
 _LETTER = rf"(?:[(\[{{<]\s*([A-Za-z])\s*[)\]}}>]|([A-Z]){_END}|([a-z])(?=\s*(?:[.):,;!]|$)))"
 _LONE = r"[(\[{<]?\s*([A-Za-z])\s*[)\]}>]?"
 _CAPITAL = rf"(?:[(\[{{<]\s*([A-Z])\s*[)\]}}>]|([A-Z]){_END})"
@@ -97,7 +97,7 @@ def stated_letter(text: str, choices: Sequence[str]) -> str | None:
 
 
 def _letter_in(part: Part, choices: Sequence[str]) -> str | None:
-    """A letter, :data:`_NONE`, or None where nothing at all is stated."""
+    """A letter, :data:`_NONE`, or None if the text states nothing."""
     text = part.text
     lines = [line for line in text.split("\n") if line.strip()]
     last = _ALONE.fullmatch(lines[-1].strip()) if lines and not part.outright else None
@@ -122,7 +122,7 @@ def _letter_in(part: Part, choices: Sequence[str]) -> str | None:
 
 
 def _stated(text: str) -> str | None:
-    """The letter of the last outright statement that is neither denied nor an article."""
+    """The letter of the last explicit statement that is not negated and in which the letter is not an article."""
     found = [
         match
         for pattern in _STRONG
@@ -156,7 +156,7 @@ def _letter_of(match: re.Match[str]) -> str:
 
 
 def _by_words(text: str, choices: Sequence[str]) -> str | None:
-    """The letter of the one option whose very words the text is, its letter in front or not."""
+    """The letter of the only option whose exact words are the text, with or without its letter in front."""
     said = _words(text)
     same = [
         letter
@@ -171,7 +171,7 @@ def _words(text: str) -> str:
 
 
 def _tail(text: str) -> str:
-    """What stands behind the last ``answer is`` or ``answer:``; nothing where there is none."""
+    """The text after the last ``answer is`` or ``answer:``; empty if there is none."""
     found = list(_SAID.finditer(text))
     return text[found[-1].end() :].strip() if found else ""
 
@@ -186,10 +186,10 @@ _IT_IS = re.compile(
 
 
 def stated_word(text: str, words: Mapping[str, str] = YES_NO) -> str | None:
-    r"""Which of a few words a text states, for instance ``yes`` or ``no``; None: neither, or both at once.
+    r"""Which of a few words a text states, for instance ``yes`` or ``no``; None if it states none or several.
 
-    Wrappers are taken off as in :func:`stated_letter`. The last ``answer is ...`` counts first, then the last line
-    where it is such a word alone, then the first word, then a word after ``it is`` at the start.
+    Wrappers are removed as in :func:`stated_letter`. The last ``answer is ...`` counts first, then a last line that is
+    such a word alone, then the first word, then a word after ``it is`` at the start.
 
     Args:
         text: What the model wrote.
@@ -217,7 +217,7 @@ def stated_word(text: str, words: Mapping[str, str] = YES_NO) -> str | None:
 
 
 def _first(text: str, words: Mapping[str, str]) -> str | None:
-    """Meaning of the first word; ``""`` where another meaning is offered beside it; None: it is none of the words."""
+    """Meaning of the first word; ``""`` if another meaning is offered beside it; None if it is none of the words."""
     found = _WORD.search(text)
     if found is None or found.group(0).lower() not in words:
         return None
@@ -241,7 +241,7 @@ _REASON = re.compile(r"[;\n]|[.,](?=\s|$)|\b(?:because|since|as|given|which|wher
 
 
 def stated_answer(text: str) -> str:
-    r"""The piece of a text that states its answer, for rules that read a number or a short text; else the whole text.
+    r"""The part of a text that states its answer, for rules that read a number or a short text; else the whole text.
 
     Example:
         >>> stated_answer("3 + 4 is 7.\n\\boxed{7}"), stated_answer("The answer is 1,024 cm, since 2^10.")
@@ -261,7 +261,7 @@ def stated_answer(text: str) -> str:
 
 
 def without_wrappers(text: str) -> tuple[str, ...]:
-    """A text without thinking and wrappers, as it is and without full stops at its end; the surest piece first.
+    """The text without thinking and wrappers, with and without final full stops; the most certain part comes first.
 
     Example:
         >>> without_wrappers("<think>Red?</think> **Granny Smith.**")

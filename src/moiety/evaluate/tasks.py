@@ -25,11 +25,11 @@ class Task:
 
     Args:
         name: Key in :data:`TASKS`.
-        rule: Words for a report: how text is compared.
+        rule: How text is compared, in words for a report.
         applies: Whether a row is of this kind.
         truth: The right answer of a row in the form that `read` gives.
-        read: What the model's text says; None: unreadable.
-        reads_all: Whether every text is an answer, so that none is unreadable.
+        read: Reads the answer from the model's text; None if it is unreadable.
+        reads_all: Whether every text counts as an answer, so that none is unreadable.
         metrics: Further numbers from all truths and readings, besides accuracy.
     """
 
@@ -57,7 +57,7 @@ def _choice_truth(row: Row) -> str:
 
 
 def _read_exact(text: str, row: Row) -> str:
-    """The first accepted answer if the text is any of them, so that truth and reading compare equal."""
+    """The first accepted answer if the text is one of them, so that it compares equal to the truth."""
     answers = accepted_answers(row)
     bare = next((said for said in (text, *without_wrappers(text)) if exact_match(said, answers)), None)
     return normalise(answers[0]) if bare is not None else normalise(text)
@@ -96,9 +96,9 @@ def task_of(row: Row) -> Task:
 
 
 def prior_of(row: Row) -> str | None:
-    """What memory alone answers to a row that carries ``prior_answer``, in the form that its task reads.
+    """What memory alone would answer to a row with ``prior_answer``, in the form that its task reads.
 
-    None where the row has none, and where memory is right: then nothing is in conflict.
+    None if the row has no ``prior_answer``, or if memory is right, because then there is no conflict.
 
     Raises:
         ValueError: ``prior_answer`` cannot be read as an answer to the row.

@@ -1,4 +1,4 @@
-"""What may look on while a model answers questions, such as the writer of a routing trace."""
+"""Observers of a model while it answers questions, such as the writer of a routing trace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Watch:
 
     @contextmanager
     def over(self, rows: Sequence[Row], settings: Mapping[str, Any]) -> Iterator[None]:
-        """Open around a whole run.
+        """Context that is open during a whole run.
 
         Args:
             rows: All questions of the run.
@@ -32,12 +32,12 @@ class Watch:
         yield
 
     def lacks(self, row: Row) -> bool:
-        """Whether `row` must be asked although its answer is there already."""
+        """Whether `row` must be asked although its answer exists already."""
         return False
 
     @contextmanager
     def recording(self) -> Iterator[RoutingTrace | None]:
-        """Open around the generation of one batch."""
+        """Context that is open while one batch is generated."""
         yield None
 
     def add(
@@ -50,19 +50,19 @@ class Watch:
         """One batch was answered.
 
         Args:
-            same: Rows of each prompt; rows of one prompt are alike.
-            prompts: The batch; rivals of a contrastive decoding stand behind the prompts.
+            same: The rows of each prompt. Rows with one prompt ask the same.
+            prompts: The batch. The rivals of contrastive decoding follow the prompts.
             said: Tokens of the answers, ``(batch, new tokens)``.
-            trace: What :meth:`recording` gave.
+            trace: The value of :meth:`recording`.
         """
 
 
 class Watches(abc.ABC):
-    """Makes a :class:`Watch` for each run of questions; benchmarks are one run each."""
+    """Makes a :class:`Watch` for each run of questions. Each benchmark is one run."""
 
     @abc.abstractmethod
     def place(self, benchmark: str | None = None) -> Path:
-        """The file that the watch of one run writes.
+        """The file that the :class:`Watch` of one run writes.
 
         Args:
             benchmark: Name of the benchmark; None: the run is of conversation files.
@@ -70,7 +70,7 @@ class Watches(abc.ABC):
 
     @abc.abstractmethod
     def of(self, model: Any, processor: Any, images: Pictures, benchmark: str | None = None) -> Watch:
-        """The watch of one run.
+        """Make the :class:`Watch` of one run.
 
         Args:
             model: The model that answers.

@@ -1,6 +1,6 @@
-r"""What models put around an answer: thinking before it, tags, ``\boxed{...}``, formulas, emphasis.
+r"""Removes what models put around an answer: thinking, tags, ``\boxed{...}``, formulas and emphasis.
 
-Taken off before a sound rule reads the answer; released rules see the text as it was written.
+Sound rules read the answer without these wrappers. Released rules read the text as the model wrote it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Part:
 
     Args:
         text: The piece without wrappers.
-        outright: Whether only an outright statement counts in it: it is thinking after which nothing came.
+        outright: Whether only an explicit statement counts in it, because it is thinking that nothing follows.
     """
 
     text: str
@@ -45,8 +45,8 @@ class Part:
 def answer_parts(text: str) -> list[Part]:
     r"""The pieces in which an answer is looked for, the surest first: the last tag or box, then what follows thinking.
 
-    Thinking that nothing follows, because it was cut off or because the reply ends with it, is kept for what it states
-    outright.
+    If nothing follows the thinking, because it was cut off or because the reply ends with it, the thinking is kept for
+    its explicit statements.
 
     Example:
         >>> [part.text for part in answer_parts("<think>A or B?</think>So \\boxed{\\text{B}}.")]
@@ -77,7 +77,7 @@ def without_style(text: str) -> str:
 
 
 def _after_thinking(text: str) -> tuple[str, bool]:
-    """What follows the last closed thinking, and whether that is thinking as well, or nothing."""
+    """The text after the last closed thinking, and whether that text is itself thinking or empty."""
     closed = list(_CLOSED.finditer(text))
     rest = text[closed[-1].end() :] if closed else text
     opened = _OPENED.search(rest)
@@ -91,7 +91,7 @@ def _after_thinking(text: str) -> tuple[str, bool]:
 
 
 def _wrapped(text: str) -> list[str]:
-    """The content of the last tag, and of the last box within it or in the text."""
+    """The content of the last tag, and the content of the last box in it or in the text."""
     tags = _TAG.findall(text) if "<" in text or "[" in text else []
     inner = tags[-1] if tags else text
     boxes = list(_BOX.finditer(inner)) or list(_BOX.finditer(text))

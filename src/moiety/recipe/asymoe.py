@@ -1,6 +1,6 @@
-"""Settings of scheme ``asymoe``: which kinds of experts, how wide, and what teaches them beside the task.
+"""Settings of scheme ``asymoe``: the kinds of experts, their widths, and their losses beside that of the task.
 
-Every number that the paper leaves open is a field with one default. Three presets fill what is not given:
+Every number that the paper does not give is a field with one default. Three presets fill the other fields:
 ``recommended``, the defaults written here, with every part of the paper in a form that runs well; ``faithful``, the
 paper's text read literally wherever it can run; ``lean``, evidence experts beside plain ones, taught by the task alone.
 """
@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {"recommended": {}, "faithful": FAITHFUL, "
 
 
 class AsyMoESettings(Section):
-    """Section ``moe.asymoe``; stored with the model, so that it rebuilds the layers alone."""
+    """Section ``moe.asymoe``. It is stored with the model, and the layers can be rebuilt from it alone."""
 
     former_names: ClassVar[Mapping[str, str]] = {
         f"order_{name}": f"cone_{name}" for name in ("weight", "layers", "margin", "detach")
@@ -169,7 +169,7 @@ class AsyMoESettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, tree: Any) -> Any:
-        """Fill what is not given from the preset."""
+        """Fill the fields that are not given from the preset."""
         tree = with_present_names(cls, tree)
         return {**PRESETS.get(str(tree.get("preset")), {}), **tree} if isinstance(tree, dict) else tree
 
@@ -215,7 +215,7 @@ class AsyMoESettings(Section):
 
 
 def with_kinds(tree: dict[str, Any]) -> dict[str, Any]:
-    """Section ``moe`` of scheme asymoe, with the kinds of two groups where they are kept: in ``moe.asymoe``.
+    """Section ``moe`` of scheme asymoe, with the kinds of two groups moved to where they are kept, ``moe.asymoe``.
 
     Args:
         tree: The section as it was written, ``asymoe`` given.

@@ -1,4 +1,4 @@
-"""Recipe section ``compare``: which schemes and variants stand side by side, and which questions that answers."""
+"""Recipe section ``compare``: which schemes and variants are compared, and which contrasts are tested."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.section import Section, with_present_names
 
 MEAN_OF_TYPES = "mean of types"
-# What a scheme chooses for itself. A variant of another scheme starts without them.
+# Settings that each scheme chooses for itself. A variant of another scheme starts without them.
 _OF_ONE_SCHEME = ("experts", "top_k", "expert_ffn", "asymoe")
 
 
@@ -24,7 +24,7 @@ def check_folder_names(variants: dict[str, Any]) -> dict[str, Any]:
     """Refuse names of variants that cannot name a folder.
 
     Raises:
-        ValueError: a name holds something else than letters, digits, ``_ . -``.
+        ValueError: a name holds other characters than letters, digits, ``_ . -``.
     """
     for name in variants:
         if not name or not all(letter.isalnum() or letter in "_.-" for letter in name):
@@ -33,10 +33,10 @@ def check_folder_names(variants: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_contrasts(contrasts: dict[str, Any]) -> dict[str, Any]:
-    """Refuse contrasts that measure no difference.
+    """Check that each contrast measures a difference.
 
     Raises:
-        ValueError: two different names were expected, or weights that sum to 0.
+        ValueError: a contrast is neither two different names nor weights that sum to 0.
     """
     for name, members in contrasts.items():
         if isinstance(members, list) and (len(members) != 2 or len(set(members)) != 2):
@@ -60,7 +60,7 @@ def contrast_weights(members: Members) -> dict[str, float]:
 
 
 class VariantSettings(Section):
-    """One more line of a comparison: the recipe's section ``moe`` with a few settings changed."""
+    """A further line of a comparison: the recipe's section ``moe`` with some settings changed."""
 
     scheme: str | None = Field(None, description="routing scheme, or dense; null: that of the recipe")
     moe: dict[str, Any] = Field(default_factory=dict, description="settings that replace those of section moe")
@@ -97,8 +97,9 @@ class VariantSettings(Section):
     def over(self, reference: Mapping[str, Any]) -> dict[str, Any]:
         """The variant's whole section ``moe`` as a tree.
 
-        Sections are merged key by key. Within the recipe's own scheme everything else stays; a variant of another
-        scheme starts without what only the reference's scheme knows. A preset given here starts its section anew.
+        Sections are merged key by key. If the scheme is that of the recipe, all other settings stay. A variant of
+        another scheme starts without the settings that only the reference's scheme has. A section that is given a
+        preset replaces the old section.
 
         Args:
             reference: The recipe's section ``moe`` as a tree.
@@ -114,7 +115,7 @@ class VariantSettings(Section):
 
 
 class CompareSettings(Section):
-    """Which schemes stand side by side."""
+    """Which schemes and variants are compared, and how."""
 
     schemes: list[str] = Field(
         default_factory=lambda: ["dense_wide", "vanilla", "modality_routed", "moiie"],
@@ -148,7 +149,7 @@ class CompareSettings(Section):
 
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` with `changes` over it, sections merged key by key; a section given a preset begins anew."""
+    """`tree` with `changes` applied key by key. A section that is given a preset replaces the old section."""
     result = dict(tree)
     for key, value in changes.items():
         below = result.get(key)

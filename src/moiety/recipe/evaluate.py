@@ -1,4 +1,4 @@
-"""Settings of an evaluation: which questions, and how answers are decoded."""
+"""Settings of an evaluation: which questions are asked, and how answers are decoded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PLAUSIBILITY: dict[str, float] = {"visual_contrastive": 0.1, "dola": 0.1}
 
 
 class DecodingSettings(Section):
-    """How an answer is decoded: greedily from the model's own scores, or from scores that a contrast sharpens.
+    """How an answer is decoded: greedily from the model's scores, or from scores that a contrast has changed.
 
-    The contrasts are the training-free competitors of an evidence expert; each costs a second forward per token, DoLa
-    some readings of the output layer.
+    The contrastive methods are alternatives to an evidence expert that need no training. CAD and VCD cost a second
+    forward for each token; DoLa costs some more evaluations of the output layer.
     """
 
     method: Method = Field("greedy", description="greedy, context_aware (CAD), visual_contrastive (VCD) or dola")
@@ -49,16 +49,16 @@ class DecodingSettings(Section):
 
     @property
     def contrast_weight(self) -> float:
-        """The weight given, else the method's own; 0 where it has none."""
+        """The given weight, or the default of the method; 0 if the method has no weight."""
         return WEIGHT.get(self.method, 0.0) if self.weight is None else self.weight
 
     @property
     def cut(self) -> float:
-        """The plausibility cut given, else the method's own; 0 where it has none."""
+        """The given plausibility cut, or the default of the method; 0 if the method has none."""
         return PLAUSIBILITY.get(self.method, 0.0) if self.plausibility is None else self.plausibility
 
     def describe(self) -> str:
-        """The method in words, with what changes its result.
+        """The method in words, with the settings that change its result.
 
         Example:
             >>> DecodingSettings(method="visual_contrastive").describe()
@@ -79,7 +79,7 @@ class DecodingSettings(Section):
 
 
 class EvaluateSettings(Section):
-    """Which questions score the result."""
+    """Which questions are asked, and how."""
 
     data: list[str] = Field(default_factory=list, description="conversation files, relative to data.root")
     batch_size: int = Field(32, ge=1, description="questions asked at once")

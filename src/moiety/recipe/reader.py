@@ -1,6 +1,6 @@
-"""YAML as recipes read it: strict keys, real floats, and dotted overrides.
+"""Reads the YAML of recipes, with strict keys, real floats and dotted overrides.
 
-YAML 1.1 takes ``1e-4`` for a string and lets a later key silently replace an earlier one; neither is safe in a recipe.
+YAML 1.1 reads ``1e-4`` as a string, and a later key silently replaces an earlier one. Neither is safe in a recipe.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from moiety.records.text_files import TextFileError, read_text
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be used; the text lists every problem."""
+    """A recipe cannot be used. The text lists every problem."""
 
 
 class StrictLoader(yaml.SafeLoader):
-    """SafeLoader that reads ``1e-4`` as a float (a string in YAML 1.1) and refuses a key that stands twice."""
+    """A SafeLoader that reads ``1e-4`` as a float (YAML 1.1: a string) and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a dict; a key that stands twice raises."""
+        """Build a dict, and raise an error for a key that is given twice."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -49,17 +49,17 @@ EXAMPLE = "moe.top_k=2"
 def read_tree(
     path: str | Path, sections: Iterable[str], overrides: Sequence[str] = (), example: str = EXAMPLE
 ) -> dict[str, Any]:
-    """A recipe file as a nested dict, dotted ``key=value`` overrides applied; nothing is checked yet.
+    """Read a recipe file as a nested dict and apply dotted ``key=value`` overrides. Nothing is checked yet.
 
     Args:
         path: A YAML file.
         sections: Names of the sections that a recipe of this kind has, for the error text.
-        overrides: Texts like ``moe.top_k=2``; numbers and names of entries index lists.
+        overrides: Texts like ``moe.top_k=2``. A number or the name of an entry selects an entry of a list.
         example: An override that fits recipes of this kind, for the error text.
 
     Raises:
         FileNotFoundError: there is no such file.
-        RecipeError: the file is not YAML, or no mapping.
+        RecipeError: the file is not YAML, or not a mapping.
     """
     path = Path(path)
     if not path.is_file():

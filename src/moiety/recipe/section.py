@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of."""
+"""The base class of the sections of a recipe, and what all sections share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 def _zero_and_one(value: Any) -> Any:
-    """0 and 1 switch off and on, as people write them on a command line; every other number stays an error."""
+    """Accept 0 and 1 for false and true, as people write them on a command line. Other numbers stay an error."""
     return bool(value) if type(value) is int and value in (0, 1) else value
 
 
@@ -26,11 +26,11 @@ class Section(BaseModel):
 
 
 def with_present_names(section: type[BaseModel], tree: Any) -> Any:
-    """What was written of a section, with every key under its present name.
+    """The keys that were written in a section, each under its present name.
 
     Args:
         section: The class of the section; its ``former_names`` list the keys that were renamed.
-        tree: What was written; only a mapping has keys to rename.
+        tree: What was written. If it is not a mapping, it is returned unchanged.
 
     Raises:
         ValueError: a key is given under both names.
@@ -52,14 +52,14 @@ def with_present_names(section: type[BaseModel], tree: Any) -> Any:
 
 
 def with_defaults(section: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A section that was written without its defaults, whole again, as JSON values.
+    """A section that was written without its defaults, with the defaults filled in, as JSON values.
 
-    Only what the fields themselves say is filled in. Validators that fill by other rules, such as presets, have done so
-    when the section was read, and what they chose differs from the default and was written.
+    Only the defaults of the fields are filled in. Validators with other rules, such as presets, ran when the section
+    was read; the values that they chose differ from the defaults and were therefore written.
 
     Args:
         section: The class of the section.
-        tree: What was written of it; may be whole already.
+        tree: What was written. It may hold all keys already.
 
     Example:
         >>> class Toy(Section):
@@ -77,7 +77,7 @@ def with_defaults(section: type[BaseModel], tree: Mapping[str, Any]) -> dict[str
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that the annotation of a field names."""
+    """The section classes in the annotation of a field."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for inner in getattr(annotation, "__args__", ()) for found in sections_in(inner)]

@@ -1,1 +1,1 @@
-"""What is written to disk and read again: files that are whole or absent, run folders, pages, provenance."""
+"""Files that moiety writes and reads again: whole files and folders, records of runs, pages, and provenance."""

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote: whatever is wrong with it is one kind of error."""
+"""Reads JSON that another program wrote. Every mistake in it raises the same kind of error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """What ``json.loads`` gives; a text without end of brackets is a mistake in it, too, and no failure of the program.
+    """Parse JSON as ``json.loads`` does. A text with too many nested brackets also counts as a mistake in the JSON.
 
     Args:
         text: JSON.
         options: As in ``json.loads``.
 
     Raises:
-        json.JSONDecodeError: it is no JSON, or nested more deeply than Python reads.
+        json.JSONDecodeError: the text is not JSON, or it is nested more deeply than Python can read.
 
     Example:
         >>> parse_json('{"a": [1]}')

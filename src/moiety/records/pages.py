@@ -1,4 +1,4 @@
-"""Pieces of reports: Markdown tables, plain JSON, and an HTML page that needs no script, no font, no request."""
+"""Parts of reports: Markdown tables, JSON, and HTML pages that need no script, no font and no request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def stylesheet(name: str) -> str:
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page of HTML parts; `title` is shown by the browser alone."""
+    """A whole HTML page made of `parts`. Only the browser's tab shows `title`."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -38,18 +38,18 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def opening(title: str, made: str, result: str, limits: str) -> str:
-    """The beginning of every report: its title, what was done, what came out, and what that does not say."""
+    """The beginning of a report: its title, what was done, the result, and what the result does not show."""
     lines = [f'<p class="{kind}">{html.escape(text)}</p>' for kind, text in
              (("made", made), ("result", result), ("limits", limits)) if text]  # fmt: skip
     return f'<h1>{html.escape(title)}</h1>\n<div class="lede">{"".join(lines)}</div>'
 
 
 def report(title: str, said: Sequence[str], sections: Iterable[str], context: Mapping[str, object]) -> str:
-    """A whole report: what was done and what came out, then the sections, at the end how it was made.
+    """A whole report: first what was done and the result, then the sections, and at the end how it was made.
 
     Args:
         title: Its title.
-        said: What was done, what came out, and what that does not say; see :func:`opening`.
+        said: What was done, the result, and what the result does not show; see :func:`opening`.
         sections: HTML parts between the first sentences and the settings.
         context: Settings, versions and command, shown folded as JSON.
     """
@@ -67,10 +67,10 @@ def report(title: str, said: Sequence[str], sections: Iterable[str], context: Ma
 def html_contrasts(
     how_tested: str, contrasts: Mapping[str, Mapping[str, float]], lines: Sequence[Sequence[str]]
 ) -> list[str]:
-    """The section of a report that answers the recipe's own questions; nothing where the recipe asks none.
+    """The section of a report that answers the recipe's contrasts. It is empty if the recipe has none.
 
     Args:
-        how_tested: What the verdicts rest on, in sentences.
+        how_tested: How the contrasts were tested, in sentences.
         contrasts: Name -> weights of its members.
         lines: Table of answers; the first line is the head.
     """
@@ -85,7 +85,7 @@ def html_contrasts(
 
 
 def html_heading(text: str) -> str:
-    """The head of a section."""
+    """The heading of a section."""
     return f"<h2>{html.escape(text)}</h2>"
 
 
@@ -95,7 +95,7 @@ def html_note(text: str) -> str:
 
 
 def html_command(text: str) -> str:
-    """A command that a reader may type. A long line is wrapped, never cut."""
+    """A command that a reader may type. A long line is wrapped and never cut."""
     return f'<pre class="command">{html.escape(text)}</pre>'
 
 
@@ -106,18 +106,18 @@ def html_list(sentences: Sequence[tuple[str, bool]]) -> str:
 
 
 def html_terms(meanings: Iterable[tuple[str, str]]) -> str:
-    """Words and what they mean."""
+    """A list of words and their meanings."""
     lines = [f"<dt>{html.escape(word)}</dt><dd>{html.escape(meaning)}</dd>" for word, meaning in meanings]
     return f"<dl>{''.join(lines)}</dl>"
 
 
 def html_fold(summary: str, *parts: str) -> str:
-    """Folded parts, below a line that says what they are; a click opens them."""
+    """Parts that are hidden below a summary line. A click on the line shows them."""
     return f"<details><summary>{html.escape(summary)}</summary>\n" + "\n".join(parts) + "</details>"
 
 
 def html_table(lines: Sequence[Sequence[str]], controls: Sequence[str] = (), num_texts: int = 1) -> str:
-    """A table. Where the page is narrower it scrolls by itself; an interval stands below its number.
+    """A table. If the page is narrower than the table, the table scrolls. An interval stands below its number.
 
     Args:
         lines: Cells; the first line is the head.
@@ -145,7 +145,7 @@ def _tag(name: str, attributes: str, inner: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A short cell with its interval, or what it holds in brackets, on a line of its own."""
+    """The HTML of a cell. An interval or a text in brackets gets a line of its own."""
     parts = _INTERVAL.fullmatch(text) if len(text) <= LONG else None
     if parts is None:
         return html.escape(text)
@@ -161,7 +161,7 @@ def html_figure(text: str, path: Path) -> str:
 
 
 def html_clip(text: str, path: Path, still: bytes = b"") -> str:
-    """An mp4 file with its caption, inside the page; it plays when asked, and shows a PNG until then."""
+    """An mp4 file with its caption, inside the page. It shows a PNG until the reader plays it."""
     data, shown = (base64.b64encode(content).decode() for content in (path.read_bytes(), still))
     poster = f' poster="data:image/png;base64,{shown}"' if still else ""
     video = f'<video controls preload="none"{poster} src="data:video/mp4;base64,{data}"></video>'
@@ -169,7 +169,7 @@ def html_clip(text: str, path: Path, still: bytes = b"") -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number before what it counts, in words as far as twelve.
+    """A number with the noun that it counts. Numbers up to twelve are written as words.
 
     Example:
         >>> counted(4, "scheme"), counted(1, "seed"), counted(2400, "question")
@@ -179,7 +179,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them.
+    """Names joined as in a sentence.
 
     Example:
         >>> listed(["a", "b", "c"]), listed(["a"])
@@ -189,7 +189,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def spread(values: Sequence[float], form: str = ".1f") -> str:
-    """From the least to the largest value, said once where both look the same.
+    """The range from the smallest to the largest value; one number if both are equal when rounded.
 
     Example:
         >>> spread([77.6, 77.31, 77.4]), spread([50.0, 50.01])
@@ -214,7 +214,7 @@ def pipe_table(lines: Sequence[Sequence[str]], num_texts: int = 1) -> str:
 
 
 def finite(tree: object) -> object:
-    """The same nested values with null for every number that JSON does not know.
+    """The same nested values, with None in place of every number that JSON cannot hold.
 
     Example:
         >>> finite({"low": math.nan, "mean": [0.5]})

@@ -1,4 +1,4 @@
-"""Where, from what and by which command a result was made."""
+"""Records how a result was made: the command, the commit, the versions and the machine."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def provenance() -> dict[str, Any]:
 
 
 def commit(folder: Path) -> str | None:
-    """Commit of the git work tree that holds `folder`, with ``+changes`` if files differ; None outside of one."""
+    """The commit of the git work tree that holds `folder`, with ``+changes`` if files differ. None: no tree."""
     try:
         head = _git(folder, "rev-parse", "HEAD")
-        # An installed package may lie inside somebody else's repository: then its files are not tracked there.
+        # An installed package may lie inside another repository, which does not track the package's files.
         if not _git(folder, "ls-files", "."):
             return None
         return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")

@@ -1,4 +1,4 @@
-"""The file that one finished run of a comparison leaves behind: whole or absent, and never used for other settings."""
+"""The record of one finished run of a comparison. It is whole or absent, and is only used for the same settings."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def load_run_file(
     Args:
         folder: Folder of the run.
         kind: Dataclass of the record; has a field ``settings``.
-        whole: Writes the defaults of settings out, so that settings that came later change nothing.
-        settings: What the run would be made with now; None: take the record as it is.
-        aligned: (then, now) -> now without what came after the record was written; None: all of it counts.
+        whole: Fills in the defaults of settings, so that settings that were added later make no difference.
+        settings: The settings that the run would have now. None: return the record without a check.
+        aligned: (then, now) -> now without the settings that did not exist when the record was written. None: all
+            count.
 
     Raises:
         ValueError: the record was made with other settings, or the file is not a record.

@@ -1,4 +1,4 @@
-"""Writing a file or folder so that a reader finds the whole old one or the whole new one, never a part."""
+"""Writes files and folders so that a reader finds the whole old one or the whole new one, never a part."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    """Write `text` so that `path` holds the whole old or the whole new text, even after a crash."""
     with whole_file(path) as fresh:
         fresh.write_text(text, encoding="utf-8")
 
 
 def check_writable(path: str | Path, *, is_folder: bool = False) -> None:
-    """Refuse a place that cannot be written, before the work whose result shall go there; nothing is left behind.
+    """Raise an error if a place cannot be written. Call this before the work starts; it leaves no file.
 
     Args:
-        path: A file, or a folder, that need not exist; nor need the folders above it.
-        is_folder: Whether it is a folder.
+        path: A file or a folder. It and the folders above it need not exist.
+        is_folder: Whether `path` is a folder.
 
     Raises:
-        OSError: a folder stands where a file is to be written, a file where a folder is, or the system refuses.
+        OSError: `path` is a folder but should be a file, or the other way round, or the system refuses to write there.
     """
     path = Path(path)
     if path.exists() and path.is_dir() != is_folder:
@@ -59,7 +59,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Files are flushed to disk before the exchange. After an error, or when the disk is full, `folder` is as it was.
 
     Args:
-        folder: The folder that shall hold what the block writes.
+        folder: The folder that will hold what the block writes.
 
     Raises:
         OSError: writing failed; the text names the cause and says that an earlier folder is intact.
@@ -113,13 +113,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def _unwritten(place: Path, error: Exception) -> OSError:
-    """A failed write in words, with what became of `place`."""
+    """The error for a failed write. It says whether `place` still exists."""
     kept = f"the earlier {place} is intact" if place.exists() else f"{place} was not made"
     return OSError(f"could not write {place}: {error}; {kept}. Is the disk full?")
 
 
 def _is_failed_write(error: Exception) -> bool:
-    """Whether the system refused a write; safetensors reports that under a class of its own."""
+    """Whether `error` means that the system refused a write. safetensors has its own class for that."""
     return isinstance(error, OSError) or ("SafetensorError" in type(error).__name__ and "Error" in str(error))
 
 

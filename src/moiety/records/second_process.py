@@ -1,4 +1,4 @@
-"""A second process beside a demo: started with it, ended with it, and alone with no work of its own."""
+"""Runs a second process beside a demo. It starts and ends with the demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Matrices of a demo's size gain nothing from a second thread; a second process does."""
+    """Use one thread for torch in this block. A demo's matrices are too small for a second thread to help."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -28,12 +28,12 @@ def one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def second_process(module: str, argument: str, log: Path) -> Iterator[None]:
-    """Let another process work while the block runs; wait for it at the end.
+    """Let another process work while the block runs, and wait for it at the end.
 
     Args:
-        module: Full name of a module whose function ``work`` takes `argument` and does what is there to do.
+        module: Full name of a module. The process calls its function ``work`` with `argument`.
         argument: One text, such as a recipe as JSON.
-        log: File for what the process says.
+        log: File for the output of the process.
     """
     command = [sys.executable, "-c", f"import sys, {module} as demo; demo.work(sys.argv[1])", argument]
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,7 @@ def second_process(module: str, argument: str, log: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            worker.terminate()  # whatever it had begun is taken up by the next call
+            worker.terminate()  # the next call continues what the process had begun
             raise
     if worker.returncode:
         logger.warning("the second process stopped early, see %s; its runs are done here instead", log)
@@ -51,11 +51,11 @@ def stop_if_alone(first: int, what: str) -> None:
     """End this process if the one that started it is gone.
 
     Args:
-        first: ``os.getppid()`` when this process began.
-        what: What stops, for its log.
+        first: The value of ``os.getppid()`` when this process began.
+        what: What stops, for the log.
 
     Raises:
-        SystemExit: it is gone.
+        SystemExit: the first process is gone.
     """
     if os.getppid() != first:
         sys.exit(f"the demo that started this process is gone; {what}")

@@ -1,4 +1,4 @@
-"""Text files that people bring: UTF-8, or what their first bytes say; anything else is refused with its place."""
+"""Reads text files of users. They are UTF-8, or start with a byte order mark; other files raise an error."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class TextFileError(ValueError):
 
     Args:
         path: The file.
-        place: Where it goes wrong, for instance ``byte 12``.
-        reason: What is wrong there, and what to do.
+        place: Where the problem is, for instance ``byte 12``.
+        reason: What is wrong, and what to do.
     """
 
     def __init__(self, path: Path, place: str, reason: str) -> None:
@@ -32,10 +32,10 @@ class TextFileError(ValueError):
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a file, without the mark at its start; ends of lines stay as they are.
+    """The text of a file without the byte order mark. Line endings are not changed.
 
     A file that starts with the mark of UTF-8, UTF-16 or UTF-32 is read as that, every other one as UTF-8. No other
-    encoding is guessed: half of the guesses would be wrong letters that nobody sees.
+    encoding is guessed, because a wrong guess would give wrong letters without an error.
 
     Raises:
         TextFileError: bytes do not fit; names the first, its line, and the command that helps.
@@ -47,7 +47,7 @@ def read_text(path: str | Path) -> str:
         text = content.decode()
     except UnicodeDecodeError as error:
         raise bad_byte(data, error.start + len(data) - len(content), path) from error
-    if "\0" in text and content in data:  # in a file with a mark of UTF-16 or UTF-32 it is a letter like others
+    if "\0" in text and content in data:  # in a file with a mark of UTF-16 or UTF-32, NUL is a valid letter
         raise _no_mark(data.index(b"\0"), "UTF-16LE", path)
     return text
 
@@ -70,9 +70,9 @@ def as_utf8(data: bytes, path: Path) -> bytes:
             return data.decode(marked).encode()
         except UnicodeDecodeError as error:
             raise bad_byte(data, error.start, path) from error
-    guess = json.detect_encoding(data[:4])  # by the places of zeros
+    guess = json.detect_encoding(data[:4])  # the positions of zero bytes tell the encoding
     if not guess.startswith("utf-8"):
-        raise _no_mark(data.index(b"\0"), re.sub("-(?=[lb]e$)", "", guess).upper(), path)  # spelled as iconv has it
+        raise _no_mark(data.index(b"\0"), re.sub("-(?=[lb]e$)", "", guess).upper(), path)  # the name that iconv uses
     return data
 
 

@@ -1,4 +1,4 @@
-"""From the section ``train`` of a recipe to ``TrainingArguments``, and what is refused there."""
+"""Turns the section ``train`` of a recipe into ``TrainingArguments``, and refuses unsafe values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_arguments(args: TrainingArguments) -> None:
     """Refuse arguments under which a sparse model trains wrongly.
 
     Raises:
-        ValueError: with the remedy.
+        ValueError: an argument is unsafe. The text says what to change.
     """
     if args.fp16 or args.fp16_full_eval:
         raise ValueError("fp16 is refused: router scores overflow in it, and CPUs have no fast path; use bf16=True")
@@ -44,7 +44,7 @@ def training_arguments(
         folder: Where checkpoints go.
         seed: Seed of order and noise.
         quiet: No progress bar.
-        overrides: Further arguments, over everything else.
+        overrides: Further arguments, which replace all others.
     """
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     shared = settings.model_dump(exclude={"learning_rates", "starved_share", "warmup_ratio", "gradient_checkpointing"})
@@ -53,7 +53,7 @@ def training_arguments(
     cuda = torch.cuda.is_available()
     values = {
         **shared,
-        # a share below 1 is a ratio there, 1 and more are steps
+        # transformers reads a value below 1 as a ratio, and 1 or more as steps
         "warmup_steps": min(settings.warmup_ratio, math.nextafter(1, 0)),
         checkpointing: settings.gradient_checkpointing,
         "output_dir": str(folder),

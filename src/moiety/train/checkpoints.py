@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent: written to another folder first, then renamed, and checked before use.
+"""Checkpoints that are complete or absent. They are written to another folder, renamed, and checked before use.
 
 A checkpoint is a folder ``checkpoint-<step>`` with weights, optimizer, schedule, random states and a seal,
 ``moiety_checkpoint.json``: the size of every file and the counters of the run. The seal is written last, so a folder
@@ -37,7 +37,7 @@ def seal(aside: Path, final: Path, counters: Mapping[str, Any]) -> None:
 
     Args:
         aside: Complete folder on the same file system as `final`.
-        final: Where the checkpoint shall stand; an older one there is replaced.
+        final: Where the checkpoint will stand. An older one in this place is replaced.
         counters: Totals of the run that a resumed run continues from.
     """
     files = sorted(path for path in aside.rglob("*") if path.is_file())
@@ -62,7 +62,7 @@ def flush(path: Path) -> None:
 
 
 def problem_of(checkpoint: Path) -> str | None:
-    """Why `checkpoint` is not whole; None when it is."""
+    """Why `checkpoint` is not complete; None if it is complete."""
     try:
         sizes = parse_json((checkpoint / SEAL).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
@@ -79,13 +79,13 @@ def problem_of(checkpoint: Path) -> str | None:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Folders called ``checkpoint-<step>`` in `folder`, oldest first, whole or not."""
+    """Folders called ``checkpoint-<step>`` in `folder`, oldest first. They may be incomplete."""
     found = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*"))
     return [path for _, path in sorted((int(match[1]), path) for match, path in found if match and path.is_dir())]
 
 
 def last_whole(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`; torn ones are passed over with a line in the log."""
+    """The newest complete checkpoint in `folder`. An incomplete one is skipped, with a line in the log."""
     for path in reversed(checkpoints_in(folder)):
         problem = problem_of(path)
         if problem is None:
@@ -108,12 +108,13 @@ def counters_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Put the weights of `folder` into `model`: every tensor, and no other.
+    """Load the weights of `folder` into `model`. The names of the tensors must be exactly those of the model.
 
     Tensors that the model ties to a stored one need not be stored themselves.
 
     Raises:
-        CheckpointError: no or unreadable weights, a tensor missing, left over, or of another shape.
+        CheckpointError: there are no weights, they cannot be read, or a tensor is missing, unexpected or of another
+            shape.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -141,7 +142,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def _some(what: str, names: list[str]) -> str:
-    """``3 missing (a, b, …); `` or nothing."""
+    """``3 missing (a, b, …); ``, or an empty text if there are no `names`."""
     if not names:
         return ""
     return f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''}); "

@@ -31,8 +31,8 @@ class FileDigests:
     """Hashes of files, remembered with size and times.
 
     Args:
-        folder: Where the memory lies, as ``.digests.json``; it may be lost, then files are read again. Nothing is
-            written where the folder does not exist.
+        folder: Folder of the file ``.digests.json`` that stores the hashes. If that file is lost, all files are read
+            again. If the folder does not exist, nothing is stored.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -40,15 +40,15 @@ class FileDigests:
         self._known = self._read()
 
     def of(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """Path -> short hash of its content; of a file that is not there, :data:`ABSENT`."""
+        """Path -> short hash of its content; :data:`ABSENT` if the file does not exist."""
         stamps = {path: _stamp(path) for path in dict.fromkeys(paths)}
         keys = {path: str(path.resolve()) for path in stamps}
         new = [path for path, stamp in stamps.items() if stamp and self._known.get(keys[path], [])[:-1] != stamp]
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing lets go of the interpreter
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:  # hashing releases the interpreter lock
             fresh = dict(zip(new, threads.map(digest_of, new), strict=True))
         self._known |= {keys[path]: [*(stamps[path] or []), digest] for path, digest in fresh.items()}
         if fresh and self.memory.parent.is_dir():
-            self._known = {**self._read(), **self._known}  # another process may have read other files meanwhile
+            self._known = {**self._read(), **self._known}  # another process may have added other files meanwhile
             write_atomically(self.memory, json.dumps(self._known))
         return {path: str(self._known[keys[path]][-1]) if stamp else ABSENT for path, stamp in stamps.items()}
 
@@ -61,7 +61,7 @@ class FileDigests:
 
 
 def base_digests(folder: str | Path, digests: FileDigests) -> dict[str, str]:
-    """File -> hash of the weights of a model folder, and of what its processor reads."""
+    """File -> hash, for the weights of a model folder and for the files that its processor reads."""
     folder = Path(folder)
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     files = [*weights, *(folder / name for name in READ_BESIDE if (folder / name).is_file())]
@@ -70,12 +70,12 @@ def base_digests(folder: str | Path, digests: FileDigests) -> dict[str, str]:
 
 
 def picture_digests(settings: DataSettings, files: Sequence[str], digests: FileDigests) -> dict[str, str]:
-    """Source of pictures -> hash of what a stage may see of it: of a tar all, of a folder the pictures of its rows.
+    """Source of pictures -> hash of the whole tar, or of those pictures of a folder that the rows of a stage name.
 
     Args:
         settings: Section ``data``.
         files: Conversation files, relative to ``data.root``.
-        digests: Memory of what was read before.
+        digests: Hashes that were computed before.
     """
     root = Path(settings.root)
     folders = [name for name in settings.images if (root / name).is_dir()]
@@ -86,7 +86,7 @@ def picture_digests(settings: DataSettings, files: Sequence[str], digests: FileD
         skip = None if settings.skip is None else root / settings.skip
         names = sorted({name for file in files for name in _named(root / file, skip)})
         for folder in folders:
-            # isfile, since a name that no file can have is a bad row and ends nothing here
+            # isfile raises no error for a name that no file can have
             named = {path: Path(name) for name in names if os.path.isfile(path := root / folder / name)}
             lines = [f"{named[path]}\0{digest}" for path, digest in digests.of(named).items()]
             found[folder] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
@@ -94,7 +94,7 @@ def picture_digests(settings: DataSettings, files: Sequence[str], digests: FileD
 
 
 def without_later(then: Mapping[str, object], now: Mapping[str, object], later: Sequence[str]) -> dict[str, object]:
-    """`now` without those fields of `later` that `then` was written before: what was finished without them stays valid.
+    """`now` without the fields of `later` that `then` does not have, so that older finished stages stay valid.
 
     Example:
         >>> without_later({"seed": 0}, {"seed": 0, "pictures": {}}, ["pictures"])
@@ -110,7 +110,7 @@ def digest_of(path: Path) -> str:
 
 
 def _stamp(path: Path) -> list[int] | None:
-    """Size and times; None where there is no file. The time of the last change of the entry cannot be set back."""
+    """Size and times of a file; None if there is no file. No program can set back the time of the last inode change."""
     try:
         found = path.stat()
     except OSError:
@@ -119,7 +119,7 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def _named(file: Path, skip: Path | None) -> tuple[str, ...]:
-    """Pictures that the rows of a file name; read again when the file changed."""
+    """Pictures that the rows of a file name. They are read again after the file has changed."""
     return _names_in(file, skip, *(tuple(_stamp(path) or ()) for path in (file, skip) if path is not None))
 
 

@@ -1,4 +1,4 @@
-"""The record of a stage: what it was made from. It is compared before the result of the stage is used again.
+"""The record of what a stage was made from. It is compared before the result of the stage is used again.
 
 ``moiety_stage.json`` holds the *identity* of a stage (everything its weights depend on), the resolved recipe, versions,
 command and metrics. A finished stage with the same identity is not trained again. With another identity nothing is
@@ -51,7 +51,7 @@ class StageResult:
         name: Name of the stage.
         folder: Hugging Face folder of the trained model.
         metrics: Numbers of the run: steps, losses, tokens, speed, memory, rows.
-        reused: True when the folder was there already and nothing was trained.
+        reused: Whether the folder existed already and nothing was trained.
     """
 
     name: str
@@ -61,7 +61,7 @@ class StageResult:
 
 
 def work_folder(folder: Path) -> Path:
-    """Where checkpoints and logs of a stage stand until it is finished."""
+    """The folder of checkpoints and logs of a stage that is not finished."""
     return folder.with_name(folder.name + UNFINISHED)
 
 
@@ -75,7 +75,7 @@ def identity_of(
 ) -> dict[str, Any]:
     """Everything the weights of a stage depend on, as plain JSON values.
 
-    Settings at their default are left out: a section that gains a field does not change what was made before it.
+    Settings with their default value are left out, so that a new field does not change the identity of old stages.
 
     Args:
         stage: The stage.
@@ -83,7 +83,7 @@ def identity_of(
         seed: Seed of order, routers and noise.
         moe: Settings of the sparse layers, None for a dense stage.
         source: Folder that the stage starts from.
-        pictures: Hashes of its pictures, where they were worked out already.
+        pictures: Hashes of its pictures, if they are known already.
 
     Raises:
         FileNotFoundError: a conversation file does not exist.
@@ -108,7 +108,7 @@ def _given(section: BaseModel) -> dict[str, Any]:
 
 
 def whole_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity with defaults written out, to be compared and shown."""
+    """An identity with all defaults filled in, for comparison and for error texts."""
     whole = dict(json.loads(json.dumps(identity)))
     sections: dict[str, type[BaseModel]] = {
         "model": ModelSettings,
@@ -123,7 +123,7 @@ def whole_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint_of(folder: str | Path) -> str:
-    """Short hash of the identity a stage folder was made from; of a foreign folder, of its config."""
+    """Short hash of the identity that a stage folder was made from. For any other folder, the hash of its config."""
     record = read_record(Path(folder))
     if record is not None:
         return _hash(json.dumps(record["identity"], sort_keys=True).encode())
@@ -132,10 +132,10 @@ def fingerprint_of(folder: str | Path) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a stage, None when there is none.
+    """The record of a stage; None if there is none.
 
     Raises:
-        ValueError: the file is not what moiety wrote.
+        ValueError: the file is damaged, or moiety did not write it.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -149,7 +149,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def write_record(folder: Path, identity: Mapping[str, Any], recipe: Recipe, metrics: Mapping[str, Any] | None) -> None:
-    """Write the record whole or not at all; `metrics` None marks a stage that has only begun."""
+    """Write the record whole or not at all. `metrics` is None for a stage that has only begun."""
     record = {
         "identity": identity,
         "finished": None if metrics is None else time.strftime("%Y-%m-%dT%H:%M:%S"),
@@ -164,11 +164,11 @@ def write_record(folder: Path, identity: Mapping[str, Any], recipe: Recipe, metr
 
 
 def finished_stage(folder: Path, name: str, identity: Mapping[str, Any]) -> StageResult | None:
-    """The stage in `folder` when it is finished and was made from `identity`.
+    """The stage in `folder`, if it is finished and was made from `identity`; otherwise None.
 
     Raises:
-        StageChanged: it, or its unfinished run, was made from something else.
-        FileExistsError: `folder` is not empty and not ours.
+        StageChanged: the stage, or its unfinished run, was made from another identity.
+        FileExistsError: `folder` is not empty and moiety did not make it.
     """
     for place in (folder, work_folder(folder)):
         record = read_record(place)
@@ -189,12 +189,12 @@ def finished_stage(folder: Path, name: str, identity: Mapping[str, Any]) -> Stag
 
 @contextmanager
 def owned(folder: Path, name: str) -> Iterator[None]:
-    """Keep other processes from training the stage in `folder`, and sweep what a killed one left while writing.
+    """Lock the stage in `folder` against other processes, and delete files that a killed process left while writing.
 
     The system frees the lock of a process that died.
 
     Raises:
-        RuntimeError: another process trains it.
+        RuntimeError: another process is training the stage.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -202,7 +202,7 @@ def owned(folder: Path, name: str) -> Iterator[None]:
             for left in folder.parent.glob(f".{folder.name}.writing-*"):
                 shutil.rmtree(left)
             if (read_record(folder) or {}).get("finished"):
-                shutil.rmtree(work_folder(folder), ignore_errors=True)  # killed after the exchange of folders
+                shutil.rmtree(work_folder(folder), ignore_errors=True)  # killed after the folders were exchanged
             yield
     except Timeout as error:
         raise RuntimeError(
@@ -211,7 +211,7 @@ def owned(folder: Path, name: str) -> Iterator[None]:
 
 
 def discard_stage(folder: Path) -> None:
-    """Delete a stage and its unfinished run, for training it anew. A folder that moiety did not make is left alone."""
+    """Delete a stage and its unfinished run before it is trained again. A folder that moiety did not make is kept."""
     for place in (folder, work_folder(folder)):
         if (place / RECORD).is_file():
             logger.info("deleting %s to train it anew", place)

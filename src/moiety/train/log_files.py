@@ -17,7 +17,7 @@ class LogFiles(TrainerCallback):
     """Writes every log of the trainer into a folder. A resumed run first deletes the lines after its checkpoint.
 
     A line holds averages over the steps since the line before. The first line of a run that was resumed in between
-    averages what came after its checkpoint, and says so: ``averages_from`` is the first step in it.
+    averages only the steps after its checkpoint. Its field ``averages_from`` is the first of these steps.
 
     Args:
         folder: Where ``log.jsonl`` and ``log.csv`` go.
@@ -81,7 +81,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _present(name: str) -> str:
-    """The present name of a number in the log. What is called ``cone/…`` now was ``order/…`` in earlier runs."""
+    """The present name of a number in the log. ``cone/…`` was called ``order/…`` in earlier releases."""
     return name.replace("order/", "cone/", 1) if name.startswith("order/") else name
 
 

@@ -1,4 +1,4 @@
-"""Cross-entropy plus routing losses, each scaled so that accumulation and ranks change nothing.
+"""Adds routing losses to the cross-entropy, scaled so that accumulation steps and ranks make no difference.
 
 The Trainer divides the cross-entropy of a micro-batch by the trained tokens of *all* micro-batches and ranks of one
 optimizer step, so the sum over micro-batches is a mean. A routing loss is already a mean over its micro-batch. Added
@@ -28,11 +28,12 @@ from moiety.vlm.model import groups_of, losses_added_by_trainer, settings_of
 class TrainedForwards(RoutingTrace):
     """A trace that leaves out forwards without gradient.
 
-    TRL runs such a second forward for its metrics. Counted, it would halve the gradient of the routing losses.
+    TRL runs such a second forward for its metrics. If it were counted, the gradient of the routing losses would be
+    halved.
     """
 
     def append(self, layer_index: int, routing: Routing) -> None:
-        """Add a decision if it can be learned from."""
+        """Add a decision if it has a gradient."""
         if torch.is_grad_enabled():
             super().append(layer_index, routing)
 
@@ -59,7 +60,7 @@ class RoutingLossMixin:
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Loss of one micro-batch, a scalar; with `return_outputs` also what the model returned.
+        """Loss of one micro-batch, a scalar; with `return_outputs` also the outputs of the model.
 
         Raises:
             RuntimeError: the model is sparse and trains, but no layer recorded a decision.
@@ -93,14 +94,14 @@ class RoutingLossMixin:
         share: float,
         asymmetric: AsymmetricLosses | None = None,
     ) -> None:
-        """Called once a micro-batch in training, for logs; does nothing here.
+        """Called for each micro-batch in training, for logs. It does nothing here.
 
         Args:
             inputs: The batch.
             cross_entropy: Its part of the cross-entropy of the optimizer step; no gradient.
             losses: Routing losses, None for a dense model.
             trace: All routing decisions of this forward.
-            share: One over the micro-batches of the step: what `losses` counts for.
+            share: Weight of `losses`: one divided by the number of micro-batches of the step.
             asymmetric: Further losses of scheme ``asymoe``; None in every other scheme.
         """
 
@@ -134,7 +135,7 @@ class RoutingLossMixin:
         return auxiliary_losses(trace, groups, settings)
 
     def _is_scaled(self, num_items_in_batch: torch.Tensor | int | None) -> bool:
-        """Whether the loss is already divided over the whole step; otherwise the Trainer divides the sum later.
+        """Whether the loss is divided by all tokens of the step already. Otherwise the Trainer divides the sum later.
 
         Mirrors the rule in ``Trainer.training_step``.
         """

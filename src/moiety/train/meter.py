@@ -99,14 +99,14 @@ class RoutingMeter:
         self._seconds_before = 0.0
 
     def start(self, counters: Mapping[str, float]) -> None:
-        """Begin to measure; `counters` are those of the checkpoint that the run goes on from, or empty."""
+        """Begin to measure. `counters` are those of the checkpoint that the run continues from, or empty."""
         self.totals |= {name: int(counters.get(name, 0)) for name in self.totals}
         self._seconds_before = counters.get("seconds", 0.0)
         self._since = self._started = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that does not count for the speed: writing a checkpoint."""
+        """Context whose time does not count for the speed, such as writing a checkpoint."""
         begin = time.perf_counter()
         yield
         passed = time.perf_counter() - begin
@@ -130,8 +130,8 @@ class RoutingMeter:
             cross_entropy: Its part of the loss of the optimizer step.
             losses: Routing losses of this micro-batch.
             trace: Routing decisions of this micro-batch.
-            share: One over the micro-batches of the step.
-            asymmetric: What scheme asymoe learns beside the task.
+            share: One divided by the number of micro-batches of the step.
+            asymmetric: Further losses of scheme asymoe.
         """
         mask, labels = inputs.get("attention_mask"), inputs.get("labels")
         self._sums["steps"] += share

@@ -1,4 +1,4 @@
-"""What a recipe will do, worked out before training: stages, rows, steps, tokens, parts that learn, memory."""
+"""Works out before training what a recipe will do: stages, rows, steps, tokens, trained parts and memory."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _SAMPLE = 32
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage to come.
+    """One stage of the plan.
 
     Args:
         name: Name of the stage.
         scheme: Routing scheme, or ``dense``.
-        rows: Rows that can be read, joined where turns are merged.
+        rows: Rows that can be read. If turns are merged, rows with merged turns count once.
         unusable: How many of the sampled rows cannot be encoded; if there is one, run ``moiety data check``.
         steps: Optimizer steps.
         tokens: Tokens read in all steps, from the mean length of a sample.
-        trainable: Part -> parameters that learn.
+        trainable: Part -> number of trained parameters.
         total: Parameters of the model.
-        activated: Parameters one token passes through, for the modality group that uses most.
-        gib: Weights, gradients and optimizer in GiB; activations come on top.
-        finished: Whether the stage was run already.
+        activated: Parameters that one token passes through, for the modality group that uses most.
+        gib: Memory of weights, gradients and optimizer in GiB, without activations.
+        finished: Whether the stage is finished already.
         silent: Rows that teach nothing: rows without a picture in a stage that trains only tower and projector.
     """
 
@@ -64,7 +64,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """All stages of a recipe; prints as a table."""
+    """All stages of a recipe. rich prints it as a table."""
 
     recipe: str
     stages: tuple[StagePlan, ...]
@@ -94,7 +94,7 @@ class TrainingPlan:
 
 
 def plan(recipe: Recipe) -> TrainingPlan:
-    """Work out what :func:`moiety.train.run_recipe` would do; nothing is trained and nothing is left on the disk.
+    """Work out what :func:`moiety.train.run_recipe` would do. Nothing is trained, and no file is left on the disk.
 
     Raises:
         FileNotFoundError: the model or a file of rows does not exist.
@@ -136,7 +136,7 @@ def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -
     if stage.train.max_steps <= 0:
         seen = min(seen, math.ceil(stage.train.num_train_epochs * len(rows)))
     count = count_parameters(folder, moe)
-    learning = count_parameters(folder, moe, "strict").by_part  # what the model never reads does not learn
+    learning = count_parameters(folder, moe, "strict").by_part  # parts that the model never uses are not trained
     trainable = {str(part): number for part, number in learning.items() if part in stage.trains}
     record = read_record(Path(recipe.output) / stage.name)
     return StagePlan(
@@ -156,7 +156,7 @@ def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -
 
 
 def _sampled_lengths(rows: Sequence[Row], recipe: Recipe, processor: Any) -> tuple[list[int], int]:
-    """Tokens of some rows spread evenly over the data, and how many of them cannot be encoded."""
+    """Numbers of tokens of some rows, spread evenly over the data, and how many of these rows cannot be encoded."""
     images = Images([Path(recipe.data.root) / path for path in recipe.data.images])
     encoder = Encoder(processor, images, recipe.data.max_length, recipe.data.labels)
     lengths, unusable = [], 0

@@ -1,4 +1,4 @@
-"""What the terminal shows during training: one progress bar with the loss, and no other bars."""
+"""Shows one progress bar with the loss in the terminal during training, and no other bars."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ _GIB = 2**30
 
 
 def reset_peak_memory() -> None:
-    """Start measuring anew, where the system can: on CUDA, and for this process on Linux."""
+    """Reset the peak, if the system can do so: on CUDA, and for this process on Linux."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
         _CLEAR.write_text("5", encoding="ascii")  # resets the high-water mark of the resident set, nothing else
     except OSError:
-        return  # another system, or not permitted: the peak is then that of the whole process
+        return  # on another system, or without permission, the peak is that of the whole process
 
 
 def peak_memory_gib() -> float:
@@ -31,5 +31,5 @@ def peak_memory_gib() -> float:
         found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(encoding="ascii", errors="ignore"), re.MULTILINE)
         if found:
             return int(found[1]) * 1024 / _GIB
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / _GIB

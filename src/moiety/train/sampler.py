@@ -1,4 +1,4 @@
-"""In which order the rows of a data set are read, epoch by epoch."""
+"""Chooses the order in which the rows of a data set are read in each epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stage: it trains a model folder on rows and writes a new model folder, complete or not at all."""
+"""Trains one stage: from a model folder and rows to a new model folder, which is complete or absent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: optimizer step `step` of `num_steps` of `stage`; `loss` is that of the last logging step."""
+    """The progress of a run: step `step` of `num_steps` in `stage`. `loss` is that of the last logging step."""
 
     stage: str
     step: int
@@ -75,13 +75,13 @@ def run_stage(
     """Train one stage from one model folder to another.
 
     Args:
-        source_folder: The model it starts from; dense, or sparse with the same settings.
-        stage: What learns, from which rows.
+        source_folder: The model that the stage starts from: dense, or sparse with the same settings.
+        stage: Settings of the stage: which parts are trained, on which rows.
         recipe: The recipe it belongs to, for the sections ``model`` and ``data``.
-        folder: Where the result goes, whole or not at all.
-        seed: Order of the rows, new routers, noise.
+        folder: Folder of the result. It is written whole or not at all.
+        seed: Seed for the order of the rows, for new routers and for noise.
         moe: Settings of the sparse layers; None keeps a dense model dense.
-        data: Rows of :func:`prepare_data`, where several runs share them; None reads them.
+        data: Rows of :func:`prepare_data`, if several runs share them. None: they are read.
         resume: False deletes an earlier run of this stage first.
         on_progress: Called after each optimizer step.
         quiet: No progress bar.
@@ -89,15 +89,16 @@ def run_stage(
     Raises:
         StageChanged: `folder` was made with other settings.
         BadRows: see :func:`prepare_data`.
-        RuntimeError: a sparse stage over a projector that was never trained, or another process trains this stage.
-        CheckpointError: a checkpoint could not be written; the earlier ones are intact.
+        RuntimeError: the stage is sparse and the projector was never trained, or another process is training this
+            stage.
+        CheckpointError: a checkpoint could not be written. Earlier ones are intact.
     """
     source, folder, ranks = Path(source_folder), Path(folder), ranks_now()
     with without_weight_bars(), owned(folder, stage.name) if ranks.is_main_process else nullcontext():
         if not resume and ranks.is_main_process:
             discard_stage(folder)
         ranks.wait_for_everyone()
-        with ranks.main_process_first():  # the others find in memory what it had to read
+        with ranks.main_process_first():  # the others reuse the hashes that it has stored
             identity = identity_of(stage, recipe, seed, moe, source)
         found = finished_stage(folder, stage.name, identity)
         if found is not None:
@@ -119,7 +120,7 @@ def _run(
     on_progress: OnProgress | None,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Load, check, train, write; returns the numbers of the run."""
+    """Load, check, train and write. Returns the numbers of the run."""
     ranks = ranks_now()
     processor = load_processor(source, recipe.model.template, marks=recipe.data.labels == "assistant")
     moe = None if moe is None else with_special_ids(moe, processor)
@@ -149,7 +150,7 @@ def _run(
 def _model_of(
     source: Path, stage: StageSettings, recipe: Recipe, seed: int, moe: MoESettings | None
 ) -> tuple[Any, dict[str, Any]]:
-    """The model a stage trains, sparse where it should be, and its history."""
+    """The model that a stage trains, made sparse if the stage asks for it, and the history of the model."""
     model = load(source, dtype=recipe.model.dtype)
     history = history_of(model, source)
     require_trained_projector(stage, history, source)
@@ -180,7 +181,7 @@ def _train(
     on_progress: OnProgress | None,
     quiet: bool,
 ) -> dict[str, Any]:
-    """Train to the end, from the last whole checkpoint where there is one; returns the numbers of the run."""
+    """Train to the end, from the last complete checkpoint if there is one. Returns the numbers of the run."""
     reset_peak_memory()
     caches = vars(model.config).get("use_cache")
     callbacks: list[TrainerCallback] = [LogFiles(work)]
@@ -200,7 +201,7 @@ def _train(
     if last is not None:
         logger.info("stage %r goes on from %s", stage.name, last)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
-    vars(model.config).pop("use_cache", None)  # the Trainer switches it off, which slows down every later generation
+    vars(model.config).pop("use_cache", None)  # the Trainer switches the cache off; generation needs it
     if caches is not None:
         model.config.use_cache = caches
     counted, lines, steps = trainer.meter.counters(), read_log(work), trainer.state.global_step
@@ -226,7 +227,7 @@ def _finish(
     recipe: Recipe,
     metrics: dict[str, Any],
 ) -> None:
-    """Write model, processor, logs and record as one folder; only then drop the checkpoints."""
+    """Write model, processor, logs and record as one folder, and then delete the checkpoints."""
     model.config.provenance = history
     stop_at_end_of_turn(model, processor, recipe.model.template)
     work = work_folder(folder)
@@ -241,7 +242,7 @@ def _finish(
 
 
 def _training(recipe: Recipe, identity: dict[str, Any], metrics: dict[str, Any]) -> Training:
-    """What the model card says of a stage."""
+    """What the model card says about a stage."""
     return Training(
         recipe=recipe.model_dump(mode="json", exclude_defaults=True),
         files=identity["files"],
@@ -253,13 +254,13 @@ def _training(recipe: Recipe, identity: dict[str, Any], metrics: dict[str, Any])
 
 
 def _entry(stage: StageSettings, scheme: str, seed: int, metrics: dict[str, Any]) -> dict[str, Any]:
-    """What the provenance of a model remembers of a stage."""
+    """The entry for a stage in the provenance of a model."""
     kept = {name: metrics[name] for name in ("steps", "tokens", "trained_tokens")}
     return {"name": stage.name, "trains": list(stage.trains), "scheme": scheme, "seed": seed, **kept}
 
 
 class _Reports(TrainerCallback):
-    """Tells a caller after each optimizer step where the run stands."""
+    """Reports the progress of the run after each optimizer step."""
 
     def __init__(self, stage: str, on_progress: OnProgress) -> None:
         self.stage, self.on_progress = stage, on_progress
@@ -270,5 +271,5 @@ class _Reports(TrainerCallback):
 
 
 def ranks_now() -> PartialState:
-    """The processes of this run, one or those that torchrun started."""
+    """The state of the processes of this run: one process, or those that torchrun started."""
     return PartialState(cpu=not torch.cuda.is_available())

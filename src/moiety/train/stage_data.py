@@ -1,4 +1,4 @@
-"""The rows of one stage; every row is checked before training starts."""
+"""Reads the rows of one stage and checks every row before training starts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _SHOWN = 5
 
 
 class RememberingEncoder(Encoder):
-    """An encoder that keeps the rows it encoded, so that the check before training need not be repeated in training.
+    """An encoder that keeps encoded rows, so that rows which were checked before training are not encoded again.
 
     Args:
-        room: Bytes that may be kept; further rows are encoded anew each time.
+        room: Number of bytes that may be kept. Further rows are encoded each time.
         options: As for :class:`Encoder`.
     """
 
@@ -38,20 +38,20 @@ class RememberingEncoder(Encoder):
         self._kept: dict[int, tuple[Row, dict[str, Tensor]]] = {}
 
     def encode(self, row: Row) -> dict[str, Tensor]:
-        """As :meth:`Encoder.encode`; the same tensors for the same row."""
+        """Encode a row as :meth:`Encoder.encode` does. The same row gives the same tensors."""
         if id(row) in self._kept:
             return self._kept[id(row)][1]
         tensors = super().encode(row)
         size = sum(tensor.nbytes for tensor in tensors.values())
         if size <= self._room:
             self._room -= size
-            self._kept[id(row)] = (row, tensors)  # the row is kept, too, so that its id stays its own
+            self._kept[id(row)] = (row, tensors)  # the row is kept as well, so that no other object gets its id
         return tensors
 
 
 @dataclass(frozen=True)
 class StageData:
-    """Checked rows, ready for a trainer. Runs that differ in the scheme alone can share one.
+    """Checked rows, ready for a trainer. Runs that differ only in the scheme can share them.
 
     Args:
         dataset: Rows without a problem.
@@ -92,20 +92,20 @@ def prepare_data(
     token_ids: Mapping[int, int] | None = None,
     control: Collection[int] | None = None,
 ) -> StageData:
-    """Read and check the rows of `stage`; spans included, which the trainer takes out again for most schemes.
+    """Read and check the rows of `stage`. They include spans, which the trainer removes for most schemes.
 
     Args:
         stage: Names the files.
-        recipe: Its section ``data`` says how they are read.
+        recipe: Its section ``data`` says how the rows are read.
         processor: Of :func:`moiety.vlm.templates.load_processor`.
-        seed: Order of the questions about one picture where turns are merged.
-        groups: Expert table; a modality that it does not know is a problem.
+        seed: Order of the questions about one picture, if turns are merged.
+        groups: Expert table. A row with a modality that it does not hold is a bad row.
         token_ids: Token id -> modality id, see :class:`Encoder`.
         control: Tokens that are never evidence, see :class:`Encoder`.
 
     Raises:
         FileNotFoundError: ``data.skip`` names no file.
-        BadRows: some rows are bad and ``data.on_bad_row`` is ``stop``; lists them all.
+        BadRows: some rows are bad and ``data.on_bad_row`` is ``stop``. The text lists them all.
         ValueError: no row is left.
     """
     settings, root = recipe.data, Path(recipe.data.root)

@@ -1,4 +1,4 @@
-"""The stages of a recipe in order, each from one Hugging Face folder to the next."""
+"""Runs the stages of a recipe in order. Each makes a Hugging Face folder from the folder before it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def run_recipe(
     on_progress: OnProgress | None = None,
     quiet: bool = False,
 ) -> list[StageResult]:
-    """Run the stages of `recipe`; each ends as one folder ``<output>/<stage>``, loaded like any other model.
+    """Run the stages of `recipe`. Each writes a folder ``<output>/<stage>``, which loads like any other model.
 
-    Finished stages made from the same settings are used as they are. A stage that was stopped, even by ``kill -9``,
-    goes on from its last whole checkpoint and ends with the weights of a run that was never stopped.
+    A finished stage with the same settings is not trained again. A stage that was stopped, even by ``kill -9``,
+    continues from its last complete checkpoint. It ends with the same weights as a run that was never stopped.
 
     Args:
-        recipe: What to do.
-        only_stage: Run this stage alone; the one before must be finished.
-        resume: False deletes what earlier runs of these stages left and trains them anew.
+        recipe: The recipe.
+        only_stage: Run this stage only. The stage before it must be finished.
+        resume: False: delete the results of earlier runs of these stages, and train them again.
         on_progress: Called after each optimizer step.
         quiet: No progress bar.
 
@@ -34,8 +34,8 @@ def run_recipe(
         One result for each stage that was run or found finished.
 
     Raises:
-        StageChanged: a stage was made with other settings; says which.
-        ValueError: unknown stage name, or a stage is called like the folder of the scratch model.
+        StageChanged: a stage was made with other settings. The text names them.
+        ValueError: the name of a stage is unknown, or a stage has the name of the folder of the scratch model.
         RuntimeError: the stage before `only_stage` is not finished.
     """
     _check_names(recipe, only_stage)

@@ -1,4 +1,4 @@
-"""The model that a recipe starts from: a dense model from outside, or a small one built from nothing."""
+"""The model that a recipe starts from: an existing dense model, or a small one built from nothing."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _NAMED = 3
 
 
 def require_files(recipe: Recipe, *, questions: bool = False) -> None:
-    """Refuse a recipe whose data files do not exist, before anything is trained.
+    """Check that the data files of a recipe exist, before anything is trained.
 
     Args:
         recipe: Its stages name conversation files, its section ``data`` pictures.
-        questions: Ask for the files of section ``evaluate``, too.
+        questions: Whether the files of section ``evaluate`` are needed as well.
 
     Raises:
-        FileNotFoundError: names what is missing, and the command that writes it where the recipe knows one.
+        FileNotFoundError: a file is missing. The text names it, and the command that writes it if the recipe knows one.
     """
     root, settings = Path(recipe.data.root), recipe.data
     files = [name for stage in recipe.stages for name in stage.data] + [*recipe.evaluate.data] * questions
@@ -47,9 +47,9 @@ def start_folder(recipe: Recipe, *, resume: bool = True) -> Path:
     """The dense model that the first stage starts from.
 
     Args:
-        recipe: With ``model.source`` the folder (or the files of the Hub id); with ``model.scratch`` a small model is
-            built below the output, its tokenizer trained on all texts of all stages.
-        resume: Use a scratch model that is there already.
+        recipe: With ``model.source``, the folder (or the files of the Hub id). With ``model.scratch``, a small model is
+            built in the output folder, and its tokenizer is trained on the texts of all stages.
+        resume: Use a scratch model that exists already.
 
     Raises:
         FileNotFoundError: there is no such model or conversation file.
@@ -76,7 +76,7 @@ def start_folder(recipe: Recipe, *, resume: bool = True) -> Path:
 
 
 def texts_of(recipe: Recipe) -> Iterator[str]:
-    """Every turn of every readable row of all stages, each file once."""
+    """The texts of all readable rows of all stages. Each file is read once."""
     files = dict.fromkeys(name for stage in recipe.stages for name in stage.data)
     root = Path(recipe.data.root)
     rows, _ = read_rows([root / name for name in files], skips_of(recipe.data))
@@ -86,7 +86,7 @@ def texts_of(recipe: Recipe) -> Iterator[str]:
 
 
 def history_of(model: Any, source: Path) -> dict[str, Any]:
-    """What is known of a model's past: ``origin`` (``scratch`` or ``outside``) and its ``stages``."""
+    """The history of a model: its ``origin`` (``scratch`` or ``outside``) and its ``stages``."""
     known = dict(getattr(model.config, "provenance", None) or {})
     record = read_record(source)
     built_here = record is not None and SCRATCH in record["identity"]
@@ -96,13 +96,13 @@ def history_of(model: Any, source: Path) -> dict[str, Any]:
 
 
 def require_trained_projector(stage: StageSettings, history: dict[str, Any], source: Path) -> None:
-    """Refuse a sparse stage over a projector that never learned.
+    """Refuse a sparse stage for a model whose projector was never trained.
 
-    A model from outside brings a trained projector, or loading it would have failed. One that was built from nothing,
-    or assembled from parts, has random numbers there until a stage trains it.
+    An existing model has a trained projector; without one, it could not have been loaded. In a model that was built
+    from nothing or assembled from parts, the projector is random until a stage trains it.
 
     Raises:
-        RuntimeError: no stage so far trained the projector of such a model.
+        RuntimeError: no stage has trained the projector of a scratch or assembled model.
     """
     trained = any("projector" in past["trains"] for past in history["stages"])
     if stage.sparse and history["origin"] in (SCRATCH, ORIGIN) and not trained:

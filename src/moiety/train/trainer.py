@@ -124,7 +124,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         return super().create_optimizer(model)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """As in transformers, without what weighs or scales single numbers in scheme asymoe."""
+        """Names as in transformers, without the parameters of scheme asymoe that weigh or scale single numbers."""
         return [name for name in super().get_decay_parameter_names(model) if not is_undecayed(name)]
 
     def _parameters_by_part(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         """Train; ``resume_from_checkpoint=True`` takes the last whole checkpoint of ``args.output_dir``.
 
         Raises:
-            CheckpointError: there is none, or the given one is torn or does not fit the model.
+            CheckpointError: there is no checkpoint, or the given one is incomplete or does not fit the model.
         """
         if resume_from_checkpoint is True:
             last = checkpoints.last_whole(Path(str(self.args.output_dir)))
@@ -169,10 +169,10 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         return os.path.join(folder, checkpoints.ASIDE) if self._writes_aside else folder
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Write a checkpoint aside, then put it in place whole.
+        """Write a checkpoint to another folder, then move it into place.
 
         Raises:
-            CheckpointError: writing failed, for instance on a full disk; earlier checkpoints are untouched.
+            CheckpointError: writing failed, for instance on a full disk. Earlier checkpoints are intact.
             FloatingPointError: the loss is not finite.
         """
         self._check_finite(self._tr_loss.item())  # of all steps since the last log
@@ -180,13 +180,17 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         with self.meter.paused():
             try:
                 self._save_aside(model, trial, run)
-            except (OSError, SafetensorError, RuntimeError) as error:  # each library reports a full disk in its own way
+            except (OSError, SafetensorError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
                 shutil.rmtree(run / checkpoints.ASIDE, ignore_errors=True)
                 last = checkpoints.last_whole(run)
+                kept, then = (f"{last} is intact", "continues from there") if last else (
+                    "There is no earlier checkpoint", "begins this stage anew"
+                )  # fmt: skip
+                reported = str(error).partition("\n")[0]
                 raise CheckpointError(
-                    f"checkpoint at step {self.state.global_step} could not be written to {run}: {error}. "
-                    f"{f'{last} is intact' if last else 'There is no earlier one'}; free some space and run the same "
-                    "command again to go on from there"
+                    f"checkpoint at step {self.state.global_step} could not be written to {run}: writing failed, the "
+                    f"disk may be full (reported: {reported}). {kept}; free some space and run the same command again, "
+                    f"which {then}"
                 ) from error
 
     def _save_aside(self, model: nn.Module, trial: Any, run: Path) -> None:
@@ -208,7 +212,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the weights under the names they have in memory, and the processor; no pickled arguments."""
+        """Write the weights, under the names that they have in memory, and the processor. Arguments are not pickled."""
         sharded = getattr(self, "is_distributed_loading_by_transformers", False)  # then all ranks gather together
         if sharded or not isinstance(self.model, PreTrainedModel):
             super()._save(output_dir, state_dict)
@@ -219,10 +223,10 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
                 self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Put back every weight; the stock method lets missing ones pass.
+        """Load every weight. The method of transformers accepts missing weights.
 
         Raises:
-            CheckpointError: the checkpoint is torn or does not fit.
+            CheckpointError: the checkpoint is incomplete or does not fit the model.
         """
         if self.is_fsdp_enabled or not isinstance(self.model, PreTrainedModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)

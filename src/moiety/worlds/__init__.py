@@ -1,4 +1,4 @@
-"""Synthetic worlds, each for one question. They are learned in a minute, and still pass through a vision tower."""
+"""Synthetic data, one world for each research question. Models learn a world in minutes, through a vision tower."""
 
 from moiety.worlds.conflict import bayes_accuracy, write_conflict
 from moiety.worlds.containment import write_containment

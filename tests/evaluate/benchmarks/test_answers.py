@@ -315,7 +315,7 @@ def test_spreadsheets(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openpyxl")
     assert mmbench.score(path).headline[1] == 100
     path.write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"a.xlsx is no whole spreadsheet \(.*\); write it anew"):
+    with pytest.raises(ValueError, match=r"a.xlsx is not a complete spreadsheet \(.*\); write it again"):
         mmbench.score(path)
 
 

@@ -94,7 +94,9 @@ def test_what_is_missing_is_named_once_with_the_layouts_that_would_do(tmp_path: 
 
 def test_a_broken_archive_is_told_of_where_the_questions_are_missing(tmp_path: Path) -> None:
     (tmp_path / "questions1.2.zip").write_text("PK half")
-    with pytest.raises(FileNotFoundError, match=r"gqa: no questions in .*; .*1.2.zip is no whole archive .*; expected"):
+    with pytest.raises(
+        FileNotFoundError, match=r"gqa: no questions in .*; .*1.2.zip is not a complete archive .*; expected"
+    ):
         BENCHMARKS["gqa"].read(tmp_path)
 
 

@@ -141,7 +141,7 @@ def test_mmmu_refuses_what_is_no_list(tmp_path: Path) -> None:
 def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(ValueError, match=r"a.parquet is no whole parquet file .*; fetch it anew"):
+    with pytest.raises(ValueError, match=r"a.parquet is not a complete parquet file .*; fetch it again"):
         list(read_parquet(tmp_path / "a.parquet"))
 
 

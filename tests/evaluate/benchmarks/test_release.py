@@ -79,11 +79,11 @@ def test_archives_are_read_in_place_where_nothing_else_is(name: str, tmp_path: P
 def test_a_broken_archive_is_named(tmp_path: Path) -> None:
     for name in ("a.zip", "a.tar.gz"):
         path = write(tmp_path / name, "PK no archive")
-        with pytest.raises(ValueError, match=rf"{name} is no whole archive \(.*\); fetch it anew or take it away"):
+        with pytest.raises(ValueError, match=rf"{name} is not a complete archive \(.*\); fetch it again or remove it"):
             members_of(path)
     release = Release(tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"no q.json in .*; .*a.tar.gz is no whole archive .*; .*a.zip is no who"
+        FileNotFoundError, match=r"no q.json in .*; .*a.tar.gz is not a complete archive .*; .*a.zip is not a comp"
     ):
         release.one("q.json")
     write(tmp_path / "q.json")

@@ -1,4 +1,4 @@
-"""The benchmarks of the field: official files in, official scores out, one file for each benchmark."""
+"""Public benchmarks. They read the official files and compute the official scores; each benchmark has one file."""
 
 from moiety.evaluate.benchmarks.benchmark import Benchmark, BenchmarkScore
 from moiety.evaluate.benchmarks.files.answers import read_answers

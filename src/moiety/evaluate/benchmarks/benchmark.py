@@ -1,4 +1,4 @@
-"""The record of a benchmark: how files become questions and answers a score. The rest stays in its own file."""
+"""The record that describes a benchmark: how its files are read and how its answers are scored."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class BenchmarkScore:
 
     Args:
         benchmark: Its name.
-        rule: The rule set that made the numbers; a score is comparable with others of the same rule only.
-        headline: Name and value of the number that tables quote, as the field prints it (mostly percent).
-        numbers: Every number of the benchmark by name, the headline among them, in percent unless its name says more.
+        rule: The rule set that computed the numbers. Only scores of the same rule can be compared.
+        headline: Name and value of the number that tables quote, in the usual unit (mostly percent).
+        numbers: Every number of the benchmark by name, the headline included. In percent unless the name says
+            otherwise.
         num_questions: Questions scored.
-        correct: Row id -> share of the question that is right, 0..1; None where a question has no mark of its own.
-        notes: What a reader has to know, one sentence each.
+        correct: Row id -> share of the question that is right, 0..1; None if a question has no mark of its own.
+        notes: What a reader has to know, one sentence for each point.
         interval: 95 % bootstrap interval of the headline; filled in by :meth:`Benchmark.score`.
-        part: What of the benchmark was asked; empty: all of it. Filled in by :meth:`Benchmark.score`.
+        part: Which part of the benchmark was asked; empty: all of it. Filled in by :meth:`Benchmark.score`.
         statistic: Headline from one weight for each question (aligned with the rows); the weights of a resample
             count how often each was drawn. With all weights 1 it gives the headline. None: no interval.
         unread: Answers in which the rule finds no letter, no yes or no; a rule that takes every text for something has
@@ -127,7 +128,7 @@ def _everything(rows: Sequence[Row]) -> str:
 
 
 def spelled(name: str) -> str:
-    """A name without its case and without signs; of a folder of the hub's cache what stands behind the owner.
+    """A name in lower case without signs. For a folder of the hub's cache, the part after the owner.
 
     Example:
         >>> spelled("MM-Vet"), spelled("datasets--lmms-lab--SEED-Bench")
@@ -143,18 +144,18 @@ class Benchmark:
     Args:
         name: Key in the registry and name of its folder below ``--data``.
         title: Its name in print, with version and split.
-        layouts: The ways in which its questions lie in a folder; of those that are there the first is read.
+        layouts: The ways in which its files may lie in a folder. The first one that is found is read.
         scorer: (rows, answers, rule) -> score without interval, called with checked ids and a known rule. None: the
             answers are graded elsewhere.
-        rules: Rule sets, the default one first. ``official`` repeats the released scorer to the bit.
-        max_new_tokens: Longest answer in tokens; 128 as in the released MoIIE code where nothing else is known.
-        floor: (rows, rule) -> headline of empty answers to all of them; 0 where nothing else is said.
+        rules: Rule sets; the first is the default. ``official`` gives exactly the numbers of the released scorer.
+        max_new_tokens: Longest answer in tokens. The default of 128 is that of the released MoIIE code.
+        floor: (rows, rule) -> headline if all answers are empty; 0 by default.
         together: Rows with one key belong together: one picture, one circle of options. They are drawn together in the
             bootstrap and a limit never cuts them apart.
         part: Rows with one key are a part that every resample has as many of: a task whose points are added.
         portion: Rows -> what part of the benchmark they are, empty for all of it; the score says so.
-        folders: Further names that its folder has where people keep it.
-        writer: (rows, answers, path) -> None writes the file that the benchmark's own grader or server takes.
+        folders: Other usual names of its folder.
+        writer: (rows, answers, path) -> None. Writes the file that the benchmark's own grader or server accepts.
         suffix: End of that file's name.
     """
 
@@ -174,11 +175,11 @@ class Benchmark:
 
     @property
     def files(self) -> str:
-        """What its folder may hold, in words."""
+        """The files that its folder may hold, in words."""
         return in_words(self.layouts)
 
     def folder_in(self, data: Path) -> Path:
-        """Its folder in `data`: the one of its name, or one of a name under which people keep it, or `data` itself."""
+        """The folder of the benchmark in `data`: one with its name or another usual name, or `data` itself."""
         names = {spelled(name) for name in (self.name, *self.folders)}
         own = data / self.name
         if own.is_dir() or not data.is_dir():
@@ -187,10 +188,10 @@ class Benchmark:
         return likely[0] if likely else data if spelled(data.name) in names else own
 
     def questions(self, folder: Path) -> Questions:
-        """The questions in `folder`, with their pictures and what is to be said of them.
+        """The questions in `folder`, with their pictures and with notes for the reader.
 
         Raises:
-            FileNotFoundError: files are missing; the text names them once, and the layouts that would do.
+            FileNotFoundError: files are missing. The text names them, and the layouts that are accepted.
             ValueError: two questions have one id, or there is none.
         """
         try:
@@ -225,13 +226,13 @@ class Benchmark:
         """Score answers, with a bootstrap interval of the headline.
 
         Args:
-            rows: Questions that :meth:`read` gave, all or some.
+            rows: All or some of the questions that :meth:`read` returned.
             answers: Row id -> what the model wrote, for exactly these rows.
             rule: See :meth:`rule_named`.
 
         Raises:
-            ValueError: no rows, answers are missing or superfluous, the rule is unknown, or the benchmark is graded
-                elsewhere.
+            ValueError: there are no rows, answers are missing or superfluous, the rule is unknown, or the benchmark is
+                graded elsewhere.
         """
         if self.scorer is None:
             raise ValueError(f"{self.name} is graded elsewhere; write its answers file and hand that in")
@@ -244,7 +245,7 @@ class Benchmark:
         return replace(score, interval=resampled(score.statistic, clusters, strata))
 
     def write_answers(self, rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
-        """Write the file that the benchmark's own grader or server takes.
+        """Write the file that the benchmark's own grader or server accepts.
 
         Raises:
             ValueError: there is no such file for this benchmark, or answers are missing or superfluous.
@@ -255,7 +256,7 @@ class Benchmark:
         self.writer(rows, answers, path)
 
     def rule_named(self, rule: str | None) -> str:
-        """The rule set called `rule`; None and ``sound`` give the default where no rule has that name.
+        """The rule set called `rule`. None gives the default; so does ``sound`` if no rule has that name.
 
         Raises:
             ValueError: the benchmark has no such rule.
@@ -267,7 +268,7 @@ class Benchmark:
         raise ValueError(f"{self.name} has no rule {rule!r}; {nearest_name(str(rule), self.rules)}")
 
     def check_ids(self, rows: Sequence[Row], answers: Mapping[str, str]) -> None:
-        """Answers belong to questions by id, never by position; what does not join is an error.
+        """Check that answers and questions have the same ids. They are joined by id, never by position.
 
         Raises:
             ValueError: no rows, an id occurs twice, or answers are missing or superfluous.
@@ -288,7 +289,7 @@ class Benchmark:
             )
 
     def first(self, rows: Sequence[Row], limit: int | None) -> list[Row]:
-        """The first `limit` questions, and those that belong together with one of them."""
+        """The first `limit` questions, and all questions that belong together with one of them."""
         kept = {self.together(row) for row in rows[:limit]}
         return [row for row in rows if self.together(row) in kept]
 

@@ -42,7 +42,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {found.name: found for name in _SETS for f
 
 
 def layouts_table() -> str:
-    """All layouts of all benchmarks as a table in Markdown, one line a layout; equal ones of one publisher are one."""
+    """All layouts of all benchmarks as a Markdown table, with one line for each layout."""
     lines = ["| benchmark | whose layout | files |", "|---|---|---|"]
     for name, benchmark in BENCHMARKS.items():
         for number, (whose, files) in enumerate(by_publisher(benchmark.layouts).items()):
@@ -54,7 +54,7 @@ def benchmarks_named(names: Sequence[str]) -> list[Benchmark]:
     """The benchmarks called `names`, in that order.
 
     Raises:
-        ValueError: a name is unknown, or given twice, or there is none.
+        ValueError: a name is unknown or given twice, or no name is given.
     """
     if not names:
         raise ValueError(f"name at least one benchmark; known: {', '.join(BENCHMARKS)}")

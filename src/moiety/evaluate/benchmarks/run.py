@@ -33,10 +33,10 @@ class BenchmarkRun:
     Args:
         benchmark: Its name.
         num_questions: Questions asked.
-        num_all: Questions there are.
+        num_all: Number of all questions of the benchmark.
         predictions: The file of answers, one line for each answer.
-        score: Its score; None where it is graded elsewhere.
-        answers_file: What to hand in; None where it is scored here, or where only some questions were asked.
+        score: Its score; None if the benchmark is graded elsewhere.
+        answers_file: The file to hand in; None if the benchmark is scored here, or if only some questions were asked.
         part: What of the benchmark was asked; empty: all of it.
     """
 
@@ -50,7 +50,7 @@ class BenchmarkRun:
 
     @property
     def line(self) -> list[str]:
-        """One line of a table under :data:`HEADS`."""
+        """One line of the table whose headings are :data:`HEADS`."""
         asked = f"{self.num_questions:,}" + (f" of {self.num_all:,}" if self.num_questions < self.num_all else "")
         name = named(self.benchmark, self.part)
         if self.score is None:
@@ -84,13 +84,13 @@ class Asking:
 
     Args:
         rule: Rule set, see :meth:`moiety.evaluate.benchmarks.benchmark.Benchmark.rule_named`.
-        limit: Ask the first so many questions; questions that belong together are not torn apart.
-        batch_size: Questions asked at once; answers do not depend on it.
+        limit: Ask only the first questions, up to this number. Questions that belong together stay together.
+        batch_size: Number of questions asked at once. Answers do not depend on it.
         max_new_tokens: Longest answer; None: the benchmark's own.
-        blank_image: Replace each picture by one of a single colour: the control that sees the question only.
-        decoding: How scores become an answer; None: greedily.
+        blank_image: Replace each picture by one of a single colour: the question-only control.
+        decoding: How an answer is chosen from scores; None: greedily.
         clamp_alpha: Force alpha of every evidence expert.
-        watches: Makes what looks on, such as :class:`moiety.lens.trace.writer.TraceFiles`; None: nothing does.
+        watches: Makes observers, such as :class:`moiety.lens.trace.writer.TraceFiles`; None: there are none.
     """
 
     rule: str | None = None
@@ -112,11 +112,12 @@ def evaluate_benchmarks(
     asking: Asking | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[BenchmarkRun]:
-    """Ask `model` the questions of benchmarks and score its answers; nothing is ever fetched from a network.
+    """Ask `model` the questions of benchmarks and score its answers. Nothing is fetched from a network.
 
-    Answers go to ``OUTPUT/NAME.jsonl`` as they are made; a stopped run goes on from there, and a file that was made by
-    another model, with other settings or for other questions is refused. Scores of all benchmarks that `output` has
-    seen stand in ``OUTPUT/benchmarks.json``, files to hand in are ``OUTPUT/NAME.answers.json``.
+    Each answer is written to ``OUTPUT/NAME.jsonl`` when it is made, and a stopped run continues from there. A file that
+    was made by another model, with other settings or for other questions raises an error. ``OUTPUT/benchmarks.json``
+    holds the scores of all benchmarks that were run with this `output`; files to hand in are
+    ``OUTPUT/NAME.answers.json``.
 
     Args:
         model: A vision-language model.
@@ -144,7 +145,7 @@ def evaluate_benchmarks(
 
 
 def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[tuple[Benchmark, Questions]]:
-    """Benchmarks and their questions; what is wrong with any of them is known before the first question is asked.
+    """Read benchmarks and their questions. Every problem with a file is found before the first question is asked.
 
     Raises:
         FileNotFoundError: files are missing.
@@ -160,16 +161,16 @@ def read_all(names: Sequence[str], data: Path, rule: str | None = None) -> list[
 def score_answers(
     name: str, data: Path, answers: Path | Sequence[Path], rule: str | None = None, limit: int | None = None
 ) -> tuple[BenchmarkScore, int]:
-    """Score files of answers that were made here or elsewhere; gives the score and the number of all questions.
+    """Score files of answers from moiety or another tool. Returns the score and the number of all questions.
 
-    What kind of file it was, and how it was joined with the questions, is the first of the score's notes.
+    The first note of the score says what kind of file it was and how it was joined with the questions.
 
     Args:
         name: Key of the benchmark.
         data: Folder with its official files.
         answers: See :func:`moiety.evaluate.benchmarks.files.answers.answers_to`.
         rule: Rule set.
-        limit: The answers are those to the first so many questions.
+        limit: The answers belong to the first questions, up to this number.
 
     Raises:
         FileNotFoundError: files are missing.
@@ -188,7 +189,7 @@ def score_answers(
 
 
 def with_reading(score: BenchmarkScore, questions: Questions) -> BenchmarkScore:
-    """A score that also says what its questions lack of the whole, and what there was to note in reading them."""
+    """The score with the part that was asked, and with the notes from reading the questions."""
     part = ", ".join(one for one in (score.part, questions.part) if one)
     return replace(score, part=part, notes=(*questions.notes, *score.notes))
 
@@ -250,7 +251,7 @@ def _finished(
 
 
 def _record(path: Path, run: BenchmarkRun) -> None:
-    """Put one benchmark into the file of results, in the place of an earlier result under the same rule."""
+    """Write one benchmark into the file of results. It replaces an earlier result with the same rule."""
     kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     entry = {"num_questions": run.num_questions, "num_all": run.num_all, "answers": run.predictions.name}
     if run.score is None:

@@ -15,32 +15,36 @@ from moiety.lens.draw.hyperbolic import draw_discs, draw_radii
 from moiety.lens.draw.profiles import draw_profiles
 from moiety.lens.ground.metrics import GATES, TAKEN_AWAY, Grounding
 from moiety.lens.page.static import write_page
-from moiety.records.pages import html_table
+from moiety.records.pages import html_table, html_terms
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-HEADS = {
-    "layer": "layer",
-    "text_entropy": "entropy text",
-    "image_entropy": "entropy image",
-    "context": "C evidence",
-    "context_gain": "CAG",
-    "picture": "on picture",
-    "answer": "N answer",
-    "answer_gain": "AAG",
-    "grounding_ratio": "F of each expert %",
-    "dependence": "R of each expert %",
-    "alpha": "alpha",
-    "alpha_shift": "d_alpha",
-    "score": "s",
-    "score_shift": "d_s",
-    "mass": "e",
-    "alpha_area": "AUC 1-alpha",
-    "score_area": "AUC s",
-    "mass_area": "AUC e",
+COLUMNS = {
+    "layer": ("layer", "decoder layer, counted from 0"),
+    "text_entropy": ("entropy text", "attention entropy of text positions; 1 means even attention"),
+    "image_entropy": ("entropy image", "the same for image positions"),
+    "context": ("C evidence", "attention of the position that predicts the answer on all evidence, 0 to 1"),
+    "context_gain": ("CAG", "C minus C of the reference model"),
+    "picture": ("on picture", "the part of C that lies on the pictures"),
+    "answer": ("N answer", "attention of the same position on the evidence that contains the answer, 0 to 1"),
+    "answer_gain": ("AAG", "N minus N of the reference model"),
+    "grounding_ratio": ("F of each expert %", "share of evidence in the attention of the text tokens of each expert"),
+    "dependence": (
+        "R of each expert %",
+        "-100 to 100; above 0, an expert is chosen more often with the right picture than with another picture",
+    ),
+    "alpha": ("alpha", "share of memory in the output of the evidence experts, 0 to 1"),
+    "alpha_shift": ("d_alpha", "alpha with another picture minus alpha"),
+    "score": ("s", "evidence score of the router, 0 to 1"),
+    "score_shift": ("d_s", "s minus s with another picture"),
+    "mass": ("e", "evidence mass: share of the context attention that reaches evidence, 0 to 1"),
+    "alpha_area": ("AUC 1-alpha", "how well 1 - alpha tells questions in conflict from those without evidence"),
+    "score_area": ("AUC s", "the same for s"),
+    "mass_area": ("AUC e", "the same for e"),
 }
-"""Name of a number -> its heading in tables. A number that no layer has gets no column."""
+"""Name of a number -> its heading in tables, and what it means. A number that no layer has gets no column."""
+HEADS = {name: head for name, (head, _) in COLUMNS.items()}
 
 READING = (
     "Attention entropy: 1 means that a position attends to everything alike. C, picture and N: how much of its "
@@ -86,12 +90,18 @@ class GroundReport:
 
         beside = f" beside {self.reference}" if self.reference else ""
         title = f"{self.scheme}, {self.num_samples} questions: {self.model}{beside}"
-        drawn = Table(title=title, title_justify="left", caption=self.slope_text, caption_justify="left")
+        drawn = Table(title=title, title_justify="left", caption="\n".join(self.notes), caption_justify="left")
         for head in shown_heads(self.rows).values():
             drawn.add_column(head, justify="right")
         for row in self.rows:
             drawn.add_row(*(cell_of(row[name]) for name in shown_heads(self.rows)))
         return drawn
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below the table: the slope, then what each heading means."""
+        meanings = [f"{head}: {meaning}" for head, meaning in meanings_of(self.rows)]
+        return [self.slope_text, *meanings] if self.slope_text else meanings
 
     @property
     def slope_text(self) -> str:
@@ -142,7 +152,8 @@ def write_ground_report(
         facts=facts,
         groups=found.groups,
         pictures=pictures,
-        table=html_table([list(heads.values()), *([cell_of(row[name]) for name in heads] for row in rows)]),
+        table=html_terms(meanings_of(rows))
+        + html_table([list(heads.values()), *([cell_of(row[name]) for name in heads] for row in rows)]),
     )
     report.files.extend([*(path for _, _, path in pictures), table, arrays, report.page])
     return report
@@ -237,6 +248,11 @@ def shown_heads(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         return any(part is not None for part in value) if isinstance(value, list) else value is not None
 
     return {name: head for name, head in HEADS.items() if any(known(row[name]) for row in rows)}
+
+
+def meanings_of(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Heading and meaning of each column that is shown."""
+    return [COLUMNS[name] for name in shown_heads(rows)]
 
 
 def cell_of(value: Any) -> str:

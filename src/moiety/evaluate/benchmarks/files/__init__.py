@@ -1,1 +1,1 @@
-"""Files of questions and of answers as their publishers and other tools write them."""
+"""Reads files of questions and of answers in the forms that publishers and other tools use."""

@@ -1,4 +1,4 @@
-"""Files of answers as other tools write them, read as lines of fields. The content tells which tool wrote a file."""
+"""Reads the answer files of other tools as lines of fields. The content of a file tells which tool wrote it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WRAPPED = ("logs", "results", "answers", "predictions", "samples", "outputs", "
 
 @dataclass(frozen=True)
 class AnswerLine:
-    """One answer: where it stands, and its fields by name."""
+    """One answer: its place in the file, and its fields by name."""
 
     place: str
     fields: Mapping[str, Any]
@@ -34,10 +34,10 @@ class AnswerFile:
 
     Args:
         path: The file.
-        kind: Who writes such files, in words.
+        kind: Which tool writes such files, in words.
         lines: Its answers, in their order.
-        reply: Key of the model's reply, where the kind says it; else None.
-        made_for: Settings in the head of a file that was made here; ``benchmark`` is one.
+        reply: Key of the model's reply, if the kind of file defines it; otherwise None.
+        made_for: Settings in the first line of a file of moiety, ``benchmark`` among them.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class AnswerFile:
 
 
 def files_at(paths: Sequence[Path]) -> list[Path]:
-    """The files themselves; a folder stands for the answer files in it and below it.
+    """The given files. A folder stands for all answer files in it and in its subfolders.
 
     Raises:
         FileNotFoundError: there is nothing at a path, or no answer file in a folder.
@@ -99,7 +99,7 @@ def _suffix(path: Path) -> str:
 
 
 def _content(path: Path) -> tuple[Mapping[str, Any] | None, list[AnswerLine], bool]:
-    """Settings of a file made here, its lines, and whether it was one object of texts by id."""
+    """The settings (of a file of moiety), the lines, and whether the file was one object id -> text."""
     suffix = _suffix(path)
     if suffix == ".pkl":
         raise ValueError(f"{path}: nothing is unpickled here; write the table as .xlsx, .tsv or .jsonl")
@@ -187,7 +187,7 @@ def _sheet(path: Path) -> Iterator[AnswerLine]:
             .iter_rows(values_only=True)
         )
     except (BadZipFile, InvalidFileException, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no whole spreadsheet ({error!s:.60}); write it anew") from error
+        raise ValueError(f"{path} is not a complete spreadsheet ({error!s:.60}); write it again") from error
     head = ["" if name is None else str(name) for name in next(rows, ())]
     for number, cells in enumerate(rows, start=2):
         if any(cell is not None for cell in cells):
@@ -200,7 +200,7 @@ def _cell(value: Any) -> Any:
 
 
 def _columns(path: Path) -> Iterator[AnswerLine]:
-    """Lines of a result file of MME; a line without tabs goes on with the answer of the line before."""
+    """Lines of a result file of MME. A line without tabs continues the answer of the line before."""
     found: list[tuple[int, list[str]]] = []
     for number, text in enumerate(text_of(path).split("\n"), start=1):
         cells = text.rstrip("\r").split("\t", maxsplit=3)
@@ -220,7 +220,7 @@ def _columns(path: Path) -> Iterator[AnswerLine]:
 
 # -- lmms-eval ---------------------------------------------------------------------------------------------------------
 def _sample(line: AnswerLine) -> AnswerLine:
-    """A sample with the fields of its document, and what the model wrote before any filter."""
+    """A sample with the fields of its document, and with the model's text before any filter."""
     fields = line.fields
     document: Mapping[str, Any] = fields["doc"] if isinstance(fields.get("doc"), Mapping) else {}
     written = fields.get("resps") or fields.get("filtered_resps")
@@ -243,7 +243,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _once(lines: Sequence[AnswerLine]) -> list[AnswerLine]:
-    """Samples without the copies that further filters leave of them."""
+    """Samples without the copies that further filters add."""
     kept: dict[tuple[str, str], AnswerLine] = {}
     for number, line in enumerate(lines):
         name = str(line.fields.get("doc_id", f"line {number}"))

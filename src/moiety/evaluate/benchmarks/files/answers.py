@@ -1,4 +1,4 @@
-"""Reads answers that were made here or elsewhere as row id -> text, by one mechanism for the files of all tools."""
+"""Reads answers of moiety and of other tools as row id -> text, in one way for all kinds of files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PARTS: Mapping[str, Callable[[Row], Hashable]] = {"pope": lambda row: row.type, 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a file of answers, or several, says.
+    """The answers in one or several files.
 
     Args:
         texts: Row id -> what the model wrote.
-        kinds: What was read and how: one sentence a kind of file.
-        notes: What a reader has to know besides.
+        kinds: What was read and how: one sentence for each kind of file.
+        notes: What else a reader has to know.
     """
 
     texts: Mapping[str, str]
@@ -31,7 +31,7 @@ class Answers:
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """Answers of one file whose lines have an id, without looking at the questions; see :func:`answers_to`.
+    """Answers of one file whose lines have ids. The questions are not needed; see :func:`answers_to`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -45,18 +45,18 @@ def answers_to(benchmark: str, rows: Sequence[Row], paths: Sequence[Path]) -> An
 
     Read are answers made here, the lines of LLaVA's evaluation, samples of lmms-eval, tables of VLMEvalKit, MME's
     result files of four columns, POPE's own lines, each benchmark's own form of submission, one object of answers by
-    id, and lines with an id or a question and a reply. What kind a file is, is told by its content.
+    id, and lines with an id or a question and a reply. The content of a file tells its kind.
 
     Args:
         benchmark: Its name.
         rows: Its questions.
-        paths: Files, or folders of files; together they answer each question once.
+        paths: Files, or folders of files. Together they answer each question once.
 
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: a spreadsheet needs openpyxl.
-        ValueError: the file belongs to another benchmark or to other questions, an answer has no question, or it cannot
-            be told what the model wrote.
+        ValueError: a file belongs to another benchmark or to other questions, an answer has no question, or no field
+            can be identified as the model's reply.
     """
     by_id = {row.id: row for row in rows}
     texts: dict[str, str] = {}
@@ -78,9 +78,10 @@ def answers_to(benchmark: str, rows: Sequence[Row], paths: Sequence[Path]) -> An
 
 
 def answered_part(benchmark: str, rows: Sequence[Row], texts: Mapping[str, str]) -> tuple[list[Row], tuple[str, ...]]:
-    """The questions of those categories that have an answer, and what is to be said of the others.
+    """The questions of all categories that have an answer, and a note about the other categories.
 
-    A category with one answer has to be answered whole; a benchmark without such parts is its only part.
+    If one question of a category has an answer, all of them need one. A benchmark without categories counts as one
+    category.
     """
     part = PARTS.get(benchmark)
     if part is None:

@@ -1,4 +1,4 @@
-"""One entry of an official file: what must be in it, the words that end a prompt, where its pictures lie."""
+"""Checks entries of official files, and ends prompts with the usual request for a short answer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def texts_in(entry: Mapping[str, Any], key: str, place: str) -> list[str]:
 
 
 def people_in(entry: Mapping[str, Any], place: str) -> list[str]:
-    """What people answered, under ``answers``: texts, objects with ``answer``, or an object with a list under it.
+    """The answers of people, under ``answers``: texts, objects with ``answer``, or an object with a list under it.
 
     The first is TextVQA's form, the second VQAv2's and VizWiz', the third that of a sequence of the hub.
 
@@ -75,7 +75,7 @@ def people_in(entry: Mapping[str, Any], place: str) -> list[str]:
 
 
 def list_in(document: Any, path: Readable, key: str | None = None) -> list[Any]:
-    """The list of entries of a whole file, under `key` where one is given.
+    """The list of entries of a file, under `key` if one is given.
 
     Raises:
         ValueError: there is none.
@@ -88,7 +88,7 @@ def list_in(document: Any, path: Readable, key: str | None = None) -> list[Any]:
 
 
 def object_in(document: Any, path: Readable) -> dict[str, Any]:
-    """The object of entries by name of a whole file.
+    """The object name -> entry of a file.
 
     Raises:
         ValueError: there is none.
@@ -104,5 +104,5 @@ def asked_shortly(question: str) -> str:
 
 
 def write_document(path: Path, document: Any) -> None:
-    """One JSON document, whole or not at all. In ASCII, so that no answer, however broken, stops it."""
+    """Write one JSON document, whole or not at all. As ASCII it can hold answers with broken characters."""
     write_atomically(path, json.dumps(document, indent=1) + "\n")

@@ -1,7 +1,8 @@
 """Joins answers with questions: by id, by id and question, or by order where the questions of all lines agree.
 
-An id alone is not always enough: MME and TextVQA are asked under the name of the picture, POPE's own answers have no id
-at all. Nothing is ever paired by place alone: where order decides, each line carries its question, and all agree.
+An id alone is not always enough: in MME and TextVQA the id is the name of the picture, and POPE's own answers have no
+id. Lines and questions are never paired by position alone. If order decides, every line also holds its question, and
+all these questions agree.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Joined:
     Args:
         file: The file.
         pairs: Each line with the ids of its questions: one, or one in each category where a line names several.
-        how: What joined them, in words.
+        how: How they were joined, in words.
     """
 
     file: AnswerFile
@@ -48,7 +49,7 @@ class Joined:
 
 
 def join(file: AnswerFile, rows: Sequence[Row], benchmark: str) -> Joined:
-    """Give each line of `file` its question.
+    """Find the question of each line of `file`.
 
     Raises:
         ValueError: a line has neither id nor question, carries another question than its id, or could belong to
@@ -81,7 +82,7 @@ def join(file: AnswerFile, rows: Sequence[Row], benchmark: str) -> Joined:
 
 # -- by id -------------------------------------------------------------------------------------------------------------
 def _by_id(file: AnswerFile, rows: Sequence[Row]) -> Iterator[tuple[str, list[str]]]:
-    """Keys whose values are ids of questions, each once, and the ids."""
+    """Keys whose values are ids of questions, each id once; and these ids."""
     known = {row.id for row in rows}
     words = sorted({row.type for row in rows if row.type and row.type in file.path.name}, key=len)
     spelt: dict[str, Callable[[AnswerLine], Iterator[str]]] = {
@@ -122,7 +123,7 @@ class _Questions:
         return frozenset(bare(text) for text in (prompt, first, *([told] if isinstance(told, str) else [])))
 
     def with_questions(self, file: AnswerFile) -> AnswerFile:
-        """The file with ``text`` as question where that is what it holds: POPE's own lines of questions do so."""
+        """The file with ``text`` read as the question, if that field holds questions, as in POPE's own lines."""
         lines = file.lines
         if file.reply == "text" or any(questions_in(line) for line in lines):
             return file
@@ -131,7 +132,7 @@ class _Questions:
         return replace(file, lines=lines)
 
     def asking(self, line: AnswerLine) -> list[Row]:
-        """The rows with a question of this line; its first line alone counts where the whole is asked by none."""
+        """The rows with a question of this line. If no row asks the whole text, only its first line is compared."""
         for text in questions_in(line):
             for part in (text, text.replace("<image>", "").strip().split("\n")[0]):
                 found = self.by_text.get(bare(part))
@@ -140,7 +141,7 @@ class _Questions:
         return []
 
     def refuse_others(self, file: AnswerFile, names: Sequence[str], benchmark: str) -> None:
-        """Lines whose id belongs to one question and whose words to another are a mistake of files.
+        """Raise an error for a line whose id belongs to one question and whose text belongs to another.
 
         Raises:
             ValueError: there is such a line, or more than half of the lines carry none of the questions.
@@ -167,7 +168,7 @@ class _Questions:
             )
 
     def joined(self, file: AnswerFile, benchmark: str) -> Joined:
-        """Lines by their questions, told apart by every field that all lines agree on, at last by order."""
+        """Join lines by their questions. Fields that all lines have, and at last the order, tell equal ones apart."""
         found, used = self._of_names(file, [self.asking(line) for line in file.lines])
         found, word = self._of_categories(file, found)
         used += word
@@ -180,7 +181,7 @@ class _Questions:
         return Joined(file, [(line, (name,)) for line, name in zip(file.lines, ordered, strict=True)], "by order")
 
     def _of_names(self, file: AnswerFile, found: Found) -> tuple[Found, list[str]]:
-        """Rows that every line's names agree with, key by key; a key that one line contradicts tells nothing."""
+        """Rows that agree with the names in each line. A key that disagrees in one line is not used."""
         used = ["question"]
         names = {row.id: names_of_row(row) for row in self.rows}
         keys = [key for key in (*ID_KEYS, *PICTURE_KEYS) if all(key in line.fields for line in file.lines)]
@@ -192,7 +193,7 @@ class _Questions:
         return found, used
 
     def _of_categories(self, file: AnswerFile, found: Found) -> tuple[Found, list[str]]:
-        """Rows of the categories that lines name, or else that the name of the file does."""
+        """Rows of the categories in the lines; if there are none, of the category in the file's name."""
         types = {row.id: frozenset([row.type or ""]) for row in self.rows}
         word = max((row.type for row in self.rows if row.type and row.type in file.path.name), key=len, default="")
         named = {
@@ -206,7 +207,7 @@ class _Questions:
         return found, []
 
     def _in_order(self, file: AnswerFile) -> list[str] | None:
-        """Ids in the order of the questions, or of whole categories of them, if every line's question agrees."""
+        """Ids in the order of the questions, or of whole categories, if the question in every line agrees."""
         texts = [{row.id for row in self.asking(line)} for line in file.lines]
         parts: dict[str | None, list[str]] = defaultdict(list)
         for row in self.rows:
@@ -218,7 +219,7 @@ class _Questions:
 
 
 def _narrowed(found: Found, wanted: Sequence[Names], names: Mapping[str, Names]) -> Found | None:
-    """Of each line's rows those with a wanted name; None where a line would keep none."""
+    """For each line, its rows with a wanted name; None if a line would keep no row."""
     kept = []
     for rows, called in zip(found, wanted, strict=True):
         kept.append([row for row in rows if not names[row.id].isdisjoint(called)])
@@ -228,7 +229,7 @@ def _narrowed(found: Found, wanted: Sequence[Names], names: Mapping[str, Names])
 
 
 def _ambiguous(file: AnswerFile, found: Found, benchmark: str) -> ValueError:
-    """What is wrong with lines that have no one question each."""
+    """The error for lines that could belong to several questions."""
     for line, rows in zip(file.lines, found, strict=True):
         if len(rows) > 1:
             return ValueError(
@@ -245,7 +246,7 @@ def _ambiguous(file: AnswerFile, found: Found, benchmark: str) -> ValueError:
 
 
 def _laid_out(texts: Sequence[set[str]], parts: Sequence[Sequence[str]]) -> list[str] | None:
-    """The one way to lay whole parts end to end so that every line asks its question; None: none, or several."""
+    """The only order of whole parts in which every line asks its question; None if there is none or more than one."""
     order: list[str] = []
     left = list(parts)
     while len(order) < len(texts):

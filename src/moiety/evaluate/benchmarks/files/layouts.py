@@ -1,4 +1,4 @@
-"""Layouts: the ways in which the files of a benchmark may lie in a folder, and the error where none is there."""
+"""Layouts: the ways in which the files of a benchmark may lie in a folder, and the error if none is found."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Questions:
 
     Args:
         rows: The questions in their official order.
-        pictures: Gives the pictures by the names that the rows use; called once a run begins.
-        part: What of the benchmark lies there, where the rows alone do not tell; empty: all of it.
+        pictures: Returns the pictures by the names that the rows use. It is called when a run begins.
+        part: Which part of the benchmark is there, if the rows do not tell; empty: all of it.
         notes: What a reader of the score has to know, one sentence each.
     """
 
@@ -38,11 +38,11 @@ class Layout:
     """One way in which the questions lie in a folder.
 
     Args:
-        whose: Who publishes them so: one of :data:`SITE`, :data:`LLAVA` and :data:`HUB`.
+        whose: Who publishes this layout: one of :data:`SITE`, :data:`LLAVA` and :data:`HUB`.
         needs: Files that have to be there, see :class:`moiety.evaluate.benchmarks.files.release.Release`; of patterns
         that
             stand together one has to match.
-        read: The folder -> its questions; called once all needs are met.
+        read: Folder -> questions. It is called if all needed files exist.
         files: The needs in words; empty: the patterns themselves.
         beside: Where pictures lie and what else is read, in words.
     """
@@ -60,7 +60,7 @@ class Layout:
         return f"{files}; {self.beside}" if self.beside else files
 
     def missing(self, release: Release) -> list[str]:
-        """What is not there of its needs, in words."""
+        """The needed files that are missing, in words."""
         return [
             _first(need).removeprefix("./")
             for need in self.needs
@@ -73,10 +73,10 @@ def _first(need: str | tuple[str, ...]) -> str:
 
 
 def questions_in(folder: Path, layouts: Sequence[Layout]) -> Questions:
-    """The questions of the first layout that is wholly there.
+    """The questions of the first layout whose files are all there.
 
     Raises:
-        FileNotFoundError: none is; the text names what is missing once, and the layouts that would do.
+        FileNotFoundError: no layout is complete. The text names the missing files and the accepted layouts.
     """
     told = in_words(layouts)
     try:
@@ -100,7 +100,7 @@ def in_words(layouts: Sequence[Layout]) -> str:
 
 
 def by_publisher(layouts: Sequence[Layout]) -> dict[str, str]:
-    """Who publishes them -> their layouts in words."""
+    """Publisher -> its layouts in words."""
     told: dict[str, list[str]] = {}
     for layout in layouts:
         told.setdefault(layout.whose, []).append(layout.in_words)
@@ -108,7 +108,7 @@ def by_publisher(layouts: Sequence[Layout]) -> dict[str, str]:
 
 
 def beside(release: Release, *places: str) -> Callable[[], Pictures]:
-    """Pictures in the folder, in those called `places` and in archives of them."""
+    """Pictures in the folder, in its subfolders `places`, and in archives of these."""
     return lambda: ReleasePictures(release, places)
 
 
@@ -116,7 +116,7 @@ def beside(release: Release, *places: str) -> Callable[[], Pictures]:
 def hub_patterns(split: str, *configs: str) -> tuple[str, ...]:
     """Where parquet files of a split lie: in ``CONFIG/``, or in ``data/`` and in the folder itself.
 
-    A configuration that begins with ``!`` is the only place: its files are not told from others by their name.
+    If a configuration begins with ``!``, only its folder is read, because its files have the same names as others.
     """
     names = (f"{split}-*.parquet", f"{split}/*.parquet", f"{split}.parquet")
     places = [config.removeprefix("!") for config in configs]
@@ -145,7 +145,7 @@ def hub_layout(split: str, read: Callable[[HubTable], Questions], *configs: str)
 
 
 def hub_table(release: Release, split: str, *configs: str) -> HubTable | None:
-    """The parquet files of a split, those of the first place that has any; None: there are none."""
+    """The parquet files of a split, from the first place that has any; None if there are none."""
     for pattern in hub_patterns(split, *configs):
         found = [file for file in release.all(pattern) if isinstance(file, Path)]
         if found:
@@ -155,7 +155,7 @@ def hub_table(release: Release, split: str, *configs: str) -> HubTable | None:
 
 
 def _shards_there(files: Sequence[Readable]) -> str:
-    """Which files of how many there are, where some are missing; empty: all are there."""
+    """Which files are there and how many there should be; empty if none is missing."""
     numbers: dict[tuple[str, int], list[int]] = {}
     for file in files:
         match = _SHARD.match(file.name)
@@ -171,7 +171,7 @@ def _shards_there(files: Sequence[Readable]) -> str:
 
 # -- parts -------------------------------------------------------------------------------------------------------------
 def parts_by(key: Callable[[Row], str], whole: Sequence[str]) -> Callable[[Sequence[Row]], str]:
-    """Tells what part of a benchmark some rows are: the names that `key` gives, nothing where all of `whole` are there.
+    """Make a function that names the part of a benchmark that rows belong to; it is empty if all of `whole` are there.
 
     Example:
         >>> told = parts_by(lambda row: str(row.type), ["a", "b"])
@@ -189,11 +189,11 @@ def parts_by(key: Callable[[Row], str], whole: Sequence[str]) -> Callable[[Seque
 
 
 def listed(names: Sequence[str], whole: int) -> str:
-    """Names of parts, shortened where they are many."""
+    """Names of parts; a long list is shortened."""
     shown = ", ".join(names[:4])
     return shown if len(names) <= 4 else f"{len(names)} of {whole}: {shown}, ..."
 
 
 def first_of(entry: Mapping[str, object], *keys: str) -> object:
-    """The value of the first of `keys` that an entry has; None: it has none of them."""
+    """The value of the first of `keys` that an entry has; None if it has none of them."""
     return next((entry[key] for key in keys if entry.get(key) is not None), None)

@@ -26,7 +26,7 @@ Names = frozenset[str]
 
 
 def bare(text: str) -> str:
-    """A question without mark of the picture, options, request for a form, case and punctuation.
+    """A question in lower case without image mark, options, request for a form and punctuation.
 
     Example:
         >>> bare("<image>\\nIs there a Dog?\\nAnswer the question using a single word or phrase.")
@@ -43,7 +43,7 @@ def bare(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Words alone, in lower case; full-width signs as plain ones."""
+    """The words in lower case, without punctuation. Full-width signs become plain ones."""
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).lower()).strip()
 
 
@@ -55,7 +55,7 @@ def common_ids(file: AnswerFile) -> list[str]:
 
 
 def spellings(line: AnswerLine, key: str, words: Sequence[str]) -> Iterator[str]:
-    """An id as it is, behind its category, and of a round of MMBench."""
+    """The spellings of an id: unchanged, after its category, and as in a round of MMBench."""
     name = str(line.fields[key])
     turn = line.fields.get("round_id")
     if isinstance(turn, int) and turn and name.isdecimal():
@@ -70,7 +70,7 @@ def spellings(line: AnswerLine, key: str, words: Sequence[str]) -> Iterator[str]
 
 
 def places(line: AnswerLine) -> Iterator[str]:
-    """Where a question of HallusionBench stands: in five fields, or in two and the end of VLMEvalKit's index."""
+    """The place of a question of HallusionBench: five fields, or two fields and the end of VLMEvalKit's index."""
     fields = line.fields
     if all(key in fields for key in _PLACE_KEYS):
         yield "/".join(str(fields[key]) for key in _PLACE_KEYS)
@@ -80,7 +80,7 @@ def places(line: AnswerLine) -> Iterator[str]:
 
 
 def questions_in(line: AnswerLine) -> list[str]:
-    """Questions that a line carries; ``text`` is one only where nothing else is, and is the reply of some tools."""
+    """Questions in a line. ``text`` counts only if there is no other, because some tools write the reply there."""
     found = [str(line.fields[key]) for key in QUESTION_KEYS[:-1] if isinstance(line.fields.get(key), str)]
     return [text for text in found if text.strip()]
 
@@ -103,17 +103,17 @@ def _words_of_picture(name: str) -> Iterator[str]:
 
 
 def names_of_row(row: Row) -> Names:
-    """What tools call a question: its id, that behind its category, its pictures with and without folder and ending."""
+    """Names that tools give a question: its id, also after its category; its pictures, with and without folder."""
     names = {row.id, row.id.rpartition("/")[2], str(row.extra.get("picture", row.id))}
     return frozenset(names.union(*map(_words_of_picture, row.images)))
 
 
 def names_of_line(line: AnswerLine, key: str) -> Names:
-    """What a line calls its question or its picture under one key; the nearest folder counts where it is there."""
+    """The names of a question or picture in a line under one key, with the nearest folder if there is one."""
     name = str(line.fields.get(key, ""))
     return frozenset([name]) if "/" not in name else frozenset(("/".join(name.split("/")[-2:]), name))
 
 
 def tails_of_line(line: AnswerLine, key: str) -> Names:
-    """The same without folder and ending."""
+    """The same names without folder and ending."""
     return frozenset(_words_of_picture(str(line.fields.get(key, ""))))

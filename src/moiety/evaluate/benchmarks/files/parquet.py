@@ -1,4 +1,4 @@
-"""Rows and pictures of parquet files, the form in which the hub keeps benchmarks."""
+"""Reads rows and pictures of parquet files, the form in which the hub stores benchmarks."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[d
 
     Args:
         path: A parquet file.
-        columns: Columns to read, those that the file has; None: all.
+        columns: Columns to read, as far as the file has them. None: all columns.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: the file is no parquet file.
+        ValueError: the file is not a parquet file.
     """
     for batch in _batches(path, columns):
         yield from batch.to_pylist()
@@ -58,7 +58,7 @@ def _light_batches(path: Path, same: Sequence[str]) -> Iterator[tuple[Any, froze
 
 
 def _num_absent(column: Any) -> int:
-    """Rows without a value in a part of a column, 1 where the file does not say."""
+    """Number of rows without a value in a part of a column; 1 if the file does not say."""
     known = column.statistics
     return int(known.null_count) if known is not None and known.has_null_count else 1
 
@@ -72,11 +72,11 @@ def _opened(path: Path) -> Any:
     try:
         return ParquetFile(path)
     except ArrowInvalid as error:
-        raise ValueError(f"{path} is no whole parquet file ({error}); fetch it anew") from error
+        raise ValueError(f"{path} is not a complete parquet file ({error}); fetch it again") from error
 
 
 class HubTable:
-    """Rows of the parquet files of one split, in order; pictures are named there, and read when they are asked for.
+    """Rows of the parquet files of one split, in order. Rows hold the names of pictures; a picture is read when needed.
 
     In an entry a column of pictures holds the name of the row's picture, None where it has none, and ``COLUMN#path``
     what it was called before; a column of lists of pictures holds a list of names. Names are ``FILE#ROW#COLUMN`` and
@@ -98,7 +98,7 @@ class HubTable:
 
         Raises:
             ImportError: pyarrow is not installed.
-            ValueError: a file is no whole parquet file.
+            ValueError: a file is not a complete parquet file.
         """
         for key, path in self.files.items():
             row = 0
@@ -115,7 +115,7 @@ class HubTable:
 
 
 class _Picture:
-    """Stands in an entry for a picture that is not read: its place in a list, if it is in one."""
+    """A placeholder in an entry for a picture that is not read. It holds the place in a list, if there is a list."""
 
     def __init__(self, place: int | None = None) -> None:
         self.place = place
@@ -185,7 +185,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _sizes(column: Any) -> list[int]:
-    """Bytes of each picture of a column, 0 where there is none."""
+    """Number of bytes of each picture of a column; 0 if there is none."""
     from pyarrow import compute
 
     content = _field(column, "bytes") if _fields(column.type) else column
@@ -219,7 +219,7 @@ class ParquetPictures:
         """The picture called `name`.
 
         Raises:
-            FileNotFoundError: there is none of that name.
+            FileNotFoundError: there is no picture of that name.
         """
         file, row, column, _ = self._split(name)
         if file not in self.paths:
@@ -260,7 +260,7 @@ class ParquetPictures:
         return self._starts[file]
 
     def _group(self, file: str, number: int, column: str) -> Any:
-        """One column of one row group; the ones used last are kept."""
+        """One column of one row group. The ones used last are kept in memory."""
         key = (file, number, column)
         if key in self._held:
             self._held.move_to_end(key)
@@ -275,7 +275,7 @@ class ParquetPictures:
 
 
 class NamedPictures:
-    """Pictures under names of their own.
+    """Pictures under other names.
 
     Args:
         pictures: The pictures.

@@ -1,4 +1,4 @@
-"""Official question files, read as they were published; ``.gz`` behind a name is read as well."""
+"""Reads official question files as they were published, also with the ending ``.gz``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moiety.records.json_reader import parse_json
 
 
 def text_of(path: Readable) -> str:
-    """The whole file as text, unpacked where it is packed; line ends stay as they are.
+    """The whole file as text, unpacked if it ends in ``.gz``. Line endings are not changed.
 
     Raises:
         ValueError: it is not UTF-8 or not a whole gzip file.
@@ -40,7 +40,7 @@ def read_json(path: Readable) -> Any:
 
 
 def read_lines(path: Readable) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (1-based) and object of each line; lines end at line feeds only, empty ones are passed over.
+    """Line number (1-based) and object of each line. Only line feeds end a line. Empty lines are skipped.
 
     Raises:
         ValueError: a line is not a JSON object.

@@ -1,4 +1,4 @@
-"""The folder of a benchmark as people have it: files by name wherever they lie, archives read in place."""
+"""Finds the files of a benchmark in a folder by name, in any subfolder, and reads archives without unpacking them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Member:
 
 
 class Release:
-    """What lies in a folder: a pattern names the end of a path, whatever stands before it.
+    """The files in a folder. A pattern names the end of a path; anything may stand before it.
 
     The name of the folder itself is part of a path: ``OCR/*.txt`` names the files of a folder ``OCR`` that was given.
     Case is ignored, ``*`` stands for anything inside one name, ``{a,b}`` for one of several words, ``./`` at the front
@@ -104,7 +104,7 @@ class Release:
                 self._paths[name] = path
 
     def all(self, pattern: str) -> list[Readable]:
-        """The files that `pattern` names: those in the fewest folders first, then by name."""
+        """The files that match `pattern`, sorted by the number of folders above them, then by name."""
         matches = _pattern(pattern).fullmatch
         before = "" if pattern.startswith("./") else f"{self.name}/"
         plain: dict[str, Readable] = {name: path for name, path in self._paths.items() if matches(before + name)}
@@ -112,11 +112,11 @@ class Release:
         return [found[name] for name in sorted(found, key=lambda name: (name.count("/"), name))]
 
     def has(self, *patterns: str) -> bool:
-        """Whether there is a file that one of `patterns` names."""
+        """Whether a file matches one of `patterns`."""
         return any(self.all(pattern) for pattern in patterns)
 
     def find(self, *patterns: str) -> Readable | None:
-        """The file that the first fitting one of `patterns` names; None: there is none.
+        """The file that matches the first possible one of `patterns`; None if there is none.
 
         Raises:
             ValueError: two files fit equally well and differ.
@@ -129,7 +129,7 @@ class Release:
         return None
 
     def one(self, *patterns: str) -> Readable:
-        """The same where there has to be one.
+        """The same as :meth:`find`, but the file must exist.
 
         Raises:
             FileNotFoundError: there is none.
@@ -155,7 +155,7 @@ class Release:
 
     @property
     def told_of_broken(self) -> str:
-        """What is to be added where a file is missing that a broken archive may hold."""
+        """Text for the error about a missing file, if a damaged archive may hold that file."""
         return "".join(f"; {told}" for told in self.broken.values())
 
     @cached_property
@@ -183,7 +183,7 @@ class Release:
 
 
 def _below(folder: Path) -> Iterator[tuple[str, Path, bool]]:
-    """Path below `folder`, place, and whether it is a folder; pictures and hidden names are passed over."""
+    """Path below `folder`, full path, and whether it is a folder. Pictures and hidden names are skipped."""
     todo: list[tuple[str, Path, int]] = [("", folder, 0)]
     seen = {folder.resolve()}
     while todo:
@@ -222,7 +222,7 @@ def members_of(archive: Path) -> list[str]:
     """Names of the files in an archive.
 
     Raises:
-        ValueError: it is not a whole archive.
+        ValueError: the archive is damaged.
     """
     try:
         if _is_zip(archive):
@@ -232,7 +232,7 @@ def members_of(archive: Path) -> list[str]:
             return [member.name for member in tar if member.isfile()]
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         why = str(error).split("\n")[0].rstrip(":-")
-        raise ValueError(f"{archive} is no whole archive ({why}); fetch it anew or take it away") from error
+        raise ValueError(f"{archive} is not a complete archive ({why}); fetch it again or remove it") from error
 
 
 @cache
@@ -268,7 +268,7 @@ class ReleasePictures:
         """The picture called `name`, as RGB.
 
         Raises:
-            FileNotFoundError: it lies nowhere.
+            FileNotFoundError: the picture is not found.
             ValueError: it cannot be decoded.
         """
         path = self._path(name)
@@ -309,7 +309,7 @@ class ReleasePictures:
 
 
 class _Archive:
-    """A zip or a plain tar that stays open between two look-ups."""
+    """A zip or an uncompressed tar that stays open between look-ups."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,8 +1,8 @@
-"""Which field of a line holds the text of the model, and never the right answer that stands beside it.
+"""Finds the field of a line that holds the model's text, and never takes the right answer for it.
 
 ``answer`` is the reply in some files and the right answer in others: CMMMU and MMMU keep the model's text under
-``response`` and the right answer under ``answer``. A file is read by the benchmark's own rule, else by its kind's, else
-by the one field that can be the reply; where two can, it is refused.
+``response`` and the right answer under ``answer``. The field is chosen by the benchmark's own rule, or by the rule of
+the kind of file, or because only one field can be the reply. If two fields can be the reply, an error is raised.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _GOLD_IN_ANSWER = ("mmbench", "mme", "gqa", "seed", "ai2d", "mmmu", "cmmmu", "ma
 
 
 def replies_of(joined: Joined, rows: Mapping[str, Row], benchmark: str) -> tuple[dict[str, str], str, tuple[str, ...]]:
-    """Replies by question, the key they were read under, and what a reader has to know.
+    """Replies by question, the key that they were read from, and notes for the reader.
 
     Raises:
         ValueError: no field is the reply, two can be, it is the right answer throughout, a line lacks it or it is no
@@ -100,7 +100,7 @@ def _key_of(joined: Joined, rows: Mapping[str, Row], benchmark: str) -> tuple[st
 def _one_of(
     joined: Joined, rows: Mapping[str, Row], found: Sequence[str], has_answer: bool
 ) -> tuple[str, tuple[str, ...]]:
-    """The one field that can be the reply, when ``answer`` may be another."""
+    """The only field that can be the reply, given that ``answer`` may be the right answer."""
     lines = [line for line, _ in joined.pairs]
     if len(found) > 1:
         golden = [key for key in found if _is_gold(joined, rows, key)]
@@ -126,7 +126,7 @@ def _two(line: AnswerLine, first: str, second: str) -> ValueError:
 
 
 def _refuse_questions(joined: Joined, rows: Mapping[str, Row], benchmark: str) -> None:
-    """A file of questions has right answers under ``answer``, and no replies.
+    """Raise an error for a file of questions: it has right answers under ``answer``, and no replies.
 
     Raises:
         ValueError: this is one.
@@ -165,7 +165,7 @@ def _is_gold(joined: Joined, rows: Mapping[str, Row], key: str) -> bool:
 
 
 def _right(row: Row) -> set[str]:
-    """A row's right answers in every form that files state: text, letter, place of the option and its words."""
+    """The right answers of a row in every form that files use: text, letter, number and words of the option."""
     found = {normalise(answer) for answer in row.answers}
     found |= {normalise(str(row.extra[key])) for key in ("answer", "label", "gt_answer") if key in row.extra}
     for answer in row.answers:
@@ -176,7 +176,7 @@ def _right(row: Row) -> set[str]:
 
 
 def _forms(given: Any) -> set[str]:
-    """The texts of a field: of a list, and of the text of one, its parts."""
+    """The texts in a field. A list, or a text that shows a list, gives its parts."""
     if isinstance(given, str) and given.startswith("["):
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             given = ast.literal_eval(given)

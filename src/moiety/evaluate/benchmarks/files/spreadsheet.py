@@ -1,4 +1,4 @@
-"""One table as an ``.xlsx`` file, for servers that take nothing else."""
+"""Writes one table as an ``.xlsx`` file, for servers that accept no other form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Average normalised Levenshtein similarity: how DocVQA and its relatives forgive misread letters."""
+"""Average normalised Levenshtein similarity (ANLS): the score of DocVQA, which tolerates a few wrong letters."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _raw_length(first: str, second: str) -> int:
 
 
 def _distance(first: str, second: str, length: int) -> float:
-    """Edit distance over `length`; not counted out where lengths alone put it beyond the threshold."""
+    """Edit distance divided by `length`. It is not computed if the lengths alone put it above the threshold."""
     if length == 0:
         return 0.0
     bound = abs(len(first) - len(second)) / length

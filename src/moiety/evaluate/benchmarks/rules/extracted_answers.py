@@ -1,4 +1,4 @@
-"""What MathVista does with an answer once it has been taken out of the text: one form, then a comparison.
+"""Compares an extracted answer of MathVista with the right one, after both have been brought to one form.
 
 The published score lets a language model take the answer out. Here nothing is asked: the released rules get the whole
 text as if it were the extraction, and :func:`sound_verdict` reads the answer off the end by a rule of its own.
@@ -23,7 +23,7 @@ _LIST = re.compile(r"\[([^\[\]]*)\]")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a question of MathVista wants.
+    """What kind of answer a question of MathVista expects.
 
     Args:
         answer: The right answer as text.

@@ -1,7 +1,7 @@
-"""Reads what an outside grader gave back: grades of MM-Vet, verdicts on HallusionBench, extractions of MathVista.
+"""Reads the results of an outside grader: grades of MM-Vet, verdicts on HallusionBench, extractions of MathVista.
 
-The model's answers went out in the file that ``evaluate`` writes; here the official numbers are made of what came back.
-Nothing is asked. Rates are not rounded; the released tools round most of them.
+``evaluate`` writes the file of answers for the grader, and this module computes the official numbers from the grader's
+result. No question is asked here. Rates are not rounded; the released tools round most of them.
 
 Source:
     yuweihao/MM-Vet @ 7d717c2, ``mm-vet_evaluator.py``; tianyi-lab/HallusionBench @ 744007c, ``evaluation.py``;
@@ -37,13 +37,13 @@ Entries = Mapping[str, Any]
 
 
 def score_graded(name: str, data: Path, files: Sequence[Path], limit: int | None = None) -> BenchmarkScore:
-    """The official numbers of a benchmark from what its grader wrote, with an interval as for every other score.
+    """The official numbers of a benchmark, computed from its grader's files, with an interval as for every score.
 
     Args:
         name: A key of :data:`GRADED`.
         data: Folder with the benchmark's official files.
-        files: What the grader wrote; several files are taken together, each question once.
-        limit: The files are about the first so many questions.
+        files: The files of the grader. Several files are read together; each question occurs once.
+        limit: The files are about the first questions, up to this number.
 
     Raises:
         FileNotFoundError: files are missing.

@@ -1,4 +1,4 @@
-"""Multiple choice: how options are put to a model, which letter its text names, and how often it names none."""
+"""Multiple choice: writes options into a prompt, reads the letter in a text, and counts texts without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks with ten people's answers share: reading them, scoring them, mean score.
+"""Reads and scores answers for the benchmarks in which ten people answered each question.
 
 A question without public answers (a test split) is read without any; scoring it is an error that says what to do.
 """

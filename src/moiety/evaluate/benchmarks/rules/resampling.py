@@ -1,4 +1,4 @@
-"""How certain the headline of a benchmark is: its spread over resampled sets of questions."""
+"""Computes the interval of a benchmark's headline from its spread over resampled sets of questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Yes or no: what a text says, and the numbers that follow from it."""
+"""Reads yes or no from a text, and computes the numbers that follow from it."""
 
 from __future__ import annotations
 
