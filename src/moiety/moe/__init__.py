@@ -1,1 +1,1 @@
-"""The mathematics of the sparse layer: route, dispatch, compute, combine, and what it costs to be unfair."""
+"""The mathematics of the sparse layer: routing, dispatch, experts, combine and auxiliary losses."""
