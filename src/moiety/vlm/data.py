@@ -127,11 +127,6 @@ class Encoder:
             row: The row; its last turn is dropped if it is an answer.
             blank_image: Replace each picture by one of the same size in the processor's mean colour. This measures what
                 can be answered without the picture.
->>>
-<<<
-    """Left-padded prompts for generation: each row up to its last answer, with the generation prompt.
-===
-    """A left-padded batch (see :class:`Collator`) for generation: each row up to its last answer, with the prompt.
 
         Raises:
             FileNotFoundError: a picture is missing.
@@ -290,7 +285,7 @@ def prompt_batch(
     blank_image: bool = False,
     control: Collection[int] | None = None,
 ) -> dict[str, Tensor]:
-    """Left-padded prompts for generation: each row up to its last answer, with the generation prompt.
+    """A left-padded batch (see :class:`Collator`) for generation: each row up to its last answer, with the prompt.
 
     Args:
         rows: The conversations.

@@ -163,12 +163,10 @@ def cone_loss(
     distance is the sum over the factors. A term without pairs is a 0 that stays in the graph.
 
     Args:
-        apex: Points whose cones should contain `inside`, ``(pairs, hyp_dim)``; with ``inter_kind: product``
-            ``(pairs, factors, hyp_dim)``.
+        apex: Points whose cones should contain `inside`, ``(pairs, hyp_dim)`` or ``(pairs, factors, hyp_dim)``.
         inside: Points that should lie in these cones, same shape.
         false_apex, false_inside: Apices and points of false pairs, which should lie outside, ``(negatives, …)``.
-        settings: Section ``moe.asymoe``. The fields ``inter_kind`` (the space), ``aperture``, ``cone_k``, ``eta`` and
-            ``cone_margin`` are read.
+        settings: ``inter_kind`` (the space), ``aperture``, ``cone_k``, ``eta`` and ``cone_margin`` are read.
         kappa: The space has curvature ``-kappa``. None: the setting ``curvature``. The Euclidean twin does not read it.
 
     Raises:
