@@ -1,9 +1,9 @@
 """Which token may use which expert: every table and every index of the routing schemes.
 
-Plain Python. No tensor lives here and no other module computes an expert index: layers, routers, losses and the
-lens ask :class:`ExpertGroups`. A *modality* is what one token is (text, image, video, audio). A *modality group* is a
-set of modalities that are routed alike (``text``, ``vision``, ``audio``). An *expert group* is a contiguous run of
-experts in the bank with one admission rule.
+This file is plain Python without tensors. No other module computes an expert index: layers, routers, losses and the
+lens ask :class:`ExpertGroups`. The *modality* of a token is text, image, video or audio. A *modality group* is a set of
+modalities that are routed alike (``text``, ``vision``, ``audio``). An *expert group* is a contiguous run of experts in
+the bank with one admission rule.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cached_property
 
 
 class Modality(enum.IntEnum):
-    """What one position of a sequence holds; the values of ``modality_ids``."""
+    """The modality of one position of a sequence: the values of ``modality_ids``."""
 
     PADDING = -1
     TEXT = 0
@@ -35,7 +35,7 @@ DEFAULT_MODALITY_GROUPS: Mapping[int, str] = {
 
 
 def nearest_name(given: str, known: Iterable[str]) -> str:
-    """End of an error message: the known names and, where one is close, a suggestion.
+    """The end of an error message: the known names and, if one is similar, a suggestion.
 
     Example:
         >>> nearest_name("moie", ["dense", "moiie"])
@@ -70,10 +70,10 @@ class ExpertGroups:
     Args:
         groups: Expert groups in the order of the bank: private groups first, inter-modality, then private to text.
         modality_groups: Modality id -> name of its modality group. A modality without an entry cannot be routed.
-        gates: Which modality groups share one gate. Empty: the scheme has no gate.
+        gates: For each gate, the modality groups that share it. Empty: the scheme has no gate.
 
     Raises:
-        ValueError: a name stands twice, a count is negative, a group admits an unknown modality group, an expert is
+        ValueError: a name occurs twice, a count is negative, a group admits an unknown modality group, an expert is
             open to no modality group, or a modality group sees no expert.
 
     Example:
@@ -113,17 +113,17 @@ class ExpertGroups:
     # -- sizes and names ------------------------------------------------------------------------------------------
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names of the modality groups; text stands last, as in the bank."""
+        """Names of the modality groups; text is the last, as in the bank."""
         found = dict.fromkeys(self.modality_groups.values())
         return (*(name for name in found if name != TEXT_GROUP), *((TEXT_GROUP,) if TEXT_GROUP in found else ()))
 
     @cached_property
     def num_experts(self) -> int:
-        """Experts in the bank."""
+        """Number of experts in the bank."""
         return sum(group.count for group in self.groups)
 
     def describe(self) -> str:
-        """One line for a person: ``vision×1 + inter×2 + text×1``."""
+        """The bank in one readable line: ``vision×1 + inter×2 + text×1``."""
         return " + ".join(f"{group.name}×{group.count}" for group in self.groups if group.count)
 
     # -- kinds ----------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class ExpertGroups:
 
     # -- expert indices -------------------------------------------------------------------------------------------
     def slice_of(self, name: str) -> slice:
-        """Where the expert group called `name` lies in the bank.
+        """The range of expert indices of the expert group called `name`.
 
         Raises:
             KeyError: there is no such expert group.
@@ -169,7 +169,7 @@ class ExpertGroups:
         raise KeyError(f"no expert group {name!r}; {nearest_name(name, (group.name for group in self.groups))}")
 
     def visible(self, modality_group: str) -> tuple[int, ...]:
-        """Ascending indices of the experts that tokens of `modality_group` may use; row j of its gate is entry j."""
+        """Ascending indices of the experts open to `modality_group`; row j of its gate scores entry j."""
         return tuple(
             index
             for group in self.groups
@@ -188,7 +188,11 @@ class ExpertGroups:
         )
 
     def group_of_expert(self, index: int) -> ExpertGroup:
-        """The expert group that holds expert `index`."""
+        """The expert group that contains expert `index`.
+
+        Raises:
+            IndexError: the bank has no such expert.
+        """
         for group in self.groups:
             if index in range(self.slice_of(group.name).start, self.slice_of(group.name).stop):
                 return group
@@ -212,34 +216,34 @@ class ExpertGroups:
 
     @cached_property
     def allowed(self) -> tuple[tuple[bool, ...], ...]:
-        """Boolean table (modality groups, experts): who may use which expert."""
+        """Boolean table (modality groups, experts): true where the group may use the expert."""
         return tuple(tuple(index in self.visible(name) for index in range(self.num_experts)) for name in self.names)
 
     # -- gates ----------------------------------------------------------------------------------------------------
     def gate_of(self, modality_group: str) -> int | None:
-        """Which gate scores tokens of `modality_group`; None in a scheme without gates."""
+        """Number of the gate that scores tokens of `modality_group`; None in a scheme without gates."""
         for number, members in enumerate(self.gates):
             if modality_group in members:
                 return number
         return None
 
     def gate_rows(self, gate: int) -> tuple[int, ...]:
-        """Experts scored by gate number `gate`, row by row: what its first member sees."""
+        """Index of the expert that each row of gate number `gate` scores: the experts visible to its first member."""
         return self.visible(self.gates[gate][0])
 
     @cached_property
     def gate_members(self) -> tuple[tuple[int, ...], ...]:
-        """For each gate the positions in :attr:`names` of the modality groups that it scores."""
+        """For each gate, the modality groups that it scores, as positions in :attr:`names`."""
         return tuple(tuple(self.names.index(name) for name in members) for members in self.gates)
 
     @cached_property
     def gate_sizes(self) -> tuple[int, ...]:
-        """For each gate the number of experts that it scores."""
+        """For each gate, the number of experts that it scores."""
         return tuple(len(self.gate_rows(gate)) for gate in range(len(self.gates)))
 
     @cached_property
     def gate_names(self) -> tuple[str, ...]:
-        """Name of each gate: its modality group, several joined by ``_``, or ``all``."""
+        """Name of each gate: its modality group, or several joined by ``_``, or ``all`` for all of them."""
         return tuple(
             members[0] if len(members) == 1 else "all" if set(members) == set(self.names) else "_".join(members)
             for members in self.gates
@@ -249,7 +253,8 @@ class ExpertGroups:
         """Refuse a `top_k` that some modality group cannot satisfy.
 
         Raises:
-            ValueError: more choices than visible experts, or one renormalised choice (constant weight 1, no gradient).
+            ValueError: `top_k` is larger than the number of visible experts, or it is 1 with renormalised weights; then
+                every weight is 1 and the router gets no gradient.
         """
         smallest = min(self.names, key=lambda name: len(self.visible(name)))
         visible = len(self.visible(smallest))

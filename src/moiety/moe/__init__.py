@@ -1,1 +1,1 @@
-"""The mathematics of the sparse layer: routing, dispatch, experts, combination, and the cost of uneven routing."""
+"""The mathematics of the sparse layer: routing, dispatch, experts, combine and auxiliary losses."""

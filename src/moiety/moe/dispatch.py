@@ -1,13 +1,13 @@
-"""Dispatch sorts the slots by expert; combine leads the answers back to their tokens.
+"""Dispatch sorts the slots by expert; combine adds up the answers for each token.
 
 A *slot* is one (token, choice) pair. All slots of all modalities are sorted once by expert, so that every expert sees
-one contiguous run of rows and runs once. Slots that chose no expert (padding, or experts of another bank) sort to the
-end and are not computed. One spare row stands after the last slot. It is kept at 0, and slots without an expert read it
-on the way back. So whatever their own rows hold, it never reaches a token.
+one contiguous run of rows and runs once. Slots without an expert (padding, or slots of another bank) are sorted to the
+end and are not computed. One spare row stands after the last slot. It is kept at 0, and slots without an expert read
+it when the answers are summed. So the content of uncomputed rows never reaches a token.
 
-Some experts treat the tokens of different modality groups differently: an inter-modality expert has a projection for
-each of them. The *side* of a token says which one reads it: 0 for vision, 1 for text, one more for each further
-modality group. Sorting by side within an expert costs nothing and gives such a bank contiguous rows.
+Some experts treat the tokens of different modality groups differently: a hyperbolic expert has a projection for each
+group. The *side* of a token says which projection reads it: 0 for vision, 1 for text, and one more number for each
+further modality group. Sorting by side within an expert costs nothing and gives such a bank contiguous rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Slots:
     """The slots of one bank, sorted by expert and side.
 
     Args:
-        index: Expert of each slot within the bank, ``(tokens, top_k)``; the number of its experts means no expert.
+        index: Expert of each slot within the bank, ``(tokens, top_k)``. An index equal to the number of experts means
+            no expert.
         slot_of_row: Position in the flattened (token, choice) list that each sorted row is made from, ``(rows,)``; 0
             in the spare row, which is the last.
         row_of_slot: Sorted row of each slot, ``(tokens, top_k)``; the spare row for a slot without an expert.
@@ -34,7 +35,7 @@ class Slots:
             Rows from ``offsets[-1]`` on are not computed.
         num_sides: Number of sides; the runs of one expert stand next to each other.
         modality_group: Position of each token's modality group, ``(tokens,)``; -1 on padding. None: not given.
-        ends: The offsets as numbers on the host. None: nobody has read them yet, and reading them makes a GPU wait.
+        ends: The offsets as numbers on the host. None: they have not been read yet; reading them makes a GPU wait.
     """
 
     index: Int[Tensor, "tokens top_k"]
@@ -52,7 +53,7 @@ class Slots:
 
     @property
     def expert_offsets(self) -> Int[Tensor, " experts"]:
-        """End row of each expert, all its sides together."""
+        """End row of each expert over all its sides, ``(experts,)`` int32."""
         if self.num_sides == 1:
             return self.offsets
         # a copy: grouped products want stride 1, also where there is only one offset
@@ -60,7 +61,7 @@ class Slots:
 
     @property
     def expert_ends(self) -> tuple[int, ...] | None:
-        """The same, as numbers on the host; None where nobody has read them."""
+        """:attr:`expert_offsets` as numbers on the host. None: they have not been read yet."""
         return None if self.ends is None else self.ends[self.num_sides - 1 :: self.num_sides]
 
 
@@ -76,7 +77,7 @@ def dispatch(
         index: Chosen expert of each slot, ``(tokens, top_k)``, 0..num_experts; `num_experts` means no expert.
         num_experts: Number of experts.
         modality_group: Position of each token's modality group, ``(tokens,)``; -1 on padding.
-        num_sides: Number of modality groups that the experts tell apart; 1: none.
+        num_sides: Number of modality groups that the experts treat differently; 1: they treat all alike.
 
     Example:
         >>> slots = dispatch(torch.tensor([[1, 0], [2, 2], [1, 1]]), num_experts=2)
@@ -101,14 +102,14 @@ def dispatch(
 
 
 def deal(slots: Slots, sizes: Sequence[int]) -> list[Slots]:
-    """Give each of several banks its own slots; all of them together cost one host read.
+    """Give each of several banks its own slots. The host reads the offsets once for all banks.
 
     Args:
-        slots: All slots, of experts that are counted through all banks.
+        slots: All slots; experts are numbered through all banks.
         sizes: Number of experts of each bank, in order.
 
     Returns:
-        For each bank its slots alone, its experts counted from 0, and the offsets read by the host.
+        One :class:`Slots` for each bank: its experts are numbered from 0, and `ends` is set.
     """
     sides, ends = slots.num_sides, [0, *slots.offsets.tolist()]
     banks, first = [], 0
@@ -132,7 +133,7 @@ def deal(slots: Slots, sizes: Sequence[int]) -> list[Slots]:
 
 
 def side_of(modality_group: Int[Tensor, " tokens"], num_sides: int) -> Int[Tensor, " tokens"]:
-    """Side of each token from the position of its modality group, where text stands last; padding gets 0.
+    """Side of each token, from the position of its modality group. Text is the last group; padding gets side 0.
 
     Example:
         >>> side_of(torch.tensor([0, 1, 2, -1]), num_sides=3)  # vision, audio, text, padding
@@ -153,9 +154,9 @@ def gather(
     """The token of each sorted row: ``(tokens, hidden)`` -> ``(rows, hidden)``.
 
     Args:
-        x: What the rows are made of.
-        token_of_row: See :class:`Slots`, or that of some rows.
-        row_weight: What each row is multiplied by; None: 1.
+        x: Hidden states of the tokens.
+        token_of_row: See :class:`Slots`; a part of the rows may be given.
+        row_weight: Factor of each row, ``(rows,)``; None: 1.
     """
     if row_weight is None:
         return x.index_select(0, token_of_row)
@@ -168,10 +169,11 @@ def weighted_sum(
 ) -> Float[Tensor, "tokens hidden"]:
     """Weighted sum over the choices of each token: the transpose of :func:`gather` with those weights.
 
-    One gather-and-sum. It adds in float32 at least, rounds once and uses no atomics, so repeated runs are bit-equal.
+    It is one operation that gathers and sums. It adds in float32 or wider, rounds once and uses no atomics, so repeated
+    runs are bit-equal.
 
     Args:
-        y: What the experts made of the sorted rows, ``(rows, hidden)``; the spare row must be 0.
+        y: Outputs of the experts for the sorted rows, ``(rows, hidden)``; the spare row must be 0.
         weights: Weight of each choice, ``(tokens, top_k)``.
         row_of_slot: See :class:`Slots`.
     """
@@ -179,10 +181,10 @@ def weighted_sum(
 
 
 def combine(answers: Tensor | Sequence[Tensor]) -> Tensor:
-    """Add up what the banks answered to each token, ``(tokens, hidden)`` each.
+    """Add up the answers of the banks, ``(tokens, hidden)`` each.
 
-    A bank has weighted and summed the answers of its own experts already (:func:`weighted_sum`): inside its kernel the
-    sorted rows need not be kept for the backward pass.
+    Each bank has already weighted and summed the answers of its own experts (:func:`weighted_sum`). It does so inside
+    its kernel, because then the sorted rows need not be kept for the backward pass.
     """
     if isinstance(answers, Tensor):
         return answers

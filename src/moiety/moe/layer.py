@@ -1,4 +1,4 @@
-"""The sparse layer: what a decoder layer calls in the place of its feed-forward network."""
+"""The sparse layer, which a decoder layer calls instead of its feed-forward network."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ from moiety.recipe.recipe import MoESettings
 _lent: ContextVar[tuple[Tensor | None, Evidence | None]] = ContextVar("moiety_lent", default=(None, None))
 """Modality ids and evidence for sparse layers that are called with hidden states alone; see :meth:`ModalityMoE.bound`.
 
-A context variable and no attribute: forwards in several threads, or one inside another, do not see each other's ids.
+This is a context variable and not an attribute, so that forwards in several threads, or one inside another, do not see
+each other's ids.
 """
 
 
 class ModalityMoE(nn.Module):
-    """Look up the evidence where the scheme asks for it, route every token, run the chosen experts, add up.
+    """Look up the evidence where the scheme needs it, route every token, run the chosen experts and add their answers.
 
     Args:
         hidden: Width of the decoder.
@@ -81,7 +82,7 @@ class ModalityMoE(nn.Module):
             self.experts = MixedExperts(self.groups, hidden, ffn, settings, act, bank)
         if settings.asymoe is not None and settings.asymoe.needs_context:
             self.context = ContextAttention(hidden, settings.asymoe)
-        # adapters and packers may take the places of experts and router: then they are called, and asked nothing
+        # read now: adapters and packers may later wrap experts and router, and a wrapper has none of these attributes
         self.num_experts, self.num_sides = self.groups.num_experts, getattr(self.experts, "num_sides", 1)
         self.dispatches_itself = isinstance(bank_in(self.experts), FFNExperts)
         self.reads_context = isinstance(self.experts, MixedExperts)
@@ -93,7 +94,7 @@ class ModalityMoE(nn.Module):
     def bound(self, modality_ids: Tensor | None, evidence: Evidence | None = None) -> Iterator[None]:
         """Lend modality ids, ``(batch, seq)``, and evidence to callers that pass hidden states alone.
 
-        Nothing is kept on the module: what is lent belongs to the calling thread, until the context is left.
+        Nothing is kept on the module. The calling thread alone sees what is lent, until the context is left.
         """
         token = _lent.set((modality_ids, evidence))
         try:
@@ -104,20 +105,21 @@ class ModalityMoE(nn.Module):
     def forward(
         self, hidden_states: Tensor, modality_ids: Tensor | None = None, evidence: Evidence | None = None
     ) -> Tensor:
-        """The mixture; exactly 0 on padding.
+        """The weighted sum of the chosen experts, in the shape of `hidden_states`; exactly 0 on padding.
 
-        Four nouns: the *router* decides who answers and how much each answer counts; *dispatch* puts the rows of each
-        expert side by side; the *experts* answer; *combine* adds up the answers of the banks. The gather of the rows
-        and the weighted sum over the choices of a token lie inside the kernels of the experts, because then neither
-        the sorted rows nor the answers have to be kept for the backward pass.
+        The layer has four stages. The *router* decides which experts answer and how much each answer counts. *Dispatch*
+        puts the rows of each expert side by side. The *experts* answer. *Combine* adds up the answers of the banks. The
+        kernels of the experts gather the rows and sum over the choices of a token, because then neither the sorted rows
+        nor the answers have to be kept for the backward pass.
 
         A bank of plain experts gets the choices as they are and dispatches itself. Hugging Face calls its experts so,
         and its expert parallelism, which stands around the bank, may send tokens to another process first.
 
         Args:
-            hidden_states: ``(batch, seq, hidden)`` or ``(tokens, hidden)``, the latter one sequence.
-            modality_ids: One id per position, -1 on padding; None: those of :meth:`bound`.
-            evidence: What may be looked up in the prompt; None: that of :meth:`bound`, or else nothing is evidence.
+            hidden_states: ``(batch, seq, hidden)``, or ``(tokens, hidden)`` for one sequence.
+            modality_ids: One id for each position, -1 on padding. None: those of :meth:`bound`.
+            evidence: Positions of the prompt that may be looked up. None: those of :meth:`bound`; without any, no
+                position is evidence.
 
         Raises:
             RuntimeError: no modality ids were given or bound.
@@ -140,16 +142,16 @@ class ModalityMoE(nn.Module):
         return combine(answers).view(hidden_states.shape)
 
     def probe(self, x: Tensor, context: Tensor, mass: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The gates of a forward that is over, computed anew from what they read, as a trace keeps it.
+        """Compute the gates of an earlier forward again, from the inputs that a trace kept.
 
         Args:
             x: Input of the layer, ``(tokens, hidden)``.
-            context: a, ``(tokens, hidden)``.
-            mass: e, ``(tokens,)``.
+            context: Output *a* of the context attention, ``(tokens, hidden)``.
+            mass: Evidence mass *e* of each token, ``(tokens,)``, 0..1.
 
         Returns:
-            alpha of each evidence expert, ``(tokens, evidence experts)``, and the score s, ``(tokens,)``; None where
-            the router has no score.
+            alpha of each evidence expert, ``(tokens, evidence experts)``, and the score *s* of the router,
+            ``(tokens,)``, or None where the router has no score.
 
         Raises:
             TypeError: the layer has no evidence experts.
@@ -161,10 +163,10 @@ class ModalityMoE(nn.Module):
         return alpha, None if score is None else score(Context(context, mass))
 
     def activated_parameters(self, modality_group: str) -> int:
-        """Parameters that one token of `modality_group` passes through, for the dearest set of experts it may choose.
+        """Parameters that one token of `modality_group` passes through, for the largest set of experts it may choose.
 
-        Context attention and router count with what the token uses of them: only text asks the context attention,
-        the others lend it keys and values. Adapters do not count.
+        Of router and context attention only the part that the token uses is counted: text tokens use the whole context
+        attention, the others only give it keys and values. Adapters do not count.
         """
         number = self.groups.names.index(modality_group)
         sets = itertools.combinations(self.groups.visible(modality_group), self.top_k)
@@ -172,7 +174,7 @@ class ModalityMoE(nn.Module):
         return self._shared[modality_group] + max(bank.activated_by(chosen, number) for chosen in sets)
 
     def _shared_parameters(self, modality_group: str) -> int:
-        """What a token passes through of router and context attention."""
+        """Parameters of router and context attention that a token passes through."""
         total = self.router.activated_parameters(modality_group)
         if self.context is None:
             return total
@@ -194,10 +196,10 @@ class ModalityMoE(nn.Module):
         return modality_ids
 
     def _look_up(self, hidden_states: Tensor, modality_ids: Tensor, evidence: Evidence | None) -> Context | None:
-        """The context of every token; None where the scheme does not ask for it."""
+        """The context of every token; None where the scheme does not need it."""
         if self.context is None:
             return None
-        if evidence is None:  # a mask of zeros, not no mask: every projection stays in the graph of every rank
+        if evidence is None:  # a mask of zeros keeps every projection in the graph of every rank
             evidence = Evidence(torch.zeros_like(modality_ids, dtype=torch.bool))
         if hidden_states.dim() == 2:  # (tokens, hidden) -> (1, tokens, hidden)
             hidden_states, modality_ids = hidden_states.unsqueeze(0), modality_ids.unsqueeze(0)
@@ -209,11 +211,11 @@ class ModalityMoE(nn.Module):
         found = self.context(hidden_states, modality_ids, evidence)
         if not self.weighs_evidence:
             return found
-        # once for the router's trace and the experts; a call of the module, for adapters stand around it
+        # computed once, for the trace and for the experts; the module is called because adapters may wrap it
         return found._replace(alpha=self.experts(hidden_states.flatten(0, 1), context=found))
 
     def _record(self, routing: Routing, x: Tensor, context: Context | None) -> None:
-        """Write the decision into the open trace, with what losses and lens read beside it."""
+        """Write the decision into the open trace, with the extras that losses and lens read."""
         trace = active_trace()
         if trace is None:
             return

@@ -1,4 +1,4 @@
-"""What routers and gates pay beside the task: uneven use of experts, large scores, a mean alpha off its target."""
+"""Auxiliary losses of routers and gates: uneven use of experts, large scores, and a mean alpha away from its target."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Reduce = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class GateStatistics:
-    """Sums over tokens that the losses are made of, for every gate and layer. Sums of several ranks add up.
+    """Sums over tokens from which the losses are computed, for every gate and layer. Sums of several ranks add up.
 
     Args:
         chosen: How often each expert was chosen, ``(gates, layers, experts)``. No gradient.
-        probability: Summed probability of each expert before the choice, ``(gates, layers, experts)``; of raw scores,
-            or of those that the routing names ``balance_logits``.
+        probability: Summed probability of each expert before the choice, ``(gates, layers, experts)``. It comes from
+            the raw scores, or from ``balance_logits`` where the routing has them in its extras.
         squared_logsumexp: Summed square of the log of the softmax normaliser, ``(gates, layers)``.
         tokens: Number of tokens, ``(gates, layers)``.
     """
@@ -48,7 +48,7 @@ def gate_statistics(layers: Sequence[Sequence[Routing]], groups: ExpertGroups) -
 
     Args:
         layers: Decisions of each layer, as in ``RoutingTrace.by_layer().values()``.
-        groups: Table of the scheme.
+        groups: Expert table of the scheme.
     """
     rows = [[_sums(routings, groups, gate) for routings in layers] for gate in range(len(groups.gates))]
     chosen, probability, squared, tokens = (
@@ -89,21 +89,22 @@ def load_balancing_loss(
 ) -> Float[Tensor, ""]:
     r"""Cost of uneven expert use by the tokens of one gate.
 
-    With :math:`F_{le}` the share of the tokens that chose expert *e* in layer *l* (summing to top_k) and
-    :math:`P_{le}` the mean probability it got, the cost is :math:`M \sum_e \bar F_e \bar P_e` with means over layers
-    (``joint_layers``), or the mean over layers of :math:`M \sum_e F_{le} P_{le}` (``per_layer``). Even probabilities,
-    or even choices, cost exactly top_k; full collapse costs M. For top_k > 1 lower values than top_k exist.
+    Let :math:`F_{le}` be the share of the tokens that chose expert *e* in layer *l* (its sum over *e* is top_k), and
+    :math:`P_{le}` the mean probability of that expert. With ``joint_layers`` the cost is
+    :math:`M \sum_e \bar F_e \bar P_e`, where a bar is the mean over layers. With ``per_layer`` it is the mean over
+    layers of :math:`M \sum_e F_{le} P_{le}`. Even probabilities, or even choices, cost exactly top_k. Full collapse
+    costs M. For top_k > 1 values below top_k exist.
 
     Args:
-        chosen: How often each expert was chosen.
-        probability: Summed probability of each expert; the gradient flows through this alone.
-        tokens: Number of tokens; 0 gives a loss of 0 with a gradient of 0.
-        num_visible: M, the number of experts the gate scores.
+        chosen: How often each expert was chosen, ``(layers, experts)``.
+        probability: Summed probability of each expert, same shape; the gradient flows through this alone.
+        tokens: Number of tokens, ``(layers,)``; 0 gives a loss of 0 with a gradient of 0.
+        num_visible: M, the number of experts that the gate scores.
         scope: ``joint_layers`` or ``per_layer``.
 
     Source:
-        Fedus et al. 2021, eq. 4-6, times top_k; per modality and over layers jointly as in MoIIE (2508.09779,
-        released code: same value to 3e-7). ``per_layer`` is ours.
+        Fedus et al. 2021, eq. 4-6, times top_k. The loss is taken for each modality and over all layers jointly, as in
+        MoIIE (2508.09779, released code: same value to 3e-7). ``per_layer`` is ours.
 
     Example:
         >>> chosen, probability = torch.tensor([[1., 1, 0], [0, 1, 1]]), torch.tensor([[1., 0, 0], [0, 0, 1]])
@@ -120,7 +121,11 @@ def load_balancing_loss(
 
 
 def z_loss(squared_logsumexp: Tensor, tokens: Tensor) -> Float[Tensor, ""]:
-    """Mean over all tokens of all gates and layers of the squared log-sum-exp of the scores; 0 without tokens.
+    """Squared log-sum-exp of the scores, averaged over all tokens of all gates and layers; 0 without tokens.
+
+    Args:
+        squared_logsumexp: Sums over the tokens of each gate and layer, ``(gates, layers)``.
+        tokens: Number of these tokens, ``(gates, layers)``.
 
     Source:
         Zoph et al. 2022 (ST-MoE), eq. 5.
@@ -131,15 +136,16 @@ def z_loss(squared_logsumexp: Tensor, tokens: Tensor) -> Float[Tensor, ""]:
 def alpha_target_loss(
     layers: Sequence[Sequence[Routing]], groups: ExpertGroups, target: float, reduce: Reduce | None = None
 ) -> Float[Tensor, ""]:
-    """Squared distance of the mean alpha of each evidence expert from `target`, mean over experts and layers.
+    """Squared distance of the mean alpha of each evidence expert from `target`, averaged over experts and layers.
 
-    The mean of an expert is over the text tokens that chose it; an expert nobody chose costs a differentiable 0.
+    The mean alpha of an expert is taken over the text tokens that chose it. An expert that no token chose costs 0, and
+    that 0 stays in the graph.
 
     Args:
-        layers: Decisions of each layer with ``alpha`` in their extras; layers without are passed over.
-        groups: Table of the scheme.
-        target: 0..1.
-        reduce: Sums a tensor over ranks and its gradient too.
+        layers: Decisions of each layer with ``alpha`` in their extras; layers without it are left out.
+        groups: Expert table of the scheme.
+        target: The mean alpha that is wanted, 0..1.
+        reduce: Sums a tensor, and its gradient, over ranks. None: one process.
     """
     experts = groups.slice_of(TEXT_GROUP)
     number = torch.arange(experts.start, experts.stop)
@@ -159,7 +165,7 @@ def alpha_target_loss(
 
 @dataclass(frozen=True, eq=False)
 class AuxiliaryLosses:
-    """Auxiliary losses of one forward.
+    """Auxiliary losses of one forward. All are scalars.
 
     Args:
         balance: Load-balancing loss of each gate, not yet weighted; empty in a scheme without gates.
@@ -177,17 +183,17 @@ class AuxiliaryLosses:
 def auxiliary_losses(
     trace: RoutingTrace, groups: ExpertGroups, settings: MoESettings, reduce: Reduce | None = None
 ) -> AuxiliaryLosses:
-    """All auxiliary losses of a trace, in float32 at least.
+    """All auxiliary losses of a trace, in float32 or wider.
 
-    A modality group without tokens costs a differentiable 0, so that every rank runs the same graph.
+    A modality group without tokens costs a 0 that stays in the graph, so that every rank runs the same graph.
 
     Args:
         trace: Decisions of one forward.
-        groups: Table of the scheme.
-        settings: Recipe section ``moe``: ``aux_coef``, ``aux_scope``, ``aux_stats``, ``z_loss_coef``, and of
-            ``asymoe`` ``alpha_mode``, ``alpha_target``, ``alpha_weight``.
-        reduce: Sums a tensor over ranks and its gradient too. None: :func:`sum_over_ranks` where ``aux_stats`` is
-            ``global``, otherwise nothing.
+        groups: Expert table of the scheme.
+        settings: Recipe section ``moe``. It reads ``aux_coef``, ``aux_scope``, ``aux_stats`` and ``z_loss_coef``, and
+            ``alpha_mode``, ``alpha_target`` and ``alpha_weight`` of the section ``asymoe``.
+        reduce: Sums a tensor, and its gradient, over ranks. None: :func:`sum_over_ranks` where ``aux_stats`` is
+            ``global``, otherwise the sums of this process alone.
     """
     layers = list(trace.by_layer().values())
     if not layers or not groups.gates:
@@ -221,7 +227,7 @@ def auxiliary_losses(
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """All-reduce whose gradient is all-reduced, too."""
+    """All-reduce whose backward pass also all-reduces the gradient."""
 
     @staticmethod
     def forward(ctx: object, value: Tensor) -> Tensor:
@@ -239,8 +245,9 @@ class _SumOverRanks(torch.autograd.Function):
 def sum_over_ranks(value: Tensor) -> Tensor:
     """Sum over all ranks; the value itself in a single process.
 
-    Every rank computes the same loss from the sums. The gradients that come back are summed as well, so each rank holds
-    `ranks` times its part, and averaging over ranks (DDP, FSDP) gives the gradient of one process with all tokens.
+    Every rank computes the same loss from the sums. The gradients are summed over ranks as well, so each rank holds its
+    part times the number of ranks. Averaging over ranks (DDP, FSDP) then gives the gradient of one process that holds
+    all tokens.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return value

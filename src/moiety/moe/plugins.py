@@ -2,12 +2,12 @@
 
 There are two ways in, and both work for every command and for ``import moiety``:
 
-- an installed package names its classes as *entry points* of the group ``moiety.routers`` or ``moiety.experts``;
-- ``--plugin MODULE`` names a module, which is imported and puts its classes into ``ROUTERS`` or ``EXPERTS`` itself.
-  The names stand in the environment variable :data:`VARIABLE`, so that processes that a command starts import them too.
+- An installed package names its classes as *entry points* of the group ``moiety.routers`` or ``moiety.experts``.
+- ``--plugin MODULE`` names a module. It is imported and puts its classes into ``ROUTERS`` or ``EXPERTS`` itself. The
+  environment variable :data:`VARIABLE` holds the names, so that processes that a command starts import them too.
 
-An entry point is imported when its name is asked for, and never from the working folder: that may be the folder of a
-model that somebody else made.
+An entry point is imported when a recipe asks for its name. It is never imported from the working folder, because that
+may be the folder of a model from an unknown source.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Kind = TypeVar("Kind")
 
 
 def use_plugin(module: str) -> None:
-    """Import a module that brings routers or experts, here and in every process that is started from now on.
+    """Import a module that brings routers or experts, in this process and in every process that it starts later.
 
     Raises:
-        ValueError: there is no such module, or it cannot be imported.
+        ValueError: the module does not exist, or it cannot be imported.
     """
     names = [*plugin_modules(), module]
     import_plugins(names)
@@ -39,15 +39,18 @@ def use_plugin(module: str) -> None:
 
 
 def plugin_modules() -> list[str]:
-    """The modules that were named so far."""
+    """Names of the plug-in modules that were given so far."""
     return [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
 
 
 def import_plugins(names: list[str] | None = None) -> None:
-    """Import the modules that were named; a module that is imported already costs nothing.
+    """Import plug-in modules; a module that is imported already costs nothing.
+
+    Args:
+        names: The modules. None: those that were given so far.
 
     Raises:
-        ValueError: there is no such module, or it cannot be imported.
+        ValueError: a module does not exist, or it cannot be imported.
     """
     for name in plugin_modules() if names is None else names:
         try:
@@ -60,23 +63,23 @@ def import_plugins(names: list[str] | None = None) -> None:
 
 
 def known_names(table: MutableMapping[str, Any], group: str) -> list[str]:
-    """Names that a recipe may give: those of `table`, which plug-in modules may have added to, and entry points."""
+    """Names that a recipe may give: those in `table`, including those that plug-ins added, and the entry points."""
     import_plugins()
     return [*table, *(name for name in _entry_points(group) if name not in table)]
 
 
 def find(name: str, table: MutableMapping[str, type[Kind]], group: str, base: type[Any]) -> type[Kind]:
-    """The class called `name`; one of an entry point is imported and put into `table`.
+    """The class called `name`. If an entry point provides it, the class is imported and put into `table`.
 
     Args:
         name: As a recipe gives it.
         table: ``ROUTERS`` or ``EXPERTS``.
-        group: Its group of entry points.
-        base: What the class must inherit from.
+        group: The group of entry points that belongs to `table`.
+        base: The class that the found class must inherit from.
 
     Raises:
-        ValueError: nobody brings this name, or the package that does cannot be imported.
-        TypeError: the package names something else under it.
+        ValueError: the name is unknown, or the package that provides it cannot be imported.
+        TypeError: the entry point leads to something that does not inherit from `base`.
     """
     if name not in table:
         import_plugins()
@@ -105,7 +108,7 @@ def _loaded(entry: importlib.metadata.EntryPoint, base: type[Any]) -> type[Any]:
 
 
 def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
-    """Entry points of installed packages by name, those in the working folder left out."""
+    """Entry points of installed packages by name, without those in the working folder."""
     here = Path.cwd().resolve()
     found = {}
     for package in importlib.metadata.distributions():

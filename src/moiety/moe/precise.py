@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class StaysPrecise(nn.Module):
-    """Base of modules with gates or scales among their own parameters: small steps of theirs would vanish in bfloat16.
+    """Base of modules whose own parameters hold gates or scales. In bfloat16 their small updates would be lost.
 
-    ``model.to(torch.bfloat16)`` and ``model.half()`` move them, but leave their type alone; wider types are followed.
-    Create them as float32, so that a model that is built in a narrow type keeps them as well.
+    ``model.to(torch.bfloat16)`` and ``model.half()`` move these parameters and keep their type; a wider type is taken.
+    Create them as float32, so that they stay float32 in a model that is built in a narrow type.
 
     Example:
         >>> import torch
@@ -27,7 +27,7 @@ class StaysPrecise(nn.Module):
     """
 
     precise: ClassVar[tuple[str, ...] | None] = None
-    """Names of the parameters; None: all of the module's own."""
+    """Names of the parameters that stay in float32. None: all own parameters of the module."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         names = self._parameters if self.precise is None else self.precise

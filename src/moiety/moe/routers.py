@@ -1,8 +1,8 @@
 """Every routing scheme. A scheme is a table of expert groups (:class:`moiety.groups.ExpertGroups`) and one of the two
-ways to decide of ``gates.py``. :data:`ROUTERS` at the foot names them.
+ways to decide that ``gates.py`` has. :data:`ROUTERS` at the end of this file names all schemes.
 
-A new scheme is one class here, or in a file of its own, and one line there; the laws in
-``tests/moe/test_router_laws.py`` hold it to account.
+A new scheme is one class, here or in a file of its own, and one line in :data:`ROUTERS`. The laws in
+``tests/moe/test_router_laws.py`` then test it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class MoIIE(GatedRouter):
-    """Private experts for each modality group and routed inter-modality experts open to all; a gate for each group."""
+    """Private experts for each modality group, and routed inter-modality experts open to all. Each group has a gate."""
 
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
@@ -39,7 +39,7 @@ class MoIIE(GatedRouter):
 
 
 class ModalityRouted(GatedRouter):
-    """Isolated pools: experts of one modality group only, chosen by a gate of its own."""
+    """Isolated pools: each modality group has its own experts and a gate that chooses among them."""
 
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
@@ -48,7 +48,7 @@ class ModalityRouted(GatedRouter):
 
 
 class TwoRouter(GatedRouter):
-    """One pool open to all, but a gate for each modality group: the control between vanilla and MoIIE."""
+    """One pool open to all, with a gate for each modality group: the control between vanilla and MoIIE."""
 
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
@@ -57,7 +57,7 @@ class TwoRouter(GatedRouter):
 
 
 class Vanilla(GatedRouter):
-    """One pool, one gate: a mixture of experts that knows nothing of modalities."""
+    """One pool and one gate: a mixture of experts that ignores modalities."""
 
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
@@ -75,7 +75,7 @@ class HardSwitch(GatelessRouter):
 
 
 class AlwaysOn(GatelessRouter):
-    """A feed-forward network of its own for each modality group and one for all; the output is their mean."""
+    """Each modality group has its own feed-forward network, and all share one more; the output is the mean of both."""
 
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
@@ -84,7 +84,7 @@ class AlwaysOn(GatelessRouter):
 
 
 class DenseWide(GatelessRouter):
-    """One feed-forward network for all, to be made wider: the dense control at equal activated parameters."""
+    """One wider feed-forward network for all tokens: the dense control at equal activated parameters."""
 
     @classmethod
     def layout(cls, experts: Mapping[str, int] | None, modality_groups: Mapping[int, str]) -> ExpertGroups:
@@ -104,11 +104,11 @@ ROUTERS: dict[str, type[Router]] = {
 }
 
 SCHEMES: Sequence[str] = ("dense", *ROUTERS)
-"""The schemes of this package; ``dense`` splices nothing. :func:`scheme_names` also knows those of plug-ins."""
+"""The schemes of this package; ``dense`` adds no sparse layer. :func:`scheme_names` also lists those of plug-ins."""
 
 
 def scheme_names() -> list[str]:
-    """Every name that a recipe may give here and now, plug-ins included; ``dense`` splices nothing."""
+    """Every scheme that a recipe may name with the plug-ins that are present; ``dense`` adds no sparse layer."""
     return ["dense", *known_names(ROUTERS, ROUTER_GROUP)]
 
 
@@ -117,7 +117,7 @@ def router_named(scheme: str) -> type[Router]:
 
     Raises:
         ValueError: the scheme is unknown, or its package cannot be imported.
-        TypeError: its package names something that is no router.
+        TypeError: the name of a plug-in leads to something that is not a router.
     """
     try:
         return find(scheme, ROUTERS, ROUTER_GROUP, Router)
@@ -126,10 +126,11 @@ def router_named(scheme: str) -> type[Router]:
 
 
 def resolve(settings: MoESettings) -> tuple[type[Router], ExpertGroups, int]:
-    """Class, table and number of choices of the scheme in `settings`, with everything checked.
+    """Check the settings of a scheme, and return its router class, its expert table and top_k.
 
     Raises:
         ValueError: the scheme is unknown or ``dense``, or its experts, `top_k` or loss weights cannot be used.
+        TypeError: the name of a plug-in leads to something that is not a router or not a bank.
 
     Example:
         >>> router, groups, top_k = resolve(MoESettings(scheme="moiie"))

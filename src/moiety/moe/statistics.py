@@ -1,9 +1,9 @@
-"""How the experts were used: sums over tokens, and the shares made of them.
+"""How the experts were used: sums over tokens, and the shares computed from them.
 
-:func:`tally` turns decisions into a :class:`Tally` of sums on the device. Tallies of several batches, or ranks, add
-up; nothing waits for the device until a number is read. The other functions are pure functions of a tally. Rows are
-modality groups in the order of ``ExpertGroups.names``, columns experts in bank order. A group without tokens has
-shares of 0.
+:func:`tally` turns decisions into a :class:`Tally` of sums on the device. Tallies of several batches or ranks can be
+added, and nothing waits for the device until a number is read. The other functions are pure functions of a tally. In
+their results, rows are modality groups in the order of ``ExpertGroups.names``, and columns are experts in bank order. A
+group without tokens has shares of 0.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Tally:
     """Sums over the non-padding tokens of each modality group.
 
     Args:
-        slots: Slots sent to each expert, ``(groups, experts)``.
+        slots: Number of slots sent to each expert, ``(groups, experts)``.
         weight: Summed weight of each expert, ``(groups, experts)``.
-        together: Tokens whose chosen set holds both experts, ``(groups, experts, experts)``; the diagonal is `slots`.
+        together: Number of tokens that chose both experts, ``(groups, experts, experts)``; the diagonal is `slots`.
         entropy: Summed entropy of the probabilities over visible experts, in nats, ``(groups,)``.
         largest: Summed largest probability, ``(groups,)``.
         tokens: Number of tokens, ``(groups,)``.
@@ -45,7 +45,11 @@ class Tally:
 
 @torch.no_grad()
 def tally(routings: Routing | Iterable[Routing], groups: ExpertGroups) -> Tally:
-    """Sums of one or several decisions of the same layer.
+    """Sum one or several decisions of the same layer.
+
+    Args:
+        routings: One decision, or the decisions of several forwards or chunks.
+        groups: Expert table of the scheme.
 
     Raises:
         ValueError: there is no decision to count.
@@ -95,18 +99,21 @@ def weight_share(count: Tally) -> Float[Tensor, "groups experts"]:
 
 
 def inter_share(count: Tally, groups: ExpertGroups) -> Float[Tensor, " groups"]:
-    """Share of the slots that went to inter-modality experts; for 1 private + 2 inter, top-2: 0.5 to 1, even 2/3."""
+    """Share of the slots of each modality group that went to inter-modality experts, 0..1.
+
+    With 1 private and 2 inter-modality experts and top-2 it lies between 0.5 and 1, and even use gives 2/3.
+    """
     return load_share(count)[:, list(groups.inter)].sum(dim=-1)
 
 
 def inter_mix(count: Tally, groups: ExpertGroups) -> Float[Tensor, "groups inter"]:
-    """Of the slots of each inter-modality expert, the share that came from each modality group; columns sum to 1."""
+    """Share of each modality group in the slots of each inter-modality expert; columns sum to 1."""
     slots = count.slots[:, list(groups.inter)]
     return slots / slots.sum(dim=0, keepdim=True).clamp(min=1)
 
 
 def co_select(count: Tally) -> Float[Tensor, "groups experts experts"]:
-    """Share of tokens whose chosen set holds both experts; symmetric, for top-2 the upper part sums to 1."""
+    """Share of the tokens that chose both experts. The result is symmetric; for top-2 its upper part sums to 1."""
     return _per_token(count.together, count)
 
 
@@ -116,17 +123,23 @@ def entropy(count: Tally) -> Float[Tensor, " groups"]:
 
 
 def normalised_entropy(count: Tally, groups: ExpertGroups) -> Float[Tensor, " groups"]:
-    """:func:`entropy` divided by the log of the number of visible experts: 1 is even. 0 where only one is visible."""
+    """:func:`entropy` divided by the log of the number of visible experts, 0..1.
+
+    1 means even probabilities. The value is 0 where only one expert is visible.
+    """
     visible = torch.tensor([len(groups.visible(name)) for name in groups.names], device=count.entropy.device)
     return entropy(count) / visible.clamp(min=2).log()
 
 
 def max_violation(count: Tally, groups: ExpertGroups) -> Float[Tensor, " groups"]:
-    """Load of the busiest visible expert relative to an even load, minus 1: 0 is even, M - 1 is collapse."""
+    """Load of the busiest visible expert relative to an even load, minus 1.
+
+    0 means even use. M - 1, with M visible experts, means that one expert got every slot.
+    """
     visible = torch.tensor([len(groups.visible(name)) for name in groups.names], device=count.slots.device)
     return torch.where(count.tokens > 0, visible * load_share(count).amax(dim=-1) - 1, 0)
 
 
 def top1(count: Tally) -> Float[Tensor, " groups"]:
-    """Mean of the largest probability, for each group of tokens: 1 is a gate that is sure, 1 / M one that is not."""
+    """Mean of the largest probability of each modality group, from 1 / M (all M visible experts equal) to 1."""
     return _per_token(count.largest, count)

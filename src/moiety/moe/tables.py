@@ -1,4 +1,4 @@
-"""From the counts of a recipe to the table of a scheme."""
+"""Builds the expert table of a scheme from the counts in a recipe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from moiety.recipe.asymoe import AsyMoESettings
 
 INTER_GROUP = "inter"
 PLAIN_GROUP = "plain"
-"""Plain text experts of scheme ``asymoe`` beside the others."""
+"""Name of the group of plain text experts, which scheme ``asymoe`` may have in addition."""
 
 
 def scheme_table(
@@ -24,11 +24,11 @@ def scheme_table(
     """Lay out the bank ``[private of each modality group | inter | private of text]``.
 
     Args:
-        experts: Expert group -> count, every group of the scheme named; None: the defaults that follow.
+        experts: Expert group -> count; it must name every group of the scheme. None: `private` and `inter`.
         modality_groups: Modality id -> modality group.
-        private: Default experts of each modality group; None: the scheme has no private experts.
-        inter: Default inter-modality experts; None: the scheme has none.
-        gates: ``each`` modality group has its own gate, ``one`` for all, or ``none``.
+        private: Default number of experts of each modality group. None: the scheme has no private experts.
+        inter: Default number of inter-modality experts. None: the scheme has none.
+        gates: ``each``: every modality group has its own gate; ``one``: all share one gate; ``none``: no gate.
 
     Raises:
         ValueError: a group is unknown or has no count, or the counts leave a modality group without an expert.
@@ -63,15 +63,15 @@ def scheme_table(
 def asymmetric_table(
     experts: Mapping[str, int] | None, modality_groups: Mapping[int, str], own: AsyMoESettings
 ) -> ExpertGroups:
-    """The table of scheme ``asymoe``: that of MoIIE with kinds, then plain text experts where they are asked for.
+    """The table of scheme ``asymoe``: that of MoIIE with kinds, then plain text experts where the settings want them.
 
     Args:
-        experts: As for :func:`scheme_table`; may name the plain ones too.
+        experts: As for :func:`scheme_table`; it may also name the group ``plain``.
         modality_groups: As for :func:`scheme_table`.
-        own: Kinds of the inter-modality and text experts, number of plain ones.
+        own: Section ``moe.asymoe``: the kinds of inter-modality and text experts, and the number of plain ones.
 
     Raises:
-        ValueError: as :func:`scheme_table`, or `experts` and `plain_text` disagree.
+        ValueError: see :func:`scheme_table`; or `experts` and `plain_text` give different numbers of plain experts.
 
     Example:
         >>> table = asymmetric_table(None, {0: "text", 1: "vision"}, AsyMoESettings(plain_text=1))

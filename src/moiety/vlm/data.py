@@ -1,4 +1,4 @@
-"""From a row to tensors: chat template, pictures, label mask, modality ids; and from rows to a padded batch."""
+"""Turns a row into tensors (chat template, pictures, label mask, modality ids), and rows into a padded batch."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from moiety.vlm.templates import control_ids, marks_answers
 logger = logging.getLogger(__name__)
 
 IGNORED_LABEL = -100
-_PADDING = {"labels": IGNORED_LABEL}  # what other per-position tensors are padded with: 0
+_PADDING = {"labels": IGNORED_LABEL}  # other tensors with one value for each position are padded with 0
 
 
 class Encoder:
     """Turns one :class:`Row` into tensors.
 
-    Labels stand on the tokens that the chat template marks as said by the assistant, its end-of-turn token included,
-    and nowhere else; image tokens are never trained.
+    Only the tokens that the chat template marks as an answer of the assistant get labels, including the end-of-turn
+    token. Image tokens are never trained.
 
     Args:
-        processor: Of :func:`moiety.vlm.templates.load_processor`.
-        images: Where the pictures are.
-        max_length: Longest row in tokens, image tokens included. A longer row is an error: nothing is cut.
+        processor: Result of :func:`moiety.vlm.templates.load_processor`.
+        images: Look-up of pictures by name.
+        max_length: Largest number of tokens in a row, image tokens included. A longer row is an error and is not cut.
         labels: ``assistant`` reads the generation marks of the template. ``prefix`` compares the tokens with and
             without each answer, for templates without marks.
-        token_ids: Token id -> modality id where a model counts more than the processor's placeholders (picture
-            delimiters); None: the placeholders.
-        control: Tokens that are never evidence; None: those of :func:`moiety.vlm.templates.control_ids`.
-        spans: Also say which turn each token belongs to, and which pictures a row has; only a trainer wants that.
+        token_ids: Token id -> modality id, for a model that gives a modality to more tokens than the placeholders, such
+            as picture delimiters. None: the placeholders of the processor.
+        control: Ids of tokens that are never evidence. None: those of :func:`moiety.vlm.templates.control_ids`.
+        spans: Add the turn of each token and the pictures of the row. Only a trainer needs them.
 
     Raises:
         ValueError: the processor names no placeholder.
@@ -85,13 +85,13 @@ class Encoder:
 
         Returns:
             Per position, 1-D ``(seq,)``: ``input_ids``, ``labels`` (-100 where nothing is trained), ``modality_ids``,
-            ``evidence_mask`` and what else the processor gives for each token. Per picture, first axis pictures or
-            patches: ``pixel_values`` and its companions; absent without pictures. Where spans are wanted, per position
-            ``span_ids`` and ``span_order``, and the scalar ``image_key``, see :mod:`moiety.vlm.asymoe.spans`.
+            ``evidence_mask`` and further tensors of the processor. Per picture, with pictures or patches as the first
+            axis: ``pixel_values`` and its companions; they are absent without pictures. With `spans`, also ``span_ids``
+            and ``span_order`` per position and the scalar ``image_key``, see :mod:`moiety.vlm.asymoe.spans`.
 
         Raises:
             FileNotFoundError: a picture is missing.
-            ValueError: marks and pictures differ in number, a picture cannot be read, nothing would be trained, or
+            ValueError: marks and pictures differ in number, a picture cannot be read, no token would be trained, or
                 the row is too long. The text names file, line and id.
         """
         messages = _messages(row, self._pictures(row))
@@ -121,12 +121,12 @@ class Encoder:
         return tensors
 
     def encode_prompt(self, row: Row, blank_image: bool = False) -> dict[str, Tensor]:
-        """Tensors of one row up to where the last answer begins, without labels; earlier answers are no evidence.
+        """Tensors of one row as from :meth:`encode`, without labels, up to the last answer. Answers are not evidence.
 
         Args:
-            row: Its last turn is dropped where that is an answer.
-            blank_image: Put an even picture of the processor's mean colour and the same size in place of each picture:
-                what can be answered without looking.
+            row: The row; its last turn is dropped if it is an answer.
+            blank_image: Replace each picture by one of the same size in the processor's mean colour. This measures what
+                can be answered without the picture.
 
         Raises:
             FileNotFoundError: a picture is missing.
@@ -197,7 +197,7 @@ class Encoder:
         return answered
 
     def _opening(self, messages: list[dict[str, Any]], input_ids: Tensor) -> int:
-        """Tokens that stand before the first question whatever it asks: system sentence, first header."""
+        """Number of tokens before the first question that do not depend on it: system sentence and first header."""
         system = messages[0]["content"][0]["text"] if messages[0]["role"] == "system" else ""
         if system not in self._openings:
             empty = {"role": "user", "content": [{"type": "text", "text": ""}]}  # some templates look at the first part
@@ -213,7 +213,7 @@ class Encoder:
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
-    """Encoded rows, made when they are asked for.
+    """Encoded rows. Each row is encoded when it is read.
 
     Args:
         rows: The conversations.
@@ -232,12 +232,12 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of every row; encodes all of them."""
+        """Number of tokens of every row. All rows are encoded for this."""
         return [len(self[index]["input_ids"]) for index in range(len(self))]
 
 
 class Collator:
-    """Joins encoded rows into one batch: positions padded, pictures flat in row order.
+    """Joins encoded rows into one batch. Positions are padded, and pictures are concatenated in the order of the rows.
 
     Args:
         pad_token_id: Id written on padding.
@@ -255,8 +255,8 @@ class Collator:
 
         Returns:
             ``input_ids``, ``attention_mask``, ``modality_ids`` (0 on padding; the model puts -1 there by the mask),
-            ``evidence_mask`` (false on padding) and ``labels`` where the rows have them, each ``(batch, seq)``; picture
-            tensors only where a row has pictures; scalars of the rows as ``(batch,)``.
+            ``evidence_mask`` (false on padding) and ``labels`` if the rows have them, each ``(batch, seq)``. Picture
+            tensors are present if a row has pictures. Scalars of the rows become ``(batch,)``.
         """
         positions = {key for row in rows for key, value in row.items() if value.ndim == 1}
         batch = {}
@@ -285,12 +285,12 @@ def prompt_batch(
     blank_image: bool = False,
     control: Collection[int] | None = None,
 ) -> dict[str, Tensor]:
-    """Left-padded prompts for generation: each row up to its last answer, with the generation prompt.
+    """A left-padded batch (see :class:`Collator`) for generation: each row up to its last answer, with the prompt.
 
     Args:
         rows: The conversations.
-        processor: Of :func:`moiety.vlm.templates.load_processor`.
-        images: Where the pictures are.
+        processor: Result of :func:`moiety.vlm.templates.load_processor`.
+        images: Look-up of pictures by name.
         blank_image: See :meth:`Encoder.encode_prompt`.
         control: See :class:`Encoder`.
 
@@ -335,7 +335,7 @@ def _begins(whole: Tensor, part: Tensor) -> bool:
 
 
 def _stacked(values: Sequence[Tensor]) -> Tensor:
-    """Joined along the first axis; the others are padded with zeros where sizes differ (several sizes or tiles)."""
+    """Concatenate along the first axis; where other axes differ (several sizes or tiles), they are padded with 0."""
     shape = [max(sizes) for sizes in zip(*(value.shape[1:] for value in values), strict=True)]
     if any(list(value.shape[1:]) != shape for value in values):
         padded = []

@@ -1,8 +1,8 @@
-"""Chat templates that mark what the assistant says, and the loader that puts one into a processor.
+"""Chat templates that mark the answers of the assistant, and the loader that puts a template into a processor.
 
-Labels are taken from the ``{% generation %}`` marks of a template (see :mod:`moiety.vlm.data`), never by searching for
-separators. The end-of-turn token stands inside the marks, so that a model learns to stop. Content may be a text or a
-list of parts; an image mark is written where its part stands.
+Labels come from the ``{% generation %}`` marks of a template (see :mod:`moiety.vlm.data`), never from a search for
+separators. The end-of-turn token is inside the marks, so that a model learns to stop. Content may be a text or a list
+of parts. An image part is written as an image mark at its place in the list.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Template:
     """How one turn of each role is written.
 
     Args:
-        opening: What a conversation starts with.
-        default_system: System sentence of a conversation without one.
+        opening: Text at the start of a conversation.
+        default_system: System sentence for a conversation that has none.
         system: Text before and after a system turn.
         user: Text before and after a turn of the user.
         assistant: Text before an answer (the generation prompt, not trained) and text that begins the answer (trained).
         end: Token that ends an answer (trained); None: the tokenizer's end-of-sequence token.
         after: Text behind the end of an answer (not trained).
-        tokens: Special tokens the template uses, besides the tokenizer's own.
+        tokens: Special tokens that the template uses, besides the tokenizer's own.
     """
 
     opening: str
@@ -62,7 +62,7 @@ class Template:
     tokens: tuple[str, ...]
 
     def jinja(self, image_mark: str = "<image>") -> str:
-        """The template in the language of :meth:`transformers.ProcessorMixin.apply_chat_template`."""
+        """The template as Jinja text, for :meth:`transformers.ProcessorMixin.apply_chat_template`."""
         end = "eos_token" if self.end is None else _quoted(self.end)
         default = ""
         if self.default_system is not None:
@@ -100,8 +100,8 @@ def _quoted(text: str) -> str:
     return f"'{escaped}'"
 
 
-# In `plain` and `vicuna` an answer begins with a blank that is trained: " apple" is then one token, the same as inside
-# a sentence, and the generation prompt does not end with a blank that would be a token of its own.
+# In `plain` and `vicuna` an answer begins with a blank that is trained. Then " apple" is one token, as inside a
+# sentence, and the generation prompt does not end with a blank, which would be a separate token.
 TEMPLATES: dict[str, Template] = {
     "plain": Template("", None, ("", "\n"), ("", "\n"), ("", " "), None, "", ()),
     "vicuna": Template("", _VICUNA_SYSTEM, ("", " "), ("USER: ", " "), ("ASSISTANT:", " "), None, "", ()),
@@ -150,13 +150,13 @@ def template_named(name: str) -> Template:
 
 
 def load_processor(folder: str | Path, template: str | None = None, *, marks: bool = True, **options: Any) -> Any:
-    """Load the processor of a model folder and see to its chat template.
+    """Load the processor of a model folder and check or set its chat template.
 
     Args:
-        folder: Hugging Face folder or id; adapters without a tokenizer of their own have that of their model.
-        template: Name of a template of :data:`TEMPLATES`; it is written into the processor, so that saving keeps it.
-            None: keep the processor's own.
-        marks: Ask for a template with generation marks; labels need them unless they are found by prefixes.
+        folder: Hugging Face folder or id. For adapters without a tokenizer of their own, that of their model is loaded.
+        template: Name of a template of :data:`TEMPLATES`. It is written into the processor and saved with it. None:
+            keep the processor's own.
+        marks: Require a template with generation marks. Labels need them unless they are found by prefixes.
         options: Passed to ``AutoProcessor.from_pretrained`` (``revision``, ``token``).
 
     Returns:
@@ -178,7 +178,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
             raise FileNotFoundError(f"no processor in {folder}: {error}") from error
         except ImportError:
             raise
-        except Exception as error:  # the library of tokenizers raises nothing finer
+        except Exception as error:  # the tokenizers library raises this class alone
             raise ValueError(
                 f"the processor of {folder} cannot be read ({str(error)[:120] or type(error).__name__}); "
                 "one of its files is damaged: copy or make it again"
@@ -198,7 +198,7 @@ def use_template(processor: Any, name: str) -> None:
     """Write the template called `name` into `processor`.
 
     Raises:
-        ValueError: unknown name, or the tokenizer lacks a token of the template.
+        ValueError: the name is unknown, or the tokenizer lacks a token of the template.
     """
     template = template_named(name)
     known = processor.tokenizer.get_vocab()
@@ -218,7 +218,8 @@ def check_template(processor: Any, where: str, marks: bool = True) -> None:
     """Refuse a processor whose template is missing or does not mark the answers.
 
     Raises:
-        ValueError: with the remedy. Without marks every label would be masked and the loss would train nothing.
+        ValueError: there is no template, or it has no marks. Without marks every label would be masked, and the loss
+            would train nothing. The text says what to do.
     """
     remedy = f"set model.template to one of {', '.join(sorted(TEMPLATES))}"
     if not isinstance(processor.chat_template, str):
@@ -232,16 +233,16 @@ def check_template(processor: Any, where: str, marks: bool = True) -> None:
 
 
 def marks_answers(processor: Any) -> bool:
-    """Whether the chat template of `processor` marks what the assistant says."""
+    """Whether the chat template of `processor` marks the answers of the assistant."""
     template = processor.chat_template
     return isinstance(template, str) and bool(_GENERATION_MARK.search(template))
 
 
 def control_ids(processor: Any) -> frozenset[int]:
-    """Tokens that steer and say nothing: special ones, and added ones that the chat template writes.
+    """Ids of control tokens: the special tokens, and added tokens that the chat template writes.
 
-    Begin, end and padding of a text, turn and role marks, picture delimiters. Placeholders of pictures are among them
-    as tokens; what stands on their positions is told by the modality ids.
+    These are the tokens for begin, end and padding of a text, turn and role marks, and picture delimiters. Picture
+    placeholders are among them, because they are special tokens. The modality ids say which positions hold pictures.
     """
     tokenizer, template = processor.tokenizer, processor.chat_template
     written = template if isinstance(template, str) else ""
@@ -249,7 +250,7 @@ def control_ids(processor: Any) -> frozenset[int]:
     found = {
         token_id
         for token_id, token in added
-        if token.special or (token.content.strip() and token.content in written)  # blanks stand in every template
+        if token.special or (token.content.strip() and token.content in written)  # blanks occur in every template
     }
     return frozenset({*tokenizer.all_special_ids, *found})
 
@@ -261,11 +262,11 @@ def end_of_turn(processor: Any, name: str | None = None) -> int | None:
 
 
 def stop_at_end_of_turn(model: Any, processor: Any, name: str | None) -> None:
-    """Let `generate` stop where the template called `name` ends an answer, beside where it stopped before.
+    """Let `generate` stop at the end-of-turn token of the template called `name`, in addition to its other stops.
 
     Args:
-        model: Its ``generation_config`` is changed in place.
-        processor: Knows the token.
+        model: The model; its ``generation_config`` is changed in place.
+        processor: Processor of the model, which knows the token id.
         name: A template of :data:`TEMPLATES`; None changes nothing.
     """
     end = end_of_turn(processor, name) if name is not None else None
@@ -277,7 +278,7 @@ def stop_at_end_of_turn(model: Any, processor: Any, name: str | None) -> None:
 
 
 def _image_mark(processor: Any) -> str:
-    """The text this processor expands into image tokens; Qwen-VL wants its delimiters around it."""
+    """The text that this processor expands into image tokens; for Qwen-VL it includes the delimiters."""
     mark = getattr(processor, "image_token", None) or "<image>"
     if mark == "<|image_pad|>":
         return f"<|vision_start|>{mark}<|vision_end|>"
@@ -286,7 +287,7 @@ def _image_mark(processor: Any) -> str:
 
 @contextmanager
 def _without_torchvision_notice() -> Iterator[None]:
-    """Silence one line of transformers: without torchvision it takes the PIL image processors. moiety wants those."""
+    """Silence one log line of transformers, which says that it uses PIL image processors without torchvision."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return "torchvision" not in record.getMessage().lower()

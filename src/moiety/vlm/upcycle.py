@@ -1,9 +1,9 @@
 """Upcycling: every expert of a sparse layer starts as a copy of the dense FFN it replaces.
 
-With equal experts and weights that sum to 1 the sparse model computes what the dense one computes, for any router. That
-is measured, not assumed: the *parity receipt* compares the logits of both on a fixed batch and stands in the config of
-the result. Experts that are narrower, to meet a budget, cannot hold the dense FFN: their receipt is measured and kept
-all the same, says that nothing was promised, and is not enforced.
+With equal experts and weights that sum to 1, the sparse model computes the same as the dense one, for any router. This
+is measured: the *parity receipt* compares the logits of both on a fixed batch and is kept in the config of the result.
+Experts that are narrower, to meet a budget, cannot hold the dense FFN. Their receipt is measured and kept as well, but
+it says that equality was not promised, and it is not enforced.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ PROCESSOR_FILES = (
 
 @dataclass(frozen=True)
 class ParityReceipt:
-    """How far a model is from computing what the dense model computed before it was upcycled.
+    """The difference between the logits of an upcycled model and those of its dense model.
 
     Args:
         max_difference: Largest absolute difference of logits.
-        relative_difference: The same, divided by the largest absolute dense logit.
+        relative_difference: `max_difference` divided by the largest absolute dense logit.
         tolerance: Largest relative difference that is accepted.
         dtype: Type of the weights.
-        batch: What was compared.
-        promised: Whether upcycling promises equality; if not, nothing was enforced.
+        batch: Description of the inputs that were compared.
+        promised: Whether upcycling promises equality. If false, the tolerance was not enforced.
     """
 
     max_difference: float
@@ -87,26 +87,26 @@ class ParityReceipt:
 
 
 class ParityError(RuntimeError):
-    """The upcycled model does not compute what the dense one did."""
+    """The upcycled model does not compute the same logits as the dense model."""
 
 
 def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool = False, processor: Any = None) -> Any:
     """Make a dense model sparse.
 
     Args:
-        model: A dense vision-language model, of a Hugging Face class or of ours. Routers get new weights, all other
+        model: A dense vision-language model, of a Hugging Face class or of ours. Routers get new weights; all other
             tensors keep theirs.
-        settings: Scheme, experts, layers; ``scheme: dense`` changes class and config only.
-        seed: Draws the router weights.
-        in_place: Turn `model` itself into the result, which saves the memory of a second dense model.
-        processor: Of the model; names the control tokens that scheme asymoe never takes for evidence.
+        settings: Scheme, experts and layers. ``scheme: dense`` changes class and config only.
+        seed: Seed of the router weights.
+        in_place: Turn `model` itself into the result. This saves the memory of a second dense model.
+        processor: Processor of the model. It names the control tokens, which scheme asymoe never treats as evidence.
 
     Returns:
         The sparse model, in eval mode. ``model.config.provenance`` holds the receipt.
 
     Raises:
-        ValueError: the settings do not fit the model, or it is sparse already or quantised.
-        TypeError: its decoder has no FFN that can be copied.
+        ValueError: the settings do not fit the model, or the model is sparse already or quantised.
+        TypeError: the decoder has no FFN that can be copied.
         ParityError: the logits differ by more than the tolerance, although the settings promise equality.
     """
     settings = with_special_ids(settings, processor)
@@ -114,7 +114,7 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
     if settings_of(model) is not None:
         raise ValueError(f"the model is sparse already (scheme {settings_of(model).scheme!r}); upcycle a dense one")  # type: ignore[union-attr]
     if settings.scheme != "dense":
-        resolve(settings)  # every mistake in the settings is found before the model is touched
+        resolve(settings)  # finds every mistake in the settings before the model is changed
     dense = model.eval() if in_place else copy.deepcopy(model).eval()
     probe = probe_batch(dense)
     before = _logits(dense, probe)
@@ -124,7 +124,7 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
         sparse = adopt(dense, settings, earlier, copy=True).eval()
     receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
     receipt = replace(receipt, promised=starts_as_dense(sparse))
-    logger.debug("%s", receipt)  # it stands in the provenance
+    logger.debug("%s", receipt)  # the provenance holds it, too
     if receipt.promised and receipt.relative_difference > receipt.tolerance:
         raise ParityError(f"upcycling changed the model; {receipt}. Please report the family {type(sparse).__name__}")
     sparse.config.provenance = {**earlier, **_history(sparse, receipt, seed)}
@@ -132,7 +132,7 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
 
 
 def with_special_ids(settings: MoESettings, processor: Any) -> MoESettings:
-    """`settings` with the control tokens of `processor`, where scheme asymoe was given none."""
+    """`settings` with the control tokens of `processor`, if scheme asymoe needs them and none are given."""
     own = settings.asymoe
     if own is None or own.special_ids is not None or processor is None:
         return settings
@@ -142,9 +142,9 @@ def with_special_ids(settings: MoESettings, processor: Any) -> MoESettings:
 
 
 def starts_as_dense(model: Any) -> bool:
-    """Whether `model`, just upcycled, promises to compute what the dense model did: its banks say so.
+    """Whether a model that was just upcycled promises the logits of the dense model; each bank answers for itself.
 
-    Weights that do not sum to 1 shrink the output, so nothing is promised without ``norm_topk``.
+    Weights that do not sum to 1 change the output, so without ``norm_topk`` equality is not promised.
     """
     settings = settings_of(model)
     if settings is None:
@@ -186,9 +186,9 @@ def _version() -> str:
 
 # -- the receipt -----------------------------------------------------------------------------------------------------
 def probe_batch(model: Any) -> dict[str, Tensor]:
-    """A fixed batch of embeddings that does not need a processor: mixed, text only, image only, left-padded.
+    """A fixed batch of embeddings, which needs no processor. Its rows are mixed, text only, image only, left-padded.
 
-    Upcycling leaves tower and projector alone, so random vectors of the size of embeddings stand for picture features.
+    Upcycling does not change tower and projector, so random vectors of the size of embeddings replace picture features.
 
     Returns:
         ``inputs_embeds (4, 24, hidden)``, ``attention_mask``, ``modality_ids`` and ``evidence_mask (4, 24)``.
@@ -214,7 +214,7 @@ def probe_batch(model: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
-    """Logits at the real positions of the probe, ``(positions, vocab)``."""
+    """Logits at the positions of the probe that are not padding, ``(positions, vocab)``."""
     if settings_of(model) is None:
         probe = {name: value for name, value in probe.items() if name in ("inputs_embeds", "attention_mask")}
     forget_offsets(base_of(model))
@@ -223,7 +223,7 @@ def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
 
 
 def compare_logits(dense: Tensor, sparse: Tensor, dtype: torch.dtype) -> ParityReceipt:
-    """The receipt of two sets of logits.
+    """The receipt for the logits of a dense model and of its upcycled model.
 
     Args:
         dense: Logits before, ``(positions, vocab)``.
@@ -250,11 +250,11 @@ def upcycle_folder(
     overwrite: bool = False,
     allow_damage: bool = False,
 ) -> ParityReceipt:
-    """Upcycle a folder (or Hub id) into a new folder, with its processor.
+    """Upcycle the model in a folder (or of a Hub id) into a new folder, together with its processor.
 
     Args:
-        source: A dense Hugging Face model or a dense model of ours, or adapters of one, which are merged.
-        destination: Folder to write; written whole or not at all.
+        source: A dense Hugging Face model, a dense model of ours, or adapters of such a model, which are merged.
+        destination: Folder to write. It is written completely or not at all.
         settings: As for :func:`upcycle`.
         seed: As for :func:`upcycle`.
         revision: Revision of a Hub id.
@@ -262,14 +262,14 @@ def upcycle_folder(
         allow_damage: Write the model also if it has lost what the dense model had learned.
 
     Returns:
-        The receipt, which also stands in ``provenance`` of ``config.json``.
+        The receipt. It is also written to ``provenance`` in ``config.json``.
 
     Raises:
         FileExistsError: `destination` exists.
         FileNotFoundError: there is no model at `source`.
         DamageError: the experts do not start as the dense model, see :mod:`moiety.vlm.damage`.
-        ValueError: `source` is damaged, pickled, quantised or sparse, its tokenizer has more tokens than its table
-            rows, or the settings do not fit.
+        ValueError: `source` is damaged, pickled, quantised or sparse, its tokenizer has more tokens than the embedding
+            table has rows, or the settings do not fit.
     """
     destination = Path(destination)
     refuse_existing(destination, overwrite)
@@ -286,7 +286,7 @@ def upcycle_folder(
         history.update(adapters_of=base, base_sha256=hash_weights(Path(base)))
     with whole_folder(destination) as fresh:
         model.save_pretrained(fresh)
-        for place in (base, folder):  # adapters may bring a tokenizer of their own
+        for place in (base, folder):  # adapters may have a tokenizer of their own
             if place is not None:
                 copy_processor(Path(place), fresh)
         write_card(fresh, model)
@@ -294,7 +294,7 @@ def upcycle_folder(
 
 
 def _processor_in(folder: Path, settings: MoESettings) -> Any:
-    """The processor of a folder where the settings need one; None without."""
+    """The processor of a folder; None where the settings do not need it or the folder has none."""
     if settings.asymoe is None or settings.asymoe.special_ids is not None:
         return None
     try:
@@ -305,10 +305,10 @@ def _processor_in(folder: Path, settings: MoESettings) -> Any:
 
 
 def local_folder(source: str | Path, revision: str | None = None) -> Path:
-    """`source` itself where it is a folder, otherwise the files of a Hub id.
+    """The local folder of a model: `source` itself, or the folder with the downloaded files of a Hub id.
 
     Raises:
-        FileNotFoundError: neither.
+        FileNotFoundError: `source` is neither a folder nor an id that can be fetched.
     """
     if Path(source).is_dir():
         return Path(source)
@@ -324,7 +324,7 @@ def local_folder(source: str | Path, revision: str | None = None) -> Path:
 
 
 def hash_weights(folder: Path) -> str:
-    """SHA-256 over names and contents of the weight files."""
+    """SHA-256 over names and contents of the weight files of a folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.glob("*.safetensors")):
         digest.update(path.name.encode())
@@ -335,7 +335,7 @@ def hash_weights(folder: Path) -> str:
 
 
 def copy_processor(source: Path, destination: Path) -> None:
-    """Copy tokenizer, processor and template files, which need no library to be copied."""
+    """Copy the files of tokenizer, processor and chat template."""
     for path in sorted(source.iterdir()):
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in PROCESSOR_FILES):
             shutil.copyfile(path, destination / path.name)

@@ -1,11 +1,11 @@
-r"""Activated parameters of scheme ``asymoe``: what one token passes through, as formulas of the widths.
+r"""Activated parameters of scheme ``asymoe``: those that one token passes through, as formulas of the widths.
 
 :math:`A_m(S)` counts the parameters of the decoder whose value can change the output of one token of modality group *m*
-that chose the experts *S* in every sparse layer. The number to compare is the largest over the sets that routing can
-reach: an average could promise a saving that half of the tokens do not get.
+that chose the experts *S* in every sparse layer. Comparisons use the largest value over the sets that routing can
+reach, because an average could promise a saving that half of the tokens do not get.
 
 Source:
-    AsyMoE (2606.00275) prints counts without a rule; decoded in ``docs/decisions/0006``.
+    AsyMoE (2606.00275) prints counts without the rule behind them; ``docs/decisions/0006`` derives the rule.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.recipe import MoESettings
 
 ExpertSet = tuple[str, ...]
-"""Names of the expert groups that a token's experts belong to, in bank order, one entry an expert."""
+"""Names of the expert groups of the experts that a token chose, in bank order, one entry for each expert."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class DecoderShape:
     """Sizes of a dense decoder.
 
     Args:
-        hidden: Width.
+        hidden: Width of the decoder.
         ffn: Inner width of its gated FFN.
         layers: Number of layers.
         vocab: Rows of the embedding.
         heads: Query heads.
         kv_heads: Key and value heads.
         tied: Whether head and embedding are one tensor.
-        extra: Parameters that the formula of a Llama decoder misses: biases, norms of heads, heads of another size.
-        beside: Parameters of vision tower and projector, which ``moiie_budget`` counts on both sides.
+        extra: Parameters that the formula of a Llama decoder leaves out: biases, norms of heads, heads of another size.
+        beside: Parameters of vision tower and projector. ``moiie_budget`` counts them in both models.
 
     Example:
         >>> DecoderShape(3072, 8192, 32, 32064, 32, 32).dense
@@ -57,45 +57,46 @@ class DecoderShape:
     beside: int = 0
 
     def counted_as(self, dense: int) -> DecoderShape:
-        """The same shape with `extra` such that the dense decoder has `dense` parameters."""
+        """The same shape, with `extra` chosen so that the dense decoder has `dense` parameters."""
         return replace(self, extra=self.extra + dense - self.dense)
 
     @property
     def trunk(self) -> int:
-        """Everything but the FFNs: embedding, head, attention and norms."""
+        """Number of parameters outside the FFNs: embedding, head, attention and norms."""
         attention = 2 * self.hidden**2 + 2 * self.hidden**2 * self.kv_heads // self.heads
         tables = self.vocab * self.hidden * (1 if self.tied else 2)
         return tables + self.layers * (attention + 2 * self.hidden) + self.hidden + self.extra
 
     @property
     def dense_ffn(self) -> int:
-        """One FFN."""
+        """Number of parameters of one FFN."""
         return 3 * self.hidden * self.ffn
 
     @property
     def dense(self) -> int:
-        """The whole dense decoder."""
+        """Number of parameters of the whole dense decoder."""
         return self.trunk + self.layers * self.dense_ffn
 
 
 # -- what a token passes through -------------------------------------------------------------------------------------
 def expert_table(settings: MoESettings) -> ExpertGroups:
-    """The expert groups of `settings`: what its counts ask for, and the kinds that AsyMoE gives them.
+    """The expert table of `settings`, with the kinds of scheme asymoe.
 
     Raises:
-        ValueError: as :func:`moiety.moe.tables.asymmetric_table`.
+        ValueError: see :func:`moiety.moe.tables.asymmetric_table`.
     """
     table = asymmetric_table(settings.experts, settings.modality_groups, asymoe_of(settings))
     return table.with_kinds(settings.kinds)
 
 
 def expert_parameters(settings: MoESettings, hidden: int, group: str) -> int:
-    """Parameters that one token passes through in one expert of `group`; of a hyperbolic one, its own side alone.
+    """Parameters that one token passes through in one expert of `group`.
 
-    The bank of the group is asked, built without memory for its weights, so that every kind counts itself.
+    In a hyperbolic expert only the projection of the token's own side counts. The bank of the group is built on the
+    meta device and asked, so that every kind counts itself.
 
     Args:
-        settings: With every width given that the group reads.
+        settings: Settings with every width that the group reads.
         hidden: Width of the decoder.
         group: Name of an expert group.
     """
@@ -107,7 +108,7 @@ def expert_parameters(settings: MoESettings, hidden: int, group: str) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def _parameters_of(group: ExpertGroup, hidden: int, num_sides: int, settings: str) -> int:
-    """Parameters that one slot passes through in a bank of one expert; `settings` as JSON, which can be remembered."""
+    """Parameters that one slot passes through in a bank of one expert; `settings` is JSON, which the cache can hash."""
     read = MoESettings.model_validate_json(settings)
     residual = None if read.asymoe is None else read.asymoe.residual_ffn
     place = Place(group, hidden, residual or 1, num_sides, read)
@@ -116,14 +117,14 @@ def _parameters_of(group: ExpertGroup, hidden: int, num_sides: int, settings: st
 
 
 def factors_of(own: AsyMoESettings) -> int:
-    """Factors of inter kind ``product``: one for every 32 coordinates where none are given."""
+    """Number of factors of inter kind ``product``; the default is one for every 32 coordinates."""
     return own.product_factors or max(1, _width(own, "hyp_dim") // 32)
 
 
 def shared_parameters(settings: MoESettings, hidden: int, modality_group: str) -> int:
-    """Context attention and router of one sparse layer that a token of `modality_group` passes through.
+    """Parameters of context attention and router in one sparse layer that a token of `modality_group` passes through.
 
-    Only text asks; what the others lend to the context attention are keys and values.
+    Only text tokens query the context attention. The others give it keys and values.
     """
     own = asymoe_of(settings)
     gate = len(expert_table(settings).visible(modality_group)) * hidden
@@ -153,10 +154,13 @@ def reachable_sets(settings: MoESettings, modality_group: str) -> list[ExpertSet
 
 
 def evaluated(settings: MoESettings, modality_group: str, chosen: ExpertSet) -> ExpertSet:
-    """The experts that run for a token that chose `chosen`: a cascade feeds inter-modality experts from a text one."""
+    """The experts that run for a token that chose `chosen`.
+
+    In a cascade the inter-modality experts read the output of a text expert, which then runs as well.
+    """
     cascades = asymoe_of(settings).inter_text_input != "x" and modality_group == TEXT_GROUP
     num_text = sum(group.count for group in expert_table(settings).groups if group.name == TEXT_GROUP)
-    # the first text expert feeds the cascade; a set holds it for certain only where it holds all of them
+    # the first text expert feeds the cascade; a set is sure to contain it only where it contains all text experts
     if cascades and INTER_GROUP in chosen and chosen.count(TEXT_GROUP) < num_text:
         return (*chosen, TEXT_GROUP)
     return chosen
@@ -170,7 +174,7 @@ def layer_parameters(settings: MoESettings, hidden: int, modality_group: str, ch
 
 
 def largest_layer(settings: MoESettings, hidden: int, modality_group: str) -> int:
-    """The same for the dearest set that can be reached."""
+    """:func:`layer_parameters` for the largest set that routing can reach."""
     sets = reachable_sets(settings, modality_group)
     return max(layer_parameters(settings, hidden, modality_group, chosen) for chosen in sets)
 
@@ -178,13 +182,13 @@ def largest_layer(settings: MoESettings, hidden: int, modality_group: str) -> in
 def activated_parameters(
     settings: MoESettings, shape: DecoderShape, modality_group: str, chosen: ExpertSet | None = None
 ) -> int:
-    r""":math:`A_m(S)` of the decoder, without tower and projector.
+    r"""Activated parameters :math:`A_m(S)` of the decoder, without vision tower and projector.
 
     Args:
-        settings: With every width given.
+        settings: Settings with every width.
         shape: The dense decoder.
-        modality_group: Whose token.
-        chosen: The set *S*; None: the dearest.
+        modality_group: Modality group *m* of the token.
+        chosen: The set *S*. None: the largest set that routing can reach.
 
     Example:
         >>> widths = {"hyp_dim": 768, "inter_ffn": 3584, "context_dim": 512, "evidence_dim": 1280, "vision_ffn": 2496}
@@ -203,7 +207,10 @@ def activated_parameters(
 
 
 def layer_kinds(settings: MoESettings, num_sparse: int) -> list[tuple[MoESettings, int]]:
-    """The kinds of sparse layers and how many there are of each: ``evidence_layers`` may leave plain ones below."""
+    """The settings of each kind of sparse layer, with the number of such layers.
+
+    There are two kinds where ``evidence_layers`` is ``deepest_half``: the lower layers have plain text experts.
+    """
     own = asymoe_of(settings)
     if own.evidence_layers == "all":
         return [(settings, num_sparse)]
@@ -215,7 +222,7 @@ def asymoe_of(settings: MoESettings) -> AsyMoESettings:
     """Section ``moe.asymoe`` of `settings`.
 
     Raises:
-        ValueError: they are of another scheme.
+        ValueError: the settings belong to another scheme.
     """
     if settings.asymoe is None:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Finds widths of scheme ``asymoe`` for a given number of activated parameters.
 
-Only whole widths exist, so a design takes the largest that stay within the target, in multiples that suit the hardware:
-first inter-modality experts, one of which may take an equal share of what a set has; then text experts with what the
-dearest set leaves them; then the private experts of the other modalities. Where such multiples leave much of the target
-unused, as in small models, finer ones are tried.
+A width is a whole number, so a design takes the largest widths that stay within the target, in multiples that suit the
+hardware. The inter-modality experts come first: one of them may use an equal share of the budget of a set. The text
+experts then get what the largest set leaves. The private experts of the other modalities come last. If such multiples
+leave much of the target unused, as in small models, finer multiples are tried.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from moiety.recipe.recipe import MoESettings
 __all__ = ["SAVING", "DecoderShape", "activated_parameters", "design", "design_for", "reference_parameters"]
 
 SAVING = 0.2545
-"""Share of activated parameters that the sized plans save: of the dense decoder's, or of MoIIE's."""
+"""Share of the activated parameters of the reference (the dense decoder or MoIIE) that a size plan saves."""
 UNUSED = 0.0075
 """Share of the reference that a design may leave unused before finer widths are tried."""
 TYPICAL_SHARE = {"dense_budget": 0.56, "moiie_budget": 0.84}
-"""Size plan -> parameters of one sparse layer in dense FFNs, for a layer without a decoder around it."""
+"""Size plan -> budget of one sparse layer, in units of one dense FFN, for a layer without a decoder around it."""
 LARGE_HIDDEN = 2048
-"""Decoders from this width on get widths in multiples of 64, others of 8."""
+"""Decoders of this width or more get expert widths in multiples of 64; others get multiples of 8."""
 
 
 def design(settings: MoESettings, hidden: int, ffn: int, shape: DecoderShape | None = None) -> MoESettings:
-    """`settings` with every width of ``moe.asymoe``; those that are given stay.
+    """`settings` with every width of ``moe.asymoe`` filled in; widths that are given stay.
 
     Args:
-        settings: Scheme asymoe.
+        settings: Settings of scheme asymoe.
         hidden: Width of the decoder.
         ffn: Inner width of its dense FFN.
-        shape: The decoder around the layers; None: a layer alone, whose budget is a typical share of its dense FFN.
+        shape: The decoder around the layers. None: one layer alone, whose budget is a typical share of its dense FFN.
 
     Raises:
         ValueError: no widths meet the target.
@@ -64,27 +64,33 @@ def design(settings: MoESettings, hidden: int, ffn: int, shape: DecoderShape | N
     if shape is None:
         dense = 3 * hidden * ffn
         return _fit(settings, hidden, ffn, 1, int(TYPICAL_SHARE[own.size_plan] * dense), int(0.01 * dense))
-    beside = shape.beside if own.size_plan == "moiie_budget" else 0  # the printed saving is one of whole models
+    beside = shape.beside if own.size_plan == "moiie_budget" else 0  # the saving in the paper is that of whole models
     reference = reference_parameters(settings, shape) + beside
     return _within(settings, shape, int((1 - SAVING) * reference) - beside, int(UNUSED * reference))
 
 
 def design_for(settings: MoESettings, shape: DecoderShape, activated: int) -> MoESettings:
-    """Widths whose dearest set comes within 0.2 % of `activated` from below, or as close as whole widths allow.
+    """Settings with widths whose largest set activates at most `activated` parameters, and at most 0.2 % less.
+
+    Where whole widths do not allow 0.2 %, the result is as close as they allow.
 
     Args:
-        settings: Scheme asymoe; its ``size_plan`` does not matter, widths that are given stay.
+        settings: Settings of scheme asymoe. Their ``size_plan`` is not read; widths that are given stay.
         shape: The decoder.
-        activated: Parameters of the whole model, ``shape.beside`` included.
+        activated: Activated parameters of the whole model that are wanted, including ``shape.beside``.
 
     Raises:
-        ValueError: no widths meet it.
+        ValueError: no widths fit.
     """
     return _within(settings, shape, activated - shape.beside, int(0.002 * activated))
 
 
 def reference_parameters(settings: MoESettings, shape: DecoderShape) -> int:
-    """What ``size_plan`` saves against: the dense decoder, or what MoIIE with the same table and layers activates."""
+    """The number against which ``size_plan`` saves.
+
+    It is the size of the dense decoder, or for ``moiie_budget`` the activated parameters of MoIIE with the same table
+    and layers.
+    """
     if asymoe_of(settings).size_plan != "moiie_budget":
         return shape.dense
     groups, top_k = expert_table(settings), settings.top_k or 2
@@ -100,7 +106,7 @@ def _within(settings: MoESettings, shape: DecoderShape, target: int, unused: int
 
 
 def _fit(settings: MoESettings, hidden: int, ffn: int, num_sparse: int, room: int, unused: int) -> MoESettings:
-    """Widths for `num_sparse` layers that share `room` parameters and leave at most `unused` of it, if that exists."""
+    """Widths for `num_sparse` layers that share `room` parameters and, if possible, leave at most `unused` of them."""
     names = expert_table(settings).names
     best = None
     for unit in (64, 8, 4, 2, 1) if hidden >= LARGE_HIDDEN else (8, 4, 2, 1):
@@ -120,7 +126,7 @@ def _fit(settings: MoESettings, hidden: int, ffn: int, num_sparse: int, room: in
 
 
 def _at_unit(settings: MoESettings, hidden: int, ffn: int, num_sparse: int, room: int, unit: int) -> MoESettings | None:
-    """Widths in multiples of `unit`; None where not even the smallest fit."""
+    """Widths in multiples of `unit`; None where even the smallest do not fit."""
     groups = expert_table(settings)
     own, counts = asymoe_of(settings), {group.name: group.count for group in groups.groups}
     others = [name for name in groups.names if name != TEXT_GROUP]
@@ -143,7 +149,7 @@ def _at_unit(settings: MoESettings, hidden: int, ffn: int, num_sparse: int, room
     found = _with(settings, _fixed(own, hidden))
     for fields, step, experts, fits in steps:
         free = [name for name in fields if getattr(own, name) is None]
-        # a group without experts has no width to find; what is written must be a width all the same
+        # a group without experts needs no width, but the settings must hold one
         width = _largest(step, 16 * ffn, fits, found, free) if experts and free else ffn
         if not width:
             return None
@@ -155,7 +161,7 @@ Fits = Callable[[MoESettings], bool]
 
 
 def _largest(step: int, limit: int, fits: Fits, settings: MoESettings, fields: list[str]) -> int:
-    """Largest multiple of `step`, at most `limit`, with which `fields` of `settings` fit; 0 where none does."""
+    """Largest multiple of `step` up to `limit` that fits when all `fields` of `settings` have it; 0 where none does."""
     low, high = 0, limit // step + 1  # low fits, high does not
     while high - low > 1:
         middle = (low + high) // 2
@@ -174,21 +180,21 @@ def _takes_a_share(settings: MoESettings, hidden: int, room: int) -> bool:
 
 
 def _spare(settings: MoESettings, hidden: int, num_sparse: int, room: int, modality_group: str) -> int:
-    """What the dearest set of `modality_group` leaves of `room`; negative: it does not fit."""
+    """Parameters of `room` that the largest set of `modality_group` leaves; negative where it does not fit."""
     kinds = layer_kinds(settings, num_sparse)
     return room - sum(count * largest_layer(layer, hidden, modality_group) for layer, count in kinds)
 
 
 # -- widths that no budget decides -----------------------------------------------------------------------------------
 def _fixed(own: AsyMoESettings, hidden: int) -> dict[str, int]:
-    """Coordinates of the hyperbolic experts and width of the context attention, by the width of the decoder."""
+    """Number of hyperbolic coordinates and width of the context attention, from the width of the decoder."""
     context = hidden if not own.context_output else 1 << max(0, (hidden // 6).bit_length() - 1)
     fixed = {"hyp_dim": max(1, hidden // 4), "context_dim": context}
     return {name: width for name, width in fixed.items() if getattr(own, name) is None}
 
 
 def _full(own: AsyMoESettings, hidden: int, ffn: int) -> dict[str, int]:
-    """Widths of the dense FFN, and of a hyperbolic branch about a quarter of its parameters beside it."""
+    """Widths of plan ``full``: those of the dense FFN, and a hyperbolic branch of about a quarter of its parameters."""
     inner = max(1, ffn * 7 // 16) if own.hyperbolic else ffn
     full = {"vision_ffn": ffn, "evidence_dim": ffn, "residual_ffn": ffn, "inter_ffn": inner}
     return _fixed(own, hidden) | {name: width for name, width in full.items() if getattr(own, name) is None}

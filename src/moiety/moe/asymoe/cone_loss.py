@@ -1,11 +1,11 @@
-r"""Cone loss: a picture's cone must hold the words that belong to it, and leave out the words that do not.
+r"""Cone loss: the cone of a picture must contain the words that belong to it, and exclude the words that do not.
 
-Pure functions, in the order of the journey: :mod:`moiety.moe.asymoe.cone_pairs` says which spans and pictures belong
-together, :func:`pool` and :func:`cone_points` make points of both, :func:`cone_loss` compares the points;
-:func:`expert_cone_loss` joins the last two for one expert.
+The functions are pure and are called in this order. :mod:`moiety.moe.asymoe.cone_pairs` says which spans and pictures
+belong together. :func:`pool` and :func:`cone_points` turn both into points. :func:`cone_loss` compares the points.
+:func:`expert_cone_loss` does the last two steps for one expert.
 
-A span is read after self-attention, so its words have seen the picture: what is ordered is what the words say *about
-this picture*, and one scene may hold many parts.
+A span is read after self-attention, so its words have seen the picture. The loss therefore orders what the words say
+*about this picture*, and one scene may contain many parts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from moiety.moe.asymoe.geometry import Curvature, widened
 from moiety.recipe.asymoe import AsyMoESettings
 
 CONE_CAP = 6.0
-"""Largest radius of a point that stands for a picture or a span."""
+"""Largest radius of the point of a picture or of a span."""
 
 _VISION, _TEXT = 0, 1
 _CLOSE = 0.05
@@ -33,17 +33,17 @@ _CLOSE = 0.05
 
 @dataclass(frozen=True, eq=False)
 class ConeLoss:
-    """Terms of the cone loss, none of them weighted, with what to log.
+    """Terms of the cone loss before any weight, and the numbers that are logged with them. All are scalars.
 
     Args:
-        pair: Mean angle by which true pairs lie outside their cone.
-        negative: Mean angle by which false pairs fall short of the margin.
+        pair: Mean angle in radians by which true pairs lie outside their cone.
+        negative: Mean angle in radians by which false pairs fall short of the margin.
         distance: Mean squared distance of true pairs, at most 9.
-        num_pairs: True pairs.
-        num_inside: True pairs inside the whole cone of their apex (eta = 1).
-        num_negatives: False pairs.
-        num_outside: False pairs outside it.
-        apex_radius: Sum of the apices' radii over true pairs.
+        num_pairs: Number of true pairs.
+        num_inside: Number of true pairs inside the whole cone of their apex (eta = 1).
+        num_negatives: Number of false pairs.
+        num_outside: Number of false pairs outside the whole cone of their apex.
+        apex_radius: Sum of the radii of the apices over true pairs.
     """
 
     pair: Float[Tensor, ""]
@@ -57,12 +57,12 @@ class ConeLoss:
 
     @property
     def angle(self) -> Float[Tensor, ""]:
-        """What ``cone_weight`` multiplies: true and false pairs together."""
+        """The term that ``cone_weight`` multiplies: the sum over true and false pairs."""
         return self.pair + self.negative
 
     @staticmethod
     def mean(losses: Sequence[ConeLoss]) -> ConeLoss:
-        """Mean of the terms over layers and experts; counts and sums are added up.
+        """Average the terms over layers and experts, and add up the counts and sums.
 
         Raises:
             ValueError: `losses` is empty.
@@ -82,8 +82,8 @@ def pool(hidden_states: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, "span
     """Mean of the marked tokens, scaled to a root mean square of 1: ``(spans, hidden)``, float32 at least.
 
     Args:
-        hidden_states: What the experts read.
-        mask: Tokens of each span; a row without any gives zeros.
+        hidden_states: Input of the experts, ``(tokens, hidden)``.
+        mask: Tokens of each span, ``(spans, tokens)``; a row without tokens gives zeros.
     """
     x = widened(hidden_states)
     with torch.autocast(x.device.type, enabled=False):
@@ -93,9 +93,10 @@ def pool(hidden_states: Float[Tensor, "tokens hidden"], mask: Bool[Tensor, "span
 
 
 def default_rho0(settings: AsyMoESettings) -> float:
-    """Radius that points are moved out by: ``rho0``, or just past where cones begin to be nested.
+    """Radius by which points are moved outward: ``rho0``, or the radius from which on cones are nested.
 
-    ``meru``: asinh(2 cone_k) + 0.3. ``eq15``: asinh(1/sqrt(cone_k)). In the Euclidean twin without the asinh.
+    That radius is asinh(2 cone_k) + 0.3 for aperture ``meru`` and asinh(1/sqrt(cone_k)) for ``eq15``. The Euclidean
+    twin uses the same formulas without the asinh.
     """
     if settings.rho0 is not None:
         return settings.rho0
@@ -105,9 +106,9 @@ def default_rho0(settings: AsyMoESettings) -> float:
 
 
 def shift_and_cap(u: geometry.Points, kappa: Curvature, rho0: float, cap: float = CONE_CAP) -> geometry.Points:
-    """Move points outward by `rho0`, then cap their radius.
+    """Move points outward by `rho0`, then cap their radius; the shape stays.
 
-    A point at exactly 0 has no direction and stays; beside it the slope is steep, rho0 / 1e-3, and finite.
+    A point at exactly 0 has no direction and stays there. Near 0 the slope is steep but finite, rho0 / 1e-3.
     """
     rho = geometry.radius(u, kappa)
     return geometry.radius_cap(widened(u) * (1 + rho0 * (rho.square() + 1e-6).rsqrt()).unsqueeze(-1), kappa, cap)
@@ -122,16 +123,17 @@ def cone_points(
     cap: float = CONE_CAP,
     num_factors: int | None = None,
 ) -> Tensor:
-    """Points of one side, as tangent vectors, float32 at least.
+    """Points of one side (pictures or text), as tangent vectors in float32 or wider.
 
     Args:
-        pooled: From :func:`pool`.
-        projection: An expert's map of this side.
-        log_scale: Its scale for cones, apart from the one for tokens, so that this loss cannot push tokens outward.
-        kappa: The space has curvature minus this; ``(num_factors,)`` for a product of spaces.
-        rho0: Radius to move outward by, see :func:`default_rho0`.
+        pooled: Result of :func:`pool`, ``(spans, hidden)``.
+        projection: The expert's projection of this side, ``(hyp_dim, hidden)``.
+        log_scale: Log of the expert's scale for cones. It is separate from the scale for tokens, so that this loss
+            cannot push tokens outward.
+        kappa: The space has curvature ``-kappa``; ``(num_factors,)`` for a product of spaces.
+        rho0: Radius by which points are moved outward, see :func:`default_rho0`.
         cap: Largest radius.
-        num_factors: Cut each point into so many of equal width. None: one space.
+        num_factors: Number of factors of equal width that each point is cut into. None: one space.
 
     Returns:
         ``(spans, hyp_dim)``, or ``(spans, factors, hyp_dim / factors)``.
@@ -152,27 +154,27 @@ def cone_loss(
     settings: AsyMoESettings,
     kappa: Curvature | None = None,
 ) -> ConeLoss:
-    r"""Angle by which true pairs lie outside the cone, and by which false pairs lie not far enough outside.
+    r"""Angle by which true pairs lie outside the cone, and angle by which false pairs are not far enough outside.
 
-    With :math:`\xi` the exterior angle and :math:`\psi` the aperture of the apex: mean over true pairs of
-    :math:`g\,[\xi - \eta\psi]_+`, mean over false pairs of :math:`[\mathrm{margin} - [\xi - \eta\psi]_+]_+`. The weight
-    :math:`g = d^2/(d^2 + 0.05^2)`, without gradient, takes away the 1/d of the angle's gradient. In a product of spaces
-    :math:`[\xi - \eta\psi]_+` is the mean over factors, the distance the sum. Without pairs a term is a 0 in the graph.
+    Let :math:`\xi` be the exterior angle and :math:`\psi` the aperture of the apex. The first term is the mean over
+    true pairs of :math:`g\,[\xi - \eta\psi]_+`. The second is the mean over false pairs of :math:`[\mathrm{margin} -
+    [\xi - \eta\psi]_+]_+`. The weight :math:`g = d^2/(d^2 + 0.05^2)` has no gradient. It cancels the factor 1/d in the
+    gradient of the angle. In a product of spaces, :math:`[\xi - \eta\psi]_+` is averaged over the factors, and the
+    distance is the sum over the factors. A term without pairs is a 0 that stays in the graph.
 
     Args:
-        apex: Points whose cones should hold, ``(pairs, hyp_dim)``; with ``inter_kind: product``
-            ``(pairs, factors, hyp_dim)``.
-        inside: Points they should hold, same shape.
-        false_apex, false_inside: Apices that should not hold, and what they should not, ``(negatives, …)``.
-        settings: ``inter_kind`` (the space), ``aperture``, ``cone_k``, ``eta``, ``cone_margin``.
-        kappa: The space has curvature minus this. None: ``curvature``. The twin does not read it.
+        apex: Points whose cones should contain `inside`, ``(pairs, hyp_dim)`` or ``(pairs, factors, hyp_dim)``.
+        inside: Points that should lie in these cones, same shape.
+        false_apex, false_inside: Apices and points of false pairs, which should lie outside, ``(negatives, …)``.
+        settings: ``inter_kind`` (the space), ``aperture``, ``cone_k``, ``eta`` and ``cone_margin`` are read.
+        kappa: The space has curvature ``-kappa``. None: the setting ``curvature``. The Euclidean twin does not read it.
 
     Raises:
         ValueError: ``inter_kind`` is ``ffn``, which has no cones.
 
     Source:
-        AsyMoE (2606.00275), eq. 14-17, with the exterior angle in place of eq. 16. Negatives and margin as in Ganea et
-        al. 2018, eta as in HyCoCLIP (2410.06912); the weight g and the mean over factors are ours.
+        AsyMoE (2606.00275), eq. 14-17, with the exterior angle in place of eq. 16. Negatives and margin are as in Ganea
+        et al. 2018, and eta as in HyCoCLIP (2410.06912). The weight g and the mean over factors are ours.
     """
     if settings.inter_kind == "ffn":
         raise ValueError("inter_kind 'ffn' has no cones; choose lorentz, euclidean or product, or cone_weight: 0")
@@ -197,7 +199,7 @@ def cone_loss(
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean; of nothing a 0 that still hangs in the graph."""
+    """Mean of the values; without values, a 0 that stays in the graph."""
     return values.sum() / max(values.numel(), 1)
 
 
@@ -222,10 +224,10 @@ def expert_cone_loss(
     """Cone loss of one inter-modality expert in one layer.
 
     Args:
-        pooled: :func:`pool` of the pictures, then of the spans; the same for all experts of the layer.
-        pairs: From :func:`cone_pairs`.
-        projection: The expert's maps; side 0 reads pictures, side 1 text.
-        log_scale: Their scales for cones.
+        pooled: Results of :func:`pool` for the pictures and for the spans. All experts of a layer share them.
+        pairs: Result of :func:`moiety.moe.asymoe.cone_pairs.cone_pairs`.
+        projection: The expert's projections, one for each side; side 0 reads pictures, side 1 text.
+        log_scale: Logs of their scales for cones.
         settings: Recipe section ``moe.asymoe``.
         kappa: As in :func:`cone_loss`.
         num_factors: Number of spaces of ``inter_kind: product``.

@@ -1,6 +1,6 @@
-"""Which words speak of which picture: the spans of a batch, and the true and false pairs they make.
+"""Which words speak of which picture: the text spans of a batch, and the true and false pairs that they form.
 
-How many there are depends on the data, so both functions read sizes back from the device; they belong in a training
+The number of spans depends on the data, so both functions read sizes back from the device. Call them in a training
 step, never in a layer.
 """
 
@@ -20,10 +20,11 @@ class Spans:
     """Text spans of one batch with the pictures they speak of.
 
     Args:
-        vision_mask: Image tokens of the same sample before the span. True: belongs to the picture.
-        text_mask: Tokens of the span.
-        sample: Row of the batch that the span stands in.
-        number: 1-based number of the span in its sample, as in ``span_ids``.
+        vision_mask: Image tokens of the same sample before the span, ``(spans, tokens)``; true where the token belongs
+            to the picture.
+        text_mask: Tokens of the span, ``(spans, tokens)``.
+        sample: Row of the batch that the span stands in, ``(spans,)``.
+        number: 1-based number of the span in its sample, ``(spans,)``, as in ``span_ids``.
     """
 
     vision_mask: Bool[Tensor, "spans tokens"]
@@ -34,14 +35,14 @@ class Spans:
 
 @dataclass(frozen=True, eq=False)
 class ConePairs:
-    """Which picture goes with which span: rows of :class:`Spans`, first the picture's, then the text's."""
+    """Which picture is paired with which span. A pair is two rows of :class:`Spans`: the picture's, then the text's."""
 
     true: Int[Tensor, "2 pairs"]
     false: Int[Tensor, "2 negatives"]
 
 
 def cone_spans(image_mask: Bool[Tensor, "batch seq"], span_ids: Int[Tensor, "batch seq"]) -> Spans:
-    """Spans of a batch that have a picture before them, and that picture's tokens; of several pictures, all tokens.
+    """Spans of a batch that have a picture before them, with the tokens of that picture or of all such pictures.
 
     Args:
         image_mask: True on image tokens.
@@ -71,16 +72,16 @@ def cone_pairs(
     image_key: Int[Tensor, " batch"],
     belongs: Bool[Tensor, " spans"] | None = None,
 ) -> ConePairs:
-    """True pairs, and false ones as ``negatives`` says.
+    """True pairs, and the false pairs that the setting ``negatives`` asks for.
 
-    ``hard``: a span that the data marks as false goes with its own picture. ``in_batch``: every span that is true of
-    its own picture goes with each picture of another key; a picture that many spans share counts once.
+    ``hard`` pairs each span that the data marks as false with its own picture. ``in_batch`` pairs every span that is
+    true of its own picture with each picture of another key. A picture that many spans share counts once.
 
     Args:
         spans: Spans of the batch.
-        settings: Field ``negatives``.
-        image_key: Number of each sample's picture; equal numbers are the same picture.
-        belongs: Whether a span is true of its picture. None: all are.
+        settings: Section ``moe.asymoe``; the field ``negatives`` is read.
+        image_key: Number of each sample's picture, ``(batch,)``; equal numbers mean the same picture.
+        belongs: Whether each span is true of its picture, ``(spans,)``. None: all are true.
     """
     if belongs is None:
         belongs = torch.ones_like(spans.sample, dtype=torch.bool)

@@ -1,7 +1,7 @@
-r"""Gate objective: without its evidence, a token should trust memory more and the evidence less.
+r"""Gate objective: a token should trust memory more, and evidence less, when its evidence is taken away.
 
-Nothing in the language-model loss ties the gates of scheme ``asymoe`` to evidence. This loss does: it compares the
-gates of one sample in two forwards, with its own pictures (*present*) and with those of another sample (*masked*).
+The language-model loss does not tie the gates of scheme ``asymoe`` to evidence. This loss does. It compares the gates
+of one sample in two forwards: one with its own pictures (*present*), one with those of another sample (*masked*).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Gates:
     """Mean gates of each sample over its answer, in one layer.
 
     Args:
-        alpha: Share of memory in the evidence experts, 0..1.
-        score: Evidence score of the router, 0..1; None where the scheme has none.
+        alpha: Share of memory in the evidence experts, ``(samples,)``, 0..1.
+        score: Evidence score of the router, ``(samples,)``, 0..1; None where the scheme has none.
     """
 
     alpha: Float[Tensor, " samples"]
@@ -34,7 +34,7 @@ class Gates:
         sample: Int[Tensor, " tokens"],
         num_samples: int,
     ) -> Gates:
-        """Mean over the tokens of each sample, of alpha over the experts as well; 0 for a sample without tokens.
+        """Average over the tokens of each sample, and for alpha over the experts as well; 0 without tokens.
 
         Example:
             >>> sample = torch.tensor([0, 0, 1])
@@ -54,14 +54,14 @@ class Gates:
 
 @dataclass(frozen=True, eq=False)
 class GateLoss:
-    """The two halves of the objective, with what to log; 0 without samples.
+    """The two halves of the objective and the numbers that are logged with them. All are scalars, 0 without samples.
 
     Args:
         alpha: Mean of [margin + alpha_present - alpha_masked]_+, over samples and layers.
         score: Mean of [margin + score_masked - score_present]_+; 0 where the scheme has no score.
-        alpha_gap: Mean of alpha_masked - alpha_present; no gradient. Above 0: memory counts more without evidence.
-        score_gap: Mean of score_present - score_masked; no gradient. Above 0: evidence counts more where there is some.
-        num_samples: Samples that were compared.
+        alpha_gap: Mean of alpha_masked - alpha_present, without gradient. Above 0, memory counts more without evidence.
+        score_gap: Mean of score_present - score_masked, without gradient. Above 0, evidence counts more when present.
+        num_samples: Number of samples that were compared.
     """
 
     alpha: Float[Tensor, ""]
@@ -72,7 +72,7 @@ class GateLoss:
 
     @property
     def total(self) -> Float[Tensor, ""]:
-        """What ``gate_weight`` multiplies."""
+        """The sum of both halves, which ``gate_weight`` multiplies."""
         return self.alpha + self.score
 
 
@@ -80,15 +80,15 @@ def gate_loss(present: Sequence[Gates], masked: Sequence[Gates], margin: float) 
     r"""Hinge on both gates: mean over samples and layers of :math:`[m + \alpha_p - \alpha_m]_+ + [m + s_m - s_p]_+`.
 
     Args:
-        present: Gates with the sample's own evidence, layer by layer.
-        masked: Gates of the same samples without it.
-        margin: m, the least gap that costs nothing.
+        present: Gates with the samples' own evidence, one entry for each layer.
+        masked: Gates of the same samples without it, one entry for each layer.
+        margin: m, the smallest gap that costs nothing.
 
     Raises:
-        ValueError: the two sides differ in their layers, or there is none.
+        ValueError: the two sides have different numbers of layers, or none.
 
     Source:
-        Ours. AsyMoE (2606.00275) measures both settings in eq. 4 and has no such loss.
+        The loss is ours. AsyMoE (2606.00275) measures both settings in eq. 4 and has no such loss.
 
     Example:
         >>> own = Gates(torch.tensor([0.3]), torch.tensor([0.6]))
@@ -115,10 +115,10 @@ def gate_loss(present: Sequence[Gates], masked: Sequence[Gates], margin: float) 
 
 
 def _stacked(sides: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """What should be lower, then what should be higher: ``(2, layers, samples)``."""
+    """The values that should be lower, then those that should be higher: ``(2, layers, samples)``."""
     return torch.stack([torch.stack([side[place] for side in sides]) for place in range(2)])
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean; of nothing a 0 that still hangs in the graph."""
+    """Mean of the values; without values, a 0 that stays in the graph."""
     return values.sum() / max(values.numel(), 1)

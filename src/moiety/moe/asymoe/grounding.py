@@ -1,7 +1,8 @@
-"""How far a model leans on its evidence: pure functions on attention, gates and choices of experts.
+"""How much a model relies on its evidence: pure functions on attention, gates and choices of experts.
 
-*Evidence* are the positions of pictures and of text that the model was given, *memory* those of control tokens and of
-what it wrote itself. Attention is that of one sample and one layer, averaged over heads; every row sums to 1.
+*Evidence* means the positions of pictures and of text that the model was given. *Memory* means the positions of control
+tokens and of the model's own answer. Attention is that of one sample and one layer, averaged over heads; every row sums
+to 1.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ def attention_on(attention: Float[Tensor, "*rows seq"], columns: Bool[Tensor, " 
 def attention_entropy(
     attention: Float[Tensor, "*rows seq"],
 ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"], Bool[Tensor, "*rows"]]:
-    r"""How widely each position looks: :math:`-\sum_j A_j \ln A_j`, and its share of the largest value possible.
+    r"""How widely each position spreads its attention: :math:`-\sum_j A_j \ln A_j`, in nats and normalised.
 
-    A key counts as visible where its weight is not exactly 0, as a mask makes it.
+    A key counts as visible where its weight is not exactly 0; a mask makes a weight exactly 0.
 
     Returns:
-        Entropy in nats; the same divided by the log of the number of visible keys, 0..1; and which rows see two keys
-        or more: of the others both entropies are 0 and say nothing.
+        Three tensors ``(rows,)``: the entropy in nats; the entropy divided by the log of the number of visible keys,
+        0..1; and whether the row sees at least two keys. In the other rows both entropies are 0 and carry no meaning.
 
     Source:
-        AsyMoE (2606.00275), eq. 5, which sums over positions; the normalisation is ours, so that longer prompts are
-        not more scattered for being longer.
+        AsyMoE (2606.00275), eq. 5, which sums over positions. The normalisation is ours: it makes prompts of different
+        lengths comparable.
 
     Example:
         >>> entropy, share, counted = attention_entropy(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
@@ -53,24 +54,24 @@ def attention_entropy(
 
 
 def sent_to(index: Int[Tensor, "tokens top_k"], num_experts: int) -> Bool[Tensor, "tokens experts"]:
-    """Which experts each token was sent to; padding, whose index is `num_experts`, to none."""
+    """Which experts each token was sent to. Padding has the index `num_experts` and was sent to none."""
     return (index.unsqueeze(-1) == torch.arange(num_experts, device=index.device)).any(dim=1)
 
 
 def grounding_ratio(on_evidence: np.ndarray, on_memory: np.ndarray) -> np.ndarray:
-    r"""F: of the attention that an expert's tokens spend, the share that goes to evidence.
+    r"""F: the share of evidence in the attention of the tokens that were routed to an expert.
 
-    An FFN expert has no attention of its own: the rows are those of the tokens routed to it, in its own layer.
+    An FFN expert has no attention of its own. So the attention rows of the tokens routed to it are used, in its layer.
 
     Args:
         on_evidence: Attention on evidence, summed or averaged over the text tokens routed to each expert.
-        on_memory: Attention on memory of the same tokens.
+        on_memory: Attention of the same tokens on memory, same shape.
 
     Returns:
-        0..1; NaN where no token was routed.
+        One value for each entry, 0..1; NaN where no token was routed.
 
     Source:
-        AsyMoE (2606.00275), eq. 2-3; which rows belong to an expert is our reading.
+        AsyMoE (2606.00275), eq. 2-3. The paper leaves open which rows belong to an expert; the choice above is ours.
     """
     total = on_evidence + on_memory
     return np.divide(on_evidence, total, out=np.full_like(total, np.nan), where=total > 0)
@@ -79,11 +80,11 @@ def grounding_ratio(on_evidence: np.ndarray, on_memory: np.ndarray) -> np.ndarra
 def evidence_dependence(with_evidence: np.ndarray, without: np.ndarray) -> np.ndarray:
     r"""R: how much more often an expert is chosen when the evidence fits the question, -1..1.
 
-    :math:`(f_{evd} - f_{mem}) / (f_{evd} + f_{mem})`; 0 for an expert that is never chosen.
+    The formula is :math:`(f_{evd} - f_{mem}) / (f_{evd} + f_{mem})`. It is 0 for an expert that is never chosen.
 
     Args:
-        with_evidence: Share of text tokens whose chosen experts hold the expert.
-        without: The same where the evidence was taken away.
+        with_evidence: Share of text tokens that chose the expert, 0..1.
+        without: The same share after the evidence was taken away.
 
     Source:
         AsyMoE (2606.00275), eq. 4.
@@ -102,8 +103,8 @@ class Slope:
 
     Args:
         value: Change per layer.
-        low: Lower end of the interval; NaN where there are too few samples to say.
-        high: Upper end.
+        low: Lower end of the interval; NaN where there are too few samples for an interval.
+        high: Upper end of the interval; NaN as for `low`.
     """
 
     value: float
@@ -117,13 +118,13 @@ def slope_over_depth(
     num_draws: int = 2000,
     seed: int = 0,
 ) -> Slope:
-    """Least-squares slope over the layers of the mean over all positions, with a bootstrap over samples.
+    """Least-squares slope over layers, for the mean over all positions, with a bootstrap over samples.
 
     Args:
-        totals: Value of each layer, summed over the positions of each sample.
-        counts: Positions of each sample.
-        num_draws: Bootstrap draws.
-        seed: Of the draws.
+        totals: Value of each layer, summed over the positions of each sample, ``(samples, layers)``.
+        counts: Number of positions of each sample, ``(samples,)``.
+        num_draws: Number of bootstrap draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: there are fewer than two layers, or no positions.
@@ -149,7 +150,7 @@ def slope_over_depth(
 
 
 def area_under_curve(positives: Sequence[float] | np.ndarray, negatives: Sequence[float] | np.ndarray) -> float:
-    """Probability that a positive is larger than a negative, ties counting half: 0.5 is chance.
+    """Probability that a positive is larger than a negative; a tie counts half. 0.5 is chance.
 
     Raises:
         ValueError: one side is empty.

@@ -1,4 +1,4 @@
-"""Scheme ``asymoe``: gates and table of MoIIE, and a score that favours evidence experts where there is evidence."""
+"""Scheme ``asymoe``: the gates and the table of MoIIE, with a score that favours evidence experts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from moiety.recipe.recipe import MoESettings
 
 
 class EvidenceScore(StaysPrecise):
-    r"""How relevant the evidence is to a token, :math:`s = \sigma(w \cdot a + b)`, and what that adds to a score.
+    r"""How relevant the evidence is to a token, :math:`s = \sigma(w \cdot a + b)`, and the gain that multiplies it.
 
-    All of it float32 at least, whatever the type of the model.
+    Everything is computed in float32 or wider, whatever the type of the model.
 
     Args:
         hidden: Width of the decoder.
         settings: Section ``moe.asymoe``: `score_bias`, `score`, `evidence_gain`.
 
     Source:
-        AsyMoE (2606.00275), eq. 20; the bias, the factor e of `score` ``mass`` and a gain other than 1 are ours.
+        AsyMoE (2606.00275), eq. 20. The bias, the factor e of `score` ``mass`` and a gain other than 1 are ours.
     """
 
     def __init__(self, hidden: int, settings: AsyMoESettings) -> None:
@@ -45,7 +45,7 @@ class EvidenceScore(StaysPrecise):
         self.initialise()
 
     def initialise(self, init: Any = nn.init) -> None:
-        """Score 1/2 for every token and gain 1; see ``ExpertBank.initialise``."""
+        """Start with score 1/2 for every token and gain 1; see ``ExpertBank.initialise``."""
         init.zeros_(self.weight)
         if self.bias is not None:
             init.zeros_(self.bias)
@@ -53,7 +53,7 @@ class EvidenceScore(StaysPrecise):
             init.constant_(self.log_gain, math.log(math.expm1(1.0)))
 
     def forward(self, context: Context) -> Float[Tensor, " tokens"]:
-        """s of each token, 0..1."""
+        """The score s of each token, ``(tokens,)``, 0..1."""
         with torch.autocast(context.output.device.type, enabled=False):
             found = context.output.to(self.weight.dtype) @ self.weight  # (tokens, hidden) -> (tokens,)
             score = torch.sigmoid(found if self.bias is None else found + self.bias)
@@ -61,19 +61,19 @@ class EvidenceScore(StaysPrecise):
 
     @property
     def gain(self) -> Tensor | float:
-        """What a score of 1 adds to the logits of evidence experts; a learned one is softplus of `log_gain`."""
+        """The value that a score of 1 adds to logits of evidence experts; a learned gain is softplus of `log_gain`."""
         return F.softplus(self.log_gain) if self.log_gain is not None else float(self.fixed_gain)
 
 
 class AsymmetricRouter(GatedRouter):
-    r"""MoIIE's gates, and a score that lifts the evidence experts for text tokens whose prompt holds evidence.
+    r"""MoIIE's gates, with a score that favours the evidence experts for text tokens whose prompt holds evidence.
 
-    Text tokens add :math:`gain \cdot s_t` to the scores of evidence experts before the choice. The boosted scores
-    decide index and weights. ``Routing.logits`` stay raw, so that load balancing does not fight evidence; with
-    `balance_logits` ``boosted`` the boosted ones stand in ``Routing.extras`` as well.
+    For text tokens :math:`gain \cdot s_t` is added to the scores of evidence experts before the choice. The boosted
+    scores decide index and weights. ``Routing.logits`` stay raw, so that load balancing does not work against the
+    boost. With `balance_logits` ``boosted`` the boosted scores are in ``Routing.extras`` as well.
 
     Source:
-        AsyMoE (2606.00275), eq. 18-19. With s in (0, 1) and gain 1 the odds of an evidence expert grow e-fold at most.
+        AsyMoE (2606.00275), eq. 18-19. With s in (0, 1) and gain 1, the odds of an evidence expert grow at most e-fold.
     """
 
     text_reads_images = True
@@ -93,17 +93,17 @@ class AsymmetricRouter(GatedRouter):
 
     @classmethod
     def table(cls, settings: MoESettings) -> ExpertGroups:
-        """:meth:`layout` with the kinds of `settings`, and plain text experts at the end where they are asked for."""
+        """:meth:`layout` with the kinds of `settings`, and plain text experts at the end if the settings want them."""
         return asymmetric_table(settings.experts, settings.modality_groups, own_settings(settings))
 
     def initialise(self, init: Any = nn.init) -> None:
-        """Gates as in every scheme, and a score that favours nothing yet."""
+        """Initialise the gates as in every scheme; the score is 1/2 for every token."""
         super().initialise(init)
         if self.score is not None:
             self.score.initialise(init)
 
     def activated_parameters(self, modality_group: str) -> int:
-        """The gate of the group; the score is asked for text alone."""
+        """Parameters of the gate of the group; for text also those of the score."""
         total = super().activated_parameters(modality_group)
         if self.score is None or modality_group == TEXT_GROUP:
             return total
@@ -115,7 +115,7 @@ class AsymmetricRouter(GatedRouter):
         modality_ids: Int[Tensor, " tokens"],
         context: Context | None = None,
     ) -> Routing:
-        """Score, boost, choose, weigh. Without a context nothing is boosted."""
+        """Score the experts, boost, choose and weight them. Without a context nothing is boosted."""
         group = self.modality_group_of(modality_ids)
         logits = self._visible_scores(self._scores(x), group)
         if context is None:
@@ -150,9 +150,9 @@ def own_settings(settings: MoESettings) -> AsyMoESettings:
 
 
 def at_layer(settings: MoESettings, layer_index: int) -> MoESettings:
-    """`settings` as one sparse layer sees them: with plain text experts outside the `evidence_layers`.
+    """The settings of one sparse layer: outside the `evidence_layers` its text experts are plain.
 
-    The deepest half is that of the sparse layers, the larger one where their number is odd.
+    ``deepest_half`` means half of the sparse layers, rounded up.
     """
     own = settings.asymoe
     if own is None or own.evidence_layers == "all" or not isinstance(settings.layers, list):

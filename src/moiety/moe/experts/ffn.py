@@ -37,7 +37,7 @@ class FFNExperts(ExpertBank):
     """
 
     config: Any = None
-    """Names another route in ``other``, see ``moiety.vlm.backends``; None: always the kernels of this wing."""
+    """Name of another route, see ``moiety.vlm.backends``. None: always the kernels of :mod:`moiety.moe.kernels`."""
 
     def __init__(
         self,
@@ -69,12 +69,15 @@ class FFNExperts(ExpertBank):
         top_k_weights: Float[Tensor, "tokens top_k"],
         context: Context | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
-        """As every bank; also on unsorted choices, as Hugging Face calls its experts. Reads no context.
+        """Weighted sum of the chosen experts, ``(tokens, hidden)``; choices that are not sorted are accepted as well.
+
+        Hugging Face calls its experts with unsorted choices.
 
         Args:
             hidden_states: ``(tokens, hidden)``.
-            top_k_index: The sorted slots; or the expert of each choice, where `num_experts` means no expert.
-            top_k_weights: Weight of each choice.
+            top_k_index: The sorted slots; or the expert of each choice, ``(tokens, top_k)``, where `num_experts` means
+                no expert.
+            top_k_weights: Weight of each choice, ``(tokens, top_k)``.
             context: Not read.
         """
         other = None if self.config is None else self.config.other
@@ -98,13 +101,13 @@ class FFNExperts(ExpertBank):
     ) -> None:
         """Copy a dense FFN into every expert.
 
-        Where the experts are narrower, they take over its largest units. Where they are wider, further gate and up
-        rows repeat those of the dense FFN from the start and their down columns are 0: the function stays the same,
-        and the copies part with the first gradient.
+        Experts that are narrower copy its largest units. In wider experts the additional gate and up rows repeat those
+        of the dense FFN from the start, and their down columns are 0. So the function stays the same, and the copies
+        become different with the first gradient.
 
         Args:
-            gate_up: Gate rows, then up rows.
-            down: Down projection.
+            gate_up: Gate rows, then up rows, ``(2*ffn, hidden)``.
+            down: Down projection, ``(hidden, ffn)``.
 
         Raises:
             ValueError: the widths do not fit.
@@ -118,7 +121,7 @@ class FFNExperts(ExpertBank):
         self.down_proj[:, :, :dense] = down.to(self.down_proj)
 
     def starts_as_dense(self, ffn: int) -> bool:
-        """A copy is exact unless the experts are narrower."""
+        """Whether the experts equal a dense FFN of inner width `ffn` after the copy: they must not be narrower."""
         return self.ffn >= ffn
 
     def activated_parameters(self) -> int:

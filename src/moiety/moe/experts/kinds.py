@@ -18,7 +18,7 @@ EXPERTS: dict[str, type[ExpertBank]] = {
     "evidence": EvidenceExperts,
     "context": ContextFFNExperts,
 }
-"""Kind of an expert group -> class of its bank; the three hyperbolic kinds are one class."""
+"""Kind of an expert group -> class of its bank; the three hyperbolic kinds share one class."""
 
 __all__ = [
     "EXPERTS",
@@ -34,11 +34,11 @@ __all__ = [
 
 
 def bank_class(group: ExpertGroup) -> type[ExpertBank]:
-    """The class of the bank that serves an expert group, of this package or of a plug-in.
+    """The class of the bank for an expert group, from this package or from a plug-in.
 
     Raises:
-        ValueError: its kind is unknown, or the package of the kind cannot be imported.
-        TypeError: its package names something that is no bank.
+        ValueError: the kind is unknown, or the package that provides it cannot be imported.
+        TypeError: the name of a plug-in leads to something that is not a bank.
     """
     try:
         return find(group.kind, EXPERTS, EXPERT_GROUP, ExpertBank)

@@ -1,4 +1,4 @@
-"""The short way to a new kind of experts: say what one expert computes, and the rest is done here."""
+"""The short way to a new kind of experts: write what one expert computes; this class does the rest."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class LoopedExperts(ExpertBank):
     """Experts that are called one after the other, each once, on the rows of all tokens that chose it.
 
     A subclass stacks the weights of all experts, ``(experts, ...)``, sets :attr:`num_experts` and writes :meth:`expert`
-    and ``load_from_dense``. It is as fast as one matrix product for each expert can be; a kind that wants one grouped
-    product for all of them inherits from :class:`ExpertBank` instead.
+    and ``load_from_dense``. Each expert runs its own matrix products. A kind that wants one grouped product for all
+    experts inherits from :class:`ExpertBank` instead.
     """
 
     @abc.abstractmethod
     def expert(self, number: int, x: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows hidden"]:
-        """What expert `number` answers to each row; there may be no row at all."""
+        """The answer of expert `number` to each row, ``(rows, hidden)``; the number of rows may be 0."""
 
     def forward(
         self,
@@ -34,7 +34,7 @@ class LoopedExperts(ExpertBank):
         top_k_weights: Float[Tensor, "tokens top_k"],
         context: Context | None = None,
     ) -> Float[Tensor, "tokens hidden"]:
-        """As every bank; reads no context."""
+        """See :meth:`ExpertBank.forward`; the context is not read."""
         if not hidden_states.numel():
             return self.nothing(hidden_states)
         if slots.ends is None:

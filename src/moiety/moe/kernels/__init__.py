@@ -1,13 +1,13 @@
-"""Ways to run a bank of gated feed-forward experts, all with the same result.
+"""Ways to run a bank of gated feed-forward experts. All give the same result.
 
 =========== ======================================================================================================
 reference   plain loop with ordinary autograd; any activation, and quantised experts
 loop        one autograd function, one product for each expert, written into preallocated rows; any dtype and width
 grouped     the same function with one ``torch.nn.functional.grouped_mm`` for all experts; the host never waits
-auto        grouped where it is allowed, except on CPU for large experts, where the loop is faster
+auto        grouped where it can run, except on CPU for large experts, where the loop is faster
 =========== ======================================================================================================
 
-:mod:`moiety.moe.kernels.products` holds both forms of the products and decides between them.
+:mod:`moiety.moe.kernels.products` contains both forms of the products and chooses between them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Activations of the gate and their derivatives, by the names that Hugging Face configs use."""
+"""Activations of the gate and their derivatives, under the names that Hugging Face configs use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from moiety.groups import nearest_name
 
 
 class Activation(NamedTuple):
-    """A function, and its derivative times a gradient: ``backward(grad, x)``, or written to ``grad_input=``."""
+    """An activation and its derivative.
+
+    ``backward(grad, x)`` returns the derivative at `x` times `grad`, or writes it to the tensor ``grad_input=``.
+    """
 
     forward: Callable[[Tensor], Tensor]
     backward: Callable[..., Tensor]
@@ -34,7 +37,7 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 def activation_of(act: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """The function behind a name; a callable is its own answer.
+    """The activation with this name; a callable is returned as it is.
 
     Raises:
         ValueError: the name is unknown.

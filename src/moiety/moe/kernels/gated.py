@@ -1,4 +1,4 @@
-"""One autograd function for a bank of gated experts that saves as little as possible, and its elementwise part."""
+"""One autograd function for a bank of gated experts, which saves few tensors, and its elementwise part."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from moiety.moe.kernels.activation import ACTIVATIONS, Activation
 from moiety.moe.kernels.products import Runs, choose_form, compute_dtype, is_packed
 
 BLOCK_ELEMENTS = 2**18
-"""On CPU, several passes over a block of this many elements find it in the cache."""
+"""Number of elements in a block. On CPU a block of this size stays in the cache for several passes."""
 
 
 def choose_kernel(
     kernel: str, act: str | Callable[[Tensor], Tensor], x: Tensor, slots: Slots, gate_up_proj: Tensor
 ) -> str:
-    """Resolve ``auto``; a callable activation, an empty batch or quantised experts always run the reference.
+    """The kernel that runs: ``loop``, ``grouped`` or ``reference``.
+
+    A callable activation, an empty batch and quantised experts always run the reference.
 
     Args:
         kernel: One of ``moiety.moe.kernels.KERNELS``.
         act: Activation of the bank.
         x: Input, ``(tokens, hidden)``.
-        slots: Where the rows come from.
-        gate_up_proj: ``(experts, 2*ffn, hidden)``.
+        slots: The sorted slots.
+        gate_up_proj: Gate and up projections, ``(experts, 2*ffn, hidden)``.
 
     Raises:
         ValueError: ``grouped`` was asked for by name where ``grouped_mm`` cannot run.
@@ -57,7 +59,19 @@ def gated_experts(
     act: str,
     form: str,
 ) -> Float[Tensor, "tokens hidden"]:
-    """Weighted sum of the chosen experts, ``form`` being ``loop`` or ``grouped``; autocast is honoured."""
+    """Weighted sum of the chosen experts, ``(tokens, hidden)``.
+
+    Under autocast the products run in its dtype.
+
+    Args:
+        x: Hidden states, ``(tokens, hidden)``.
+        weights: Weight of each choice, ``(tokens, top_k)``.
+        gate_up_proj: Gate and up projections, ``(experts, 2*ffn, hidden)``; the gate's rows stand first.
+        down_proj: Down projections, ``(experts, hidden, ffn)``.
+        slots: The sorted slots.
+        act: Name of the activation.
+        form: ``loop`` or ``grouped``, as :func:`choose_kernel` answered.
+    """
     dtype = compute_dtype(x)
     out = _GatedExperts.apply(
         x.to(dtype),
@@ -77,13 +91,13 @@ def gated_experts(
 class _GatedExperts(torch.autograd.Function):
     r"""Forward and backward of :math:`y_t = \sum_k w_{tk} E_{e(t,k)}(x_t)`.
 
-    Saved for backward: input, pre-activations, weights and the slots. All gradients inside are those of the unweighted
-    experts; the weights enter where rows are gathered or summed. The gradient of a weight is the inner product of the
-    gradient of the inner state with the inner state, recomputed from the pre-activations. So the outputs of the experts
-    are never kept, and nothing is divided by a weight.
+    Input, pre-activations, weights and slots are saved for the backward pass. All gradients inside are those of the
+    unweighted experts. The weights enter where rows are gathered or summed. The gradient of a weight is the inner
+    product of the inner state, recomputed from the pre-activations, and its gradient. So the outputs of the experts are
+    never kept, and nothing is divided by a weight.
 
-    In form ``loop`` the rows of one expert go through all products before the next expert begins, so nothing larger
-    than these rows is allocated beside what is returned. In form ``grouped`` there is one pass for all rows.
+    In form ``loop`` the rows of one expert go through all products before the next expert begins. So temporary tensors
+    are never larger than these rows. In form ``grouped`` there is one pass for all rows.
     """
 
     @staticmethod
@@ -151,10 +165,10 @@ class _GatedExperts(torch.autograd.Function):
 
 # -- the elementwise part, on the rows of one or of all experts --------------------------------------------------------
 def gated(gate_up: Float[Tensor, "rows twice_ffn"], act: str) -> Float[Tensor, "rows ffn"]:
-    """``h = act(gate) * up``, in memory of its own.
+    """The inner state ``h = act(gate) * up``, ``(rows, ffn)``, in a new tensor.
 
     Args:
-        gate_up: Pre-activations, the gate's half first; read only.
+        gate_up: Pre-activations, ``(rows, 2*ffn)``; the gate's half stands first. They are not changed.
         act: Name of the activation.
     """
     gate, up = gate_up.chunk(2, dim=-1)
@@ -164,13 +178,13 @@ def gated(gate_up: Float[Tensor, "rows twice_ffn"], act: str) -> Float[Tensor, "
 def gated_backward(
     dh: Float[Tensor, "rows ffn"], gate_up: Float[Tensor, "rows twice_ffn"], act: str, dw: Float[Tensor, " rows"]
 ) -> tuple[Float[Tensor, "rows ffn"], Float[Tensor, "rows twice_ffn"]]:
-    """Inner state, and gradients of the row weights and of the pre-activations, all of the *unweighted* expert.
+    """Inner state of the *unweighted* expert, with the gradients of the row weights and of the pre-activations.
 
     Args:
-        dh: Gradient of the inner state ``h``; overwritten.
-        gate_up: Pre-activations.
+        dh: Gradient of the inner state ``h``, ``(rows, ffn)``; it is overwritten.
+        gate_up: Pre-activations, ``(rows, 2*ffn)``.
         act: Name of the activation.
-        dw: Receives ``rowsum(dh * h)``.
+        dw: The gradient of the row weights, ``rowsum(dh * h)``, is written here, ``(rows,)``.
 
     Returns:
         ``h`` ``(rows, ffn)`` and ``d_gate_up`` ``(rows, 2*ffn)``.
@@ -186,7 +200,7 @@ def gated_backward(
 
 
 def _block(dh: Tensor, gate_up: Tensor, activation: Activation, h: Tensor, dw: Tensor, d_gate_up: Tensor) -> None:
-    """The same on rows that fit the cache, written into the last three arguments."""
+    """:func:`gated_backward` on rows that fit the cache; it writes into the last three arguments."""
     (gate, up), (d_gate, d_up) = gate_up.chunk(2, dim=-1), d_gate_up.chunk(2, dim=-1)
     activated = activation.forward(gate)
     torch.mul(activated, up, out=h)
@@ -196,7 +210,7 @@ def _block(dh: Tensor, gate_up: Tensor, activation: Activation, h: Tensor, dw: T
 
 
 def _plain(dh: Tensor, gate_up: Tensor, activation: Activation, dw: Tensor) -> tuple[Tensor, Tensor]:
-    """The same without views as outputs, which a compiler refuses; it fuses and plans memory by itself."""
+    """:func:`gated_backward` for compiled code, which refuses views as outputs and plans memory by itself."""
     gate, up = gate_up.chunk(2, dim=-1)
     activated = activation.forward(gate)
     h = activated * up

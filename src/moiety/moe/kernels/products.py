@@ -1,12 +1,12 @@
-"""Products of sorted rows with a stack of matrices, one matrix for each run of rows: the two forms, and which one runs.
+"""Products of sorted rows with a stack of matrices, one matrix for each run of rows, and the choice of their form.
 
-Every bank of experts is made of such products, plain ones and those of scheme ``asymoe``. There are two forms:
+Every bank of experts consists of such products, in plain schemes and in scheme ``asymoe``. There are two forms:
 
 - ``loop``: one ordinary product for each run, written straight into preallocated rows. It takes every dtype and every
   width, and needs the ends of the runs on the host, which makes a GPU wait.
 - ``grouped``: one ``grouped_mm`` for all runs. It never waits, but takes some dtypes and widths only.
 
-:func:`choose_form` holds the one rule of admission and the one measured preference between them.
+:func:`choose_form` is the only place that decides which form can run, and which of the two is faster.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def choose_form(
     num_runs: int = 1,
     row_bytes: int | None = None,
 ) -> str:
-    """``loop`` or ``grouped``: what was asked for, what may run, and of those the one that was measured to be faster.
+    """``loop`` or ``grouped``: the form that was asked for, or for ``auto`` the faster one of those that can run.
 
     Args:
         wanted: ``loop``, ``grouped``, or ``auto`` for the choice by measurement.
@@ -48,8 +48,8 @@ def choose_form(
         widths: Every width of the matrices.
         num_rows: Number of rows that are computed.
         num_runs: Number of matrices.
-        row_bytes: Bytes that a row keeps for the backward pass. None: the ends of the runs are on the host already, so
-            that on CPU the loop is faster at every size.
+        row_bytes: Bytes that a row keeps for the backward pass. None: the ends of the runs are on the host already;
+            then the loop is faster on CPU at every size.
 
     Raises:
         ValueError: ``grouped`` was asked for by name where ``grouped_mm`` cannot run.
@@ -68,7 +68,7 @@ def choose_form(
 
 
 def _loop_is_faster(num_rows: int, num_runs: int, row_bytes: int | None) -> bool:
-    """What was measured on CPU."""
+    """Whether the loop was measured to be faster on CPU at these sizes."""
     if row_bytes is None:
         return True
     return num_rows * row_bytes >= LARGE_BYTES and num_rows >= LARGE_ROWS_PER_RUN * num_runs
@@ -87,20 +87,20 @@ def grouped_refusal(dtype: torch.dtype, device: torch.device, widths: Sequence[i
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of the products: that of autocast where it is on and would cast `x`, else that of `x`."""
+    """The dtype of the products: that of autocast where it is on and would cast `x`, otherwise that of `x`."""
     if x.dtype != torch.float64 and torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
 def is_packed(weights: Tensor) -> bool:
-    """Whether weights are quantised by torchao, whose tensors know products of one matrix and none of a stack."""
+    """Whether weights are quantised by torchao, whose tensors can multiply one matrix but not a stack of matrices."""
     return type(weights).__module__.startswith("torchao")
 
 
 @functools.cache
 def say_half_is_slow() -> None:
-    """Log once: no CPU multiplies float16 natively here."""
+    """Log once that float16 is slow on CPU, which does not multiply it natively."""
     logger.warning("float16 experts run about ten times slower on CPU than bfloat16; use bfloat16")
 
 
@@ -109,8 +109,8 @@ class Run(NamedTuple):
     """Some rows, and the matrix that multiplies them.
 
     Args:
-        rows: Which of the sorted rows.
-        number: Number of the matrix; None: all matrices at once, each on its own rows.
+        rows: The range of sorted rows.
+        number: Number of the matrix. None: all matrices at once, each on its own rows.
     """
 
     rows: slice
@@ -119,13 +119,13 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """Sorted rows, cut into one run for each matrix. Iteration gives each product that the form makes, with its rows.
+    """Sorted rows, cut into one run for each matrix. Iteration gives one :class:`Run` for each product of the form.
 
     Args:
-        num_rows: Number of rows; those behind the last run are not computed and hold anything.
+        num_rows: Number of rows. Rows after the last run are not computed, and their content is undefined.
         offsets: End row of each run, ``(runs,)`` int32 of stride 1.
         form: ``loop`` or ``grouped``.
-        ends: The offsets as numbers on the host; None: the loop reads them from the device.
+        ends: The offsets as numbers on the host. None: the loop reads them from the device.
     """
 
     num_rows: int
@@ -135,7 +135,7 @@ class Runs:
 
     @staticmethod
     def covering(ends: Sequence[int], offsets: Tensor, form: str) -> Runs:
-        """Runs that leave no row uncomputed: the spare row, which is the last, joins the last run."""
+        """Runs that cover every row: the spare row, which is the last one, becomes part of the last run."""
         ends = (*ends[:-1], ends[-1] + 1)
         return Runs(ends[-1], torch.cat([offsets[:-1], offsets[-1:] + 1]), form, ends)
 
@@ -166,7 +166,7 @@ class Runs:
         return out
 
     def back(self, run: Run, grad: Tensor, weight: Tensor) -> Tensor:
-        """The same, with a result for the rows of the run alone: ``(rows of the run, width)``."""
+        """:meth:`apply_back` with a result for the rows of the run alone: ``(rows of the run, width)``."""
         if run.number is not None:
             return torch.mm(grad, weight[run.number])
         width = weight.shape[2]
@@ -211,7 +211,7 @@ class Runs:
         return out
 
     def add(self, out: Tensor, rows: Tensor, weight: Tensor) -> None:
-        """Add ``rows @ weight.T`` to `out`; the width may be anything."""
+        """Add ``rows @ weight.T`` to `out` in place; every width is accepted."""
         for run in self:
             if run.number is None:
                 rows, weight = (F.pad(part, (0, -part.shape[-1] % 8)).contiguous() for part in (rows, weight))
@@ -220,7 +220,7 @@ class Runs:
                 out[run.rows].addmm_(rows[run.rows], weight[run.number].T)
 
     def spread(self, values: Tensor) -> Tensor:
-        """The value of each row's run: ``(runs, …)`` -> ``(rows, …)``; needs the ends on the host."""
+        """Repeat the value of each run for its rows: ``(runs, …)`` -> ``(rows, …)``; `ends` must be set."""
         assert self.ends is not None
         sizes = [end - start for start, end in zip((0, *self.ends), self.ends, strict=False)]
         return torch.cat([values[number].expand(size, *values.shape[1:]) for number, size in enumerate(sizes)])
@@ -240,7 +240,7 @@ def grouped_product(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
         offsets: End row of each run, ``(runs,)`` int32 of stride 1, which torch asks for from 2.14 on.
 
     Returns:
-        ``(rows, out)``, where rows behind the last run hold anything; or ``(runs, m, n)``.
+        ``(rows, out)``, where the content of rows after the last run is undefined; or ``(runs, m, n)``.
     """
     if not torch.compiler.is_compiling():
         return F.grouped_mm(_aligned(left), _aligned(right), offs=offsets)
@@ -248,7 +248,7 @@ def grouped_product(left: Tensor, right: Tensor, offsets: Tensor) -> Tensor:
 
 
 def _aligned(matrix: Tensor) -> Tensor:
-    """`matrix`, copied where it begins between two blocks of 16 bytes, which torch 2.10 refuses.
+    """Copy `matrix` if its address is not a multiple of 16 bytes, which torch 2.10 refuses; otherwise return it.
 
     Weights that are read in place from a safetensors file may begin anywhere.
     """

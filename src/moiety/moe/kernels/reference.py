@@ -1,4 +1,4 @@
-"""The plain loop over experts: what every other kernel must equal."""
+"""The plain loop over experts. Every other kernel must give the same result."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def reference_experts(
     down_proj: Float[Tensor, "experts hidden ffn"],
     act: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "tokens hidden"]:
-    """Each expert on the tokens that chose it, by ordinary autograd.
+    """Run each expert on the tokens that chose it, with ordinary autograd. The result is ``(tokens, hidden)``.
 
-    The stacked weights are taken apart once (``unbind``): indexing them expert by expert would write a gradient of the
-    size of the whole bank for every expert. Quantised stacks, which get no gradient, are indexed.
+    The stacked weights are separated once (``unbind``), because indexing them for each expert would write a gradient of
+    the size of the whole bank every time. Quantised stacks get no gradient and are indexed.
     """
     out = torch.zeros(x.shape, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
     for expert, (gate_up, down) in enumerate(zip(_each(gate_up_proj), _each(down_proj), strict=True)):

@@ -15,15 +15,16 @@ from moiety.recipe.asymoe import AsyMoESettings
 
 
 class ContextFFNExperts(ExpertBank):
-    r"""Plain experts that add what the evidence says: :math:`E(x, a) = F(x) + g\,a`, with one learned gain each.
+    r"""Plain experts that add the output *a* of the context attention: :math:`E(x, a) = F(x) + g\,a`.
 
-    A comparison with it shows whether evidence experts gain more than the additional attention does.
+    Each expert learns one gain *g*. A comparison with this bank shows whether evidence experts bring more than the
+    additional attention alone.
 
     Args:
         num_experts: Experts in the bank.
         hidden: Width of the decoder.
-        settings: Section ``moe.asymoe`` with ``evidence_dim`` given, here the inner width of the FFN.
-        act: Its activation.
+        settings: Section ``moe.asymoe`` with ``evidence_dim``, here the inner width of the FFN.
+        act: Activation of the FFN.
 
     Raises:
         ValueError: ``evidence_dim`` is missing.
@@ -47,14 +48,14 @@ class ContextFFNExperts(ExpertBank):
         return cls(place.group.count, place.hidden, place.asymoe, act=place.act)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
-        """The FFN as every plain expert, the gain 1."""
+        """Initialise the FFN as that of plain experts, and the gain at 1."""
         self.ffn.initialise(init)
         init.constant_(self.gain, 1.0)
 
     def forward(
         self, hidden_states: Tensor, slots: Slots, top_k_weights: Tensor, context: Context | None = None
     ) -> Tensor:
-        """As every bank.
+        """See :meth:`ExpertBank.forward`; the context is required.
 
         Raises:
             RuntimeError: there is no context.
@@ -70,12 +71,12 @@ class ContextFFNExperts(ExpertBank):
 
     @torch.no_grad()
     def load_from_dense(self, gate_up: Tensor, down: Tensor) -> None:
-        """Copy the dense FFN, or its largest units, and set the gain to 0; it learns from the first step."""
+        """Copy the dense FFN, or its largest units, and set the gain to 0; the gain learns from the first step."""
         self.ffn.load_from_dense(gate_up, down)
         self.gain.zero_()
 
     def starts_as_dense(self, ffn: int) -> bool:
-        """The FFN is an exact copy unless it is narrower, and the context adds nothing at first."""
+        """Whether the experts equal a dense FFN of inner width `ffn` at the start: they must not be narrower."""
         return bool(bank_in(self.ffn).starts_as_dense(ffn))
 
     def activated_parameters(self) -> int:

@@ -25,7 +25,7 @@ _clamped: ContextVar[float | None] = ContextVar("moiety_clamped_alpha", default=
 
 @contextmanager
 def clamped_alpha(value: float | None) -> Iterator[None]:
-    """Force alpha of every evidence expert to `value` while this is open, as a causal test of what it does.
+    """Force alpha of every evidence expert to `value` while this context is open, to test its effect.
 
     Args:
         value: 0..1; None: leave alpha alone.
@@ -45,24 +45,24 @@ def clamped_alpha(value: float | None) -> Iterator[None]:
 class EvidenceExperts(StaysPrecise, ExpertBank):
     r"""Experts that weigh what they have learned against what the evidence in the prompt says.
 
-    :math:`E(x, a) = \alpha F_{mem}(x) + (1-\alpha) F_{evd}(x, a)` with
-    :math:`\alpha = lo + (hi-lo)\,\sigma(w_\alpha \cdot g + b_\alpha)`. Form ``gelu``:
-    :math:`F_{mem} = W_2\,gelu(W_1 x)`, :math:`F_{evd} = W_4\,gelu(W_3 [x; a])`. Form ``swiglu``: both branches are
-    gated, so that they can copy a dense FFN. The gate reads ``x`` or, ``rich``, :math:`[x; a; |x-a|; e]` with the
-    evidence mass *e*. A gate that reads *x* alone does not see the evidence that it weighs.
+    The answer is :math:`E(x, a) = \alpha F_{mem}(x) + (1-\alpha) F_{evd}(x, a)` with
+    :math:`\alpha = lo + (hi-lo)\,\sigma(w_\alpha \cdot g + b_\alpha)`. In form ``gelu`` the branches are
+    :math:`F_{mem} = W_2\,gelu(W_1 x)` and :math:`F_{evd} = W_4\,gelu(W_3 [x; a])`. In form ``swiglu`` both branches are
+    gated, so that they can copy a dense FFN. The gate reads ``x``. A ``rich`` gate reads :math:`[x; a; |x-a|; e]` with
+    the evidence mass *e*. A gate that reads *x* alone does not see the evidence that it weighs.
 
     Args:
         num_experts: Experts in the bank.
         hidden: Width of the decoder.
-        settings: Section ``moe.asymoe`` with ``evidence_dim`` given, the inner width of each branch.
-        act: Name of the activation of the decoder's FFN, which gated branches take over; gelu branches do not read it.
+        settings: Section ``moe.asymoe`` with ``evidence_dim``, the inner width of each branch.
+        act: Name of the activation of the decoder's FFN. Gated branches use it; gelu branches do not read it.
 
     Raises:
-        ValueError: ``evidence_dim`` is missing, ``alpha_start`` lies outside ``alpha_range``, or gated branches are to
-            take over an activation without a known name.
+        ValueError: ``evidence_dim`` is missing, ``alpha_start`` lies outside ``alpha_range``, or the branches are gated
+            and the name of the activation is unknown.
 
     Source:
-        AsyMoE (2606.00275), eq. 7-9. Ours: the gated form, the rich gate, the range of alpha and its start at 0.3.
+        AsyMoE (2606.00275), eq. 7-9. The gated form, the rich gate, the range of alpha and its start at 0.3 are ours.
     """
 
     precise = ("w_alpha", "b_alpha")
@@ -102,7 +102,7 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
         return cls(place.group.count, place.hidden, place.asymoe, act=place.act)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
-        """Matrices from normal(0, 0.02); the gate says ``alpha_start`` to every token."""
+        """Draw matrices from normal(0, 0.02); the gate gives every token the alpha ``alpha_start``."""
         for matrix in (self.input_proj, self.context_proj, self.down_proj):
             init.normal_(matrix, std=0.02)
         init.zeros_(self.w_alpha)
@@ -117,9 +117,10 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
         top_k_weights: Float[Tensor, "tokens top_k"] | None = None,
         context: Context | None = None,
     ) -> Float[Tensor, "tokens hidden_or_experts"]:
-        """Weighted sum of the chosen experts; without slots and weights :meth:`alpha` of every expert.
+        """Weighted sum of the chosen experts, ``(tokens, hidden)``.
 
-        Where ``context.alpha`` is given, it is not computed again.
+        Without slots and weights the result is :meth:`alpha` of every expert instead, ``(tokens, experts)``. If
+        ``context.alpha`` is set, it is used and not computed again.
 
         Raises:
             RuntimeError: there is no context.
@@ -154,7 +155,9 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
         context: Float[Tensor, "tokens hidden"] | None,
         mass: Float[Tensor, " tokens"] | None,
     ) -> Float[Tensor, "tokens experts"]:
-        """Share of the memory branch that each expert gives to each token, float32; :func:`clamped_alpha` overrides it.
+        """Share of the memory branch in each expert for each token, ``(tokens, experts)``, float32, 0..1.
+
+        Inside :func:`clamped_alpha` it is the clamped value.
 
         Raises:
             RuntimeError: a rich gate got no context.
@@ -182,13 +185,13 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
     def load_from_dense(
         self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]
     ) -> None:
-        """Start both branches from a dense FFN; where it is wider, from its units that can say most.
+        """Start both branches from a dense FFN, or from its largest units where it is wider than a branch.
 
-        Form ``swiglu`` of the same width or more equals the dense FFN at step 0, for every alpha and every context
-        (and every activation that has a name).
-        Form ``gelu`` has no gate: it takes the up rows and down columns and leaves out the gate rows. A narrower bank
-        of either form leaves out units. Neither equals the dense FFN. The part that reads the context starts at 0 and
-        learns from the first step, because the context itself does not start at 0.
+        Form ``swiglu`` with the same width or more equals the dense FFN at step 0, for every alpha and every context
+        (and every activation that has a name). Form ``gelu`` has no gate: it copies the up rows and down columns and
+        leaves out the gate rows. A narrower bank of either form leaves out units. Neither of these two equals the dense
+        FFN. The part that reads the context starts at 0. It gets a gradient in the first step, because the context
+        itself does not start at 0.
 
         Raises:
             ValueError: the widths do not fit.
@@ -206,7 +209,7 @@ class EvidenceExperts(StaysPrecise, ExpertBank):
             self.down_proj[:, :, start : start + kept] = down.to(self.down_proj)
 
     def starts_as_dense(self, ffn: int) -> bool:
-        """Gated branches that are wide enough copy the dense FFN, whatever alpha is."""
+        """Whether both branches equal a dense FFN of inner width `ffn`: they must be gated and wide enough."""
         return self.gated and self.width >= ffn
 
     def activated_parameters(self) -> int:

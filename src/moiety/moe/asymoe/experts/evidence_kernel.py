@@ -1,6 +1,6 @@
 """The two autograd functions of a bank of evidence experts: both branches together, and the scores of its rich gate.
 
-The first saves the pre-activations and nothing else of the slots; the second computes in float32 and saves its inputs.
+For each slot, the first function saves the pre-activations alone. The second computes in float32 and saves its inputs.
 """
 
 from __future__ import annotations
@@ -31,17 +31,19 @@ def two_branches(
     slots: Slots,
     act: str = "silu",
 ) -> Float[Tensor, "tokens hidden"]:
-    """Weighted sum of the chosen experts; gated where `input_proj` has twice the rows that `down_proj` has columns.
+    """Weighted sum of the chosen experts, ``(tokens, hidden)``.
+
+    The branches are gated where `input_proj` has twice as many rows as `down_proj` has columns.
 
     Args:
-        x: Hidden states.
-        context: What the evidence says.
-        alpha: Share of the memory branch in each expert, for each token.
-        weights: Weight of each choice.
-        input_proj: What both branches read of `x`; memory before evidence, and gates before ups.
-        context_proj: What the evidence branch reads of `context`, in the same order.
+        x: Hidden states, ``(tokens, hidden)``.
+        context: Output of the context attention, ``(tokens, hidden)``.
+        alpha: Share of the memory branch in each expert, for each token, ``(tokens, experts)``.
+        weights: Weight of each choice, ``(tokens, top_k)``.
+        input_proj: Projection of `x` for both branches: memory before evidence, and gates before ups.
+        context_proj: Projection of `context` for the evidence branch: gates before ups.
         down_proj: Columns of the memory branch, then those of the evidence branch.
-        slots: Where the slots go, with the ends of the runs on the host.
+        slots: The sorted slots, with the ends of the runs on the host.
         act: Activation of the gates; without gates it is exact GELU.
     """
     dtype, gated = compute_dtype(x), input_proj.shape[1] == 2 * down_proj.shape[2]
@@ -65,14 +67,14 @@ def two_branches(
 
 
 def alpha_of_row(alpha: Float[Tensor, "tokens experts"], slots: Slots) -> Float[Tensor, " rows"]:
-    """The alpha of each sorted row: that of its token and its expert; the spare row counts with the last expert."""
+    """The alpha of each sorted row, by its token and its expert; the spare row is counted with the last expert."""
     expert = slots.index.flatten().index_select(0, slots.slot_of_row)
     expert[-1] = alpha.shape[1] - 1
     return alpha.flatten().index_select(0, slots.token_of_row * alpha.shape[1] + expert)
 
 
 def _evidence(columns: Tensor, gated: bool) -> list[Tensor]:
-    """The columns of the evidence branch: the second half, of gates and of ups each."""
+    """The columns of the evidence branch: the second half of the gates and the second half of the ups."""
     quarters = columns.chunk(4 if gated else 2, dim=-1)
     return list(quarters[1::2])
 
@@ -94,7 +96,7 @@ def _pre_gradient(d_inner: Tensor, pre: Tensor, activated: Tensor | None, act: s
 
 
 def _mixed(inner: Tensor, alpha: Tensor) -> Tensor:
-    """Both branches times their shares, ``(rows, 2*width)``; in place."""
+    """Multiply both branches by their shares in place, ``(rows, 2*width)``."""
     memory, evidence = inner.chunk(2, dim=-1)
     memory.mul_(alpha.unsqueeze(-1))
     evidence.mul_((1 - alpha).unsqueeze(-1))
@@ -110,9 +112,9 @@ def _row_weights(weights: Tensor, slot_of_row: Tensor) -> Tensor:
 class _TwoBranches(torch.autograd.Function):
     r"""Forward and backward of :math:`y_t = \sum_k w_{tk} (\alpha F_{mem}(x_t) + (1-\alpha) F_{evd}(x_t, a_t))`.
 
-    Both branches are one expert of twice the width: one product from `x`, one from the context added to the second
-    half, one back; alpha and 1-alpha scale the halves of the inner state. All gradients inside are those of the
-    weighted experts, except that of alpha and of the weights.
+    Both branches are computed as one expert of twice the width. One product reads `x`, a second reads the context and
+    is added to the evidence half, and a third goes back to `hidden`. alpha and 1-alpha scale the halves of the inner
+    state. All gradients inside are those of the weighted experts, except those of alpha and of the weights.
     """
 
     @staticmethod
@@ -177,7 +179,7 @@ class _TwoBranches(torch.autograd.Function):
 
 
 def _collect(rows: Tensor, row_of_slot: Tensor) -> Tensor:
-    """Sum of the rows of each token, which carry their weight already."""
+    """Sum of the rows of each token; the rows are weighted already."""
     rows[-1].zero_()
     return F.embedding_bag(row_of_slot, rows, mode="sum")
 
@@ -188,18 +190,18 @@ def rich_scores(
     context: Float[Tensor, "tokens hidden"],
     weight: Float[Tensor, "experts thrice_hidden"],
 ) -> Float[Tensor, "tokens experts"]:
-    r""":math:`w \cdot [x; a; |x-a|]` in the dtype of `weight`.
+    r"""Scores of the rich gate, :math:`w \cdot [x; a; |x-a|]`, ``(tokens, experts)`` in the dtype of `weight`.
 
     Args:
-        x: Hidden states *x*.
-        context: What the evidence says, *a*.
-        weight: Of each expert, for the three parts in this order.
+        x: Hidden states *x*, ``(tokens, hidden)``.
+        context: Output *a* of the context attention, ``(tokens, hidden)``.
+        weight: Weights *w* of each expert for the three parts in this order, ``(experts, 3*hidden)``.
     """
     return _RichScores.apply(x, context, weight)
 
 
 class _RichScores(torch.autograd.Function):
-    """The scores, block by block; saves its inputs alone."""
+    """The scores of the rich gate, computed block by block; only the inputs are saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, context: Tensor, weight: Tensor) -> Tensor:
@@ -231,7 +233,7 @@ class _RichScores(torch.autograd.Function):
 
 
 def _wide(x: Tensor, context: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Blocks of both in `dtype`; on CPU several passes over a block find it in the cache."""
+    """Blocks of both inputs in `dtype`; on CPU a block stays in the cache for several passes."""
     step = len(x) if x.is_cuda else max(1, BLOCK_ELEMENTS // (4 * x.shape[1]))
     for start in range(0, len(x), max(step, 1)):
         block = slice(start, start + step)

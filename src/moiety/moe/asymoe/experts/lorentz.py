@@ -20,34 +20,40 @@ from moiety.moe.precise import StaysPrecise
 from moiety.recipe.asymoe import AsyMoESettings
 
 CURVATURES = (0.1, 10.0)
-"""Where a learned curvature stays."""
+"""A learned curvature is kept in this range."""
 OUTPUT_SCALE = 0.05
-"""Root mean square of an output at the start, about."""
+"""Approximate root mean square of an output at the start."""
 
 
 class LorentzExperts(StaysPrecise, ExpertBank):
     r"""Gated experts on points of the Lorentz model, with a projection for each side (vision, text, …).
 
-    :math:`u = e^\theta W_{side}x`; its point has centred time :math:`\tau` and space :math:`s`, the radius capped;
-    :math:`p = silu(\sqrt n (W_1 s + \tau t_1)) \odot \sqrt n (W_3 s + \tau t_3)`, scaled and put on the manifold again;
-    :math:`o = W_2 p + \tau_2 t_2`; the answer is the logarithm of *o* at the origin, a tangent vector, so that it adds
-    up with the answers of other experts. ``inter_kind``: ``lorentz``; ``euclidean``, the control with the same
-    parameters and a constant in the place of time; ``product``, blocks of coordinates with a curvature each.
+    A token is projected, :math:`u = e^\theta W_{side}x`. The point of *u*, with capped radius, has centred time
+    :math:`\tau` and space coordinates :math:`s`. The gated state is
+    :math:`p = silu(\sqrt n (W_1 s + \tau t_1)) \odot \sqrt n (W_3 s + \tau t_3)`. It is scaled and put on the manifold
+    again, and :math:`o = W_2 p + \tau_2 t_2`. The answer is the logarithm of *o* at the origin, a tangent vector, so
+    that it can be added to the answers of other experts.
+
+    There are three values of ``inter_kind``. ``lorentz`` is this expert. ``euclidean`` is the control: it has the same
+    parameters, and a constant replaces the time. ``product`` cuts the coordinates into blocks, each with a curvature of
+    its own.
 
     Args:
         num_experts: Experts in the bank.
         hidden: Width of the decoder.
         settings: Section ``moe.asymoe`` with ``hyp_dim`` and ``inter_ffn`` given.
-        num_sides: Modality groups of the model, text the last of them.
-        residual_ffn: Inner width of an FFN whose answer is added, a copy of the dense one; None: the branch alone.
+        num_sides: Number of modality groups of the model; text is the last of them.
+        residual_ffn: Inner width of an FFN whose answer is added; it starts as a copy of the dense FFN. None: the
+            hyperbolic branch stands alone.
         act: Activation of that FFN. The branch uses SiLU.
 
     Raises:
-        ValueError: a width is missing, or ``hyp_dim`` is no multiple of the number of factors.
+        ValueError: a width is missing, or ``hyp_dim`` is not a multiple of the number of factors.
 
     Source:
-        AsyMoE (2606.00275), eq. 10-13, which do not say what happens between the maps. "Exponential map, MLP,
-        logarithm" in the tangent space is exactly the MLP; so ours works on coordinates of the manifold.
+        AsyMoE (2606.00275), eq. 10-13. The paper does not say what happens between the maps. "Exponential map, MLP,
+        logarithm" with the MLP in the tangent space would equal the MLP alone, so ours works on coordinates of the
+        manifold.
     """
 
     precise = ("log_scale", "cone_log_scale", "inner_log_scale", "out_log_scale", "log_curvature")
@@ -97,7 +103,10 @@ class LorentzExperts(StaysPrecise, ExpertBank):
         return cls(place.group.count, place.hidden, own, place.num_sides, residual_ffn=residual, act=place.act)
 
     def initialise(self, init: Any = torch.nn.init) -> None:
-        """Orthonormal projections; points of radius 1 from unit rows; outputs of about 0.05, or 0 beside a residual."""
+        """Draw orthonormal projections. Rows of unit norm give points of radius 1, and outputs are about 0.05.
+
+        With a residual FFN the outputs of the branch are 0 at the start.
+        """
         initialise_rows(self.projection, init)
         for scale in (self.log_scale, self.cone_log_scale):
             init.constant_(scale, -0.5 * math.log(self.space))
@@ -116,7 +125,7 @@ class LorentzExperts(StaysPrecise, ExpertBank):
             self.residual.initialise(init)
 
     def log_kappa(self) -> Float[Tensor, "experts factors"]:
-        """Log of kappa of each expert and factor; the curvature is -kappa. A learned one is kept in its range."""
+        """Log of kappa for each expert and factor; the curvature is -kappa. A learned one is kept in its range."""
         if self.log_curvature is None:
             size = (self.num_experts, self.num_factors)
             return self.log_scale.new_full(size, math.log(self.settings.curvature))
@@ -126,7 +135,7 @@ class LorentzExperts(StaysPrecise, ExpertBank):
     def forward(
         self, hidden_states: Tensor, slots: Slots, top_k_weights: Tensor, context: Context | None = None
     ) -> Tensor:
-        """As every bank; reads no context.
+        """See :meth:`ExpertBank.forward`; the context is not read.
 
         Raises:
             RuntimeError: the slots are sorted by another number of sides.
@@ -147,7 +156,7 @@ class LorentzExperts(StaysPrecise, ExpertBank):
         assert slots.expert_ends is not None
         by_side = Runs.covering(slots.ends, slots.offsets, form)
         by_expert = Runs.covering(slots.expert_ends, slots.expert_offsets, form)
-        # cone scales serve the cone loss alone; a zero keeps them in the graph of steps that do not compute it
+        # only the cone loss reads the cone scales; adding 0 times them keeps them in the graph of every step
         side_scale = (self.log_scale + 0 * self.cone_log_scale).to(wide).view(-1, 1)
         matrices = (
             self.projection.flatten(0, 1).to(dtype),
@@ -169,10 +178,11 @@ class LorentzExperts(StaysPrecise, ExpertBank):
     def load_from_dense(
         self, gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"]
     ) -> None:
-        """Copy a dense FFN into the residual, as much of it as its width holds; the branch answers 0.
+        """Copy a dense FFN into the residual FFN, as far as its width allows; the branch answers 0.
 
-        At full width every expert then equals the dense FFN at step 0; its last matrix learns at once, the rest from
-        the next step. Without a residual nothing is taken over: a Lorentz expert cannot equal a dense FFN.
+        At full width every expert then equals the dense FFN at step 0. The last matrix of the branch gets a gradient in
+        the first step, and the rest of the branch from the second step on. Without a residual FFN nothing is copied,
+        because a Lorentz expert cannot equal a dense FFN.
 
         Raises:
             ValueError: the widths do not fit.
@@ -184,11 +194,11 @@ class LorentzExperts(StaysPrecise, ExpertBank):
             self.down_time.zero_()
 
     def starts_as_dense(self, ffn: int) -> bool:
-        """With a residual of full width: the branch answers 0 at first."""
+        """Whether there is a residual FFN of full width: the branch answers 0 at the start."""
         return self.residual is not None and bool(bank_in(self.residual).starts_as_dense(ffn))
 
     def activated_parameters(self) -> int:
-        """Parameters that one slot passes through: the projection of its own side and everything behind it."""
+        """Parameters that one slot passes through: the projection of its own side and everything after it."""
         gate_up = 2 * self.inner * (self.space + self.num_factors)
         branch = self.hidden * self.space + gate_up + self.hidden * (self.inner + 1) + 3
         curvature = 0 if self.log_curvature is None else self.num_factors
@@ -204,7 +214,10 @@ class LorentzExperts(StaysPrecise, ExpertBank):
 
 
 def initialise_rows(stack: Tensor, init: Any) -> None:
-    """Orthonormal rows (columns, where there are more rows) for every matrix of `stack`, through ``init.copy_``."""
+    """Write orthonormal rows into every matrix of `stack`, ``(…, rows, columns)``, through ``init.copy_``.
+
+    A matrix with more rows than columns gets orthonormal columns.
+    """
     if stack.is_meta or getattr(stack, "_is_hf_initialized", False):
         return
     fresh = torch.empty(stack.shape, dtype=torch.float32, device=stack.device)

@@ -23,12 +23,12 @@ Scalars = tuple[Tensor, Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """What a bank computes with beside tensors that get gradients.
+    """What a bank needs for its computation, except the tensors that get gradients.
 
     Args:
-        slots: Where the slots go.
+        slots: The slots, sorted by expert and side.
         by_side: Runs of the sorted rows, one for each expert and side.
-        by_expert: The same, one for each expert.
+        by_expert: Runs of the sorted rows, one for each expert.
         maps: The maps of the bank.
     """
 
@@ -48,14 +48,17 @@ def lorentz_experts(
     """Weighted sum of the chosen experts.
 
     Args:
-        x: Hidden states in the dtype of the products.
-        weights: Weight of each choice.
+        x: Hidden states in the dtype of the products, ``(tokens, hidden)``.
+        weights: Weight of each choice, ``(tokens, top_k)``.
         matrices: Projections ``(experts*sides, n, hidden)``; gates and ups ``(experts, 2*inner, n)`` with time columns
             ``(experts, 2*inner, factors)``; down ``(experts, hidden, inner)`` with a time column
             ``(experts, hidden, 1)``.
-        scalars: Of each sorted row, in float32 at least: log scales of its side ``(rows, 1)``, of its gated state and
-            of its answer ``(rows,)``; log curvatures ``(rows, factors)``.
-        layout: Where the slots go, and the maps.
+        scalars: Numbers for each sorted row, in float32 or wider: the log scale of its side ``(rows, 1)``, that of its
+            gated state ``(rows,)``, that of its answer ``(rows,)``, and the log curvatures ``(rows, factors)``.
+        layout: The sorted slots, and the maps.
+
+    Returns:
+        ``(tokens, hidden)``.
     """
     slots = layout.slots
     return _LorentzExperts.apply(x, weights, *matrices, *scalars, slots.slot_of_row, slots.row_of_slot, layout)
@@ -64,9 +67,9 @@ def lorentz_experts(
 class _LorentzExperts(torch.autograd.Function):
     r"""Forward and backward of :math:`y_t = \sum_k w_{tk} E_{e(t,k)}(x_t)`.
 
-    Saved for backward of each slot: the projected row, the pre-activations and the output before the logarithm.
-    Factors of the maps depend on squared norms and a few scalars; their derivatives come from autograd on ``(rows,)``.
-    Gradients of rows carry the weight of their slot from the first step on.
+    For each slot the function saves the projected row, the pre-activations and the output before the logarithm. The
+    factors of the maps depend on squared norms and a few scalars, so autograd on ``(rows,)`` gives their derivatives.
+    The gradient of each row is multiplied by the weight of its slot at the first step of the backward pass.
     """
 
     @staticmethod
@@ -94,7 +97,7 @@ class _LorentzExperts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # read once: checkpointing gives them out once
+        saved = ctx.saved_tensors  # read once: checkpointing hands them out only once
         x, weights, projection, gate_up, gate_up_time, down, down_time = saved[:7]
         side_scale, inner_scale, out_scale, log_kappa, slot_of_row, row_of_slot = saved[7:13]
         u, pre, o, u_squares, p_squares, o_squares = saved[13:]
@@ -139,13 +142,13 @@ def _squares(rows: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _blocks(rows: Tensor) -> list[slice]:
-    """On CPU several passes over a block find it in the cache, and no large temporary is ever asked for."""
+    """Cut the rows into blocks: on CPU a block stays in the cache for several passes, and temporaries stay small."""
     step = len(rows) if rows.is_cuda else max(1, BLOCK_ELEMENTS // rows.shape[1])
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 
 def _pull(function: Callable[..., Any], leaves: Sequence[Tensor], *gradients: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of the `leaves` of a function of ``(rows,)`` tensors, given those of its outputs."""
+    """Gradients of the `leaves` of a function of ``(rows,)`` tensors, from the gradients of its outputs."""
     with torch.enable_grad():
         fresh = [leaf.detach().requires_grad_() for leaf in leaves]
         found = function(*fresh)
@@ -165,7 +168,7 @@ def _collected(rows: Tensor, row_of_slot: Tensor) -> Tensor:
 
 # -- from a projected row to a point ---------------------------------------------------------------------------------
 def _points(u: Tensor, factor: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Space coordinates ``(rows, n)`` and times ``(rows, factors)`` of the points, both times sqrt(n)."""
+    """Space coordinates ``(rows, n)`` and times ``(rows, factors)`` of the points, both multiplied by sqrt(n)."""
     root = u.shape[1] ** 0.5
     blocks = u.view(*factor.shape, -1)  # (rows, n) -> (rows, factors, n / factors)
     return (blocks * (factor * root).to(u.dtype).unsqueeze(-1)).view(u.shape), (time * root).to(u.dtype)
@@ -187,7 +190,7 @@ def _points_backward(
 
 # -- the gated state -------------------------------------------------------------------------------------------------
 def _state(pre: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Gated state before scaling, ``(rows, inner)``, and its squared norm in `dtype`."""
+    """The gated state before scaling, ``(rows, inner)``, and its squared norm in `dtype`."""
     p = pre.new_empty(len(pre), pre.shape[1] // 2)
     squares = torch.empty(len(pre), dtype=dtype, device=pre.device)
     for block in _blocks(pre):
@@ -198,7 +201,7 @@ def _state(pre: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def _state_backward(dp: Tensor, pre: Tensor, d_squares: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The state once more and the gradient of the pre-activations; `dp` is overwritten."""
+    """The recomputed gated state, and the gradient of the pre-activations; `dp` is overwritten."""
     p, d_pre = torch.empty_like(dp), torch.empty_like(pre)
     column = None if d_squares is None else (2 * d_squares).to(dp.dtype).unsqueeze(-1)
     for block in _blocks(pre):

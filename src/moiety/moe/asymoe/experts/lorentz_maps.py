@@ -1,12 +1,13 @@
 r"""Factors of the maps between flat and curved space, from sums of squares alone.
 
-The exponential map, its radius cap and the logarithm all stretch a vector along itself. So of each row only its squared
-norm is needed, and the vector itself is multiplied once. Everything here is float32 (or float64) and of ``(rows,)``.
-Curvature is :math:`-\kappa`; time is centred, 0 at the origin, so that :math:`\kappa \to 0` is a plain gated FFN.
+The exponential map, its radius cap and the logarithm all change the length of a vector and keep its direction. So the
+factor depends on the squared norm of the row alone, and the vector is multiplied once. All tensors here are float32 or
+float64 of shape ``(rows,)``. The curvature is :math:`-\kappa`. Time is centred, so it is 0 at the origin, and in the
+limit :math:`\kappa \to 0` the expert is a plain gated FFN.
 
 Source:
-    Desai et al. 2023 (MERU) for maps at the origin on space components; ours are centred, capped and free of
-    cancellation, see :mod:`moiety.moe.asymoe.geometry`, which does the same to vectors.
+    Desai et al. 2023 (MERU) for maps at the origin on space components. Ours are centred, capped and free of
+    cancellation; :mod:`moiety.moe.asymoe.geometry` has the same maps for vectors.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 SAFE = 1e-12
-"""Added to a squared norm, so that its root has a gradient at 0."""
+"""This is added to a squared norm, so that its root has a gradient at 0."""
 FLAT_TIME = 0.5
-"""What the Euclidean twin puts in the place of the time coordinate: a constant, so that time columns are biases."""
+"""The constant that replaces the time coordinate in the Euclidean twin, so that time columns act as biases."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Maps:
     """The maps of one bank.
 
     Args:
-        flat: The Euclidean twin.
+        flat: Whether these are the maps of the Euclidean twin.
         radius_cap: Largest hyperbolic radius of a point.
         inner: Inner width of an expert.
     """
@@ -41,10 +42,10 @@ class Maps:
     def lift(
         self, squares: Float[Tensor, "rows factors"], log_scale: Tensor, log_kappa: Tensor
     ) -> tuple[Float[Tensor, "rows factors"], Float[Tensor, "rows factors"]]:
-        r"""What to multiply :math:`Wx` with to get the space coordinates of its point, and the point's centred time.
+        r"""The factor that turns :math:`Wx` into the space coordinates of its point, and the point's centred time.
 
-        :math:`\rho = \sqrt\kappa\, e^\theta ||Wx||`, capped to :math:`\rho_c = r\tanh(\rho/r)`; factor
-        :math:`e^\theta \sinh(\rho_c)/\rho`, time :math:`2\sinh(\rho_c/2)^2/\sqrt\kappa`.
+        The radius :math:`\rho = \sqrt\kappa\, e^\theta ||Wx||` is capped to :math:`\rho_c = r\tanh(\rho/r)`. The factor
+        is :math:`e^\theta \sinh(\rho_c)/\rho` and the time :math:`2\sinh(\rho_c/2)^2/\sqrt\kappa`.
 
         Args:
             squares: Squared norm of each block of :math:`Wx`.
@@ -61,8 +62,8 @@ class Maps:
     def inner_scale(self, log_scale: Tensor) -> Tensor:
         r"""Scale *b* of the gated state, :math:`e^\theta/\sqrt{inner}`.
 
-        No row is multiplied with it: the state *q* enters the last product as it is, its time divided by *b*, and the
-        answer's factor makes up for both.
+        No row is multiplied by it. The state *q* enters the last product unscaled, its time is divided by *b*, and the
+        factor of the answer corrects both.
         """
         return log_scale.exp() / math.sqrt(self.inner)
 
@@ -71,7 +72,7 @@ class Maps:
     ) -> Float[Tensor, " rows"]:
         r"""Centred time that puts the scaled state :math:`p = bq` on the manifold, divided by *b*.
 
-        :math:`\tau = ||p||^2 / (\sqrt{1/\kappa + ||p||^2} + 1/\sqrt\kappa)`.
+        The time is :math:`\tau = ||p||^2 / (\sqrt{1/\kappa + ||p||^2} + 1/\sqrt\kappa)`.
 
         Args:
             squares: Squared norm of *q*.
@@ -87,8 +88,9 @@ class Maps:
     def log_origin(
         self, squares: Float[Tensor, " rows"], log_scale: Tensor, inner_log_scale: Tensor, log_kappa: Tensor
     ) -> Float[Tensor, " rows"]:
-        r"""What to multiply :math:`o/b` with to get the tangent vector: :math:`b e^\theta asinh(r)/r`,
-        :math:`r = \sqrt\kappa ||o||`.
+        r"""The factor that turns :math:`o/b` into the tangent vector.
+
+        It is :math:`b e^\theta asinh(r)/r` with :math:`r = \sqrt\kappa ||o||`.
 
         Args:
             squares: Squared norm of :math:`o/b`.
