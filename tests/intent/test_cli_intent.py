@@ -133,7 +133,9 @@ def test_outputs_are_tried_before_the_work(
     assert refused("predict", model, folder, "--out", below) == f"{refusal}\n"
     assert refused("describe-labels", folder, "--out", below) == f"{refusal}\n"
     assert refused("demo", "-o", below) == f"{refusal}\n"
-    assert refused("compare", recipe, f"output={below}").endswith(f"{refusal}\n")
+    assert refused("compare", recipe, f"output={below}") == f"{refusal}\n"
+    of_fit = refusal.replace(str(below), str(below / "fit"))
+    assert refused("fit", recipe, f"output={below}", "data.path=no-data") == f"{of_fit}\n", "before any reading"
     assert f"{tmp_path} is a folder; name a file" in refused("predict", model, folder, "--out", tmp_path)
     told = f"{tmp_path / 'file'} is a file, so nothing can be written below it; name a folder"
     assert told in refused("evaluate", model, folder, "-o", tmp_path / "file")
@@ -194,7 +196,7 @@ def test_what_cannot_be_used_is_refused(
     assert "was made with other settings: model.max_epochs was 2, is 3" in refused("fit", recipe, "--seeds", "4")
     assert "is not of the form key=value, for instance model.hidden=64" in refused("fit", recipe, "hidden")
     assert "for instance data.target=ui_ternary" in refused("evaluate", model, folder, "--set", "ui_ternary")
-    assert "override 'model.hidden=3' is of section model, but data is read; give data.target=ui_ternary" in refused(
+    assert "--set model.hidden=3: this command reads the keys below 'data' only; leave it out" in refused(
         "predict", model, folder, "--set", "model.hidden=3"
     )
     assert "--seeds 'one': expected whole numbers" in refused("fit", recipe, "--seeds", "one")
