@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_val_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from moiety.intent import IntentClassifier, IntentSample
@@ -112,6 +112,36 @@ def test_cross_validation_and_pipelines() -> None:
     assert (cross_val_predict(model, samples, y, cv=3) == answers).all(), "same seeds, same answers"
     assert cross_val_score(model, samples, y, cv=3, scoring="f1_macro").shape == (3,)
     assert set(make_pipeline(model).fit(samples, y).predict(samples)) <= set(TABLE)
+
+
+def test_integer_labels_are_served_as_strings_are(tmp_path: Path) -> None:
+    samples, y = world(60, 0)
+    numbers = np.array([10 * sorted(TABLE).index(label) for label in y])
+    table = {str(10 * place): TABLE[label] for place, label in enumerate(sorted(TABLE))}
+    told = {**SMALL, "triplet_weight": 1.0, "max_epochs": 3, "label_text": "description_only"}
+    of_words = IntentClassifier(**told, label_descriptions=TABLE).fit(samples, y)
+    of_numbers = IntentClassifier(**told, label_descriptions=table).fit(samples, numbers)
+    assert of_numbers.classes_.tolist() == [0, 10, 20]
+    assert (of_numbers.predict_proba(samples) == of_words.predict_proba(samples)).all()
+    assert of_numbers.predict(samples).dtype.kind == "i"
+    assert of_numbers.score(samples, numbers) == of_words.score(samples, y)
+    assert of_numbers.evaluate(samples, numbers) == of_words.evaluate(samples, y)
+    loaded = IntentClassifier.load(of_numbers.save(tmp_path / "model"))
+    assert (loaded.predict(samples) == of_numbers.predict(samples)).all()
+    with pytest.raises(ValueError, match=r"no description of 3 of 3 labels: '0'"):
+        IntentClassifier(**told, label_descriptions=TABLE).fit(samples, numbers)
+
+
+def test_scikit_learn_numbers_the_labels_where_it_asks_for_probabilities() -> None:
+    samples, y = world(60, 0)
+    model = IntentClassifier(**BRIEF)
+    p = cross_val_predict(model, samples, y, cv=3, method="predict_proba")
+    np.testing.assert_allclose(p.sum(1), 1)
+    by_hand = np.zeros_like(p)
+    for teach, ask in StratifiedKFold(3).split(samples, y):
+        once = clone(model).fit([samples[i] for i in teach], [y[i] for i in teach])
+        by_hand[ask] = once.predict_proba([samples[i] for i in ask])
+    np.testing.assert_array_equal(p, by_hand)
 
 
 def test_probabilities(fitted: IntentClassifier) -> None:
@@ -276,8 +306,10 @@ def test_bad_rows(fitted: IntentClassifier) -> None:
         IntentClassifier(marign=1)
     with pytest.raises(ValueError, match="9 samples, but 2 labels"):
         fitted.fit(samples, y[:2])
-    with pytest.raises(ValueError, match="labels are strings, got int 3"):
-        IntentClassifier().fit(samples, [3] * 9)
+    with pytest.raises(ValueError, match=r"labels are strings, or integers in all rows, got float 3\.5"):
+        IntentClassifier().fit(samples, [3.5] * 9)
+    with pytest.raises(ValueError, match="oos_label is the string 'UNK', and the labels are integers such as 3"):
+        IntentClassifier(oos_label="UNK").fit(samples, [3, 4, 5] * 3)
     with pytest.raises(ValueError, match="fit needs rows of at least 2 labels"):
         IntentClassifier().fit(samples, ["go"] * 9)
     with pytest.raises(ValueError, match="label 'rare' has 1 row, so no dev share"):

@@ -133,7 +133,9 @@ def test_outputs_are_tried_before_the_work(
     assert refused("predict", model, folder, "--out", below) == f"{refusal}\n"
     assert refused("describe-labels", folder, "--out", below) == f"{refusal}\n"
     assert refused("demo", "-o", below) == f"{refusal}\n"
-    assert refused("compare", recipe, f"output={below}").endswith(f"{refusal}\n")
+    assert refused("compare", recipe, f"output={below}") == f"{refusal}\n"
+    of_fit = refusal.replace(str(below), str(below / "fit"))
+    assert refused("fit", recipe, f"output={below}", "data.path=no-data") == f"{of_fit}\n", "before any reading"
     assert f"{tmp_path} is a folder; name a file" in refused("predict", model, folder, "--out", tmp_path)
     told = f"{tmp_path / 'file'} is a file, so nothing can be written below it; name a folder"
     assert told in refused("evaluate", model, folder, "-o", tmp_path / "file")

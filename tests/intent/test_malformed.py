@@ -251,9 +251,11 @@ def test_frames_that_are_none(fitted: IntentClassifier, modality: str, value: An
     [
         (["go", "fly"], "y holds labels that fit never saw: fly; leave these rows out, or fit with them"),
         (["go"], "2 samples, but 1 labels; give one label for each sample"),
-        (["go", None], "labels are strings, got NoneType None"),
-        ([1, 2], "labels are strings, got int 1"),
-        (["go", float("nan")], "labels are strings, got float nan"),
+        (["go", None], "labels are strings, or integers in all rows, got NoneType None"),
+        ([1, "go"], "labels are strings, or integers in all rows, got int 1; write all of them as strings"),
+        ([True, False], "labels are strings, or integers in all rows, got bool True"),
+        ([1, 2], "y holds labels that fit never saw: 1, 2; leave these rows out"),
+        (["go", float("nan")], "labels are strings, or integers in all rows, got float nan"),
         (None, "2 samples, but 0 labels"),
     ],
 )

@@ -19,7 +19,7 @@ from moiety.cli.intent_grades import (
     left_in,
     write_grades,
 )
-from moiety.cli.options import AsJson, DryRun, RecipeName, numbers, set_option, split
+from moiety.cli.options import AsJson, DryRun, RecipeName, numbers, output_folder, set_option, split
 from moiety.cli.recipes import find_recipe, is_intent
 from moiety.cli.screen import show, show_json, table
 
@@ -77,6 +77,7 @@ def fit(
     from moiety.intent.compare.run import fit_folder, run_intent_fit
 
     read = load(recipe, overrides, settings)
+    check_outputs(fit_folder(read), read.data.cache)
     keeps_runs(fit_folder(read), read.data.cache)
     result, folders = run_intent_fit(read, seeds=numbers(seeds), on_progress=progress_line("clips"))
     if as_json:
@@ -106,6 +107,8 @@ def compare(
     from moiety.intent.compare.run import run_intent_compare
 
     read = load(recipe, overrides, settings)
+    if not dry_run:
+        check_outputs(Path(read.output), read.data.cache)
     keeps_runs(Path(read.output), read.data.cache)
     result = run_intent_compare(
         read,
@@ -229,6 +232,20 @@ def demo(
         lines.setdefault(what, progress_line(what))(done, total)
 
     say(f"open {run_demo(output, on_progress=told)}")
+
+
+def check_outputs(folder: Path, cache: str | None) -> None:
+    """Try the folders that a verb writes before it does any work.
+
+    Args:
+        folder: Where the runs are written.
+        cache: Folder that keeps features of clips; None: there is none.
+
+    Raises:
+        OSError: a folder cannot be written; see :func:`moiety.records.saving.check_writable`.
+    """
+    output_folder(folder)
+    output_folder(Path(cache) if cache else None)
 
 
 def keeps_runs(folder: Path, cache: str | None) -> None:

@@ -39,6 +39,7 @@ from moiety.intent.storage import load_classifier, save_classifier
 from moiety.intent.training import Rows, outputs_of, predict_logits, train
 from moiety.recipe.recipe import describe_errors
 
+Labels = Sequence[str] | Sequence[int] | np.ndarray
 OUTSIDE = "out of scope"
 """The answer for samples beyond every class where no ``oos_label`` is given."""
 
@@ -56,8 +57,8 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes
     ----------
-    classes_ : ndarray of str
-        Sorted labels, without the out-of-scope label.
+    classes_ : ndarray of str or int
+        Sorted labels, without the out-of-scope label; integers where ``fit`` got integers.
     model_ : torch.nn.Module
         The trained network, with the weights of the best epoch.
     history_ : list of dict
@@ -88,12 +89,13 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             setattr(self, name, settings.get(name, default_of(field)))
 
     # -- learning ----------------------------------------------------------------------------------------------------
-    def fit(self, X: Sequence[Any], y: Sequence[str], X_dev: Any = None, y_dev: Any = None, X_oos: Any = None) -> Any:
+    def fit(self, X: Sequence[Any], y: Labels, X_dev: Any = None, y_dev: Any = None, X_oos: Any = None) -> Any:
         """Learn from samples and their labels; an earlier fit is forgotten.
 
         Args:
             X: :class:`IntentSample` objects, or mappings of their fields.
-            y: One label for each sample; rows with ``oos_label`` belong to no class.
+            y: One label for each sample, all strings or all integers; rows with ``oos_label``, a string, belong to no
+                class. Label descriptions name integer 3 ``"3"``.
             X_dev: Rows that choose the best epoch; None: a stratified share of the rows is set aside for that.
             y_dev: Their labels.
             X_oos: More rows that belong to no class.
@@ -103,6 +105,12 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """
         settings = self._settings()
         samples, labels = samples_of(X), labels_of(y, len(X))
+        if settings.oos_label and labels.dtype != object:
+            raise ValueError(
+                f"oos_label is the string {settings.oos_label!r}, and the labels are integers such as {labels[0]}, so no "
+                "row can be out of scope; give labels as strings (scikit-learn's cross_val_predict with method "
+                "predict_proba or decision_function turns them into integers: use the default method, or oos_label=None)"
+            )
         outside = [samples[i] for i, label in enumerate(labels) if label == settings.oos_label] + samples_of(
             X_oos or []
         )
@@ -121,7 +129,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         self.extractors_ = {name: json.loads(known) for name, known in self.preparation_.extractors.items()}
         self.label_descriptions_ = None
         if settings.synchronises:
-            self.label_descriptions_ = descriptions_for(settings.label_descriptions, self.classes_.tolist())
+            self.label_descriptions_ = descriptions_for(settings.label_descriptions, [str(c) for c in self.classes_])
         encode = self._description_encoder(settings, reader)
         embeddings = None if encode is None else encode()
         self.model_ = network_for(self.dims_, len(self.classes_), settings, embeddings, reader)
@@ -190,7 +198,10 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
 
     def _decided(self, logits: torch.Tensor, embedding: torch.Tensor) -> np.ndarray:
         """Best label of each row; what the out-of-scope rule refuses becomes ``oos_label``."""
-        labels = self.classes_[logits.argmax(1).numpy()].astype(object)
+        best = self.classes_[logits.argmax(1).numpy()]
+        if self.scope_.kind is None and best.dtype.kind == "i":
+            return best  # scikit-learn's scorers know integers, but no integers that are objects
+        labels = best.astype(object)
         labels[self.scope_.refused(logits, embedding)] = self.oos_label or OUTSIDE
         return labels
 
@@ -209,7 +220,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """
         return self.scope_.oos_scores(*self._asked(X, hide), kind)
 
-    def score(self, X: Sequence[Any], y: Sequence[str], sample_weight: Any = None) -> float:
+    def score(self, X: Sequence[Any], y: Labels, sample_weight: Any = None) -> float:
         """Accuracy of :meth:`predict`.
 
         Raises:
@@ -250,7 +261,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             for found in explanations(output, batch, self.classes_, tuple(self.dims_))
         ]
 
-    def evaluate(self, X: Sequence[Any], y: Sequence[str] | np.ndarray, hide: Sequence[str] = ()) -> dict[str, Any]:
+    def evaluate(self, X: Sequence[Any], y: Labels, hide: Sequence[str] = ()) -> dict[str, Any]:
         """All grades of ``moiety.intent.metrics`` on in-scope rows, and out-of-scope grades where there are such."""
         labels = labels_of(y, len(X))
         outside = labels == self.oos_label if self.oos_label else np.zeros(len(labels), dtype=bool)
@@ -266,7 +277,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
             grades |= score_metrics(self.scope_.scores(logits, embedding).numpy(), ~outside)
         return grades
 
-    def evaluate_masks(self, X: Sequence[Any], y: Sequence[str]) -> dict[str, dict[str, Any]]:
+    def evaluate_masks(self, X: Sequence[Any], y: Labels) -> dict[str, dict[str, Any]]:
         """:meth:`evaluate` for every non-empty set of modalities left in."""
         names = [name for name in MODALITIES if name in self._fitted().dims]
         found = {}
@@ -334,11 +345,11 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         return torch.from_numpy(np.searchsorted(self.classes_, labels))
 
     def _check_known(self, labels: np.ndarray, where: str) -> None:
-        unknown = sorted(set(labels) - set(self.classes_))
+        unknown = sorted(set(labels.tolist()) - set(self.classes_.tolist()))
         if unknown:
             raise ValueError(
-                f"{where} holds labels that fit never saw: {', '.join(unknown[:5])}; leave these rows out, or fit "
-                "with them"
+                f"{where} holds labels that fit never saw: {', '.join(map(str, unknown[:5]))}; leave these rows "
+                "out, or fit with them"
             )
 
 

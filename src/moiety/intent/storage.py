@@ -68,7 +68,7 @@ def _config_of(classifier: Any) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "parameters": parameters,
-        "classes": list(classifier.classes_),
+        "classes": classifier.classes_.tolist(),
         "dims": dict(classifier.preparation_.dims),
         "extractors": classifier.extractors_,
         "oos_rule": classifier.oos_rule_,
@@ -90,7 +90,8 @@ def card_of(classifier: Any) -> str:
     return (
         f"# Intent classifier: {classifier.method}\n\nWritten by moiety {version('moiety')}. "
         f"A-MESS here means A-MESS as reconstructed by moiety.\n\n"
-        f"Labels ({len(classifier.classes_)}): {', '.join(classifier.classes_)}\n\nInputs and their widths: {dims}\n\n"
+        f"Labels ({len(classifier.classes_)}): {', '.join(map(str, classifier.classes_))}\n\n"
+        f"Inputs and their widths: {dims}\n\n"
         f"Extractors: {extractors or 'none, frames were given'}\n\n"
         f"Out-of-scope rule: {classifier.oos_rule_ or 'none'}\n\n"
         f"## Best epoch ({classifier.best_epoch_} of {len(classifier.history_)})\n\n"

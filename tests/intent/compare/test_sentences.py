@@ -56,6 +56,22 @@ def test_verdicts_are_those_of_the_corrected_test(others: list[float], said: str
     assert result(comparison(seeds=8, concat=others, amess=[0.8] * 8)).endswith(said)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "names", "said"),
+    [
+        (3, ["majority"], "three seeds are too few (the test needs 6) to show a difference from majority."),
+        (5, ["majority"], "five seeds are too few (the test needs 6) to show a difference from majority."),
+        (6, ["majority"], "it beats majority (by 88.2 points)."),
+        (6, ["majority", "concat"], "six seeds are too few (the test needs 7) to show a difference from majority and "
+         "concat."),
+        (7, ["majority", "concat"], "it beats majority (by 88.2 points) and concat (by 88.2 points)."),
+    ],
+)  # fmt: skip
+def test_too_few_seeds_are_said_to_be_too_few(seeds: int, names: list[str], said: str) -> None:
+    others = {name: [0.083] * (1 if name == "majority" else seeds) for name in names}
+    assert result(comparison(seeds=seeds, **others, amess=[0.965] * seeds)).endswith(f"; {said}")
+
+
 def test_one_seed_is_no_verdict_and_nothing_scored_is_said() -> None:
     one = comparison(seeds=1, concat=[0.5], amess=[0.8])
     assert result(one) == "amess reaches 80.0 % accuracy, the others 50.0 %; one seed cannot tell them apart."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -23,3 +25,16 @@ def test_every_label_teaches_and_enough_rows_choose(counts: list[int], fraction:
 def test_a_label_with_one_row_cannot_do_both() -> None:
     with pytest.raises(ValueError, match="label 'b' has 1 row, so no dev share can be split off; give X_dev and y_dev"):
         dev_split(np.array(["a", "a", "b"]), 0.1, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "fraction", "left"),
+    [
+        ([3, 3], 0.9, "0 of 6 rows to learn 2 labels from"),
+        ([2, 40], 0.9, "no row to learn label 'l0' from"),
+    ],
+)
+def test_a_share_that_leaves_a_label_unlearned_is_refused(rows: list[int], fraction: float, left: str) -> None:
+    said = f"validation_fraction=0.9 leaves {left}; set a smaller one (default 0.1), or give X_dev and y_dev"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        dev_split(np.repeat(["l0", "l1"], rows), fraction, 0)

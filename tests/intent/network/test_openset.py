@@ -54,7 +54,7 @@ def test_perfect_scores() -> None:
 
 def test_grades_need_rows_of_both_kinds() -> None:
     with pytest.raises(
-        ValueError, match="8 of 8 rows are in scope; out-of-scope grades need rows in scope and rows out"
+        ValueError, match="8 of 8 rows are in scope; out-of-scope grades need rows in scope and rows out of scope"
     ):
         score_metrics(SCORES, np.ones(8, dtype=bool))
 

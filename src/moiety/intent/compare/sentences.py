@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from moiety.intent.compare.outcome import IntentComparison
 from moiety.intent.compare.tables import IN_WORDS
 from moiety.records.pages import counted, listed, spread
-from moiety.stats.contrasts import Contrast, as_families
+from moiety.stats.contrasts import Contrast, as_families, limit_of
 from moiety.stats.intervals import Estimate
 
 FEW = 6
@@ -66,18 +67,27 @@ def in_percent(estimate: Estimate) -> str:
 
 
 def _verdicts(first: str, against: Sequence[Contrast]) -> str:
-    """Which methods `first` beats, which beat it, and from which it cannot be told."""
+    """Which methods `first` beats, which beat it, which are alike, and where too few were tested to show anything."""
     if not any(contrast.estimate.has_interval for contrast in against):
         return f"one {against[0].pairs} cannot tell them apart"
-    groups: dict[str, list[str]] = {"beats": [], "is beaten by": [], "cannot be told from": []}
+    groups: dict[str, list[str]] = {"it beats": [], "it is beaten by": [], "it cannot be told from": []}
     for contrast in against:
         other = next(name for name in contrast.weights if name != first)
-        if not contrast.is_clear:
-            groups["cannot be told from"].append(other)
+        if contrast.limit:
+            groups.setdefault(_too_few(contrast), []).append(other)
+        elif not contrast.is_clear:
+            groups["it cannot be told from"].append(other)
         else:
-            way = "beats" if contrast.estimate.mean > 0 else "is beaten by"
+            way = "it beats" if contrast.estimate.mean > 0 else "it is beaten by"
             groups[way].append(f"{other} (by {100 * abs(contrast.estimate.mean):.1f} points)")
-    return f"it {'; '.join(f'{way} {listed(names)}' for way, names in groups.items() if names)}"
+    return "; ".join(f"{way} {listed(names)}" for way, names in groups.items() if names)
+
+
+def _too_few(contrast: Contrast) -> str:
+    """How many pairs were tested, how many the test needs to show anything, and the beginning of a list of methods."""
+    number, pairs = contrast.test.num_values, contrast.pairs
+    needed = next(n for n in count(number) if not limit_of(n, 2.0 ** (1 - n), contrast.family))
+    return f"{counted(number, pairs)} are too few (the test needs {needed}) to show a difference from"
 
 
 def limits(comparison: IntentComparison) -> str:

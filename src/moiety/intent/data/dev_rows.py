@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -17,7 +18,8 @@ def dev_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[list[int]
         seed: Draws the rows.
 
     Raises:
-        ValueError: a label has one row, which cannot do both.
+        ValueError: a label has one row, which cannot do both, or so many rows choose that a label has none left that
+            teaches.
 
     Source:
         scikit-learn's ``train_test_split``, stratified.
@@ -27,5 +29,16 @@ def dev_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[list[int]
     if counts[rare] < 2:
         raise ValueError(f"label {rare!r} has 1 row, so no dev share can be split off; give X_dev and y_dev")
     share = max(fraction, len(counts) / len(labels))
-    teach, choose = train_test_split(np.arange(len(labels)), test_size=share, stratify=labels, random_state=seed)
+    rows = np.arange(len(labels))
+    left = len(labels) - math.ceil(share * len(labels))
+    if left < len(counts):
+        raise ValueError(_too_large(fraction, f"{left} of {len(labels)} rows to learn {len(counts)} labels from"))
+    teach, choose = train_test_split(rows, test_size=share, stratify=labels, random_state=seed)
+    untaught = sorted(set(counts) - set(labels[teach].tolist()))
+    if untaught:
+        raise ValueError(_too_large(fraction, f"no row to learn label {untaught[0]!r} from"))
     return sorted(teach.tolist()), sorted(choose.tolist())
+
+
+def _too_large(fraction: float, left: str) -> str:
+    return f"validation_fraction={fraction:g} leaves {left}; set a smaller one (default 0.1), or give X_dev and y_dev"

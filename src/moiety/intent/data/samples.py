@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -142,17 +143,22 @@ def samples_of(X: Sequence[Any]) -> list[IntentSample]:
 
 
 def labels_of(y: Any, rows: int) -> np.ndarray:
-    """The labels of as many samples, ``(samples,)``, strings.
+    """The labels of as many samples, ``(samples,)``: all of them strings, or all of them integers.
 
     Raises:
-        ValueError: there is not one label for each sample, or a label is not a string.
+        ValueError: there is not one label for each sample, or the labels are neither.
     """
     if y is None or len(y) != rows:
         raise ValueError(f"{rows} samples, but {0 if y is None else len(y)} labels; give one label for each sample")
     labels = np.asarray(y, dtype=object)
+    if rows and all(isinstance(label, Integral) and not isinstance(label, bool) for label in labels):
+        return labels.astype(np.int64)
     wrong = [label for label in labels if not isinstance(label, str)]
     if wrong:
-        raise ValueError(f"labels are strings, got {type(wrong[0]).__name__} {wrong[0]!r}; write them out")
+        raise ValueError(
+            f"labels are strings, or integers in all rows, got {type(wrong[0]).__name__} {wrong[0]!r}; write all of "
+            "them as strings"
+        )
     return labels
 
 
