@@ -105,12 +105,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """
         settings = self._settings()
         samples, labels = samples_of(X), labels_of(y, len(X))
-        if settings.oos_label and labels.dtype != object:
-            raise ValueError(
-                f"oos_label is the string {settings.oos_label!r}, and the labels are integers such as {labels[0]}, so no "
-                "row can be out of scope; give labels as strings (scikit-learn's cross_val_predict with method "
-                "predict_proba or decision_function turns them into integers: use the default method, or oos_label=None)"
-            )
+        _check_oos_label(settings.oos_label, labels)
         outside = [samples[i] for i, label in enumerate(labels) if label == settings.oos_label] + samples_of(
             X_oos or []
         )
@@ -357,3 +352,12 @@ def _in_scope(samples: list[IntentSample], labels: np.ndarray, settings: IntentS
     """The rows that belong to a class."""
     kept = [i for i, label in enumerate(labels) if label != settings.oos_label]
     return [samples[i] for i in kept], labels[kept]
+
+
+def _check_oos_label(oos_label: str | None, labels: np.ndarray) -> None:
+    if oos_label and labels.dtype != object:
+        raise ValueError(
+            f"oos_label is the string {oos_label!r}, and the labels are integers such as {labels[0]}, so no row can be "
+            "out of scope; give strings, or oos_label=None (cross_val_predict with method predict_proba turns labels "
+            "into integers)"
+        )
