@@ -42,6 +42,8 @@ def blocks_of(page: Page) -> Any:
 def asked(page: Page, picture: Any, question: Any = "Where?") -> str:
     """The note at the end of one question, or the error of the request."""
 
+    import gradio
+
     blocks = blocks_of(page)
 
     async def read_by_gradio() -> list[Any]:
@@ -51,8 +53,8 @@ def asked(page: Page, picture: Any, question: Any = "Where?") -> str:
 
     try:
         read = asyncio.run(read_by_gradio())
-    except ValueError as error:
-        return str(error)
+    except gradio.Error as error:
+        return str(error.message)
     return [shown[3] for shown in page.ask(*read) if isinstance(shown[3], str)][-1]
 
 
@@ -75,3 +77,31 @@ def test_no_address_is_fetched_in_the_place_of_any_input(page: Page) -> None:
 
 def test_nothing_chosen_is_no_error_of_ours(page: Page) -> None:
     assert "There is no picture yet" in asked(page, None)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ([None, None], "didn't receive enough input values"),
+        ([None, {"path": 3}, "Where?", 2, 1, 70], "Error"),
+        ([None, None, "Where?", "many", 1, 70], "Could not preprocess input component at index 3"),
+    ],
+)
+def test_a_request_that_does_not_fit_costs_one_line(
+    page: Page, inputs: list[Any], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import gradio
+
+    from moiety.app.refusals import LONGEST_LINE, UNREADABLE
+
+    blocks = blocks_of(page)
+    wire = next(fn for fn in blocks.fns.values() if len(fn.inputs) == 6)
+    with pytest.raises(gradio.Error) as refused:
+        asyncio.run(blocks.preprocess_data(wire, inputs, None))
+    assert refused.value.message == UNREADABLE
+    assert not refused.value.print_exception
+    (line,) = caplog.messages
+    assert line.startswith("a request was refused (")
+    assert said in line
+    assert "\n" not in line
+    assert len(line) <= LONGEST_LINE + 30

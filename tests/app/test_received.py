@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +114,48 @@ def test_a_file_that_is_too_large_is_not_read_to_its_end(given: Path, monkeypatc
     given.write_bytes(bytes(2**20 + 1))
     with pytest.raises(ValueError, match=rf"the file {given.name} is larger than 1 MiB; make it smaller"):
         content_of(given, given.parent)
+
+
+def uploaded(folder: Path, name: str, size: int, second: int) -> Path:
+    file = folder / f"hash-{name}" / f"{name}.png"
+    file.parent.mkdir()
+    file.write_bytes(b"x" * size)
+    os.utime(file, (second, second))
+    return file
+
+
+def test_the_oldest_uploads_are_dropped_and_examples_stay(tmp_path: Path) -> None:
+    example = uploaded(tmp_path, "example", 500, 1)
+    uploads = received.Uploads(tmp_path, most_files=3, most_bytes=100)
+    files = [uploaded(tmp_path, name, 20, second) for second, name in enumerate("cab", 10)]
+    assert uploads.drop_oldest() == 0
+    files.append(uploaded(tmp_path, "d", 20, 20))
+    assert uploads.drop_oldest() == 1, "too many files"
+    assert [file.exists() for file in files] == [False, True, True, True]
+    large = uploaded(tmp_path, "e", 75, 30)
+    assert uploads.drop_oldest() == 2, "too many bytes"
+    assert [file.exists() for file in files] == [False, False, False, True]
+    assert large.exists()
+    assert example.exists()
+
+
+def test_every_upload_is_followed_by_a_look_at_the_limit(tmp_path: Path) -> None:
+    uploads = received.Uploads(tmp_path, most_files=1)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        uploaded(tmp_path, scope["name"], 1, scope["second"])
+        if scope.get("breaks"):
+            raise OSError("the visitor went away")
+
+    limit = received.UploadLimit(app, uploads)
+    post = {"type": "http", "method": "POST", "path": "/gradio_api/upload"}
+
+    async def send_three() -> None:
+        await limit({**post, "name": "a", "second": 1}, None, None)  # type: ignore[arg-type]
+        await limit({**post, "path": "/elsewhere", "name": "b", "second": 2}, None, None)  # type: ignore[arg-type]
+        assert len(list(tmp_path.rglob("*.png"))) == 2
+        with pytest.raises(OSError, match="went away"):
+            await limit({**post, "breaks": True, "name": "c", "second": 3}, None, None)  # type: ignore[arg-type]
+
+    asyncio.run(send_three())
+    assert [file.name for file in tmp_path.rglob("*.png")] == ["c.png"]

@@ -161,6 +161,13 @@ def test_folders_without_a_processor(tmp_path: Path) -> None:
         load_processor(tmp_path)
 
 
+def test_a_damaged_file_of_a_processor_is_named(tmp_path: Path) -> None:
+    shared_processor().save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("")
+    with pytest.raises(FileNotFoundError, match=f"no processor in {tmp_path}: tokenizer.json: Expecting value"):
+        load_processor(tmp_path)
+
+
 def test_qwen_pictures_keep_their_delimiters() -> None:
     class Qwen:
         tokenizer = shared_processor("chatml").tokenizer

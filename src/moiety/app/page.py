@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from moiety.app.received import LARGEST_BYTES, lies_in, not_given
+from moiety.app.received import LARGEST_BYTES, NotGiven, UploadLimit, Uploads, lies_in, not_given
+from moiety.app.refusals import refuse_in_one_line
 from moiety.app.session import Session
 from moiety.app.views import STYLE, nearest_layer, note_html, routing_html, step_of, waiting_html
 from moiety.lens.draw.tint import most_varied_layer
@@ -98,6 +99,7 @@ class Page:
                 slider.input(self.redraw, [session, layer, tint], [routing], trigger_mode="always_last", **quick)
         for part in blocks.blocks.values():  # a request can name a file or an address for any input
             setattr(part, "async_move_resource_to_block_cache", self._kept)  # noqa: B010
+        refuse_in_one_line(blocks)
         return blocks
 
     def _kind(self) -> str:
@@ -143,7 +145,7 @@ class Page:
     async def _kept(self, file: str | Path | None) -> str | None:
         """Replaces gradio's own copying, which fetches addresses and copies any file that it may read."""
         if file is not None and not lies_in(file, self.folder):
-            raise ValueError(not_given(file))
+            raise NotGiven(not_given(file))
         return None if file is None else str(file)
 
     def _right(self) -> tuple[Any, Any, Any]:
@@ -219,7 +221,7 @@ def launch(page: Page, hosts: Hosts, *, host: str, port: int, share: bool) -> tu
     plain = gr.themes.Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )
-    blocks = page.blocks()
+    blocks, uploads = page.blocks(), Uploads(page.folder)
     _, address, public = blocks.launch(
         server_name=host,
         server_port=port,
@@ -227,7 +229,7 @@ def launch(page: Page, hosts: Hosts, *, host: str, port: int, share: bool) -> tu
         theme=plain,
         css=CSS,
         max_file_size=LARGEST_BYTES,
-        app_kwargs={"middleware": [Middleware(HostCheck, hosts=hosts)]},
+        app_kwargs={"middleware": [Middleware(HostCheck, hosts=hosts), Middleware(UploadLimit, uploads=uploads)]},
         prevent_thread_lock=True,
         quiet=True,
         show_error=hosts.only_this_machine and not share,  # gradio's own errors name paths of this machine

@@ -22,7 +22,9 @@ from moiety.intent.data.samples import (
     IntentSample,
     SampleError,
     check_hidden,
+    check_oos_label,
     has_input,
+    in_scope,
     labels_of,
     samples_of,
 )
@@ -105,16 +107,11 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """
         settings = self._settings()
         samples, labels = samples_of(X), labels_of(y, len(X))
-        if settings.oos_label and labels.dtype != object:
-            raise ValueError(
-                f"oos_label is the string {settings.oos_label!r}, and the labels are integers such as {labels[0]}, so no "
-                "row can be out of scope; give labels as strings (scikit-learn's cross_val_predict with method "
-                "predict_proba or decision_function turns them into integers: use the default method, or oos_label=None)"
-            )
+        check_oos_label(settings.oos_label, labels)
         outside = [samples[i] for i, label in enumerate(labels) if label == settings.oos_label] + samples_of(
             X_oos or []
         )
-        samples, labels = _in_scope(samples, labels, settings)
+        samples, labels = in_scope(samples, labels, settings.oos_label)
         self.classes_ = np.array(sorted(set(labels)))
         if len(self.classes_) < 2:
             raise ValueError(
@@ -152,7 +149,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
     def _dev_rows(self, samples: list, labels: np.ndarray, X_dev: Any, y_dev: Any, settings: IntentSettings) -> tuple:
         """Samples and labels of the rows that teach, and of those that choose the epoch."""
         if X_dev is not None:
-            dev, dev_labels = _in_scope(samples_of(X_dev), labels_of(y_dev, len(X_dev)), settings)
+            dev, dev_labels = in_scope(samples_of(X_dev), labels_of(y_dev, len(X_dev)), settings.oos_label)
             self._check_known(dev_labels, "X_dev")
             return samples, labels, dev, dev_labels
         teach, choose = dev_split(labels, settings.validation_fraction, settings.random_state)
@@ -351,9 +348,3 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
                 f"{where} holds labels that fit never saw: {', '.join(map(str, unknown[:5]))}; leave these rows "
                 "out, or fit with them"
             )
-
-
-def _in_scope(samples: list[IntentSample], labels: np.ndarray, settings: IntentSettings) -> tuple[list, np.ndarray]:
-    """The rows that belong to a class."""
-    kept = [i for i, label in enumerate(labels) if label != settings.oos_label]
-    return [samples[i] for i in kept], labels[kept]

@@ -149,6 +149,14 @@ def template_named(name: str) -> Template:
     return TEMPLATES[name]
 
 
+def _named(error: Exception, folder: str | Path) -> str:
+    """The text of an error; where it is about a JSON file of `folder`, the name of that file stands in front."""
+    damaged = getattr(error, "doc", None)
+    files = [] if damaged is None else sorted(Path(folder).glob("*.json"))
+    names = [file.name for file in files if file.read_text("utf-8", errors="replace") == damaged]
+    return ": ".join([*names[:1], str(error)])
+
+
 def load_processor(folder: str | Path, template: str | None = None, *, marks: bool = True, **options: Any) -> Any:
     """Load the processor of a model folder and check or set its chat template.
 
@@ -175,7 +183,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
             processor = AutoProcessor.from_pretrained(str(place), trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
             refuse_own_code(error, folder)
-            raise FileNotFoundError(f"no processor in {folder}: {error}") from error
+            raise FileNotFoundError(f"no processor in {folder}: {_named(error, place)}") from error
         except ImportError:
             raise
         except Exception as error:  # the tokenizers library raises this class alone

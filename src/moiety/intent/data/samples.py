@@ -162,6 +162,28 @@ def labels_of(y: Any, rows: int) -> np.ndarray:
     return labels
 
 
+def check_oos_label(oos_label: str | None, labels: np.ndarray) -> None:
+    """Refuse labels among which the out-of-scope label cannot be.
+
+    Raises:
+        ValueError: there is an out-of-scope label, a string, and the labels are integers.
+    """
+    if oos_label and labels.dtype != object:
+        raise ValueError(
+            f"oos_label is the string {oos_label!r}, and the labels are integers such as {labels[0]}, so no row can be "
+            "out of scope; give strings, or oos_label=None (cross_val_predict with method predict_proba turns labels "
+            "into integers)"
+        )
+
+
+def in_scope(
+    samples: Sequence[IntentSample], labels: np.ndarray, oos_label: str | None
+) -> tuple[list[IntentSample], np.ndarray]:
+    """The samples that belong to a class, and their labels."""
+    kept = [i for i, label in enumerate(labels) if label != oos_label]
+    return [samples[i] for i in kept], labels[kept]
+
+
 @dataclass(frozen=True, eq=False)
 class IntentBatch:
     """Samples side by side.

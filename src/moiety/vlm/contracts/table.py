@@ -310,6 +310,8 @@ CONTRACTS: tuple[Contract, ...] = (
         members=("Blocks", "Image", "Chatbot", "Textbox", "Slider", "Examples", "State", "skip", "on"),
         used_for="moiety demo-app",
     ),
+    Contract("gradio", "gradio:Blocks", members=("preprocess_data",), used_for="requests that moiety demo-app refuses"),
+    Contract("gradio", "gradio:Error", keywords=("print_exception",), used_for="requests that moiety demo-app refuses"),
     # adapters
     Contract(
         "peft",
