@@ -2,7 +2,10 @@
 
 import gc
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,6 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+from accelerate.utils import memory
 
 from tests.goldens import SHARED
 
@@ -19,11 +23,23 @@ torch.set_num_threads(1)
 collect_ignore = ["vlm/fresh_process.py", "train/killed_worker.py", "train/rank_worker.py", "train/sharding_worker.py"]
 
 
+gc.disable()  # imports and collection make little garbage and a million objects to walk over
+
+
 def pytest_collection_finish() -> None:
     """Exempt what imports and collection made from garbage collection: every walk over it takes half a second."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_walks() -> Iterator[None]:
+    """Trainers collect young garbage where accelerate asks for a walk over every object, 0.6 s after each training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "gc", SimpleNamespace(collect=partial(gc.collect, 1)))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -65,7 +65,8 @@ TAUGHT = [
 @pytest.mark.parametrize(("method", "signal"), TAUGHT)
 def test_every_method_learns_from_the_modality_that_speaks_and_from_no_other(method: str, signal: str) -> None:
     taken = method != "text" or signal == "text"
-    model = IntentClassifier(**{**SMALL, "method": method, "max_epochs": 10}).fit(*world(110, 1, signal))
+    rows, epochs = (80, 8) if method in ("amess", "mult") else (110, 10)  # the two that cost most learn from less
+    model = IntentClassifier(**{**SMALL, "method": method, "max_epochs": epochs}).fit(*world(rows, 1, signal))
     samples, y = world(60, 2, signal)
     if not taken:
         assert model.score(samples, y) < 0.55
@@ -110,8 +111,9 @@ def test_cross_validation_and_pipelines() -> None:
     answers = cross_val_predict(model, samples, y, cv=3)
     assert (answers == np.array(y)).mean() > 0.6  # measured 0.92; a third by chance
     assert (cross_val_predict(model, samples, y, cv=3) == answers).all(), "same seeds, same answers"
-    assert cross_val_score(model, samples, y, cv=3, scoring="f1_macro").shape == (3,)
-    assert set(make_pipeline(model).fit(samples, y).predict(samples)) <= set(TABLE)
+    brief = IntentClassifier(**BRIEF)
+    assert cross_val_score(brief, samples, y, cv=3, scoring="f1_macro").shape == (3,)
+    assert set(make_pipeline(brief).fit(samples, y).predict(samples)) <= set(TABLE)
 
 
 def test_integer_labels_are_served_as_strings_are(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.initialization import no_init_weights
 
 from moiety.moe.asymoe.budget import design_for
 from moiety.moe.routers import resolve
@@ -105,8 +106,10 @@ def _on_meta(source: Any, settings: MoESettings | None) -> Any:
             )
         config, sparse = sparse_config(config, settings), True
     cls = sparse_class(config) if sparse else dense_class(config, type(config).__name__)
-    with torch.device("meta"):
-        return cls(config)
+    with torch.device("meta"), no_init_weights():
+        model = cls(config)
+    model.tie_weights()  # part of what is left out above
+    return model
 
 
 def stage_memory(count: ParameterCount, trains: Sequence[Part], dtype: torch.dtype = torch.float32) -> float:

@@ -187,7 +187,12 @@ CONTRACTS: tuple[Contract, ...] = (
         members=("_experts_implementation", "_attn_implementation", "get_text_config", "to_dict"),
         used_for="the switch of routes, and the decoder's config",
     ),
-    Contract(_TF, "transformers.initialization", members=("normal_", "zeros_", "copy_"), used_for="starting experts"),
+    Contract(
+        _TF,
+        "transformers.initialization",
+        members=("normal_", "zeros_", "copy_", "no_init_weights"),
+        used_for="starting experts, and counting parameters without drawing any",
+    ),
     # routes of the experts
     Contract(
         _TF,
