@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -62,6 +63,8 @@ def parse(words: list[str]) -> tuple[list[str], Any]:
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the README takes for granted: a dense model, a picture, rows, and what `make demo` leaves behind."""
     shutil.copytree(model_folders.dense_folder(), tmp_path / "my-llava")
+    config = tmp_path / "my-llava" / "config.json"  # a model of somebody else says nothing of its past
+    config.write_text(json.dumps({**json.loads(config.read_text()), "provenance": None}))
     model_folders.picture().save(tmp_path / "photo.jpg")
     data = tmp_path / "my-data"
     (data / "images").mkdir(parents=True)

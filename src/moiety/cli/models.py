@@ -56,7 +56,6 @@ def upcycle(
     loses what the model had learned.
     """
     from moiety.vlm.model import config_of
-    from moiety.vlm.parameters import count_parameters
     from moiety.vlm.quantised import quantised_by, refuse_quantised
     from moiety.vlm.upcycle import upcycle_folder
 
@@ -65,19 +64,26 @@ def upcycle(
         raise FileExistsError(f"{destination} exists; choose another folder or give --overwrite")
     calm_libraries()
     refuse_quantised(quantised_by(config_of(source)), source)
-    dense, sparse = count_parameters(source), count_parameters(source, moe)
-    show(count_table(f"{source} as {scheme}", {"dense": dense, scheme: sparse}))
-    if moe.scheme == "asymoe":
-        show_design(source, moe)
-    show(memory_table({"1: projector": dense, "2: all": sparse}))
+    show_plan(source, moe)
     if dry_run:
         say("dry run: nothing was written")
         return
     logging.getLogger("moiety.vlm.upcycle").setLevel(logging.WARNING)  # the receipt is printed below
-    options: dict[str, Any] = {"revision": revision, "overwrite": overwrite, "allow_damage": allow_damage}
-    receipt = upcycle_folder(source, destination, moe, seed=seed, **options)
+    options: dict[str, Any] = {"revision": revision, "overwrite": overwrite, "allow_damage": allow_damage, "seed": seed}
+    receipt = upcycle_folder(source, destination, moe, **options)
     show(str(receipt))
     say(f"wrote {destination}")
+
+
+def show_plan(source: str, moe: MoESettings) -> None:
+    """Print what a sparse model will have: parameters, widths of scheme asymoe, and memory of both usual stages."""
+    from moiety.vlm.parameters import count_parameters
+
+    dense, sparse = count_parameters(source), count_parameters(source, moe)
+    show(count_table(f"{source} as {moe.scheme}", {"dense": dense, moe.scheme: sparse}))
+    if moe.scheme == "asymoe":
+        show_design(source, moe)
+    show(memory_table({"1: projector": dense, "2: all": sparse}))
 
 
 def params(

@@ -255,8 +255,7 @@ def upcycle_folder(
     Args:
         source: A dense Hugging Face model, a dense model of ours, or adapters of such a model, which are merged.
         destination: Folder to write. It is written completely or not at all.
-        settings: As for :func:`upcycle`.
-        seed: As for :func:`upcycle`.
+        settings, seed: As for :func:`upcycle`.
         revision: Revision of a Hub id.
         overwrite: Replace `destination` if it exists.
         allow_damage: Write the model also if it has lost what the dense model had learned.
