@@ -37,7 +37,8 @@ def set_option(example: str, section: str = "", where: str = "") -> Any:
     told = f"Set a key of a recipe, for instance {example}; may be repeated."
 
     def without_section(overrides: list[str] | None) -> list[str] | None:
-        return keys_of(section, overrides) if section else overrides
+        # the oldest typer that is allowed asks for the length of what a callback gives
+        return (keys_of(section, overrides) if section else overrides) or []
 
     return typer.Option("--set", metavar="KEY=VALUE", help=f"{told} {where}".strip(), callback=without_section)
 
