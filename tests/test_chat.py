@@ -81,7 +81,7 @@ def test_what_is_no_picture_costs_one_line(conversation: Conversation, tmp_path:
     said = talk(conversation, f"/image {path}", "Hello?")
     reason = {
         "folder": f"no picture at {path}: that is a folder",
-        "bad.png": f"picture {path} cannot be decoded (3 bytes): no format of pictures that is known",
+        "bad.png": f"picture {path} cannot be decoded (3 bytes): its format is unknown",
         "a" * 300: "[Errno 36] File name too long",
         "~no_such_person/a.png": "Could not determine home directory.",
     }.get(name, f"no picture at {path}")

@@ -17,7 +17,7 @@ from moiety.vlm.templates import load_processor
 from tests import model_folders
 
 SOURCE = Path(moiety.__file__).parent
-REFUSED = r"needs Python code of its own \(auto_map\) to be read, and moiety never runs code of a model folder; take a"
+REFUSED = r"can only be read with Python code that comes with it \(auto_map\), and moiety never runs code of a model"
 
 
 def _calls(tree: ast.AST) -> list[ast.Call]:

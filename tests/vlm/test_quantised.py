@@ -33,13 +33,15 @@ def test_upcycling_needs_the_full_weights(method: str, tmp_path: Path) -> None:
     model = LLAVA.build()
     model.config.quantization_config = METHODS[method]
     assert quantised_by(model.config) == method
-    with pytest.raises(ValueError, match=rf"holds quantised weights \({method}\): upcycling needs the full ones"):
+    with pytest.raises(
+        ValueError, match=rf"holds quantised weights \({method}\): upcycling needs weights at full width"
+    ):
         upcycle(model, MoESettings())
     del model.config.quantization_config
     model.save_pretrained(tmp_path)
     place = tmp_path / "config.json"
     place.write_text(json.dumps({**json.loads(place.read_text()), "quantization_config": METHODS[method]}))
-    with pytest.raises(ValueError, match="upcycling needs the full ones"):
+    with pytest.raises(ValueError, match="upcycling needs weights at full width"):
         upcycle_folder(tmp_path, tmp_path / "sparse", MoESettings())
     assert count_parameters(tmp_path).total == count_parameters(model).total
 

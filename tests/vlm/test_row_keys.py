@@ -162,7 +162,7 @@ def test_either_spelling_of_a_turn_in_either_list() -> None:
     ],
 )
 def test_half_characters_are_told_with_turn_and_place(given: Any, place: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{place}: half a character \('\\u.*mend it or take the row out$"):
+    with pytest.raises(ValueError, match=rf"^{place}: half a character \('\\u.*repair it, or remove the row$"):
         parse_row(given)
 
 

@@ -78,7 +78,7 @@ def test_text_only_and_several_pictures() -> None:
         ({**entry("q", "a"), "image": "p", "images": ["p"]}, "pictures are named in more than one place"),
         ({"conversations": [{"from": "human", "value": "q", "order": "x"}]}, "turn 1: 'order' must be 1 .* or 0 .*'x'"),
         ({"conversations": [{"from": "human", "value": "q", "order": True}]}, "'order' must be .*got True"),
-        ({"messages": [{"role": "system", "content": "q", "order": 1}]}, "'order' stands on a turn of the system; put"),
+        ({"messages": [{"role": "system", "content": "q", "order": 1}]}, "'order' is set on a turn of the system; set"),
     ],
 )
 def test_structure_is_checked(given: Any, message: str) -> None:

@@ -226,7 +226,7 @@ def show_design(source: Any, settings: MoESettings) -> None:
             rows,
         )
     )
-    say("the dearest set that a token can choose is the number to compare")
+    say("compare the numbers of the largest set of experts that a token can choose")
 
 
 def memory_table(stages: dict[str, ParameterCount]) -> Any:

@@ -50,7 +50,11 @@ def signature_of(settings: type[BaseModel]) -> inspect.Signature:
 
 
 def default_of(field: FieldInfo) -> Any:
-    """The default of a field."""
+    """The default of a setting, made anew where it is a list or a mapping.
+
+    Args:
+        field: A field of the settings; every one has a default, as scikit-learn asks of its parameters.
+    """
     return field.get_default(call_default_factory=True)
 
 

@@ -126,7 +126,7 @@ def absence(name: str, pictures: Pictures) -> str:
 
 
 def _is_roving(name: str) -> bool:
-    """Whether a name is more than a way down."""
+    """Whether a name can lead out of its folder: it is absolute, or it has ``..`` in it."""
     return os.path.isabs(name) or ".." in name.replace("\\", "/").split("/")
 
 
@@ -152,7 +152,7 @@ def decode(content: bytes, where: str) -> Image.Image:
     try:
         return as_rgb(_measured(content))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # PIL raises all four
-        why = "no format of pictures that is known" if isinstance(error, UnidentifiedImageError) else error
+        why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"picture {where} cannot be decoded ({len(content)} bytes): {why}") from error
 
 
@@ -170,7 +170,7 @@ def _measured(content: bytes) -> Image.Image:
 
 
 def as_rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any kind as RGB of 8 bits: turned as its EXIF entry says, transparency on white, deep grey scaled.
+    """A picture as RGB of 8 bits. EXIF rotation is applied, transparency becomes white, and deep grey is scaled.
 
     What counts as white is what the format says, 65535 for 16 bits and 1.0 for floats, never the brightest pixel.
 

@@ -115,7 +115,7 @@ def _of_base64(text: str) -> InlinePicture:
 
 
 def _is_base64(text: str) -> bool:
-    """Whether a text is no name: it begins as base64 does, and its first bytes are those of a picture."""
+    """Whether a text is a picture in base64 and not a name: its first bytes are those of a picture."""
     head = "".join(text[:_HEAD].split())
     if len(text) < _SHORTEST or not _BASE64.fullmatch(head):
         return False

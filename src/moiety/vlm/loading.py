@@ -20,7 +20,7 @@ def check_folder(path: str | Path) -> None:
     """Refuse a local folder that is no model or whose weights are pickled; a Hub id passes.
 
     Raises:
-        FileNotFoundError: `path` looks like a folder and is none, or has no config.json or no weights.
+        FileNotFoundError: `path` looks like a folder but does not exist, or it has no config.json or no weights.
         ValueError: the weights are pickled, or the folder has LLaVA's original layout.
     """
     folder = Path(path)
@@ -89,8 +89,8 @@ def refuse_own_code(error: Exception, path: str | Path) -> None:
     """
     if "trust_remote_code" in str(error):
         raise ValueError(
-            f"{path} needs Python code of its own (auto_map) to be read, and moiety never runs code of a model folder; "
-            "take a model that transformers knows by itself, or convert the folder to such a one"
+            f"{path} can only be read with Python code that comes with it (auto_map), and moiety never runs code of a "
+            "model folder; take a model that transformers knows by itself, or convert the folder to such a one"
         ) from error
 
 
@@ -102,7 +102,7 @@ def _refuse_original_llava(path: str | Path) -> None:
     """
     try:
         tree, _ = PreTrainedConfig.get_config_dict(path)
-    except (OSError, ValueError, RecursionError):  # whoever reads the config says what is wrong with it
+    except (OSError, ValueError, RecursionError):  # the code that reads the config reports what is wrong with it
         return
     kind = str(tree.get("model_type"))
     if "mm_vision_tower" in tree or (kind.startswith("llava_") and kind not in CONFIG_MAPPING):

@@ -1,4 +1,4 @@
-"""The forward of a sparse model: Hugging Face's own, and what the routers decided as losses and scores on its output.
+"""The forward of a sparse model: it is Hugging Face's, with the losses and scores of the routers added to its output.
 
 The trace is opened here, the Hugging Face forward runs as it is, and the auxiliary losses are added at the end. The
 settings and the expert table that they need were read when the model was built; they are read again only where somebody

@@ -55,7 +55,7 @@ def count_parameters(
 ) -> ParameterCount:
     """Count the parameters of a model, or of what it would become.
 
-    Activated is what one token passes through in each sparse layer, for the dearest set of experts that its modality
+    Activated is what one token passes through in each sparse layer, for the largest set of experts that its modality
     group can choose, and everything outside them; embeddings, head, tower and projector count in full, and so do
     adapters. A quantised model counts as the full one.
 

@@ -1,9 +1,9 @@
 """Position offsets of pictures: each conversation has its own, although Qwen-VL models keep one on the module.
 
-Qwen-VL models give a picture positions along three axes, so text behind it goes on at a smaller position than its place
-in the sequence. The module keeps the difference as ``rope_deltas`` and uses it in the next call: a new conversation,
-or text after a picture, would be read at shifted positions. Here it is kept on the key-value cache of its conversation,
-put back when that conversation goes on, and forgotten when another begins.
+Qwen-VL models give a picture positions along three axes, so the text after it continues at a smaller position than its
+place in the sequence. The module keeps the difference as ``rope_deltas`` and uses it in the next call: a new
+conversation, or text after a picture, would be read at shifted positions. Here it is kept on the key-value cache of its
+conversation, put back when that conversation goes on, and forgotten when another begins.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ def refuse_quantised(method: str | None, what: str) -> None:
     """
     if method is not None:
         raise ValueError(
-            f"{what} holds quantised weights ({method}): upcycling needs the full ones, for every expert starts as a "
-            "copy of them. Upcycle the model that it was quantised from, and quantise the result"
+            f"{what} holds quantised weights ({method}): upcycling needs weights at full width, because every expert "
+            "starts as a copy of them. Upcycle the model that it was quantised from, and quantise the result"
         )
 
 

@@ -221,7 +221,7 @@ def half_characters(fields: Iterator[tuple[str, str]]) -> str | None:
         if found:
             return (
                 f"{name}, letter {found.start() + 1}: half a character ({found.group()!a}), which no text can "
-                "hold; something cut the text there: mend it or take the row out"
+                "contain. The text was cut there: repair it, or remove the row"
             )
     return None
 

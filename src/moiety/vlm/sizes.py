@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 MOST_LAYERS, MOST_EXPERTS, MOST_WIDTH, MOST_WORDS, MOST_SIDE = 10_000, 2**14, 2**20, 2**24, 2**16
-"""Ten times what any published model has, and more."""
+"""At least ten times what any published model has."""
 LIMITS = {
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layers", "depth"), MOST_LAYERS),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "experts", "plain_text"), MOST_EXPERTS),
@@ -26,7 +26,7 @@ MOST_BEYOND = 16
 
 
 def check_size(config: Any, path: str | Path) -> None:
-    """Refuse a config of which no model can be built here, or far more model than its folder holds weights.
+    """Refuse a config that describes a model too large to build, or far more parameters than its folder holds.
 
     Args:
         config: Of transformers.
@@ -78,7 +78,7 @@ def _held(folder: Path) -> int | None:
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt") as tensors:
                 total += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    except (SafetensorError, OSError):  # whoever loads them says what is wrong
+    except (SafetensorError, OSError):  # the code that loads the weights reports what is wrong
         return None
     return total
 

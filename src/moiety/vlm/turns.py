@@ -101,7 +101,9 @@ def _order(turn: dict[str, Any], role: str, number: int) -> bool | None:
     if mark is None:
         return None
     if role != "user":
-        raise ValueError(f"turn {number}: 'order' stands on a turn of the {role}; put it on the question before")
+        raise ValueError(
+            f"turn {number}: 'order' is set on a turn of the {role}; set it on the question before that turn"
+        )
     if type(mark) is not int or mark not in (0, 1):
         raise ValueError(
             f"turn {number}: 'order' must be 1 (question and answer belong to the pictures) or 0 (they do not), "

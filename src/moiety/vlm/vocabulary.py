@@ -26,7 +26,12 @@ def check_vocabulary(tokenizer: Any, folder: str | Path, **options: Any) -> None
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, **options)
         num_rows = config.get_text_config().vocab_size
-    except (OSError, ValueError, KeyError, AttributeError):  # whoever loads the model says what is wrong with it
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+    ):  # the code that loads the model reports what is wrong with it
         return
     known = tokenizer.get_added_vocab() if tokenizer.vocab_size <= num_rows else tokenizer.get_vocab()
     beyond = sorted((number, token) for token, number in known.items() if number >= num_rows)

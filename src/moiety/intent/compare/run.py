@@ -224,7 +224,11 @@ def run_intent_fit(
 
 
 def fit_folder(recipe: IntentRecipe) -> Path:
-    """Where :func:`run_intent_fit` writes."""
+    """The folder that :func:`run_intent_fit` writes: ``fit`` below the recipe's ``output``; it need not exist.
+
+    Args:
+        recipe: The recipe that is fitted.
+    """
     return Path(recipe.output) / "fit"
 
 

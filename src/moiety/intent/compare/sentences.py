@@ -91,7 +91,14 @@ def _too_few(contrast: Contrast) -> str:
 
 
 def limits(comparison: IntentComparison) -> str:
-    """What the numbers do not say."""
+    """The sentence of a report that names what its numbers cannot show.
+
+    Intervals over persons say nothing of other kinds of persons; intervals over seeds say nothing of other rows; one
+    seed says nothing of chance in training.
+
+    Args:
+        comparison: The finished runs. Its ``limit`` says when seeds or persons are too few for the test.
+    """
     seeds = len({run.seed for run in comparison.runs if not comparison.is_floor(run.name)})
     if comparison.rests_on_persons:
         unknown = "how persons of another kind would score; the intervals are over persons like these"

@@ -19,7 +19,12 @@ LOADING_ERRORS = (Exception,)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
+    """The first line of an error's text, for a message of one line; the name of its class where it has no text.
+
+    Example:
+        >>> first_line(OSError("no such model\\nsee the log")), first_line(ValueError())
+        ('no such model', 'ValueError')
+    """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

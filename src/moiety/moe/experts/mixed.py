@@ -161,7 +161,7 @@ class MixedExperts(ExpertBank):
         return not self.cascades and all(bank.starts_as_dense(ffn) for bank in self._all())
 
     def activated_parameters(self) -> int:
-        """Parameters of the dearest expert."""
+        """Parameters of the largest expert."""
         return max(bank.activated_parameters() for bank in self._all())
 
     def activated_of(self, expert: int, modality_group: int) -> int:

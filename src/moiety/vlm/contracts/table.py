@@ -16,7 +16,7 @@ from moiety.vlm.contracts.broken import ContractBroken, installed
 from moiety.vlm.contracts.calls import CACHE, MODALITY_TYPES, PICTURES
 
 Names = tuple[str | tuple[str, ...], ...]
-"""Names that all have to be there; a tuple stands for several of which one has to be."""
+"""Names that must all exist. Of the names in a tuple, one must exist."""
 
 
 @dataclass(frozen=True)
