@@ -86,8 +86,9 @@ def find(name: str, table: MutableMapping[str, type[Kind]], group: str, base: ty
     if name not in table and name in _entry_points(group):
         table[name] = _loaded(_entry_points(group)[name], base)
     if name not in table:
+        told = nearest_name(name, known_names(table, group))
         raise ValueError(
-            f"{nearest_name(name, known_names(table, group))}. If a package of your own brings {name!r}: install it "
+            f"{told}{'' if told.endswith('?') else '.'} If a package of your own brings {name!r}: install it "
             f"(entry points of group {group!r} found: {_listed(_entry_points(group))}) or name its module with "
             f"--plugin (named: {_listed(plugin_modules())})"
         )

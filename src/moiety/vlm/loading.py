@@ -8,7 +8,10 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from moiety.records.json_reader import parse_json
 from moiety.vlm.adapters import base_of_adapters
@@ -119,10 +122,10 @@ def dense_class(config: Any, path: str | Path) -> Any:
         ValueError: it is no vision-language model.
     """
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-        raise ValueError(
-            f"{path} is of type {config.model_type!r}, which is no image-text-to-text model; "
-            "give a vision-language model such as LLaVA or Qwen2.5-VL"
-        )
+        remedy = "give a vision-language model such as LLaVA or Qwen2.5-VL"
+        if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+            remedy = "it is a language model alone: `moiety assemble` joins it with a vision tower first"
+        raise ValueError(f"{path} is of type {config.model_type!r}, which is no image-text-to-text model; {remedy}")
     return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -105,7 +106,11 @@ def _on_meta(source: Any, settings: MoESettings | None) -> Any:
                 f"the model is sparse already ({config.moe['scheme']}); give its dense base or no settings"
             )
         config, sparse = sparse_config(config, settings), True
-    cls = sparse_class(config) if sparse else dense_class(config, type(config).__name__)
+    cls = (
+        sparse_class(config)
+        if sparse
+        else dense_class(config, source if isinstance(source, str | Path) else type(config).__name__)
+    )
     with torch.device("meta"), no_init_weights():
         model = cls(config)
     model.tie_weights()  # part of what is left out above

@@ -11,10 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from moiety.recipe.recipe import MoESettings
 from moiety.vlm.assemble.join import fitting_template
 from moiety.vlm.assemble.language import read_language
 from moiety.vlm.assemble.tower import read_tower
+from moiety.vlm.parameters import count_parameters
 from moiety.vlm.templates import TEMPLATES
+from moiety.vlm.upcycle import upcycle_folder
 from tests import model_folders
 from tests.vlm.assemble.parts import PATCH, SIDE, SIZES, language_folder, tower_folder
 
@@ -152,3 +155,10 @@ def test_the_template_that_fits(tmp_path: Path, name: str) -> None:
     special = (*template.tokens, *([] if template.end is None else [template.end]))
     folder = language_folder(tmp_path / "language", special=special, end=template.end)
     assert fitting_template(read_language(folder).tokenizer) == name
+
+
+def test_a_language_model_alone_is_sent_to_assemble(tmp_path: Path) -> None:
+    folder = language_folder(tmp_path / "language")
+    for told in (lambda: count_parameters(str(folder)), lambda: upcycle_folder(folder, tmp_path / "s", MoESettings())):
+        with pytest.raises(ValueError, match=rf"{folder} is of type 'llama'.*`moiety assemble` joins it with a vision"):
+            told()
