@@ -13,15 +13,26 @@ import torch
 from torch import nn
 from transformers import LogitsProcessorList
 
-from moiety.evaluate.decoding import CONTEXT, HAS_RIVAL, decoding_batch, decoding_with, keywords_of_generate
+from moiety.evaluate.decoding import (
+    CONTEXT,
+    HAS_RIVAL,
+    collator_of_prompts,
+    decoding_prompts,
+    decoding_with,
+    encoder_of_prompts,
+    keywords_of_generate,
+)
 from moiety.evaluate.identities import prompt_turns, told_apart
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
+from moiety.evaluate.shared_pictures import SharedPrompts, shared_prompts
 from moiety.evaluate.watch import Watch
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.recipe.evaluate import DecodingSettings
+from moiety.vlm.contracts import cache_in, cache_keyword
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
+from moiety.vlm.positions import select_rows
 from moiety.vlm.problems import BadRows, Problem
 from moiety.vlm.rows import Row
 
@@ -111,14 +122,24 @@ def answer_rows(
     if predictions is not None or watch is not None:
         settings |= {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
     written, add = _store(predictions, settings, rows)
+    shares = watch is None and decoding.method == "greedy"  # a watch sees whole prompts, and so do rivals
+    encoder = encoder_of_prompts(processor, images)
+    collate = collator_of_prompts(encoder)
     with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
         todo = [row for row in rows if row.id not in written or watch.lacks(row)]
         num_done = len(rows) - len(todo)
-        for batch in _batches(todo, images, batch_size, blank_image):
-            prompts = decoding_batch([same[0] for same in batch], processor, images, decoding, blank_image)
-            with watch.recording() as trace:
-                said = answer_ids(model, prompts, max_new_tokens, decoding)
-            watch.add(batch, prompts, said, trace)
+        check_pictures(todo, images)
+        shown = _Shown(images, blank_image)
+        for batch in _batches(todo, shown, batch_size):
+            asked = decoding_prompts([same[0] for same in batch], encoder, decoding, blank_image)
+            shared = shared_prompts(asked, [shown(same[0]) for same in batch], collate) if shares else None
+            if shared is not None:
+                said = answer_shared(model, shared, max_new_tokens)
+            else:
+                prompts = collate(asked)
+                with watch.recording() as trace:
+                    said = answer_ids(model, prompts, max_new_tokens, decoding)
+                watch.add(batch, prompts, said, trace)
             texts = processor.batch_decode(said, skip_special_tokens=True)
             answers = {row.id: text.strip() for same, text in zip(batch, texts, strict=True) for row in same}
             add({name: text for name, text in answers.items() if name not in written})
@@ -177,7 +198,7 @@ def answer_ids(
         model: Any model with `generate`.
         batch: Keywords of `generate`: ``input_ids (batch, seq)``, ``attention_mask (batch, seq)``, pixels.
         max_new_tokens: Longest answer in tokens.
-        decoding: The method that `batch` was made for, see :func:`moiety.evaluate.decoding.decoding_batch`.
+        decoding: The method that `batch` was made for, see :func:`moiety.evaluate.decoding.decoding_prompts`.
     """
     decoding = decoding or DecodingSettings()
     on_device = keywords_of_generate(model, batch)
@@ -191,6 +212,26 @@ def answer_ids(
         )
     answers: torch.Tensor = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
     return answers[: len(answers) // 2] if decoding.method in HAS_RIVAL else answers
+
+
+@torch.inference_mode()
+def answer_shared(model: Any, prompts: SharedPrompts, max_new_tokens: int) -> torch.Tensor:
+    """Tokens of the greedy answers to one batch of shared prompts, ``(questions, new tokens)``.
+
+    Args:
+        model: Any model with `generate`.
+        prompts: Of :func:`moiety.evaluate.shared_pictures.shared_prompts`.
+        max_new_tokens: Longest answer in tokens.
+    """
+    options: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+    opened = model.generate(
+        **keywords_of_generate(model, prompts.openings), **options, max_new_tokens=1, return_dict_in_generate=True
+    )
+    cache = cache_in(opened)
+    select_rows(model.base_model, cache, prompts.opening_of.to(model.device))
+    asked = keywords_of_generate(model, prompts.questions)
+    tokens = model.generate(**asked, **options, **{cache_keyword(): cache}, max_new_tokens=max_new_tokens)
+    return tokens[:, asked["input_ids"].shape[1] :]
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -236,24 +277,51 @@ def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | 
     return {**changes, "clamp_alpha": f"{clamp_alpha:g}"}
 
 
-def _batches(rows: Sequence[Row], images: Pictures, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
-    """Batches of groups of rows that get the same answer. Similar lengths come together, so that little is padded."""
-    check_pictures(rows, images)
-    sizes: dict[str, tuple[int, int]] = {}
+class _Shown:
+    """What a row shows: the names of its pictures or, if they are replaced by blank ones, their sizes."""
 
-    def shown(name: str) -> Hashable:
-        if blank_image and name not in sizes:
-            sizes[name] = images[name].size
-        return sizes[name] if blank_image else name
+    def __init__(self, images: Pictures, blank_image: bool) -> None:
+        self._images, self._blank = images, blank_image
+        self._sizes: dict[str, tuple[int, int]] = {}
 
+    def __call__(self, row: Row) -> tuple[Hashable, ...]:
+        return tuple(self._size(name) if self._blank else name for name in row.images)
+
+    def _size(self, name: str) -> tuple[int, int]:
+        if name not in self._sizes:
+            self._sizes[name] = self._images[name].size
+        return self._sizes[name]
+
+
+def _batches(rows: Sequence[Row], shown: _Shown, batch_size: int) -> Iterator[list[list[Row]]]:
+    """Batches of groups of rows that get the same answer.
+
+    Questions about one picture come together, because their openings are computed once. Pictures with questions of
+    similar length come together, so that little is padded.
+    """
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
         turns = tuple((turn.role, turn.text) for turn in prompt_turns(row))
-        groups.setdefault((turns, tuple(shown(name) for name in row.images), row.extra.get(CONTEXT)), []).append(row)
-    ordered = sorted(groups.values(), key=lambda same: (len(same[0].images), _num_characters(same[0])))
-    for start in range(0, len(ordered), batch_size):
-        yield ordered[start : start + batch_size]
+        groups.setdefault((turns, shown(row), row.extra.get(CONTEXT)), []).append(row)
+    of_picture: dict[Hashable, list[list[Row]]] = {}
+    for same in groups.values():
+        of_picture.setdefault(shown(same[0]) or same[0].id, []).append(same)
+    for questions in of_picture.values():
+        questions.sort(key=_size)
+    ordered = sorted(of_picture.values(), key=lambda questions: _size(questions[-1]))
+    batch: list[list[Row]] = []
+    for questions in ordered:
+        if batch and len(batch) + len(questions) > batch_size:
+            yield batch
+            batch = []
+        batch += questions
+        while len(batch) > batch_size:
+            yield batch[:batch_size]
+            batch = batch[batch_size:]
+    if batch:
+        yield batch
 
 
-def _num_characters(row: Row) -> int:
-    return sum(len(turn.text) for turn in prompt_turns(row))
+def _size(same: Sequence[Row]) -> tuple[int, int]:
+    """Number of pictures and of characters of a question."""
+    return len(same[0].images), sum(len(turn.text) for turn in prompt_turns(same[0]))
