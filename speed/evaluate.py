@@ -54,7 +54,9 @@ def main() -> None:
     equal = sum(answers["whole"][name] == said for name, said in answers["shared"].items())
     whole, shared = (statistics.median(seconds[way]) for way in ("whole", "shared"))
     print(f"{len(rows)} questions on {len(shown)} pictures, {torch.get_num_threads()} threads")
-    print(f"whole {whole:.1f} s, shared {shared:.1f} s, ratio {shared / whole:.2f}; {equal} of {len(rows)} answers equal")
+    print(
+        f"whole {whole:.1f} s, shared {shared:.1f} s, ratio {shared / whole:.2f}; {equal} of {len(rows)} answers equal"
+    )
 
 
 if __name__ == "__main__":

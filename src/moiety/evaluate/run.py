@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch import nn
 from transformers import LogitsProcessorList
 
+from moiety.evaluate.batches import Shown, batches, check_pictures
 from moiety.evaluate.decoding import (
-    CONTEXT,
     HAS_RIVAL,
     collator_of_prompts,
     decoding_prompts,
@@ -22,7 +23,7 @@ from moiety.evaluate.decoding import (
     encoder_of_prompts,
     keywords_of_generate,
 )
-from moiety.evaluate.identities import prompt_turns, told_apart
+from moiety.evaluate.identities import told_apart
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
 from moiety.evaluate.shared_pictures import SharedPrompts, shared_prompts
@@ -30,10 +31,10 @@ from moiety.evaluate.watch import Watch
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.recipe.evaluate import DecodingSettings
 from moiety.vlm.contracts import cache_in, cache_keyword
+from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
 from moiety.vlm.positions import select_rows
-from moiety.vlm.problems import BadRows, Problem
 from moiety.vlm.rows import Row
 
 Progress = Callable[[int, int], None]
@@ -122,25 +123,14 @@ def answer_rows(
     if predictions is not None or watch is not None:
         settings |= {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
     written, add = _store(predictions, settings, rows)
-    shares = watch is None and decoding.method == "greedy"  # a watch sees whole prompts, and so do rivals
-    encoder = encoder_of_prompts(processor, images)
-    collate = collator_of_prompts(encoder)
+    way = _Way(model, encoder_of_prompts(processor, images), decoding, max_new_tokens, blank_image, watch)
     with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
         todo = [row for row in rows if row.id not in written or watch.lacks(row)]
         num_done = len(rows) - len(todo)
         check_pictures(todo, images)
-        shown = _Shown(images, blank_image)
-        for batch in _batches(todo, shown, batch_size):
-            asked = decoding_prompts([same[0] for same in batch], encoder, decoding, blank_image)
-            shared = shared_prompts(asked, [shown(same[0]) for same in batch], collate) if shares else None
-            if shared is not None:
-                said = answer_shared(model, shared, max_new_tokens)
-            else:
-                prompts = collate(asked)
-                with watch.recording() as trace:
-                    said = answer_ids(model, prompts, max_new_tokens, decoding)
-                watch.add(batch, prompts, said, trace)
-            texts = processor.batch_decode(said, skip_special_tokens=True)
+        shown = Shown(images, blank_image)
+        for batch in batches(todo, shown, batch_size):
+            texts = processor.batch_decode(way.ask(batch, shown), skip_special_tokens=True)
             answers = {row.id: text.strip() for same, text in zip(batch, texts, strict=True) for row in same}
             add({name: text for name, text in answers.items() if name not in written})
             num_done += len(answers)
@@ -148,30 +138,30 @@ def answer_rows(
     return {row.id: written[row.id] for row in rows}
 
 
-def check_pictures(rows: Sequence[Row], images: Pictures) -> None:
-    """Decode every picture once, so that a bad one is known before the first question is asked.
+@dataclass(frozen=True)
+class _Way:
+    """How one run asks its questions. A picture is computed once, unless a watch or a rival needs whole prompts."""
 
-    Args:
-        rows: Rows that will be asked.
-        images: Name -> picture.
+    model: Any
+    encoder: Encoder
+    decoding: DecodingSettings
+    max_new_tokens: int
+    blank_image: bool
+    watch: Watch | None
 
-    Raises:
-        BadRows: a picture is missing or cannot be decoded. The text names every such row.
-    """
-    faults: dict[str, str] = {}
-    for name in dict.fromkeys(name for row in rows for name in row.images):
-        try:
-            images[name]
-        except (OSError, KeyError, ValueError) as error:
-            faults[name] = f"picture {name!r} is missing" if isinstance(error, KeyError) else str(error)
-    problems = [
-        Problem(row.file, row.line, row.id, faults[name], row.column)
-        for row in rows
-        for name in dict.fromkeys(row.images)
-        if name in faults
-    ]
-    if problems:
-        raise BadRows(problems, "rows cannot be asked; mend the pictures or take the rows out")
+    def ask(self, batch: Sequence[Sequence[Row]], shown: Shown) -> torch.Tensor:
+        """Tokens of the answers to one batch of groups of equal questions, ``(groups, new tokens)``."""
+        collate, asked = collator_of_prompts(self.encoder), [same[0] for same in batch]
+        prompts = decoding_prompts(asked, self.encoder, self.decoding, self.blank_image)
+        if self.watch is None and self.decoding.method == "greedy":
+            shared = shared_prompts(prompts, [shown(row) for row in asked], collate)
+            if shared is not None:
+                return answer_shared(self.model, shared, self.max_new_tokens)
+        padded, watch = collate(prompts), self.watch or Watch()
+        with watch.recording() as trace:
+            said = answer_ids(self.model, padded, self.max_new_tokens, self.decoding)
+        watch.add(batch, padded, said, trace)
+        return said
 
 
 @contextmanager
@@ -275,53 +265,3 @@ def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | 
             "leave it out, or give a model of scheme asymoe with text_kind evidence"
         )
     return {**changes, "clamp_alpha": f"{clamp_alpha:g}"}
-
-
-class _Shown:
-    """What a row shows: the names of its pictures or, if they are replaced by blank ones, their sizes."""
-
-    def __init__(self, images: Pictures, blank_image: bool) -> None:
-        self._images, self._blank = images, blank_image
-        self._sizes: dict[str, tuple[int, int]] = {}
-
-    def __call__(self, row: Row) -> tuple[Hashable, ...]:
-        return tuple(self._size(name) if self._blank else name for name in row.images)
-
-    def _size(self, name: str) -> tuple[int, int]:
-        if name not in self._sizes:
-            self._sizes[name] = self._images[name].size
-        return self._sizes[name]
-
-
-def _batches(rows: Sequence[Row], shown: _Shown, batch_size: int) -> Iterator[list[list[Row]]]:
-    """Batches of groups of rows that get the same answer.
-
-    Questions about one picture come together, because their openings are computed once. Pictures with questions of
-    similar length come together, so that little is padded.
-    """
-    groups: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        turns = tuple((turn.role, turn.text) for turn in prompt_turns(row))
-        groups.setdefault((turns, shown(row), row.extra.get(CONTEXT)), []).append(row)
-    of_picture: dict[Hashable, list[list[Row]]] = {}
-    for same in groups.values():
-        of_picture.setdefault(shown(same[0]) or same[0].id, []).append(same)
-    for questions in of_picture.values():
-        questions.sort(key=_size)
-    ordered = sorted(of_picture.values(), key=lambda questions: _size(questions[-1]))
-    batch: list[list[Row]] = []
-    for questions in ordered:
-        if batch and len(batch) + len(questions) > batch_size:
-            yield batch
-            batch = []
-        batch += questions
-        while len(batch) > batch_size:
-            yield batch[:batch_size]
-            batch = batch[batch_size:]
-    if batch:
-        yield batch
-
-
-def _size(same: Sequence[Row]) -> tuple[int, int]:
-    """Number of pictures and of characters of a question."""
-    return len(same[0].images), sum(len(turn.text) for turn in prompt_turns(same[0]))
