@@ -8,7 +8,15 @@ from pathlib import Path
 
 from moiety.compare.sentences import limits, made, result, sight, title_of, told_apart
 from moiety.compare.summary import Comparison
-from moiety.compare.table import caption, conflict_table, contrast_table, cost_table, notes, score_table
+from moiety.compare.table import (
+    caption,
+    conflict_table,
+    contrast_table,
+    cost_table,
+    notes,
+    score_table,
+    start_table,
+)
 from moiety.records.pages import (
     html_command,
     html_contrasts,
@@ -53,6 +61,7 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path], commands: 
         html_heading("Is the picture used?"),
         f"<p>{html.escape(sight(comparison))}</p>",
         *_standings(comparison),
+        *_section("The start, and how much language is kept", start_table(comparison), 2),
         html_heading("Parameters and cost"),
         html_table(cost_table(comparison)),
         *map(html_note, notes(comparison)),
@@ -109,7 +118,7 @@ def _differences(comparison: Comparison) -> list[str]:
     parts = [f"<p>{html.escape(told_apart(comparison))}</p>"]
     if not found:
         return parts
-    tested = sum(difference.estimate.has_interval for difference in found)
+    tested = sum(difference.is_tested for difference in found)
     note = (
         "Paired by seed: both runs of a pair share data, data order and dense base. All seeds share one dense base, so "
         "the intervals speak about the sparse stages only."
@@ -122,7 +131,7 @@ def _differences(comparison: Comparison) -> list[str]:
             f"{most.num_values} seeds cannot bring below {shown_p(most.smallest)}; corrected is Holm's p over all of "
             "them."
         )
-    sentences = [(difference.sentence, " is " in difference.verdict) for difference in found]
+    sentences = [(difference.sentence, difference.is_clear) for difference in found]
     clear = [sentence for sentence in sentences if sentence[1]]
     parts += [html_list(clear)] if 0 < len(clear) <= 6 else []
     return [*parts, html_fold(f"All {len(found)}, one by one", html_note(note), html_list(sentences))]
