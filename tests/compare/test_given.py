@@ -175,8 +175,8 @@ def test_what_cannot_be_equal_is_named_in_the_report_and_in_verdicts(
     row = comparison.rows[1]
     sentence = (
         f"asymmetric passes each token through {row.activated:,} parameters, {100 * row.relative_difference:.1f} % "
-        "more than moiie: its experts are as wide as the dense FFN and have more parts, so that it can start as the dense "
-        "model. A difference between the two may come from size alone."
+        "more than moiie: its experts are as wide as the dense FFN and have more parts, so that it can start as the "
+        "dense model. A difference between the two may come from size alone."
     )
     assert sentence in caplog.text
     assert sentence in (tmp_path / "output" / "report.html").read_text()
