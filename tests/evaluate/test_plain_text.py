@@ -21,7 +21,7 @@ def tokenizer(text: str) -> Any:
 def loss_of(model: Any, ids: list[int]) -> float:
     tensor = torch.tensor([ids])
     with torch.no_grad():
-        return float(model.eval()(input_ids=tensor, labels=tensor).loss)
+        return float(model.eval()(input_ids=tensor, labels=tensor).loss)  # the library's own loss of a text
 
 
 @pytest.mark.parametrize("scheme", ["dense", "moiie", "asymoe"])

@@ -15,6 +15,7 @@ from moiety.compare.table import (
     cost_table,
     notes,
     score_table,
+    start_notes,
     start_table,
 )
 from moiety.records.pages import (
@@ -36,6 +37,9 @@ CONTROLS = ("blank image", "majority", "question-only", "chance")
 WORDS = {
     "activated parameters": "the parameters that one token passes through; the cost of a token depends on these, "
     "not on the number of all parameters",
+    "starts as the dense model": "before it is trained, the scheme computes what the dense model computes, so nothing "
+    "that the dense model knew is lost",
+    "text loss": "how badly a model predicts the next word of plain sentences, without a picture; less is better",
     "blank image": "the same model asked again with an empty picture: what it can answer without looking",
     "majority": "always the answer that is most frequent in training for this type of question",
     "question-only": "the most frequent training answer to the same question, word by word",
@@ -61,10 +65,10 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path], commands: 
         html_heading("Is the picture used?"),
         f"<p>{html.escape(sight(comparison))}</p>",
         *_standings(comparison),
-        *_section("The start, and how much language is kept", start_table(comparison), 2),
+        *_start(comparison),
         html_heading("Parameters and cost"),
         html_table(cost_table(comparison)),
-        *map(html_note, notes(comparison)),
+        *map(html_note, notes(comparison, starting=False)),
         html_heading("What the words mean"),
         html_terms(_words(comparison)),
         *_next(commands or {}),
@@ -84,7 +88,10 @@ def _words(comparison: Comparison) -> list[tuple[str, str]]:
     schemes = [(row.scheme, row.meaning) for row in comparison.rows if row.meaning]
     names = [line[0] for line in score_table(comparison)[1:]] if comparison.records else []
     ends = {word for word in CONTROLS if any(name.endswith(word) for name in names)}
-    return schemes + [(word, text) for word, text in WORDS.items() if word not in CONTROLS or word in ends]
+    shown = {*WORDS} - {*CONTROLS} | ends
+    if len(start_table(comparison)) == 1:
+        shown -= {"starts as the dense model", "text loss"}
+    return schemes + [(word, text) for word, text in WORDS.items() if word in shown]
 
 
 def _next(commands: Mapping[str, str]) -> list[str]:
@@ -106,6 +113,12 @@ def _contrasts(comparison: Comparison) -> list[str]:
 
 def _section(title: str, lines: Sequence[Sequence[str]], num_texts: int) -> list[str]:
     return [html_heading(title), html_table(lines, num_texts=num_texts)] if len(lines) > 1 else []
+
+
+def _start(comparison: Comparison) -> list[str]:
+    """What each scheme is before training, and how much of its language a given model keeps."""
+    found = _section("The start, and how much language is kept", start_table(comparison), 2)
+    return [*found, *map(html_note, start_notes(comparison))] if found else []
 
 
 def _standings(comparison: Comparison) -> list[str]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from moiety.compare.caveats import caveats, language_caption
+from moiety.compare.caveats import language_caption, starts, unequal
 from moiety.compare.summary import MEAN_OF_TYPES, Comparison, SchemeRow
 from moiety.compare.verdicts import Difference
 from moiety.evaluate.report import percent
@@ -57,17 +57,28 @@ def _seeds(numbers: Sequence[int]) -> str:
     return f"seeds {', '.join(map(str, numbers))}"
 
 
-def notes(comparison: Comparison, *, costs: bool = True) -> list[str]:
-    """What each variant is there for, what the seeds cannot show, and what the columns of costs leave open."""
+def notes(comparison: Comparison, *, costs: bool = True, starting: bool = True) -> list[str]:
+    """What each variant is there for, what is not equal, what the seeds cannot show, and what the columns leave open.
+
+    Args:
+        comparison: The comparison.
+        costs: Also what the columns of :func:`cost_table` leave open.
+        starting: Also the notes of :func:`start_notes`.
+    """
     asked, num_seeds = comparison.asked, len({seed for _, seed in comparison.planned})
     family = len(asked.contrast_types) or len({*comparison.floors, *comparison.types}) + 1
     limit = limit_of(num_seeds, 2.0 ** (1 - num_seeds), family) if asked.contrasts and num_seeds else ""
     found = [f"No contrast can be shown: {limit}; take more seeds or fewer contrast_types."] if limit else []
     found += [f"{row.scheme}: {row.note}" for row in comparison.rows if row.note]
-    found += [text for text in (*caveats(comparison), language_caption(comparison)) if text]
+    found += [*unequal(comparison), *(start_notes(comparison) if starting else [])]
     if costs and any(row.against_dense is not None for row in comparison.rows):
         found.append("Activated against dense: of the language model alone, vision tower and projector left out.")
     return found
+
+
+def start_notes(comparison: Comparison) -> list[str]:
+    """What belongs to :func:`start_table`: who starts as the dense model, and what text loss is."""
+    return [text for text in (*starts(comparison), language_caption(comparison)) if text]
 
 
 def score_table(comparison: Comparison) -> list[list[str]]:

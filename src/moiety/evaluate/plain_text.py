@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from moiety.evaluate.run import evaluating
-from moiety.vlm.configs import context_length
+from moiety.vlm.asymoe.evidence import EvidenceRule
+from moiety.vlm.configs import context_length, settings_of
 
 SHIPPED = "plain_text.txt"
 LONGEST = 1024
@@ -66,8 +68,19 @@ def text_loss(model: Any, tokenizer: Any, texts: Sequence[str]) -> float:
             if ids.shape[1] < 2:
                 continue
             ids = ids.to(model.device)
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            logits = model(
+                input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **_read(model, ids)
+            ).logits
             losses.append(torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:]).item())
     if not losses:
         raise ValueError(f"none of {len(texts)} texts has two tokens, so no token can be predicted; give longer texts")
     return sum(losses) / len(losses)
+
+
+def _read(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """For scheme asymoe: the whole text but its control tokens is what the model was given to read."""
+    settings = settings_of(model)
+    rule = None if settings is None else EvidenceRule.of(model.config, settings)
+    if rule is None:
+        return {}
+    return {"evidence_mask": ~torch.isin(ids, torch.tensor(rule.special_ids, dtype=ids.dtype, device=ids.device))}
