@@ -152,7 +152,7 @@ def test_a_scheme_of_its_own_widths_is_a_variant_like_any_other(small: LlavaConf
     variants = {
         "ours": {"scheme": "asymoe"},
         "twin": {"scheme": "asymoe", "moe": {"asymoe": {"inter_kind": "euclidean"}}},
-        "thrifty": {"scheme": "asymoe", "budget": "own"},
+        "thrifty": {"scheme": "asymoe", "budget": "own", "moe": {"asymoe": {"size_plan": "dense_budget"}}},
     }
     planned = plan_schemes(recipe({"variants": variants}, layers="all"), small, ["moiie", *variants])
     rows = {entry.name: entry.row for entry in planned}
