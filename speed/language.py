@@ -31,8 +31,8 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "modality": {"scheme": "modality"},
     "always_on": {"scheme": "always_on"},
     "asymoe, full": {"scheme": "asymoe", "asymoe": {"size_plan": "full"}},
-    "asymoe": {"scheme": "asymoe"},
-    "asymoe, lean": {"scheme": "asymoe", "asymoe": {"preset": "lean"}},
+    "asymoe, dense_budget": {"scheme": "asymoe", "asymoe": {"size_plan": "dense_budget"}},
+    "asymoe, lean, dense_budget": {"scheme": "asymoe", "asymoe": {"preset": "lean", "size_plan": "dense_budget"}},
     "moiie, half width": {"scheme": "moiie"},
 }
 

@@ -185,7 +185,8 @@ def test_the_memory_of_two_billion_parameters_is_what_moiety_estimates() -> None
         image_size=336, patch_size=14,
     )  # fmt: skip
     config = LlavaConfig(text_config=text, vision_config=tower, image_token_id=151_646, tie_word_embeddings=True)
-    schemes = (None, MoESettings(scheme="moiie"), MoESettings(scheme="asymoe", asymoe=AsyMoESettings(preset="lean")))
+    lean = AsyMoESettings(preset="lean", size_plan="dense_budget")
+    schemes = (None, MoESettings(scheme="moiie"), MoESettings(scheme="asymoe", asymoe=lean))
     counts = [count_parameters(config, settings) for settings in schemes]
     everything = get_args(Part)
     rows = {

@@ -155,7 +155,7 @@ def test_damage_has_to_be_allowed(moiety: Run, tmp_path: Path) -> None:
     parts = language_folder(tmp_path / "words"), tower_folder(tmp_path / "eyes", "clip")
     trained = tmp_path / "llava"
     assemble(*parts, trained)
-    words = ("upcycle", trained, tmp_path / "sparse", "--scheme", "asymoe")
+    words = ("upcycle", trained, tmp_path / "sparse", "--scheme", "asymoe", "--set", "asymoe.size_plan=dense_budget")
     refused = moiety(*words)
     assert refused.exit_code == 2
     assert "allow it (--allow-damage" in refused.stderr

@@ -26,6 +26,7 @@ def recipe(compare: dict[str, Any] | None = None, **moe: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def small() -> LlavaConfig:
+    """A model that moiety built from nothing, which is why asymoe may be made narrower."""
     vision = SiglipVisionConfig(
         hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
     )
@@ -37,7 +38,8 @@ def small() -> LlavaConfig:
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
+    built = {"provenance": {"origin": "scratch"}}
+    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=3, **built)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,8 @@ def test_published_backbone_gets_the_published_counts(phi3: LlavaConfig) -> None
     assert (rows["always_on"].activated, rows["always_on"].total) == (5_470_246_976, 6_678_206_528)
     assert rows["dense"].activated == 4_262_287_424
     unequal = {name for name, row in rows.items() if not row.has_equal_budget}
-    assert unequal == {"dense", "modality"}
+    assert unequal == {"dense", "modality", "asymoe"}
+    assert rows["asymoe"].budget_remark.endswith("% more activated parameters"), "somebody trained this backbone"
     assert rows["dense"].budget_remark == "fewer activated parameters"
 
 
@@ -152,7 +155,7 @@ def test_a_scheme_of_its_own_widths_is_a_variant_like_any_other(small: LlavaConf
     variants = {
         "ours": {"scheme": "asymoe"},
         "twin": {"scheme": "asymoe", "moe": {"asymoe": {"inter_kind": "euclidean"}}},
-        "thrifty": {"scheme": "asymoe", "budget": "own"},
+        "thrifty": {"scheme": "asymoe", "budget": "own", "moe": {"asymoe": {"size_plan": "dense_budget"}}},
     }
     planned = plan_schemes(recipe({"variants": variants}, layers="all"), small, ["moiie", *variants])
     rows = {entry.name: entry.row for entry in planned}
@@ -185,15 +188,15 @@ def test_without_a_plan_and_a_width_the_full_size_is_for_models_from_outside(sma
     settings = MoESettings(scheme="asymoe")
     assert settings.asymoe is not None
     unplanned = settings.model_copy(update={"asymoe": settings.asymoe.model_copy(update={"size_plan": None})})
-    full = as_wide_as_dense(unplanned, small)
+    outside = LlavaConfig(**(small.to_dict() | {"provenance": None}))
+    full = as_wide_as_dense(unplanned, outside)
     assert full is not None
     assert full.asymoe is not None
     assert full.asymoe.size_plan == "full"
-    built = LlavaConfig(**(small.to_dict() | {"provenance": {"origin": "scratch"}}))
-    assert as_wide_as_dense(unplanned, built) is None
+    assert as_wide_as_dense(unplanned, small) is None
     given = unplanned.model_copy(update={"asymoe": settings.asymoe.model_copy(update={"evidence_dim": 8})})
-    assert as_wide_as_dense(given, small) is None
-    assert as_wide_as_dense(MoESettings(), small) is None
+    assert as_wide_as_dense(given, outside) is None
+    assert as_wide_as_dense(MoESettings(), outside) is None
 
 
 def test_who_starts_as_the_dense_model_and_how_much_a_run_needs(small: LlavaConfig) -> None:

@@ -120,7 +120,7 @@ ASYMOE = ["moe.scheme=asymoe", "moe.top_k=null"]
 def test_asymoe_is_switched_on_by_its_name_alone(recipe: Path) -> None:
     moe = load_recipe(recipe, ASYMOE).moe
     assert moe.asymoe == AsyMoESettings()
-    assert (moe.layers, moe.asymoe.preset, moe.asymoe.size_plan) == ("all", "recommended", "dense_budget")
+    assert (moe.layers, moe.asymoe.preset, moe.asymoe.size_plan) == ("all", "recommended", None)
     assert load_recipe(recipe, [*ASYMOE, "moe.layers=odd"]).moe.layers == "odd"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from moiety.train.log_files import CURVE, LINES, TABLE, LogFiles, read_log
+from moiety.train.log_files import CURVE, LINES, LOADS, TABLE, LogFiles, draw_loads, read_log
 
 
 def write(folder: Path, text: str) -> None:
@@ -71,3 +71,15 @@ def test_a_run_that_began_under_former_names_goes_on_in_the_same_columns(tmp_pat
 
 def test_no_log_yet(tmp_path: Path) -> None:
     assert read_log(tmp_path) == []
+
+
+def test_loads_are_drawn_where_there_are_experts(tmp_path: Path) -> None:
+    write(tmp_path, lines(1, 2))
+    draw_loads(tmp_path)
+    assert not (tmp_path / LOADS).exists()
+    vision = {"load/vision/0_vision": 0.6, "load/vision/1_inter": 0.4, "layer_loads/vision": [[1.2, 0.8], [2.0, 0.0]]}
+    text = {"load/text/1_inter": 1.0, "layer_loads/text": [[1.0], [1.0]]}
+    found = [{"step": 1, **vision}, {"step": 5, **vision, **text}, {"step": 6}, {"step": 9, **text}]
+    write(tmp_path, "".join(json.dumps(line) + "\n" for line in found))
+    draw_loads(tmp_path)  # a modality without tokens at a step is left out there
+    assert (tmp_path / LOADS).read_bytes().startswith(b"\x89PNG")

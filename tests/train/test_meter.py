@@ -104,9 +104,26 @@ def test_the_alarm_rings_once_until_the_expert_recovers(caplog: pytest.LogCaptur
             add(meter, routing)
             add(meter, routing)
             alarms.append(meter.window(len(alarms) + 1)["alarms"])
-    assert [len(texts) for texts in alarms] == [2, 0, 0, 2]
-    assert "step 1: expert 0 (vision) of layer 1 starves: 0.00% of an even load, alarm below 50.00%" in alarms[0][0]
-    assert len(caplog.records) == 4
+    assert [len(texts) for texts in alarms] == [1, 0, 0, 1]
+    said = "step 1: expert 0 (vision) of layer 1 starves: 0.00% of an even load of vision tokens, alarm below 50.00%"
+    assert alarms[0][0].startswith(f"{said}; 1 more began to starve. A larger moe.aux_coef, moe.aux_scope=per_layer")
+    assert len(caplog.records) == 2
+
+
+def test_a_collapse_of_one_modality_in_one_layer_is_seen() -> None:
+    meter = meter_of((1, 3), starved_share=0.5)
+    even = decision((0, 1), (1, 2), (0, 2), (3, 1), (3, 2), (1, 2), groups=(0, 0, 0, 1, 1, 1))
+    collapsed = decision((0, 1), (0, 1), (0, 1), (3, 2), (3, 2), (3, 2), groups=(0, 0, 0, 1, 1, 1))
+    for _ in range(3):  # text gives expert 2 in layer 3 what pictures do not
+        add(meter, even, collapsed)
+    found = meter.window(3)
+    assert found["least_load/vision"] == 0
+    assert found["least_load_at/vision"] == "layer 3, 2_inter"
+    assert found["least_load_at/text"] == "layer 3, 1_inter"
+    assert found["layer_loads/vision"] == [[1.0, 1.0, 1.0], [1.5, 1.5, 0.0]]
+    assert found["layer_loads/text"] == [[1.0, 1.0, 1.0], [0.0, 1.5, 1.5]]
+    assert "expert 2 (inter) of layer 3 starves: 0.00% of an even load of vision tokens" in found["alarms"][0]
+    assert "; 1 more began to starve" in found["alarms"][0]
 
 
 def test_too_few_tokens_prove_nothing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.train import StageChanged, StageResult, plan, prepare_data, run_recipe, run_stage
 from moiety.train.ledger import read_record
 from moiety.train.log_files import read_log
-from moiety.vlm.model import load, settings_of
+from moiety.vlm.model import load, moe_layers, settings_of
 from moiety.vlm.parts import part_of
 from moiety.vlm.rows import BadRows
 from moiety.vlm.templates import load_processor
+from moiety.vlm.upcycle import upcycle
 
 Finished = tuple[Recipe, list[StageResult]]
 
@@ -246,6 +248,36 @@ def test_a_sparse_model_keeps_its_settings(finished: Finished, tmp_path: Path) -
     assert settings_of(load(result.folder)).scheme == "moiie"
     with pytest.raises(ValueError, match=r"is sparse already, with another moe\.scheme, .*moe\.experts"):
         run_stage(tune.folder, one, recipe, tmp_path / "other", 0, MoESettings(scheme="vanilla"))
+
+
+def test_new_gates_of_a_model_from_outside_are_centred_once(finished: Finished, world: Path, tmp_path: Path) -> None:
+    _, (align, _) = finished
+    outside = tmp_path / "outside"
+    shutil.copytree(align.folder, outside, ignore=shutil.ignore_patterns("moiety_stage.json"))
+    config = json.loads((outside / "config.json").read_text())
+    (outside / "config.json").write_text(json.dumps({**config, "provenance": None}))
+    first = stage("first", ["questions.jsonl"], ["experts"], 2, sparse=True)
+    second = stage("second", ["questions.jsonl"], ["experts"], 1, sparse=True)  # gates are frozen: they stay centred
+    recipe = with_stages(
+        recipe_for(world), first, second, model={"source": str(outside)}, output=str(tmp_path / "runs")
+    )
+    begun, ended = (load(result.folder) for result in run_recipe(recipe, quiet=True))
+    assert (settings_of(begun).aux_scope, settings_of(begun).gate_start) == ("per_layer", "centred")
+    gates = begun.config.provenance["upcycled"]["gates"]
+    assert set(gates["before"]) == set(gates["after"]) == {"vision", "text"}
+    assert ended.config.provenance["upcycled"]["gates"] == gates
+    for one, other in zip(moe_layers(begun), moe_layers(ended), strict=True):
+        assert torch.equal(one.router.gates["vision"].weight, other.router.gates["vision"].weight)
+    drawn = moe_layers(upcycle(load(outside), recipe.moe, seed=recipe.seed))
+    assert not torch.equal(drawn[0].router.gates["vision"].weight, moe_layers(begun)[0].router.gates["vision"].weight)
+    assert (tmp_path / "runs" / "first" / "loads.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gates_of_a_model_from_nothing_stay_as_drawn(finished: Finished) -> None:
+    _, (align, tune) = finished
+    assert "gates" not in load(tune.folder).config.provenance["upcycled"]
+    assert not (align.folder / "loads.png").exists(), "a dense model has no experts"
+    assert (tune.folder / "loads.png").is_file()
 
 
 def test_the_plan_of_a_recipe(finished: Finished, world: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests import model_folders
 from tests.vlm.assemble.parts import language_folder, tower_folder
 
 NARROW = {
-    "asymoe": MoESettings(scheme="asymoe"),
+    "asymoe": MoESettings(scheme="asymoe", asymoe={"size_plan": "dense_budget"}),
     "half": MoESettings(scheme="moiie", expert_ffn=16),
     "weights": MoESettings(scheme="moiie", norm_topk=False),
 }
@@ -43,6 +44,21 @@ def test_what_it_names_helps(trained: Path, tmp_path: Path) -> None:
         upcycle_folder(trained, tmp_path / "sparse", NARROW["asymoe"])
     full = MoESettings(scheme="asymoe", asymoe={"size_plan": "full"})
     assert upcycle_folder(trained, tmp_path / "sparse", full).promised
+
+
+def test_asymoe_starts_as_a_trained_model_unless_told_otherwise(trained: Path, tmp_path: Path) -> None:
+    receipt = upcycle_folder(trained, tmp_path / "sparse", MoESettings(scheme="asymoe"))
+    assert receipt.promised
+    assert receipt.relative_difference <= receipt.tolerance
+    moe = json.loads((tmp_path / "sparse" / "config.json").read_text())["moe"]
+    assert moe["asymoe"]["size_plan"] == "full"
+
+
+def test_a_given_width_is_designed_around(trained: Path, tmp_path: Path) -> None:
+    """Full widths are no default where one width is given: the rest of the plan would not fit it."""
+    own = MoESettings(scheme="asymoe", asymoe={"evidence_dim": 12})
+    with pytest.raises(DamageError, match="does not start as"):
+        upcycle_folder(trained, tmp_path / "sparse", own)
 
 
 def test_a_model_from_nothing_has_nothing_to_lose(tmp_path: Path) -> None:

@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moiety.groups import nearest_name
-from moiety.moe.asymoe.budget import WIDTHS
 from moiety.moe.routers import resolve, router_named, scheme_names
 from moiety.recipe.compare import VariantSettings
 from moiety.recipe.recipe import MoESettings, Recipe
-from moiety.vlm.configs import dense_ffn
-from moiety.vlm.damage import SCRATCH
+from moiety.vlm.configs import dense_ffn, from_outside
 from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for, of_one_width
 
 # Schemes at the width of the dense FFN, as published. They activate fewer parameters, and the tables say so.
@@ -175,10 +173,7 @@ def as_wide_as_dense(settings: MoESettings, config: Any) -> MoESettings | None:
     ``full`` for a model that moiety did not build from nothing, as upcycling has it.
     """
     own = settings.asymoe
-    if own is None or own.size_plan not in (None, "full") or any(getattr(own, name) is not None for name in WIDTHS):
-        return None
-    built_here = (getattr(config, "provenance", None) or {}).get("origin") == SCRATCH
-    if own.size_plan is None and built_here:
+    if own is None or not own.unsized or (own.size_plan or ("full" if from_outside(config) else "")) != "full":
         return None
     return settings.model_copy(update={"asymoe": own.model_copy(update={"size_plan": "full"})})
 

@@ -210,7 +210,7 @@ def auxiliary_losses(
             sums.probability[gate],
             sums.tokens[gate],
             groups.gate_sizes[gate],
-            settings.aux_scope,
+            settings.aux_scope or "joint_layers",
         )
         for gate, name in enumerate(groups.gate_names)
     }

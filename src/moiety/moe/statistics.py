@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from moiety.groups import ExpertGroups
@@ -143,3 +143,22 @@ def max_violation(count: Tally, groups: ExpertGroups) -> Float[Tensor, " groups"
 def top1(count: Tally) -> Float[Tensor, " groups"]:
     """Mean of the largest probability of each modality group, from 1 / M (all M visible experts equal) to 1."""
     return _per_token(count.largest, count)
+
+
+def relative_load(count: Tally, groups: ExpertGroups) -> Float[Tensor, "groups experts"]:
+    """Load of each expert relative to an even load of the experts that the modality group sees.
+
+    1 is an even load, 0 means that no token chose the expert. Closed experts have 0.
+    """
+    visible = torch.tensor([len(groups.visible(name)) for name in groups.names], device=count.slots.device)
+    return load_share(count) * visible.unsqueeze(-1)
+
+
+def least_load(count: Tally, groups: ExpertGroups) -> tuple[Float[Tensor, " groups"], Int[Tensor, " groups"]]:
+    """Smallest :func:`relative_load` of a visible expert in each modality group, and which expert has it.
+
+    A group without tokens has 0.
+    """
+    closed = ~torch.tensor(groups.allowed, device=count.slots.device)
+    least = relative_load(count, groups).masked_fill(closed, float("inf")).min(dim=-1)
+    return torch.where(count.tokens > 0, least.values, 0), least.indices

@@ -71,10 +71,11 @@ class AsyMoESettings(Section):
     )
 
     # -- how wide; null: designed by size_plan ------------------------------------------------------------------------
-    size_plan: SizePlan = Field(
-        "dense_budget",
+    size_plan: SizePlan | None = Field(
+        None,
         description="dense_budget: 25.45 % fewer activated parameters than dense; moiie_budget: than MoIIE; "
-        "full: widths of the dense FFN, no saving, equal to it at step 0",
+        "full: widths of the dense FFN, no saving, equal to it at step 0; null: full for a model that somebody else "
+        "trained, dense_budget for one that moiety built from nothing or where a width is given",
     )
     hyp_dim: int | None = Field(None, ge=1, description="space coordinates of a hyperbolic expert")
     inter_ffn: int | None = Field(None, ge=1, description="inner width of an inter-modality expert of any kind")
@@ -191,6 +192,12 @@ class AsyMoESettings(Section):
         """Whether every width is known."""
         widths = (self.hyp_dim, self.inter_ffn, self.vision_ffn, self.evidence_dim, self.context_dim)
         return None not in widths and not (self.has_residual and self.residual_ffn is None)
+
+    @property
+    def unsized(self) -> bool:
+        """Whether no width is given."""
+        widths = (self.hyp_dim, self.inter_ffn, self.residual_ffn, self.vision_ffn, self.evidence_dim, self.context_dim)
+        return widths == (None,) * len(widths)
 
     @property
     def hyperbolic(self) -> bool:

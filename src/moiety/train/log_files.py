@@ -1,16 +1,19 @@
-"""The log of a run on disk: one JSON line for each logging step, the same as CSV, and a picture of the loss."""
+"""The log of a run on disk: JSON lines, the same as CSV, and pictures of the losses and of the loads of experts."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-LINES, TABLE, CURVE = "log.jsonl", "log.csv", "loss.png"
+LINES, TABLE, CURVE, LOADS = "log.jsonl", "log.csv", "loss.png", "loads.png"
+_LOADS = "layer_loads/"
 
 
 class LogFiles(TrainerCallback):
@@ -65,10 +68,11 @@ class LogFiles(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the table and the curve."""
+        """Write the table and the pictures."""
         if state.is_world_process_zero:
             write_table(self.folder)
             draw_curve(self.folder)
+            draw_loads(self.folder)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -120,3 +124,45 @@ def draw_curve(folder: Path) -> None:
             axes.legend()
     figure.axes[-1].set_xlabel("optimizer step")
     figure.savefig(folder / CURVE, dpi=120, metadata={"Software": None})
+
+
+def draw_loads(folder: Path) -> None:
+    """The load of every expert in every layer over the steps, relative to an even load; nothing for a dense model.
+
+    One row of panels for each modality group, one panel for each expert that it sees. In a panel a row is a sparse
+    layer and a column is a logging step. White is an even load, red is less and blue is more.
+    """
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_log(folder) if any(key.startswith(_LOADS) for key in line)]
+    names = sorted({key.removeprefix(_LOADS) for line in lines for key in line if key.startswith(_LOADS)})
+    if not names:
+        return
+    experts = {name: _experts_of(lines, name) for name in names}
+    columns = max(map(len, experts.values()))
+    layers = len(next(line[_LOADS + names[0]] for line in lines if _LOADS + names[0] in line))
+    size = (2 + 2.2 * columns, 1 + (1 + 0.12 * layers) * len(names))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(names), columns, sharex=True, sharey=True, squeeze=False)
+    for row, name in zip(panels, names, strict=True):
+        drawn = [line for line in lines if _LOADS + name in line]
+        steps, norm = [line["step"] for line in drawn], TwoSlopeNorm(1, 0, max(2, len(experts[name])))
+        for place, axes in enumerate(row):
+            if place >= len(experts[name]):
+                axes.set_axis_off()
+                continue
+            values = [[line[_LOADS + name][layer][place] for line in drawn] for layer in range(layers)]
+            edges = [steps[0] - 0.5, *[(a + b) / 2 for a, b in itertools.pairwise(steps)], steps[-1] + 0.5]
+            mesh = axes.pcolormesh(edges, range(layers + 1), values, cmap="RdBu", norm=norm)
+            axes.set_title(f"{name} tokens, expert {experts[name][place].replace('_', ' ')}", fontsize=8)
+        figure.colorbar(mesh, ax=row, label="load / even load")
+        row[0].set_ylabel("sparse layer")
+    figure.supxlabel("optimizer step", fontsize=10)
+    figure.savefig(folder / LOADS, dpi=120, metadata={"Software": None})
+
+
+def _experts_of(lines: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """Experts that a modality group sees, as ``0_vision``, in the order of the loads of a layer."""
+    line = next(line for line in lines if _LOADS + name in line)
+    return [key.removeprefix(f"load/{name}/") for key in line if key.startswith(f"load/{name}/")]

@@ -18,7 +18,16 @@ from torch import Tensor
 
 from moiety.groups import ExpertGroups
 from moiety.moe.losses import AuxiliaryLosses
-from moiety.moe.statistics import Tally, inter_share, load_share, max_violation, normalised_entropy, tally
+from moiety.moe.statistics import (
+    Tally,
+    inter_share,
+    least_load,
+    load_share,
+    max_violation,
+    normalised_entropy,
+    relative_load,
+    tally,
+)
 from moiety.moe.trace import RoutingTrace
 from moiety.train.asymoe.measures import MEASURES
 from moiety.train.asymoe.objectives import AsymmetricLosses
@@ -84,7 +93,7 @@ class RoutingMeter:
         reduce: Reduce | None = None,
     ) -> None:
         self.groups, self.layers, self.starved_share, self._reduce = groups, tuple(layers), starved_share, reduce
-        self.starving: set[tuple[int, int]] = set()
+        self.starving: set[tuple[int, int, int]] = set()
         self.totals = {"tokens": 0, "trained_tokens": 0}
         shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_SCALARS, ())
         if groups is not None:
@@ -163,8 +172,10 @@ class RoutingMeter:
             ``cross_entropy``, tokens and speed and, for a sparse model, ``z_loss``, ``load_balancing_loss/<gate>`` and
             per modality group *g* with tokens ``load/g/<expert>`` (shares of its slots, summing to 1),
             ``inter_share/g``, ``entropy/g`` (0..1, 1 is an even choice) and ``max_load/g`` (largest load over the
-            mean); loads are those of all layers together. In scheme asymoe the means of :data:`MEASURES` over what
-            there was to measure. ``alarms`` lists the experts that began to starve.
+            mean); loads are those of all layers together. By layer: ``least_load/g``, the smallest load of an expert in
+            any layer relative to an even load, ``least_load_at/g``, which expert that is, and ``layer_loads/g``, the
+            relative loads as lists ``(layers, experts)``. In scheme asymoe the means of :data:`MEASURES` over what
+            there was to measure. ``alarms`` names the experts that began to starve.
         """
         sums = self._sums.read(self._reduce)
         self._sums.flat.zero_()
@@ -183,10 +194,13 @@ class RoutingMeter:
             found |= {f"load_balancing_loss/{n}": sums[f"balance.{n}"].item() / steps for n in self.groups.gate_names}
             seen = {name: sums[f"asymmetric.{name}"].tolist() for name in MEASURES}
             found |= {name: total / count for name, (total, count) in seen.items() if count}
-            found |= loads(
-                Tally(**{part.name: sums[f"tally.{part.name}"].sum(0) for part in fields(Tally)}), self.groups
-            )
-            found["alarms"] = self._starved(sums["tally.slots"], step)
+            parts = {part.name: sums[f"tally.{part.name}"] for part in fields(Tally)}  # (layers, …)
+            found |= loads(Tally(**{name: part.sum(0) for name, part in parts.items()}), self.groups)
+            tallies = [
+                Tally(**{name: part[place] for name, part in parts.items()}) for place in range(len(self.layers))
+            ]
+            found |= layer_loads(tallies, self.groups, self.layers)
+            found["alarms"] = self._starved(tallies, step)
         return found
 
     def counters(self) -> dict[str, float]:
@@ -195,33 +209,64 @@ class RoutingMeter:
         tokens = {name: total + int(sums[name].item()) for name, total in self.totals.items()}
         return {**tokens, "seconds": self._seconds_before + time.perf_counter() - self._started}
 
-    def _starved(self, slots: Tensor, step: int) -> list[str]:
-        """Texts of new alarms; `slots` is ``(layers, modality groups, experts)``.
+    def _starved(self, tallies: Sequence[Tally], step: int) -> list[str]:
+        """The text of a new alarm, if there is one; it names the worst expert and counts the others.
 
-        An even load is what an expert gets when every modality group spreads its slots over the experts it sees. A
+        Each layer and each modality group is judged alone: what text sends to an expert says nothing about pictures. A
         window in which even a starving expert is expected to get less than one slot proves nothing.
         """
         assert self.groups is not None
-        open_to = torch.tensor(self.groups.allowed, dtype=slots.dtype)  # (modality groups, experts)
-        even = slots.sum(-1) @ (open_to / open_to.sum(-1, keepdim=True))  # (layers, experts)
-        load, floor = slots.sum(1), even * self.starved_share
-        judged = floor >= 1
-        alarms = []
-        for place, expert in (judged & (load < floor)).nonzero().tolist():
-            where = (self.layers[place], expert)
-            if where in self.starving:
-                continue
-            self.starving.add(where)
-            alarms.append(
-                f"step {step}: expert {expert} ({self.groups.group_of_expert(expert).name}) of layer {where[0]} "
-                f"starves: {load[place, expert] / even[place, expert]:.2%} of an even load, alarm below "
-                f"{self.starved_share:.2%}. "
-                "A larger moe.aux_coef or a smaller learning rate of the router spreads the load"
-            )
-            logger.warning("%s", alarms[-1])
-        for place, expert in (judged & (load >= floor)).nonzero().tolist():
-            self.starving.discard((self.layers[place], expert))
-        return alarms
+        begun: list[tuple[float, int, int, int]] = []
+        for place, count in enumerate(tallies):
+            load = relative_load(count, self.groups)  # (groups, experts)
+            for group, name in enumerate(self.groups.names):
+                visible = self.groups.visible(name)
+                if count.slots[group].sum() / len(visible) * self.starved_share < 1:
+                    continue
+                for expert in visible:
+                    where, share = (self.layers[place], group, expert), load[group, expert].item()
+                    if share >= self.starved_share:
+                        self.starving.discard(where)
+                    elif where not in self.starving:
+                        self.starving.add(where)
+                        begun.append((share, *where))
+        if not begun:
+            return []
+        share, layer, group, expert = min(begun)
+        others = f"; {len(begun) - 1} more began to starve" if len(begun) > 1 else ""
+        text = (
+            f"step {step}: expert {expert} ({self.groups.group_of_expert(expert).name}) of layer {layer} starves: "
+            f"{share:.2%} of an even load of {self.groups.names[group]} tokens, alarm below {self.starved_share:.2%}"
+            f"{others}. A larger moe.aux_coef, moe.aux_scope=per_layer or a smaller learning rate of the router "
+            "spreads the load"
+        )
+        logger.warning("%s", text)
+        return [text]
+
+
+def layer_loads(tallies: Sequence[Tally], groups: ExpertGroups, layers: Sequence[int]) -> dict[str, Any]:
+    """Loads of single layers for the log; modality groups without tokens are left out.
+
+    Args:
+        tallies: One for each sparse layer.
+        groups: Expert table of the scheme.
+        layers: Decoder layers of `tallies`.
+    """
+    found: dict[str, Any] = {}
+    for group, name in enumerate(groups.names):
+        if not tallies[0].tokens[group]:
+            continue
+        visible = groups.visible(name)
+        rows = [
+            [round(relative_load(count, groups)[group, expert].item(), 4) for expert in visible] for count in tallies
+        ]
+        least = [least_load(count, groups) for count in tallies]
+        place = min(range(len(tallies)), key=lambda number: least[number][0][group].item())
+        expert = int(least[place][1][group])
+        found[f"least_load/{name}"] = least[place][0][group].item()
+        found[f"least_load_at/{name}"] = f"layer {layers[place]}, {expert}_{groups.group_of_expert(expert).name}"
+        found[f"layer_loads/{name}"] = rows
+    return found
 
 
 def loads(count: Tally, groups: ExpertGroups) -> dict[str, float]:

@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from moiety.recipe.recipe import MoESettings, Recipe, StageSettings
 from moiety.records.saving import whole_folder
 from moiety.train import checkpoints, log_files
 from moiety.train.arguments import training_arguments
+from moiety.train.asymoe.objectives import split_batch
 from moiety.train.ledger import (
     StageResult,
     discard_stage,
@@ -35,6 +36,7 @@ from moiety.train.stage_data import StageData, prepare_data
 from moiety.train.start import history_of, require_trained_projector
 from moiety.train.trainer import MoietyTrainer
 from moiety.vlm.card import Training, write_card
+from moiety.vlm.centring import centre_gates
 from moiety.vlm.configs import resolved
 from moiety.vlm.damage import allows_damage, refuse_damage
 from moiety.vlm.model import groups_of, load, settings_of
@@ -44,6 +46,10 @@ from moiety.vlm.templates import load_processor, stop_at_end_of_turn
 from moiety.vlm.upcycle import upcycle, with_special_ids
 
 logger = logging.getLogger(__name__)
+
+_CHOSEN_AT_START = ("aux_scope", "gate_start")
+"""Settings that upcycling chooses where a recipe leaves them out; a model that is sparse already keeps its own."""
+_ROWS_OF_CENTRING = 16
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def _run(
     ranks = ranks_now()
     processor = load_processor(source, recipe.model.template, marks=recipe.data.labels == "assistant")
     moe = None if moe is None else with_special_ids(moe, processor)
-    model, history = _model_of(source, stage, recipe, seed, moe)
+    model, history, fresh = _model_of(source, stage, recipe, seed, moe)
     if data is None:
         settings = settings_of(model)
         tokens = None if settings is None else ModalityRule.of(model.config, settings).token_ids
@@ -132,6 +138,8 @@ def _run(
         data = prepare_data(
             stage, recipe, processor, seed=seed, groups=groups_of(model), token_ids=tokens, control=control
         )
+    if fresh:
+        _centre(model, data, history)
     learning = freeze(model, stage.trains)
     if ranks.is_main_process:
         work_folder(folder).mkdir(parents=True, exist_ok=True)
@@ -149,26 +157,42 @@ def _run(
 
 def _model_of(
     source: Path, stage: StageSettings, recipe: Recipe, seed: int, moe: MoESettings | None
-) -> tuple[Any, dict[str, Any]]:
-    """The model that a stage trains, made sparse if the stage asks for it, and the history of the model."""
+) -> tuple[Any, dict[str, Any], bool]:
+    """The model that a stage trains, made sparse if the stage asks for it; its history; whether its gates are new."""
     model = load(source, dtype=recipe.model.dtype)
     history = history_of(model, source)
     require_trained_projector(stage, history, source)
     present = settings_of(model)
     if moe is not None and present is None:
+        model.config.provenance = {**(model.config.provenance or {}), "origin": history["origin"]}
         model = upcycle(model, moe, seed=seed, in_place=True)
-        model.config.provenance = {**model.config.provenance, "origin": history["origin"]}
         refuse_damage(model, source, allowed=allows_damage(recipe))
         history |= model.config.provenance
     elif moe is not None and present is not None:
-        wanted = resolved(moe, model.config)
+        kept = {name: getattr(present, name) for name in _CHOSEN_AT_START if getattr(moe, name) is None}
+        wanted = resolved(moe.model_copy(update=kept), model.config)
         differing = [name for name in MoESettings.model_fields if getattr(wanted, name) != getattr(present, name)]
         if differing:
             raise ValueError(
                 f"{source} is sparse already, with another {', '.join(f'moe.{name}' for name in differing)} than stage "
                 f"{stage.name!r} asks for; start it from a dense folder or use the same section moe"
             )
-    return model, history
+    trained = any(past["scheme"] != "dense" for past in history["stages"])
+    return model, history, moe is not None and not trained
+
+
+def _centre(model: Any, data: StageData, history: dict[str, Any]) -> None:
+    """Centre new gates on some rows of the stage, spread evenly, if the settings of the model say so."""
+    settings = settings_of(model)
+    if settings is None or settings.gate_start != "centred":
+        return
+    places = range(0, len(data.dataset), max(1, len(data.dataset) // _ROWS_OF_CENTRING))[:_ROWS_OF_CENTRING]
+    batch, _ = split_batch(data.collator([data.dataset[place] for place in places]))
+    del batch["labels"]
+    done = centre_gates(model, {name: value.to(model.device) for name, value in batch.items()})
+    if done is not None:
+        logger.info("%s", done)
+        history["upcycled"] = {**history["upcycled"], "gates": asdict(done)}
 
 
 def _train(
@@ -234,8 +258,9 @@ def _finish(
     with whole_folder(folder) as fresh:
         model.save_pretrained(fresh)
         processor.save_pretrained(fresh)
-        for name in (log_files.LINES, log_files.TABLE, log_files.CURVE):
-            shutil.copyfile(work / name, fresh / name)
+        for name in (log_files.LINES, log_files.TABLE, log_files.CURVE, log_files.LOADS):
+            if (work / name).is_file():  # a dense model has no loads
+                shutil.copyfile(work / name, fresh / name)
         write_record(fresh, identity, recipe, metrics)
         write_card(fresh, model, _training(recipe, identity, metrics))
     shutil.rmtree(work)

@@ -14,6 +14,7 @@ from moiety.moe.asymoe.budget import design
 from moiety.moe.routers import resolve
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.recipe import MoESettings
+from moiety.vlm.damage import SCRATCH
 from moiety.vlm.shapes import decoder_shape
 
 DENSE = MoESettings(scheme="dense")
@@ -52,6 +53,11 @@ def dense_ffn(config: Any) -> int:
     return int(config.get_text_config().intermediate_size)
 
 
+def from_outside(config: Any) -> bool:
+    """Whether somebody else trained the model of a config; false for one that moiety built from nothing."""
+    return (getattr(config, "provenance", None) or {}).get("origin") != SCRATCH
+
+
 def resolved(settings: MoESettings, config: Any) -> MoESettings:
     """`settings` with every default of scheme and decoder written out, so that they rebuild the model alone.
 
@@ -65,9 +71,11 @@ def resolved(settings: MoESettings, config: Any) -> MoESettings:
     if settings.scheme == "dense":
         return settings
     _, groups, top_k = resolve(settings)
-    text = config.get_text_config()
+    text, outside = config.get_text_config(), from_outside(config)
     settings = settings.model_copy(
         update={
+            "aux_scope": settings.aux_scope or ("per_layer" if outside else "joint_layers"),
+            "gate_start": settings.gate_start or ("centred" if outside else "random"),
             "experts": {group.name: group.count for group in groups.groups},
             "top_k": top_k,
             "layers": settings.resolved_layers(text.num_hidden_layers),
@@ -76,6 +84,10 @@ def resolved(settings: MoESettings, config: Any) -> MoESettings:
     )
     if settings.asymoe is None:
         return settings
+    if settings.asymoe.size_plan is None:
+        plan = "full" if outside and settings.asymoe.unsized else "dense_budget"
+        settings = settings.model_copy(update={"asymoe": settings.asymoe.model_copy(update={"size_plan": plan})})
+    assert settings.asymoe is not None
     if not settings.asymoe.sized:
         settings = design(settings, text.hidden_size, text.intermediate_size, decoder_shape(config))
     return settings.model_copy(update={"asymoe": _written_out(settings.asymoe)})

@@ -63,7 +63,9 @@ def design(settings: MoESettings, hidden: int, ffn: int, shape: DecoderShape | N
         return _with(settings, _full(own, hidden, ffn))
     if shape is None:
         dense = 3 * hidden * ffn
-        return _fit(settings, hidden, ffn, 1, int(TYPICAL_SHARE[own.size_plan] * dense), int(0.01 * dense))
+        return _fit(
+            settings, hidden, ffn, 1, int(TYPICAL_SHARE[own.size_plan or "dense_budget"] * dense), int(0.01 * dense)
+        )
     beside = shape.beside if own.size_plan == "moiie_budget" else 0  # the saving in the paper is that of whole models
     reference = reference_parameters(settings, shape) + beside
     return _within(settings, shape, int((1 - SAVING) * reference) - beside, int(UNUSED * reference))

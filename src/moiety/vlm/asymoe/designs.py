@@ -84,7 +84,7 @@ def design_of(config: Any, settings: MoESettings) -> Design:
             sets.append(SetCount(name, "+".join(chosen), count, count + shape.beside, saving))
     used = {"residual_ffn": own.has_residual, "hyp_dim": own.hyperbolic, "context_dim": own.needs_context}
     widths = {name: getattr(own, name) for name in WIDTHS if used.get(name, True)}
-    return Design(own.size_plan, widths, parts, shape.dense, against["moiie"], sets)
+    return Design(str(own.size_plan), widths, parts, shape.dense, against["moiie"], sets)
 
 
 def _moiie(settings: MoESettings, shape: Any) -> int:
