@@ -225,7 +225,7 @@ def test_a_verdict_waits_for_a_stage_that_brings_back_what_was_lost(world: Path,
     page = (tmp_path / "output" / "report.html").read_text()
     assert "No verdict is given between such a scheme and one that does" in page
     assert "no verdict where narrow does not start as the dense model and moiie does" in page
-    assert "without a verdict because they start differently" in page
+    assert "without a verdict because the schemes start differently" in page
 
     stages = with_stage(asked, recovers=True)
     healed = run_compare(recipe(world, tmp_path / "healed", given, compare=compare, stages=stages))

@@ -8,7 +8,7 @@ import pytest
 
 from moiety.compare.caveats import starts
 from moiety.compare.page import report_page
-from moiety.compare.sentences import result
+from moiety.compare.sentences import made, result, told_apart
 from moiety.compare.summary import Comparison, DenseBase, SchemeRow
 from moiety.compare.table import csv_text, start_table
 from moiety.recipe.compare import CompareSettings
@@ -47,6 +47,10 @@ def test_no_verdict_between_a_scheme_that_kept_its_start_and_one_that_lost_it() 
     only = replace(lost, records=[run for run in runs if run.scheme != "dense"])
     assert "; no verdict where vanilla does not start" in result(only)
     assert " is higher" not in result(only)
+    assert told_apart(only).endswith("by type of question: no verdict, because the schemes start differently.")
+    assert told_apart(lost).endswith("3 with an interval that excludes 0, 0 without, 3 without a verdict because the "
+                                     "schemes start differently.")  # fmt: skip
+    assert "were trained from one given dense model on the same rows" in made(found)
     both = replace(found, rows=started(found, vanilla=False, moiie=False, dense=False))
     assert {one.verdict for one in both.reference_minus_others()} == {"moiie is higher"}, "all lost their start"
 

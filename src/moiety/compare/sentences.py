@@ -29,10 +29,11 @@ def made(comparison: Comparison) -> str:
     how = [counted(len({record.seed for record in comparison.records}), "seed")]
     how += [f"{spread(steps, ',.0f')} steps a run"] if steps else []
     questions = max(int(record.evaluation.get("overall", {}).get("num_values", 0)) for record in comparison.records)
+    base = "one given dense model" if comparison.base.given else "one dense base"
     asked = f", then asked {questions:,} questions about pictures" if questions else ""
     return (
-        f"{counted(len(names), 'scheme').capitalize()}{shown} were trained from one dense base on the same rows in the "
-        f"same order, {', '.join(how)}{asked}. {_activated(comparison)}"
+        f"{counted(len(names), 'scheme').capitalize()}{shown} were trained from {base} on the same rows in the same "
+        f"order, {', '.join(how)}{asked}. {_activated(comparison)}"
     )
 
 
@@ -185,5 +186,7 @@ def told_apart(comparison: Comparison) -> str:
     text += "question: "
     if single == len(found):
         return text + "one seed each, so none has a verdict."
+    if withheld == len(found):
+        return text + "no verdict, because the schemes start differently."
     text += f"{clear} with an interval that excludes 0, {len(found) - clear - withheld} without"
-    return text + (f", {withheld} without a verdict because they start differently." if withheld else ".")
+    return text + (f", {withheld} without a verdict because the schemes start differently." if withheld else ".")
