@@ -38,7 +38,7 @@ from moiety.train.trainer import MoietyTrainer
 from moiety.vlm.card import Training, write_card
 from moiety.vlm.centring import centre_gates
 from moiety.vlm.configs import resolved
-from moiety.vlm.damage import refuse_damage
+from moiety.vlm.damage import allows_damage, refuse_damage
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
@@ -166,7 +166,7 @@ def _model_of(
     if moe is not None and present is None:
         model.config.provenance = {**(model.config.provenance or {}), "origin": history["origin"]}
         model = upcycle(model, moe, seed=seed, in_place=True)
-        refuse_damage(model, source, allowed=recipe.model.allow_damage)
+        refuse_damage(model, source, allowed=allows_damage(recipe))
         history |= model.config.provenance
     elif moe is not None and present is not None:
         kept = {name: getattr(present, name) for name in _CHOSEN_AT_START if getattr(moe, name) is None}

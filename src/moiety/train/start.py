@@ -31,7 +31,9 @@ def require_files(recipe: Recipe, *, questions: bool = False) -> None:
         FileNotFoundError: a file is missing. The text names it, and the command that writes it if the recipe knows one.
     """
     root, settings = Path(recipe.data.root), recipe.data
-    files = [name for stage in recipe.stages for name in stage.data] + [*recipe.evaluate.data] * questions
+    files = [name for stage in recipe.stages for name in stage.data]
+    if questions:
+        files += [*recipe.evaluate.data, *([recipe.evaluate.texts] if recipe.evaluate.texts else [])]
     missing = [name for name in dict.fromkeys([*files, *settings.images]) if not (root / name).exists()]
     if not missing:
         return

@@ -11,12 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moiety.recipe.recipe import Recipe
+
 SCRATCH = "scratch"
 """Origin of a model that moiety built from nothing, as its history names it."""
 
 
 class DamageError(RuntimeError):
     """The sparse model has lost what the dense model had learned."""
+
+
+def allows_damage(recipe: Recipe) -> bool:
+    """Whether a recipe permits it: by ``model.allow_damage``, or because one of its stages brings back what is lost."""
+    return recipe.model.allow_damage or any(stage.recovers for stage in recipe.stages)
 
 
 def refuse_damage(model: Any, source: str | Path, *, allowed: bool = False) -> None:

@@ -75,7 +75,7 @@ def count_parameters(
     if convention not in get_args(Convention):
         raise ValueError(f"unknown convention {convention!r}; known: {', '.join(get_args(Convention))}")
     in_memory = isinstance(source, nn.Module) and settings is None and quantisation_of(source) is None
-    model = source if in_memory else _on_meta(source, settings)
+    model = source if in_memory else on_meta(source, settings)
     left_out = unread_parameters(base_of(model)) if convention == "strict" else set()
     by_part: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
@@ -94,7 +94,7 @@ def count_parameters(
     return ParameterCount(total, max(by_group.values()), by_group, by_part, scheme, convention)
 
 
-def _on_meta(source: Any, settings: MoESettings | None) -> Any:
+def on_meta(source: Any, settings: MoESettings | None) -> Any:
     """The model of a config, folder or model, without memory for its weights."""
     config = source.config if isinstance(source, nn.Module) else source
     if not isinstance(config, PreTrainedConfig):
