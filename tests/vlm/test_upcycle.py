@@ -13,6 +13,7 @@ from moiety.moe.asymoe.experts.evidence import clamped_alpha
 from moiety.moe.routers import ROUTERS
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.recipe import MoESettings
+from moiety.vlm.activity import unit_activity
 from moiety.vlm.model import load, moe_layers, settings_of
 from moiety.vlm.upcycle import (
     TOLERANCE,
@@ -107,12 +108,17 @@ def test_in_place_and_beside() -> None:
         upcycle(dense, MoESettings())
 
 
+def designed(**own: Any) -> MoESettings:
+    """Scheme asymoe with experts that are narrower than the FFN."""
+    return MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="dense_budget"), **own)
+
+
 def test_bad_settings_leave_the_model_alone() -> None:
     dense = LLAVA.build()
     for settings, text in (
         (MoESettings(scheme="moie"), "unknown scheme 'moie'.*did you mean 'moiie'"),
         (MoESettings(layers=[7]), "names layer 7, the decoder has layers 0..1"),
-        (MoESettings(scheme="asymoe", layers=[0]), "no widths of scheme asymoe fit: 1 sparse layers of hidden 32 may"),
+        (designed(layers=[0]), "no widths of scheme asymoe fit: 1 sparse layers of hidden 32 may"),
     ):
         with pytest.raises(ValueError, match=text):
             upcycle(dense, settings)
@@ -126,7 +132,7 @@ def test_a_receipt_that_does_not_hold_stops_the_upcycling(monkeypatch: pytest.Mo
 
 
 SIZED = [
-    (MoESettings(scheme="asymoe"), True),
+    (designed(), True),
     (MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full", inter_text_input="cascade")), False),
     (MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full", evidence_form="gelu")), False),
     (MoESettings(expert_ffn=24), True),
@@ -143,13 +149,13 @@ def test_where_nothing_is_promised_the_receipt_says_so(settings: MoESettings, na
     assert receipt.relative_difference > receipt.tolerance, "measured all the same"
     assert "(not enforced, float32" in str(receipt)
     assert str(receipt).endswith("such experts do not start as the dense model")
-    assert upcycled["copy_rule"].startswith("experts that are narrower")
-    # what stands in the experts: the units of the dense FFN with the largest norms, in their order
+    assert upcycled["copy_rule"].startswith("narrower experts")
+    # what stands in the experts: the units of the dense FFN that say most, in their order
     mlp, layer = dense.model.language_model.layers[1].mlp, moe_layers(model)[-1]
     bank = layer.experts.bank("vision") if settings.asymoe else layer.experts
     if narrow:
         gate, up, down = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
-        largest = (gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)).topk(bank.ffn).indices.sort().values
+        largest = (unit_activity(dense)[1] * down.norm(dim=0)).topk(bank.ffn).indices.sort().values
         assert torch.equal(bank.gate_up_proj[0], torch.cat([gate[largest], up[largest]]))
         assert torch.equal(bank.down_proj[0], down[:, largest])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,14 @@ class MoietyModel(GeneratesWithIds):
         super().__init__(config)  # type: ignore[call-arg]
         self._become_sparse(Backend(wish), copy=False)
 
-    def _become_sparse(self, backend: Backend, *, copy: bool) -> None:
+    def _become_sparse(
+        self, backend: Backend, *, copy: bool, activity: Mapping[int, torch.Tensor] | None = None
+    ) -> None:
         """Splice, and set what a sparse model needs around it; the decoder is dense before."""
         self.experts_backend = backend
         self.config._experts_implementation_internal = backend.name
-        splice(self, MoESettings.model_validate(self.config.moe), backend, copy=copy)  # type: ignore[arg-type]
+        settings = MoESettings.model_validate(self.config.moe)
+        splice(self, settings, backend, copy=copy, activity=activity)  # type: ignore[arg-type]
         self._is_sparse = self.config.moe["scheme"] != "dense"
         if self._is_sparse:
             routing_table(self)
@@ -222,7 +226,14 @@ def register_families() -> None:
         with_moe(getattr(transformers, name))
 
 
-def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None = None, *, copy: bool) -> Any:
+def adopt(
+    model: Any,
+    settings: MoESettings,
+    provenance: dict[str, Any] | None = None,
+    *,
+    copy: bool,
+    activity: Mapping[int, torch.Tensor] | None = None,
+) -> Any:
     """Turn a dense model into a sparse one in place; its tensors stay where they are.
 
     Args:
@@ -230,6 +241,7 @@ def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None =
         settings: What it becomes; ``scheme: dense`` changes its class and config only.
         provenance: Written to its config.
         copy: Copy the dense FFNs into the experts; otherwise experts start at random.
+        activity: Decoder layer -> activity of the units of its FFN; narrower experts keep the units that say most.
 
     Returns:
         `model` itself.
@@ -244,7 +256,7 @@ def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None =
     model.config.moe, model.config.provenance = new.moe, provenance
     model.config.architectures = [cls.__name__]
     model.__class__ = cls
-    model._become_sparse(getattr(model, "experts_backend", None) or Backend(), copy=copy)
+    model._become_sparse(getattr(model, "experts_backend", None) or Backend(), copy=copy, activity=activity)
     return model
 
 

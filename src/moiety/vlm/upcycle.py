@@ -2,8 +2,7 @@
 
 With equal experts and weights that sum to 1, the sparse model computes the same as the dense one, for any router. This
 is measured: the *parity receipt* compares the logits of both on a fixed batch and is kept in the config of the result.
-Experts that are narrower, to meet a budget, cannot hold the dense FFN. Their receipt is measured and kept as well, but
-it says that equality was not promised, and it is not enforced.
+Experts that are narrower cannot hold the dense FFN. Their receipt says that equality was not promised.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 import importlib.metadata
 import logging
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,6 +26,7 @@ from moiety.moe.experts.bank import bank_in
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings
 from moiety.records.saving import refuse_existing, whole_folder
+from moiety.vlm.activity import unit_activity, wants_activity
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
 from moiety.vlm.configs import dense_ffn
@@ -44,7 +45,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 1e-2, tor
 
 COPY_RULE = "every expert = the dense FFN; wider experts repeat its rows with zero down columns"
 COPY_RULE_FULL = "vision, text and the FFN inside inter-modality experts = the dense FFN; branches add 0 at first"
-COPY_RULE_SIZED = "experts that are narrower take the largest units of the dense FFN; what cannot copy it starts anew"
+COPY_RULE_SIZED = "narrower experts take the units of the dense FFN that say most; what cannot copy it starts anew"
 PROCESSOR_FILES = (
     "*token*.json",
     "*token*.model",
@@ -90,16 +91,24 @@ class ParityError(RuntimeError):
     """The upcycled model does not compute the same logits as the dense model."""
 
 
-def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool = False, processor: Any = None) -> Any:
+def upcycle(
+    model: Any,
+    settings: MoESettings,
+    *,
+    seed: int = 0,
+    in_place: bool = False,
+    processor: Any = None,
+    calibration: Mapping[str, Tensor] | None = None,
+) -> Any:
     """Make a dense model sparse.
 
     Args:
-        model: A dense vision-language model, of a Hugging Face class or of ours. Routers get new weights; all other
-            tensors keep theirs.
+        model: A dense vision-language model. Routers get new weights; all other tensors keep theirs.
         settings: Scheme, experts and layers. ``scheme: dense`` changes class and config only.
         seed: Seed of the router weights.
         in_place: Turn `model` itself into the result. This saves the memory of a second dense model.
         processor: Processor of the model. It names the control tokens, which scheme asymoe never treats as evidence.
+        calibration: Keywords of one forward, on which narrower experts learn which units to keep; None: random tokens.
 
     Returns:
         The sparse model, in eval mode. ``model.config.provenance`` holds the receipt.
@@ -119,9 +128,10 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
     probe = probe_batch(dense)
     before = _logits(dense, probe)
     earlier = dict(getattr(dense.config, "provenance", None) or {})
+    activity = unit_activity(dense, calibration) if wants_activity(dense.config, settings) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sparse = adopt(dense, settings, earlier, copy=True).eval()
+        sparse = adopt(dense, settings, earlier, copy=True, activity=activity).eval()
     receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
     receipt = replace(receipt, promised=starts_as_dense(sparse))
     logger.debug("%s", receipt)  # the provenance holds it, too
