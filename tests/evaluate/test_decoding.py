@@ -14,8 +14,10 @@ from torch import Tensor
 from moiety.evaluate.contrast import contrast_layers, early_layers
 from moiety.evaluate.decoding import (
     DeepMinusEarly,
-    decoding_batch,
+    collator_of_prompts,
+    decoding_prompts,
     decoding_with,
+    encoder_of_prompts,
     keywords_of_generate,
     with_noise,
     without_evidence,
@@ -173,7 +175,9 @@ def test_rivals_stand_behind_the_rows(processor: Any) -> None:
     rows = rows_of(2)
     image = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
     for method, pictures in (("context_aware", 2), ("visual_contrastive", 4), ("dola", 2), ("greedy", 2)):
-        batch = decoding_batch(rows, processor, Pictures(), DecodingSettings(method=method))
+        encoder = encoder_of_prompts(processor, Pictures())
+        prompts = decoding_prompts(rows, encoder, DecodingSettings(method=method))
+        batch = collator_of_prompts(encoder)(prompts)
         ids = batch["input_ids"]
         assert len(ids) == (2 if method in ("dola", "greedy") else 4)
         assert len(batch["pixel_values"]) == pictures

@@ -31,26 +31,34 @@ HAS_RIVAL = ("context_aware", "visual_contrastive")
 CONTEXT = "context"
 
 
-def decoding_batch(
+def encoder_of_prompts(processor: Any, images: Pictures) -> Encoder:
+    """What encodes prompts of any length."""
+    return Encoder(processor, images, max_length=0)
+
+
+def collator_of_prompts(encoder: Encoder) -> Collator:
+    """What joins prompts into one batch, padded on the left."""
+    return Collator(encoder.pad_token_id, padding_side="left")
+
+
+def decoding_prompts(
     rows: Sequence[Row],
-    processor: Any,
-    images: Pictures,
+    encoder: Encoder,
     settings: DecodingSettings,
     blank_image: bool = False,
-) -> dict[str, Tensor]:
-    """Left-padded prompts. If the method needs a second forward, the rivals of all rows follow the rows.
+) -> list[dict[str, Tensor]]:
+    """Prompts without padding. If the method needs a second forward, the rivals of all rows follow the rows.
 
     Raises:
         FileNotFoundError: a picture is missing.
         ValueError: see :meth:`moiety.vlm.data.Encoder.encode_prompt` and :func:`without_evidence`.
     """
-    encoder = Encoder(processor, images, max_length=0)  # the length of a prompt is not limited here
     asked = [encoder.encode_prompt(row, blank_image) for row in rows]
     if settings.method == "context_aware":
         asked += [encoder.encode_prompt(without_evidence(row), blank_image) for row in rows]
     if settings.method == "visual_contrastive":
         asked += [with_noise(prompt, settings.noise_step) for prompt in asked]
-    return Collator(encoder.pad_token_id, padding_side="left")(asked)
+    return asked
 
 
 def without_evidence(row: Row) -> Row:

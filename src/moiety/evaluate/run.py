@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,27 @@ import torch
 from torch import nn
 from transformers import LogitsProcessorList
 
-from moiety.evaluate.decoding import CONTEXT, HAS_RIVAL, decoding_batch, decoding_with, keywords_of_generate
-from moiety.evaluate.identities import prompt_turns, told_apart
+from moiety.evaluate.batches import Shown, batches, check_pictures
+from moiety.evaluate.decoding import (
+    HAS_RIVAL,
+    collator_of_prompts,
+    decoding_prompts,
+    decoding_with,
+    encoder_of_prompts,
+    keywords_of_generate,
+)
+from moiety.evaluate.identities import told_apart
 from moiety.evaluate.predictions import PredictionFile
 from moiety.evaluate.report import EvaluationResult, score_predictions
+from moiety.evaluate.shared_pictures import SharedPrompts, shared_prompts
 from moiety.evaluate.watch import Watch
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.recipe.evaluate import DecodingSettings
+from moiety.vlm.contracts import cache_in, cache_keyword
+from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
-from moiety.vlm.problems import BadRows, Problem
+from moiety.vlm.positions import select_rows
 from moiety.vlm.rows import Row
 
 Progress = Callable[[int, int], None]
@@ -111,15 +123,14 @@ def answer_rows(
     if predictions is not None or watch is not None:
         settings |= {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
     written, add = _store(predictions, settings, rows)
+    way = _Way(model, encoder_of_prompts(processor, images), decoding, max_new_tokens, blank_image, watch)
     with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
         todo = [row for row in rows if row.id not in written or watch.lacks(row)]
         num_done = len(rows) - len(todo)
-        for batch in _batches(todo, images, batch_size, blank_image):
-            prompts = decoding_batch([same[0] for same in batch], processor, images, decoding, blank_image)
-            with watch.recording() as trace:
-                said = answer_ids(model, prompts, max_new_tokens, decoding)
-            watch.add(batch, prompts, said, trace)
-            texts = processor.batch_decode(said, skip_special_tokens=True)
+        check_pictures(todo, images)
+        shown = Shown(images, blank_image)
+        for batch in batches(todo, shown, batch_size):
+            texts = processor.batch_decode(way.ask(batch, shown), skip_special_tokens=True)
             answers = {row.id: text.strip() for same, text in zip(batch, texts, strict=True) for row in same}
             add({name: text for name, text in answers.items() if name not in written})
             num_done += len(answers)
@@ -127,30 +138,30 @@ def answer_rows(
     return {row.id: written[row.id] for row in rows}
 
 
-def check_pictures(rows: Sequence[Row], images: Pictures) -> None:
-    """Decode every picture once, so that a bad one is known before the first question is asked.
+@dataclass(frozen=True)
+class _Way:
+    """How one run asks its questions. A picture is computed once, unless a watch or a rival needs whole prompts."""
 
-    Args:
-        rows: Rows that will be asked.
-        images: Name -> picture.
+    model: Any
+    encoder: Encoder
+    decoding: DecodingSettings
+    max_new_tokens: int
+    blank_image: bool
+    watch: Watch | None
 
-    Raises:
-        BadRows: a picture is missing or cannot be decoded. The text names every such row.
-    """
-    faults: dict[str, str] = {}
-    for name in dict.fromkeys(name for row in rows for name in row.images):
-        try:
-            images[name]
-        except (OSError, KeyError, ValueError) as error:
-            faults[name] = f"picture {name!r} is missing" if isinstance(error, KeyError) else str(error)
-    problems = [
-        Problem(row.file, row.line, row.id, faults[name], row.column)
-        for row in rows
-        for name in dict.fromkeys(row.images)
-        if name in faults
-    ]
-    if problems:
-        raise BadRows(problems, "rows cannot be asked; mend the pictures or take the rows out")
+    def ask(self, batch: Sequence[Sequence[Row]], shown: Shown) -> torch.Tensor:
+        """Tokens of the answers to one batch of groups of equal questions, ``(groups, new tokens)``."""
+        collate, asked = collator_of_prompts(self.encoder), [same[0] for same in batch]
+        prompts = decoding_prompts(asked, self.encoder, self.decoding, self.blank_image)
+        if self.watch is None and self.decoding.method == "greedy":
+            shared = shared_prompts(prompts, [shown(row) for row in asked], collate)
+            if shared is not None:
+                return answer_shared(self.model, shared, self.max_new_tokens)
+        padded, watch = collate(prompts), self.watch or Watch()
+        with watch.recording() as trace:
+            said = answer_ids(self.model, padded, self.max_new_tokens, self.decoding)
+        watch.add(batch, padded, said, trace)
+        return said
 
 
 @contextmanager
@@ -177,7 +188,7 @@ def answer_ids(
         model: Any model with `generate`.
         batch: Keywords of `generate`: ``input_ids (batch, seq)``, ``attention_mask (batch, seq)``, pixels.
         max_new_tokens: Longest answer in tokens.
-        decoding: The method that `batch` was made for, see :func:`moiety.evaluate.decoding.decoding_batch`.
+        decoding: The method that `batch` was made for, see :func:`moiety.evaluate.decoding.decoding_prompts`.
     """
     decoding = decoding or DecodingSettings()
     on_device = keywords_of_generate(model, batch)
@@ -191,6 +202,26 @@ def answer_ids(
         )
     answers: torch.Tensor = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
     return answers[: len(answers) // 2] if decoding.method in HAS_RIVAL else answers
+
+
+@torch.inference_mode()
+def answer_shared(model: Any, prompts: SharedPrompts, max_new_tokens: int) -> torch.Tensor:
+    """Tokens of the greedy answers to one batch of shared prompts, ``(questions, new tokens)``.
+
+    Args:
+        model: Any model with `generate`.
+        prompts: Of :func:`moiety.evaluate.shared_pictures.shared_prompts`.
+        max_new_tokens: Longest answer in tokens.
+    """
+    options: dict[str, Any] = {"do_sample": False, "num_beams": 1}
+    opened = model.generate(
+        **keywords_of_generate(model, prompts.openings), **options, max_new_tokens=1, return_dict_in_generate=True
+    )
+    cache = cache_in(opened)
+    select_rows(model.base_model, cache, prompts.opening_of.to(model.device))
+    asked = keywords_of_generate(model, prompts.questions)
+    tokens = model.generate(**asked, **options, **{cache_keyword(): cache}, max_new_tokens=max_new_tokens)
+    return tokens[:, asked["input_ids"].shape[1] :]
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -234,26 +265,3 @@ def _changes(model: nn.Module, decoding: DecodingSettings, clamp_alpha: float | 
             "leave it out, or give a model of scheme asymoe with text_kind evidence"
         )
     return {**changes, "clamp_alpha": f"{clamp_alpha:g}"}
-
-
-def _batches(rows: Sequence[Row], images: Pictures, batch_size: int, blank_image: bool) -> Iterator[list[list[Row]]]:
-    """Batches of groups of rows that get the same answer. Similar lengths come together, so that little is padded."""
-    check_pictures(rows, images)
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def shown(name: str) -> Hashable:
-        if blank_image and name not in sizes:
-            sizes[name] = images[name].size
-        return sizes[name] if blank_image else name
-
-    groups: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        turns = tuple((turn.role, turn.text) for turn in prompt_turns(row))
-        groups.setdefault((turns, tuple(shown(name) for name in row.images), row.extra.get(CONTEXT)), []).append(row)
-    ordered = sorted(groups.values(), key=lambda same: (len(same[0].images), _num_characters(same[0])))
-    for start in range(0, len(ordered), batch_size):
-        yield ordered[start : start + batch_size]
-
-
-def _num_characters(row: Row) -> int:
-    return sum(len(turn.text) for turn in prompt_turns(row))

@@ -48,6 +48,21 @@ def recall_offsets(base: Any, cache: Any) -> None:
         setattr(base, OFFSETS, getattr(cache, _ON_CACHE))
 
 
+def select_rows(base: Any, cache: Any, rows: Tensor) -> None:
+    """Keep these rows of a cache, in this order, with their offsets; a row may be kept several times.
+
+    Args:
+        base: Multimodal base model that filled the cache in its last call.
+        cache: Key-value cache; it is changed in place.
+        rows: Indices of rows, ``(new rows,)``.
+    """
+    cache.batch_select_indices(rows)
+    owner, name = (cache, _ON_CACHE) if hasattr(cache, _ON_CACHE) else (base, OFFSETS)
+    offsets = getattr(owner, name, None)
+    if offsets is not None:
+        setattr(owner, name, offsets.index_select(0, rows))
+
+
 def name_modalities(base: Any, input_ids: Tensor | None, kwargs: MutableMapping[str, Any]) -> None:
     """Say which token is a picture, where a family needs that for its positions and the caller left it out.
 
