@@ -172,7 +172,7 @@ def test_a_folder_is_counted_from_its_config(tmp_path: Any) -> None:
 def test_what_cannot_be_counted() -> None:
     with pytest.raises(ValueError, match="unknown convention 'loose'; known: published, strict"):
         count_parameters(FAMILIES["llava-phi3"].config(), convention="loose")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"the model is sparse already \(moiie\); give its dense base"):
+    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\), expected a dense model"):
         count_parameters(sparse("llava-phi3"), MoESettings())
 
 

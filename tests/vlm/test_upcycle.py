@@ -104,7 +104,7 @@ def test_in_place_and_beside() -> None:
     assert beside.get_input_embeddings().weight.data_ptr() != dense.get_input_embeddings().weight.data_ptr()
     assert upcycle(dense, MoESettings(), in_place=True) is dense
     assert moe_layers(dense)
-    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\); upcycle a dense one"):
+    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\), expected a dense model"):
         upcycle(dense, MoESettings())
 
 

@@ -55,6 +55,7 @@ def upcycle(
     equal unless the experts are narrower than the FFN. For a model that somebody trained that is refused, because it
     loses what the model had learned.
     """
+    from moiety.vlm.configs import refuse_sparse
     from moiety.vlm.model import config_of
     from moiety.vlm.quantised import quantised_by, refuse_quantised
     from moiety.vlm.upcycle import upcycle_folder
@@ -63,7 +64,9 @@ def upcycle(
     if destination.exists() and not (overwrite or dry_run):
         raise FileExistsError(f"{destination} exists; choose another folder or give --overwrite")
     calm_libraries()
-    refuse_quantised(quantised_by(config_of(source)), source)
+    config = config_of(source)
+    refuse_quantised(quantised_by(config), source)
+    refuse_sparse(config, source)
     show_plan(source, moe)
     if dry_run:
         say("dry run: nothing was written")

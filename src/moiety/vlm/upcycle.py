@@ -29,9 +29,10 @@ from moiety.records.saving import refuse_existing, whole_folder
 from moiety.vlm.activity import unit_activity, wants_activity
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
-from moiety.vlm.configs import dense_ffn
+from moiety.vlm.configs import dense_ffn, name_of, refuse_sparse
 from moiety.vlm.damage import refuse_damage
 from moiety.vlm.decoders import base_of, token_embeddings
+from moiety.vlm.loading import local_folder
 from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
 from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
@@ -120,8 +121,7 @@ def upcycle(
     """
     settings = with_special_ids(settings, processor)
     refuse_quantised(quantisation_of(model), model.name_or_path or type(model).__name__)
-    if settings_of(model) is not None:
-        raise ValueError(f"the model is sparse already (scheme {settings_of(model).scheme!r}); upcycle a dense one")  # type: ignore[union-attr]
+    refuse_sparse(model.config, name_of(model))
     if settings.scheme != "dense":
         resolve(settings)  # finds every mistake in the settings before the model is changed
     dense = model.eval() if in_place else copy.deepcopy(model).eval()
@@ -283,7 +283,9 @@ def upcycle_folder(
     destination = Path(destination)
     refuse_existing(destination, overwrite)
     folder = local_folder(source, revision)
-    refuse_quantised(quantised_by(config_of(folder)), str(source))
+    config = config_of(folder)
+    refuse_quantised(quantised_by(config), str(source))
+    refuse_sparse(config, source)
     check_folder_vocabulary(folder)
     model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
     refuse_damage(model, source, allowed=allow_damage)
@@ -311,25 +313,6 @@ def _processor_in(folder: Path, settings: MoESettings) -> Any:
     except (FileNotFoundError, ImportError, ValueError) as error:
         logger.warning("%s; special_ids stay unknown, give moe.asymoe.special_ids", error)
         return None
-
-
-def local_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a model: `source` itself, or the folder with the downloaded files of a Hub id.
-
-    Raises:
-        FileNotFoundError: `source` is neither a folder nor an id that can be fetched.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    try:
-        kinds = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=kinds))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"no model at {source}: it is no folder, and cannot be fetched ({type(error).__name__})"
-        ) from error
 
 
 def hash_weights(folder: Path) -> str:
