@@ -167,13 +167,11 @@ def test_the_processor_of_another_folder(tmp_path: Path) -> None:
     shared_processor("vicuna").save_pretrained(tmp_path / "processor")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "vocab_size": 4}')
-    with pytest.raises(ValueError, match="tokens of the tokenizer in .* have no row in the embedding table"):
+    with pytest.raises(ValueError, match=r"tokens of the tokenizer in .* have no row in the embedding table"):
         load_processor(tmp_path / "model", processor=tmp_path / "processor")
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "vocab_size": 4000}')
     found = load_processor(tmp_path / "model", processor=tmp_path / "processor")
     assert found.chat_template == shared_processor("vicuna").chat_template
-    with pytest.raises(ValueError, match=r"is of type 'llama'.*it is a language model alone: `moiety assemble .*model"):
-        load_processor(tmp_path / "model")
 
 
 def test_a_damaged_file_of_a_processor_is_named(tmp_path: Path) -> None:

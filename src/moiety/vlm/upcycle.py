@@ -283,10 +283,7 @@ def upcycle_folder(
     destination = Path(destination)
     refuse_existing(destination, overwrite)
     folder = local_folder(source, revision)
-    config = config_of(folder)
-    refuse_quantised(quantised_by(config), str(source))
-    refuse_sparse(config, source)
-    check_folder_vocabulary(folder)
+    _check_dense(folder, source)
     model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
     refuse_damage(model, source, allowed=allow_damage)
     history = model.config.provenance["upcycled"]
@@ -302,6 +299,14 @@ def upcycle_folder(
                 copy_processor(Path(place), fresh)
         write_card(fresh, model)
     return ParityReceipt(**history["receipt"])
+
+
+def _check_dense(folder: Path, source: str | Path) -> None:
+    """Refuse what cannot be upcycled before its weights are read."""
+    config = config_of(folder)
+    refuse_quantised(quantised_by(config), str(source))
+    refuse_sparse(config, source)
+    check_folder_vocabulary(folder)
 
 
 def _processor_in(folder: Path, settings: MoESettings) -> Any:

@@ -25,6 +25,8 @@ from moiety.vlm.upcycle import upcycle_folder
 from tests import model_folders
 from tests.vlm.assemble.parts import PATCH, SIDE, SIZES, language_folder, tower_folder
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # in peft 0.21
+
 
 def write_gguf(folder: Path, path: Path, kind: str = "F32") -> None:
     """The language model of a folder as a GGUF file, as converters write Llama (queries and keys are permuted)."""
@@ -88,7 +90,7 @@ def test_a_gguf_file_says_what_its_folder_says(tmp_path: Path) -> None:
     assert language.tokenizer(text)["input_ids"] == read_language(folder).tokenizer(text)["input_ids"]
 
 
-@pytest.mark.parametrize(("kind", "most"), [("F16", 2e-4), ("Q8_0", 5e-3), ("Q4_0", 0.1)])
+@pytest.mark.parametrize(("kind", "most"), [("F16", 5e-4), ("Q8_0", 5e-3), ("Q4_0", 0.1)])
 def test_packed_weights_are_unpacked(tmp_path: Path, kind: str, most: float) -> None:
     """The error of a weight is that of its packing: 11 bits, 8 bits and 4 bits of the largest of 32 (std 0.02)."""
     folder = language_folder(tmp_path / "language", initializer_range=0.5)
