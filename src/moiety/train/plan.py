@@ -107,7 +107,9 @@ def plan(recipe: Recipe) -> TrainingPlan:
             folder = build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=template, seed=recipe.seed)
         else:
             folder = local_folder(str(recipe.model.source), recipe.model.revision)
-        processor = load_processor(folder, recipe.model.template, marks=recipe.data.labels == "assistant")
+        processor = load_processor(
+            folder, recipe.model.template, marks=recipe.data.labels == "assistant", processor=recipe.model.processor
+        )
         return TrainingPlan(recipe.name, tuple(_stage(stage, recipe, folder, processor) for stage in recipe.stages))
 
 

@@ -12,7 +12,7 @@ import hashlib
 import importlib.metadata
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -259,6 +259,7 @@ def upcycle_folder(
     revision: str | None = None,
     overwrite: bool = False,
     allow_damage: bool = False,
+    processor: str | Path | None = None,
 ) -> ParityReceipt:
     """Upcycle the model in a folder (or of a Hub id) into a new folder, together with its processor.
 
@@ -269,36 +270,46 @@ def upcycle_folder(
         revision: Revision of a Hub id.
         overwrite: Replace `destination` if it exists.
         allow_damage: Write the model also if it has lost what the dense model had learned.
+        processor: Folder or id that holds the processor; None: that of `source`, if it has one.
 
     Returns:
         The receipt. It is also written to ``provenance`` in ``config.json``.
 
     Raises:
         FileExistsError: `destination` exists.
-        FileNotFoundError: there is no model at `source`.
-        DamageError: the experts do not start as the dense model, see :mod:`moiety.vlm.damage`.
-        ValueError: `source` is damaged, pickled, quantised or sparse, its tokenizer has more tokens than the embedding
-            table has rows, or the settings do not fit.
+        FileNotFoundError: there is no model at `source`, or no processor at `processor`.
+        DamageError: the experts do not start as the dense model.
+        ValueError: `source` is damaged, pickled, quantised, sparse, or has too many tokens; or the settings do not fit.
     """
     destination = Path(destination)
     refuse_existing(destination, overwrite)
     folder = local_folder(source, revision)
     _check_dense(folder, source)
-    model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
+    given = None if processor is None else load_processor(folder, marks=False, processor=processor)
+    model = upcycle(
+        load(folder), settings, seed=seed, in_place=True, processor=given or _processor_in(folder, settings)
+    )
     refuse_damage(model, source, allowed=allow_damage)
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))
+    places = [folder]
     base = base_of_adapters(folder)
     if base is not None:
-        base = str(local_folder(base))
-        history.update(adapters_of=base, base_sha256=hash_weights(Path(base)))
+        places.insert(0, local_folder(base))  # adapters may have a tokenizer of their own
+        history.update(adapters_of=str(places[0]), base_sha256=hash_weights(places[0]))
+    _write(model, destination, places, given)
+    return ParityReceipt(**history["receipt"])
+
+
+def _write(model: Any, destination: Path, places: Sequence[Path], processor: Any) -> None:
+    """Write a sparse model with the processor files of `places`, or with a processor that was given."""
     with whole_folder(destination) as fresh:
         model.save_pretrained(fresh)
-        for place in (base, folder):  # adapters may have a tokenizer of their own
-            if place is not None:
-                copy_processor(Path(place), fresh)
+        for place in places:
+            copy_processor(place, fresh)
+        if processor is not None:
+            processor.save_pretrained(fresh)
         write_card(fresh, model)
-    return ParityReceipt(**history["receipt"])
 
 
 def _check_dense(folder: Path, source: str | Path) -> None:
