@@ -245,6 +245,8 @@ def test_dense_stages_of_a_given_model_run_once_for_all(world: Path, given: Path
     assert comparison.base.folder == tmp_path / "output" / "captions"
     states = {stage["name"]: stage["state"] for stage in run_compare(whole, dry_run=True).context["stages"]}
     assert states["captions"] == "finished"
+    (tmp_path / "output" / "runs" / "starts.json").write_text("{")  # damaged: measured again
+    assert run_compare(whole).base.text_loss == comparison.base.text_loss
     # the result is a finished folder, and a second comparison starts from it
     second = recipe(world, tmp_path / "second", tmp_path / "output" / "captions", compare=compare)
     assert run_compare(second, schemes=["moiie"]).base.text_loss == comparison.base.text_loss

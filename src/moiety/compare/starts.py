@@ -39,10 +39,8 @@ def base_of_recipe(recipe: Recipe, folder: Path | None = None) -> DenseBase:
         recipe: The recipe.
         folder: Where the base is; None while it does not exist.
     """
-    recovery, given = (
-        next((stage.name for stage in recipe.stages if stage.recovers), ""),
-        recipe.model.source is not None,
-    )
+    given = recipe.model.source is not None
+    recovery = next((stage.name for stage in recipe.stages if stage.recovers), "")
     origin = history_of(on_meta(folder, None), folder)["origin"] if given and folder is not None else SCRATCH
     return DenseBase(given, recovery, folder=folder, stops=origin != SCRATCH and not allows_damage(recipe))
 
