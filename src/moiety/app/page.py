@@ -193,7 +193,7 @@ class Page:
             session.stop()
 
     def clear(self, session: Session | None) -> tuple[Any, ...]:
-        """Start anew."""
+        """Start again."""
         if session:
             session.clear()
         nothing, keep = note_html("", is_error=False), self.keep

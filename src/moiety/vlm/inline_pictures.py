@@ -127,9 +127,9 @@ def _from_base64(text: str, given: str) -> bytes:
     try:
         content = base64.b64decode(_usual(packed) + "=" * (-len(packed) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"picture {shown(given)}: its base64 is broken ({error}); encode the file anew") from error
+        raise ValueError(f"picture {shown(given)}: its base64 is broken ({error}); encode the file again") from error
     if not content:
-        raise ValueError(f"picture {shown(given)}: there is no picture behind the comma; encode the file anew")
+        raise ValueError(f"picture {shown(given)}: there is no picture behind the comma; encode the file again")
     return content
 
 

@@ -162,7 +162,7 @@ def _of_table(path: Path) -> Iterator[Entry]:
                         yield Entry(number, _unpacked(entry, (path, stamp, group), inside))
                         inside += 1
     except (ArrowException, OSError) as error:
-        text = f"not a whole parquet file ({str(error).splitlines()[0]}); fetch it anew"
+        text = f"not a whole parquet file ({str(error).splitlines()[0]}); fetch it again"
         yield Entry(number + 1, Unreadable(text, whole=True))
 
 
@@ -198,7 +198,7 @@ def _path_in(cell: Any) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file is written anew."""
+    """What changes when a file is written again."""
     return path.stat().st_mtime_ns, path.stat().st_size
 
 
@@ -211,6 +211,6 @@ def _cell(path: Path, stamp: tuple[int, int], group: int, column: str, row: int,
 def _column(path: Path, stamp: tuple[int, int], group: int, column: str) -> Any:
     """One column of one row group; the groups looked into last are held."""
     if _stamp(path) != stamp:
-        raise ValueError(f"{path} was written anew since its rows were read; start again")
+        raise ValueError(f"{path} was written again since its rows were read; start again")
     with _parquet(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)

@@ -50,7 +50,7 @@ class Skips:
         if expected is not None and expected != fingerprint(entry.value):
             place = place_of(file, entry.line, entry.column)
             raise ValueError(
-                f"{self.path} passes over {place}, but another row stands there now; write the list anew with "
+                f"{self.path} passes over {place}, but another row stands there now; write the list again with "
                 "`moiety data check RECIPE --fix-list FILE`"
             )
         return expected is not None
@@ -70,7 +70,7 @@ class Skips:
                 some = ", ".join(list(places)[:2])
                 raise ValueError(
                     f"{self.path} names {name!r}, the id of {len(places)} rows ({some}, …); name rows by file and "
-                    "line: write the list anew with `moiety data check RECIPE --fix-list FILE`"
+                    "line: write the list again with `moiety data check RECIPE --fix-list FILE`"
                 )
 
 

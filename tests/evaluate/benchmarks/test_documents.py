@@ -65,7 +65,7 @@ def test_docvqa_files(tmp_path: Path) -> None:
 
 def test_docvqa_without_answers(tmp_path: Path) -> None:
     docvqa_file(tmp_path, "val", answers=[])
-    with pytest.raises(ValueError, match=r"val_v1.0.json: question 0 has no answers; fetch the file anew"):
+    with pytest.raises(ValueError, match=r"val_v1.0.json: question 0 has no answers; fetch the file again"):
         DOCVQA.read(tmp_path)
 
 

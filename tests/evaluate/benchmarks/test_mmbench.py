@@ -79,7 +79,7 @@ def test_bad_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tsv:2: answer 'C' and options A, B do not fit each other"):
         MMBENCH.read(write(tmp_path, [(*LINES[0][:7], "C", *LINES[0][8:])]))
     pictures = MMBENCH.pictures(write(tmp_path, [(*LINES[0][:9], "%" * 80, "x")]))
-    with pytest.raises(FileNotFoundError, match=r"row 5 of .* has no picture; fetch the table anew"):
+    with pytest.raises(FileNotFoundError, match=r"row 5 of .* has no picture; fetch the table again"):
         pictures["5"]
     with pytest.raises(ValueError, match=r"picture of row 3 of .* is not base64"):
         pictures["3"]

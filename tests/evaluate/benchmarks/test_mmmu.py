@@ -125,7 +125,7 @@ def test_mmmu_refuses_options_that_are_none(mmmu_folder: Path, tmp_path: Path) -
     entry = {"id": "validation_Art_1", "question": "?", "options": "['w']", "answer": "A", "question_type": CHOICE}
     (tmp_path / "Art").mkdir()
     parquet.write_table(arrow.Table.from_pylist([entry]), tmp_path / "Art" / "validation-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match=r"question 0, 'validation_Art_1', has 1 options; fetch the file anew"):
+    with pytest.raises(ValueError, match=r"question 0, 'validation_Art_1', has 1 options; fetch the file again"):
         MMMU.read(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_mmmu_refuses_what_is_no_list(tmp_path: Path) -> None:
     entry = {"id": "validation_Art_1", "question": "?", "options": "[1,", "answer": "A", "question_type": CHOICE}
     (tmp_path / "Art").mkdir()
     parquet.write_table(arrow.Table.from_pylist([entry]), tmp_path / "Art" / "validation-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match=r"question 0: expected a list, got '\[1,'; fetch the file anew"):
+    with pytest.raises(ValueError, match=r"question 0: expected a list, got '\[1,'; fetch the file again"):
         MMMU.read(tmp_path)
 
 

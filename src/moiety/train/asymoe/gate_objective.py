@@ -53,7 +53,7 @@ class GateObjective:
     ) -> GateLoss:
         """Gates over the positions that predict an answer: with the pictures of the sample, and with others.
 
-        ``probes``: the gates are computed anew from what both passes read, so that they alone learn. ``full``: gradient
+        ``probes``: the gates are computed again from what both passes read, so that they alone learn. ``full``: gradient
         flows through both passes.
 
         Args:

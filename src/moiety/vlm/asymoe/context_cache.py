@@ -22,7 +22,7 @@ class SeatsContext(abc.ABC):
     It is an ABC like those classes, because Python changes the class of an object only if both classes have one base.
     """
 
-    _layer_type = None  # a class that names its type would be registered anew for every re-typed copy
+    _layer_type = None  # a class that names its type would be registered again for every re-typed copy
     context: ContextCache
 
     def reset(self) -> None:

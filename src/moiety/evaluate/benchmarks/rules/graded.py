@@ -5,7 +5,7 @@ result. No question is asked here. Rates are not rounded; the released tools rou
 
 Source:
     yuweihao/MM-Vet @ 7d717c2, ``mm-vet_evaluator.py``; tianyi-lab/HallusionBench @ 744007c, ``evaluation.py``;
-    lupantech/MathVista @ 2a249bb, ``calculate_score.py``. Formats and rules, written anew.
+    lupantech/MathVista @ 2a249bb, ``calculate_score.py``. Formats and rules come from there; the code is our own.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ whether a wrong answer comes from the language side (memory) or from the eye.
 
 Source:
     Guan et al. 2023 (2310.14566); rules of tianyi-lab/HallusionBench @ 744007c, ``utils.py`` and ``evaluation.py``,
-    written anew from their description. Rates here are not rounded; the released tool rounds most to four decimals.
+    written again from their description. Rates here are not rounded; the released tool rounds most to four decimals.
 """
 
 from __future__ import annotations

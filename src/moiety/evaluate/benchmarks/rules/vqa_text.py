@@ -2,7 +2,7 @@
 
 Source:
     The rules of GT-Vision-Lab/VQA @ a013f00, ``vqaEval.py``, and of the longer form that mmf made of them
-    (``m4c_evaluator.py`` in AlenjandroWang/MoIIE @ c614868), written anew from their description. What looks odd below
+    (``m4c_evaluator.py`` in AlenjandroWang/MoIIE @ c614868), written again from their description. What looks odd below
     is theirs: scores are only comparable when the oddities are.
 """
 

@@ -82,7 +82,7 @@ def _read_hub(table: HubTable, with_answers: bool) -> Questions:
 def _row(entry: Mapping[str, Any], picture: str, with_answers: bool, place: str, file: str) -> Row:
     labels = texts_in(entry_with(dict(entry), {"answers": list}, place), "answers", place) if with_answers else []
     if with_answers and not labels:
-        raise ValueError(f"{place} has no answers; fetch the file anew")
+        raise ValueError(f"{place} has no answers; fetch the file again")
     name = str(entry["questionId"])
     extra = {"questionId": int(name) if name.isdecimal() else name}
     return asked(name, asked_shortly(entry["question"]), [picture], answers=labels, extra=extra, file=file)

@@ -126,11 +126,11 @@ class TablePictures:
             ValueError: it is not base64 of a picture.
         """
         if name not in self._cells:
-            raise FileNotFoundError(f"row {name} of {self.path} has no picture; fetch the table anew")
+            raise FileNotFoundError(f"row {name} of {self.path} has no picture; fetch the table again")
         try:
             content = base64.b64decode(self._cells[name], validate=True)
         except binascii.Error as error:
-            raise ValueError(f"picture of row {name} of {self.path} is not base64 ({error}); fetch it anew") from error
+            raise ValueError(f"picture of row {name} of {self.path} is not base64 ({error}); fetch it again") from error
         return decode(content, f"of row {name} of {self.path}")
 
 

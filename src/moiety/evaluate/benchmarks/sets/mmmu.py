@@ -77,7 +77,7 @@ def _row(entry: Mapping[str, Any], file: str, line: int) -> Row:
         raise ValueError(f"{where}, {entry['id']!r:.40}, is of no subject of MMMU; ids look like {_SPLIT}_Art_1")
     options = _listed(entry["options"], where)
     if entry["question_type"] == CHOICE and len(options) < 2:
-        raise ValueError(f"{where}, {entry['id']!r}, has {len(options)} options; fetch the file anew")
+        raise ValueError(f"{where}, {entry['id']!r}, has {len(options)} options; fetch the file again")
     if entry["question_type"] == CHOICE:
         shown = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
         prompt = f"{entry['question']}\n\n{shown}\n\n{LETTER_REQUEST}"
@@ -134,7 +134,7 @@ def _listed(value: Any, place: str) -> list[str]:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         parts = None
     if not isinstance(parts, list):
-        raise ValueError(f"{place}: expected a list, got {value!r:.60}; fetch the file anew")
+        raise ValueError(f"{place}: expected a list, got {value!r:.60}; fetch the file again")
     return [str(part) for part in parts]
 
 

@@ -63,7 +63,7 @@ def _row(entry: Any, prompts: Mapping[tuple[str, str], str] | None, place: str, 
     if prompts is not None and key not in prompts:
         raise ValueError(
             f"{place} ({entry['question']!r:.60} on {entry['image_id']!r}) has no prompt in the LLaVA question "
-            "file beside it; fetch both anew, or take that file away to ask without recognised text"
+            "file beside it; fetch both again, or take that file away to ask without recognised text"
         )
     prompt = asked_shortly(entry["question"]) if prompts is None else prompts[key]
     people, extra = people_in(entry, place), {"recognised_text": prompts is not None}

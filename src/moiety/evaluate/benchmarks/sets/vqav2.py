@@ -55,7 +55,7 @@ def read_val(release: Release) -> Questions:
     found = _read(release, "val2014", "val2014", annotations)
     if len(found.rows) != len(annotations):
         raise ValueError(
-            f"{path} has {len(annotations)} annotations for {len(found.rows)} questions; fetch both files anew"
+            f"{path} has {len(annotations)} annotations for {len(found.rows)} questions; fetch both files again"
         )
     return found
 
@@ -72,7 +72,7 @@ def _read(release: Release, split: str, pictures: str, annotations: Annotations 
         entry = entry_with(entry, _QUESTION, f"{path}: question {number}")
         name = int(entry["question_id"])
         if annotations is not None and name not in annotations:
-            raise ValueError(f"{path}: question {name} has no annotation in {ANNOTATIONS}; fetch both files anew")
+            raise ValueError(f"{path}: question {name} has no annotation in {ANNOTATIONS}; fetch both files again")
         annotation, people = ({}, []) if annotations is None else annotations[name]
         rows.append(_row(name, pictures, entry, annotation, people, str(path)))
     return Questions(rows, beside(release, pictures))
