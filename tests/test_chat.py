@@ -124,8 +124,8 @@ def test_a_conversation_too_long_for_the_model_says_so(conversation: Conversatio
     text.max_position_embeddings = 20
     said = talk(conversation, "word " * 30, "Hello?")
     assert re.match(
-        r"error: the conversation has \d+ tokens, pictures included, and the model reads at most 20; start again or ask "
-        r"something shorter\n",
+        r"error: the conversation has \d+ tokens, pictures included, and the model reads at most 20; start again "
+        r"or ask something shorter\n",
         said,
     )
     assert len(conversation.turns) == 2

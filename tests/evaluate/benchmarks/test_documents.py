@@ -27,7 +27,7 @@ def test_docvqa_equals_the_released_scorers(shared: Path, rule: str) -> None:
     left_out = sum(line["stvqa_score"] is None for line in lines) if rule == "stvqa" else 0
     assert score.correct is not None
     assert len(score.correct) == len(lines) - left_out
-    told = f"{left_out} questions with empty answer and label are left out"
+    told = f"{left_out} questions are left out, because both their answer and their label are empty"
     assert score.notes == ((told,) if left_out else ())
 
 

@@ -61,7 +61,7 @@ def test_a_text_without_a_letter_is_wrong_or_one_over_n_but_never_drawn() -> Non
     marks = {rule: MMMU.score(rows, {"1": "I do not know"}, rule).headline[1] for rule in MMMU.rules}
     assert marks == {"sound": 0, "official": 25, "lmms_eval": 25, "parsed": 0}
     assert MMMU.score(rows, {"1": ""}, "official").notes == (
-        "1 answers name no option and count as one drawn at random",
+        "1 answers name no option and count as options drawn at random",
     )
 
 

@@ -53,8 +53,8 @@ class GateObjective:
     ) -> GateLoss:
         """Gates over the positions that predict an answer: with the pictures of the sample, and with others.
 
-        ``probes``: the gates are computed again from what both passes read, so that they alone learn. ``full``: gradient
-        flows through both passes.
+        ``probes``: the gates are computed again from the inputs of both passes, so that only the gates learn. ``full``:
+        gradient flows through both passes.
 
         Args:
             routings: Decision of each layer by its index, with what it read.
