@@ -143,7 +143,7 @@ def open_questions(
         str, typer.Option(help="Last line of each new question.")
     ] = "Answer with one word or a short phrase.",
 ) -> None:
-    """Write multiple-choice questions without their options to a new file; answers become words. FILE is not changed."""
+    """Write multiple-choice questions without their options to a new file; answers become words. FILE stays."""
     from moiety.evaluate.opening import open_choices
 
     made = open_choices(source, target, instruction)

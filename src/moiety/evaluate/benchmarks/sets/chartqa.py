@@ -78,7 +78,7 @@ def _part(row: Row) -> str:
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
     """Relaxed accuracy in percent over all questions and over each half."""
     correct = {row.id: float(RELAXED_RULES[rule](answers[row.id], row.answers[0])) for row in rows}
-    numbers = {str(split): value for split, value in percent_by(rows, correct, lambda row: row.type).items()}
+    numbers = percent_by(rows, correct, lambda row: row.type)
     return mean_score("chartqa", rule, "relaxed_accuracy", correct, numbers)
 
 

@@ -31,7 +31,7 @@ from moiety.evaluate.benchmarks.files.parquet import HubTable
 from moiety.evaluate.benchmarks.files.questions import read_lines
 from moiety.evaluate.benchmarks.files.release import Readable, Release
 from moiety.evaluate.benchmarks.rules.letters import stated_letter
-from moiety.evaluate.benchmarks.rules.open_answers import as_number, kept_tails, numbers_in
+from moiety.evaluate.benchmarks.rules.open_answers import any_agrees, as_number, between_blanks, kept_tails, numbers_in
 from moiety.evaluate.wrappers import answer_parts
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
@@ -167,14 +167,12 @@ def official_letters(text: str, choices: Sequence[str]) -> str:
         >>> [official_letters(text, "wxyz") for text in ("(B)", "A和C", "DNA", "B, not A, so B", "y")]
         ['B', 'AC', 'AD', 'B', 'C']
     """
-    for sign in ",.!?;:'":
-        text = text.strip(sign)
-    padded = f" {text} "
+    padded = between_blanks(text)
     by_form = (
         {letter: padded.count(f"({letter})") for letter in LETTERS},
         {letter: padded.count(letter) for letter in LETTERS},
         {letter: padded.count(choice) for letter, choice in zip(LETTERS, choices, strict=False)}
-        if text.strip()
+        if padded.strip()
         else {},
     )
     counts = next((found for found in by_form if any(found.values())), {})
@@ -212,12 +210,7 @@ def is_blank_right(text: str, answer: str) -> bool:
     kept = _kept(text, _BLANK_MARKERS, ("=",))
     numbers = [number for piece in kept for number in numbers_in(piece, "，", bounded=False)]
     wanted = _normal(answer, answer)
-    for candidate in (value for piece in (*kept, *numbers) for value in _normal(piece, answer)):
-        if candidate in wanted:
-            return True
-        if isinstance(candidate, str) and any(isinstance(value, str) and value in candidate for value in wanted):
-            return True
-    return False
+    return any_agrees([value for piece in (*kept, *numbers) for value in _normal(piece, answer)], wanted)
 
 
 def _kept(text: str, markers: Sequence[str], last: Sequence[str] = ()) -> list[str]:
@@ -302,10 +295,9 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
         lists of words are part of the rule.
     """
     correct = {row.id: mark(row, answers[row.id], rule) for row in rows}
-    means = percent_by(rows, correct, lambda row: CATEGORIES[row.extra["category"]])
+    numbers = percent_by(rows, correct, lambda row: CATEGORIES[row.extra["category"]])
     drawn = sum(0 < value < 1 for value in correct.values())
     notes = (f"{drawn} answers have no verdict and count as answers drawn at random",) if drawn else ()
-    numbers = {str(key): value for key, value in means.items()}
     unread = sum(not is_read(row, answers[row.id], rule) for row in rows)
     return mean_score("cmmmu", rule, "accuracy", correct, numbers, notes, unread)
 

@@ -134,7 +134,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     correct = {row.id: float(said[row.id] == row.answers[0]) for row in rows}
     numbers: dict[str, float] = {}
     for kind in _KINDS:
-        numbers |= dict(sorted((str(name), value) for name, value in percent_by(rows, correct, kind).items()))
+        numbers |= dict(sorted(percent_by(rows, correct, kind).items()))
     numbers["distribution"] = distribution_distance(rows, said)
     note = "distribution (lower is better) depends on the set of questions: compare it on whole splits only"
     return mean_score("gqa", rule, "accuracy", correct, numbers, (note,))

@@ -126,7 +126,7 @@ def wanted(row: Row) -> Wanted:
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
     """Accuracy in percent, over all problems and separately for multiple choice and free form."""
     correct = {row.id: float(RULES[rule](answers[row.id], wanted(row))) for row in rows}
-    numbers = {str(kind): value for kind, value in percent_by(rows, correct, lambda row: row.type).items()}
+    numbers = percent_by(rows, correct, lambda row: row.type)
     note = "answers are read by a rule; for published scores, a language model extracts them from the text"
     unread = sum(not is_read(answers[row.id], wanted(row)) for row in rows)
     return mean_score("mathvista", rule, "accuracy", correct, numbers, (note,), unread)

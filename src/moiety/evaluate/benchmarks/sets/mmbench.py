@@ -207,9 +207,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     headline = ("circular accuracy", hit_rate(np.ones(len(rows))))
     base = [correct[row.id] for row in rows if row.extra["index"] < ROUND]
     numbers = dict([headline]) | ({"single pass": 100 * float(np.mean(base))} if base else {})
-    numbers |= {
-        str(name): value for name, value in percent_by(firsts, hits, lambda row: row.extra["l2-category"]).items()
-    }
+    numbers |= percent_by(firsts, hits, lambda row: row.extra["l2-category"])
     numbers |= {
         f"- {name}": value for name, value in percent_by(firsts, hits, lambda row: row.extra["category"]).items()
     }

@@ -15,7 +15,7 @@ from moiety.evaluate.benchmarks.files.layouts import SITE, Layout, Questions, hu
 from moiety.evaluate.benchmarks.files.parquet import HubTable
 from moiety.evaluate.benchmarks.files.release import Release
 from moiety.evaluate.benchmarks.rules.letters import LETTER_REQUEST, stated_letter
-from moiety.evaluate.benchmarks.rules.open_answers import as_number, kept_tails, numbers_in
+from moiety.evaluate.benchmarks.rules.open_answers import any_agrees, as_number, between_blanks, kept_tails, numbers_in
 from moiety.evaluate.benchmarks.rules.yes_no import SHORT_ANSWER
 from moiety.evaluate.scorers import LETTERS
 from moiety.evaluate.wrappers import answer_parts
@@ -156,7 +156,7 @@ def official_letter(text: str, choices: Sequence[str]) -> str | None:
         >>> [official_letter(text, ["apple", "pear"]) for text in said]
         ['B', 'B', None, None, 'B']
     """
-    padded = _padded(text)
+    padded = between_blanks(text)
     letters = LETTERS[: len(choices)]
     for form in ("({})", " {} "):
         places = {letter: padded.rfind(form.format(letter)) for letter in letters if form.format(letter) in padded}
@@ -179,19 +179,13 @@ def lmms_letter(text: str, choices: Sequence[str]) -> str | None:
         >>> [lmms_letter(text, ["apple", "pear"]) for text in ("Answer:B", "B. pear", "DNA test or B", "b")]
         ['B', 'B', 'B', None]
     """
-    padded = _padded(text)
+    padded = between_blanks(text)
     letters = LETTERS[: len(choices)]
     for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {}.")):
         found = [letter for letter in letters if form.format(letter) in padded]
         if found:
             return max(found, key=lambda letter: padded.rfind(place.format(letter)))
     return _by_words(padded, choices)
-
-
-def _padded(text: str) -> str:
-    for sign in ",.!?;:'":
-        text = text.strip(sign)
-    return f" {text} "
 
 
 def _by_words(padded: str, choices: Sequence[str]) -> str | None:
@@ -237,13 +231,7 @@ def is_open_right(text: str, gold: Sequence[str]) -> bool:
         that no open answer can be right; this is not repeated here.
     """
     wanted = [value for answer in gold for value in _normal(answer)]
-    for candidate in open_candidates(text):
-        if isinstance(candidate, str):
-            if any(isinstance(value, str) and value in candidate for value in wanted):
-                return True
-        elif candidate in wanted:
-            return True
-    return False
+    return any_agrees(open_candidates(text), wanted)
 
 
 LETTER_RULES = {"sound": stated_letter, "official": official_letter, "lmms_eval": lmms_letter}
@@ -283,13 +271,12 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     """
     correct = {row.id: mark(row, answers[row.id], rule) for row in rows}
     domain_of = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
-    means = {
+    numbers = {
         **percent_by(rows, correct, lambda row: f"Overall-{domain_of[row.extra['subject']]}"),
         **percent_by(rows, correct, lambda row: row.extra["subject"]),
     }
     drawn = sum(0 < value < 1 for value in correct.values())
     notes = (f"{drawn} answers name no option and count as options drawn at random",) if drawn else ()
-    numbers = {str(key): value for key, value in means.items()}
     unread = sum(not is_read(row, answers[row.id], rule) for row in rows)
     return mean_score("mmmu", rule, "accuracy", correct, numbers, notes, unread)
 

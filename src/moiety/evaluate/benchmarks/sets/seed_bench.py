@@ -107,7 +107,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     means = {
         f"all of {key}": value for key, value in percent_by(rows, correct, lambda row: row.extra["data_type"]).items()
     }
-    types = {str(key): value for key, value in percent_by(rows, correct, lambda row: row.type).items()}
+    types = percent_by(rows, correct, lambda row: row.type)
     numbers = dict([headline]) | {"all": 100 * float(marks.mean())} | means | types
     unread = unread_letters(rows, answers, read_as)
     return BenchmarkScore("seed", rule, headline, numbers, len(rows), correct, statistic=accuracy, unread=unread)
