@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ def test_in_place_and_beside() -> None:
     assert beside.get_input_embeddings().weight.data_ptr() != dense.get_input_embeddings().weight.data_ptr()
     assert upcycle(dense, MoESettings(), in_place=True) is dense
     assert moe_layers(dense)
-    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\); upcycle a dense one"):
+    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\), expected a dense model"):
         upcycle(dense, MoESettings())
 
 
@@ -235,6 +236,28 @@ def test_a_source_that_is_no_model_leaves_no_destination(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match=r"no model at .*nothing: it is no folder, and cannot be fetched"):
         upcycle_folder(tmp_path / "nothing", tmp_path / "sparse", MoESettings())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense"]
+
+
+def test_a_folder_without_a_processor_gets_one_from_another_folder(tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    from moiety.vlm.scratch import build_scratch
+    from tests.conversations import SIZES, TEXTS
+
+    whole = build_scratch(SIZES, TEXTS, tmp_path / "whole", template="plain")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(whole / name, bare / name)
+    settings = MoESettings(scheme="asymoe", asymoe=FULL["asymoe"])
+    upcycle_folder(bare, tmp_path / "without", settings)
+    assert not (tmp_path / "without" / "tokenizer.json").exists()
+    upcycle_folder(bare, tmp_path / "with", settings, processor=whole)
+    texts = [AutoProcessor.from_pretrained(place).tokenizer("red and blue") for place in (whole, tmp_path / "with")]
+    assert texts[0] == texts[1]
+    assert load(tmp_path / "with").config.moe["asymoe"]["special_ids"], "its control tokens are known"
+    with pytest.raises(FileNotFoundError, match=r"no processor in .*bare: .*--processor FOLDER"):
+        upcycle_folder(bare, tmp_path / "other", settings, processor=bare)
 
 
 def test_the_processor_of_an_upcycled_folder_is_that_of_its_source(tmp_path: Path) -> None:

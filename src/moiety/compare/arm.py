@@ -94,7 +94,9 @@ def _ask(job: Job, scheme: str, seed: int, model_folder: Path, training: Mapping
     blanks = (False, True) if job.evaluation(scheme).blank_image else (False,)
     with without_weight_bars():
         model = load(model_folder, dtype=job.recipe.model.dtype, device=device_named(None))
-    processor = load_processor(model_folder, job.recipe.model.template, marks=False)
+    processor = load_processor(
+        model_folder, job.recipe.model.template, marks=False, processor=job.recipe.model.processor
+    )
     scores = {blank: _evaluate(job, scheme, model, processor, folder, blank) for blank in blanks}
     kept = text_loss(model, processor.tokenizer, job.texts) if job.texts else None
     del model
@@ -153,7 +155,9 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _stage_data(job: Job, stage: Any, seed: int) -> StageData:
     """Rows of one stage, encoded once for all schemes of a seed."""
     recipe, config = job.recipe, config_of(job.base)
-    processor = load_processor(job.base, recipe.model.template, marks=recipe.data.labels == "assistant")
+    processor = load_processor(
+        job.base, recipe.model.template, marks=recipe.data.labels == "assistant", processor=recipe.model.processor
+    )
     tokens = ModalityRule.of(config, recipe.moe).token_ids
     return prepare_data(stage, recipe, processor, seed=seed, groups=resolve(recipe.moe)[1], token_ids=tokens)
 

@@ -145,7 +145,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Load the base, make it sparse as a run would, and measure it; without `texts` no loss. The model is freed."""
     model = load(base, dtype=recipe.model.dtype)
-    processor = load_processor(base, recipe.model.template, marks=False)
+    processor = load_processor(base, recipe.model.template, marks=False, processor=recipe.model.processor)
     as_dense = True
     if settings is not None:
         origin = history_of(model, base)["origin"]

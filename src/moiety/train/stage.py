@@ -128,7 +128,9 @@ def _run(
 ) -> dict[str, Any]:
     """Load, check, train and write. Returns the numbers of the run."""
     ranks = ranks_now()
-    processor = load_processor(source, recipe.model.template, marks=recipe.data.labels == "assistant")
+    processor = load_processor(
+        source, recipe.model.template, marks=recipe.data.labels == "assistant", processor=recipe.model.processor
+    )
     moe = None if moe is None else with_special_ids(moe, processor)
     model, history, fresh = _model_of(source, stage, recipe, seed, moe)
     if data is None:

@@ -12,10 +12,10 @@ from moiety.train.ledger import discard_stage, finished_stage, read_record, text
 from moiety.train.progress import without_weight_bars
 from moiety.vlm.assemble.join import ORIGIN
 from moiety.vlm.damage import SCRATCH
+from moiety.vlm.loading import local_folder
 from moiety.vlm.rows import read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of
-from moiety.vlm.upcycle import local_folder
 
 _NAMED = 3
 

@@ -215,9 +215,17 @@ def register_type(model_type: str | None) -> None:
 
 
 def config_of(path: str | Path) -> Any:
-    """The config of a model folder or id, of whichever family; see :func:`moiety.vlm.loading.read_config`."""
+    """The config of a vision-language model, dense or sparse, from a folder or id; of adapters, that of their model.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: its config is damaged, or it is no vision-language model.
+    """
     register_type(model_type_of(path))
-    return read_config(path)
+    config = read_config(path)
+    if not config.model_type.startswith(MODEL_TYPE):
+        dense_class(config, path)
+    return config
 
 
 def register_families() -> None:
@@ -285,10 +293,9 @@ def load(
         The model in eval mode.
     """
     route = Backend(experts_implementation).name
-    base = base_of_adapters(path)
+    config, base = config_of(path), base_of_adapters(path)
     if base is not None:
         return merge_adapters(load(base, dtype, experts_implementation, device), path)
-    config = config_of(path)
     if config.model_type.startswith(MODEL_TYPE):
         model = read_model(sparse_class(config), path, config=config, dtype=dtype or "auto")
     else:

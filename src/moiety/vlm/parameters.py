@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from moiety.moe.asymoe.budget import design_for
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings, Part
-from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
+from moiety.vlm.configs import MODEL_TYPE, groups_of, refuse_sparse, settings_of, sparse_config
 from moiety.vlm.decoders import base_of
 from moiety.vlm.loading import dense_class
 from moiety.vlm.model import config_of, moe_layers, sparse_class
@@ -101,20 +101,20 @@ def on_meta(source: Any, settings: MoESettings | None) -> Any:
         config = config_of(config)  # type: ignore[arg-type]
     sparse = type(config).model_type.startswith(MODEL_TYPE)
     if settings is not None and settings.scheme != "dense":
-        if sparse and config.moe["scheme"] != "dense":
-            raise ValueError(
-                f"the model is sparse already ({config.moe['scheme']}); give its dense base or no settings"
-            )
+        refuse_sparse(config, _name(source))
         config, sparse = sparse_config(config, settings), True
-    cls = (
-        sparse_class(config)
-        if sparse
-        else dense_class(config, source if isinstance(source, str | Path) else type(config).__name__)
-    )
+    cls = sparse_class(config) if sparse else dense_class(config, _name(source))
     with torch.device("meta"), no_init_weights():
         model = cls(config)
     model.tie_weights()  # part of what is left out above
     return model
+
+
+def _name(source: Any) -> str:
+    """What a message calls a model, a config, or a folder."""
+    if isinstance(source, str | Path):
+        return str(source)
+    return str(getattr(source, "name_or_path", "") or type(source).__name__)
 
 
 def stage_memory(count: ParameterCount, trains: Sequence[Part], dtype: torch.dtype = torch.float32) -> float:
@@ -176,7 +176,7 @@ def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> i
 def equal_settings(settings: MoESettings, config: Any, activated: int) -> MoESettings:
     """`settings` at the widths with which one token passes as near to `activated` parameters as whole widths allow.
 
-    Counts are linear in ``expert_ffn``, so two of them give the width; scheme asymoe is designed anew.
+    Counts are linear in ``expert_ffn``, so two of them give the width. Scheme asymoe gets a new design.
 
     Args:
         settings: Any scheme but ``dense``, which comes back as it is; widths that are given for asymoe stay.
