@@ -13,19 +13,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
 from transformers.utils import logging
 
+from moiety.evaluate.plain_text import read_texts, text_loss
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.model import load
 from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
 
-TEXTS = (
-    "The capital of France is Paris. It lies on the river Seine and is the largest city of the country.",
-    "Water boils at one hundred degrees Celsius at sea level, and it freezes at zero degrees.",
-    "Shakespeare wrote the play Hamlet, in which a prince of Denmark mourns for his father.",
-)
+TEXTS = read_texts()[:3]
 QUESTION = "What is the capital of France?"
 SCHEMES: dict[str, dict[str, Any]] = {
     "vanilla": {"scheme": "vanilla"},
@@ -39,15 +35,6 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "asymoe, lean, dense_budget": {"scheme": "asymoe", "asymoe": {"preset": "lean", "size_plan": "dense_budget"}},
     "moiie, half width": {"scheme": "moiie"},
 }
-
-
-@torch.no_grad()
-def text_loss(model: Any, tokenizer: Any) -> float:
-    losses = []
-    for text in TEXTS:
-        ids = torch.tensor([tokenizer(text)["input_ids"]])
-        losses.append(model(input_ids=ids, labels=ids).loss.item())
-    return sum(losses) / len(losses)
 
 
 def answer(model: Any, processor: Any) -> str:
@@ -71,14 +58,16 @@ def main() -> None:
     dense = load(folder)
     half = dense.config.get_text_config().intermediate_size // 2
     print("| scheme | receipt, relative | loss of plain text | answer |\n| --- | ---: | ---: | --- |")
-    print(f"| dense | – | {text_loss(dense, processor.tokenizer):.4f} | {answer(dense, processor)} |", flush=True)
+    print(
+        f"| dense | – | {text_loss(dense, processor.tokenizer, TEXTS):.4f} | {answer(dense, processor)} |", flush=True
+    )
     del dense
     for name, own in list(SCHEMES.items())[: 1 if given.quick else None]:
         settings = MoESettings(**own, expert_ffn=half if "half" in name else None)
         model = upcycle(load(folder), settings, in_place=True, processor=processor)
         off = model.config.provenance["upcycled"]["receipt"]["relative_difference"]
         said = answer(model, processor).replace("\n", " ").strip()
-        print(f"| {name} | {off:.1e} | {text_loss(model, processor.tokenizer):.4f} | {said} |", flush=True)
+        print(f"| {name} | {off:.1e} | {text_loss(model, processor.tokenizer, TEXTS):.4f} | {said} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ import pytest
 from transformers import LlavaConfig, Phi3Config, Qwen2Config, SiglipVisionConfig
 
 from moiety.compare.plan import plan_schemes
-from moiety.compare.variants import compared_names, settings_for
+from moiety.compare.variants import as_wide_as_dense, compared_names, settings_for
 from moiety.moe.routers import ROUTERS
-from moiety.recipe.recipe import CompareSettings, Recipe, parse_recipe
+from moiety.recipe.recipe import CompareSettings, MoESettings, Recipe, parse_recipe
 
 
 def recipe(compare: dict[str, Any] | None = None, **moe: Any) -> Recipe:
@@ -26,6 +26,7 @@ def recipe(compare: dict[str, Any] | None = None, **moe: Any) -> Recipe:
 
 @pytest.fixture(scope="module")
 def small() -> LlavaConfig:
+    """A model that moiety built from nothing, which is why asymoe may be made narrower."""
     vision = SiglipVisionConfig(
         hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
     )
@@ -37,7 +38,8 @@ def small() -> LlavaConfig:
         num_attention_heads=2,
         num_key_value_heads=2,
     )
-    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=3)
+    built = {"provenance": {"origin": "scratch"}}
+    return LlavaConfig(vision_config=vision, text_config=text, image_token_index=3, **built)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,8 @@ def test_published_backbone_gets_the_published_counts(phi3: LlavaConfig) -> None
     assert (rows["always_on"].activated, rows["always_on"].total) == (5_470_246_976, 6_678_206_528)
     assert rows["dense"].activated == 4_262_287_424
     unequal = {name for name, row in rows.items() if not row.has_equal_budget}
-    assert unequal == {"dense", "modality"}
+    assert unequal == {"dense", "modality", "asymoe"}
+    assert rows["asymoe"].budget_remark.endswith("% more activated parameters"), "somebody trained this backbone"
     assert rows["dense"].budget_remark == "fewer activated parameters"
 
 
@@ -163,6 +166,47 @@ def test_a_scheme_of_its_own_widths_is_a_variant_like_any_other(small: LlavaConf
     assert rows["thrifty"].against_dense is not None
     assert rows["thrifty"].against_dense < -0.2545
     assert rows["moiie"].widths == {}
+
+
+@pytest.mark.parametrize("name", ["asymoe", "variant"])
+def test_the_full_size_is_kept_whatever_it_activates(small: LlavaConfig, name: str) -> None:
+    variants = {"variant": {"scheme": "asymoe", "moe": {"asymoe": {"size_plan": "full"}}}}
+    asked = recipe({"variants": variants}, layers="all")
+    if name == "asymoe":
+        asked = recipe(scheme="asymoe", layers="all", asymoe={"size_plan": "full"})
+    (planned,) = plan_schemes(asked, small, [name])
+    widths = planned.row.widths
+    assert widths["vision"] == widths["text"] == widths["residual"] == 128
+    assert planned.row.starts_as_dense
+    assert planned.row.has_equal_budget == (name == "asymoe"), "it is equal where it is the reference itself"
+    if name == "variant":
+        assert planned.row.budget_remark.endswith("% more activated parameters")
+        assert planned.row.why_unequal.startswith("its experts are as wide as the dense FFN")
+
+
+def test_without_a_plan_and_a_width_the_full_size_is_for_models_from_outside(small: LlavaConfig) -> None:
+    settings = MoESettings(scheme="asymoe")
+    assert settings.asymoe is not None
+    unplanned = settings.model_copy(update={"asymoe": settings.asymoe.model_copy(update={"size_plan": None})})
+    outside = LlavaConfig(**(small.to_dict() | {"provenance": None}))
+    full = as_wide_as_dense(unplanned, outside)
+    assert full is not None
+    assert full.asymoe is not None
+    assert full.asymoe.size_plan == "full"
+    assert as_wide_as_dense(unplanned, small) is None
+    given = unplanned.model_copy(update={"asymoe": settings.asymoe.model_copy(update={"evidence_dim": 8})})
+    assert as_wide_as_dense(given, outside) is None
+    assert as_wide_as_dense(MoESettings(), outside) is None
+
+
+def test_who_starts_as_the_dense_model_and_how_much_a_run_needs(small: LlavaConfig) -> None:
+    variants = {"narrow": {"moe": {"expert_ffn": 32}, "budget": "own"}, "wide": {"moe": {"layers": [0]}}}
+    asked = recipe({"variants": variants}, norm_topk=True)
+    rows = {found.name: found.row for found in plan_schemes(asked, small, ["dense", "dense_wide", "moiie", *variants])}
+    starts = {name: row.starts_as_dense for name, row in rows.items()}
+    assert starts == {"dense": True, "dense_wide": True, "moiie": True, "narrow": False, "wide": True}
+    experts = 3 * 64 * 128 * 4  # one of two layers is sparse, and its four experts alone are trained
+    assert rows["moiie"].gib == pytest.approx((rows["moiie"].total + 3 * experts) * 4 / 2**30)
 
 
 def test_controls_of_a_design_share_its_widths(small: LlavaConfig) -> None:

@@ -18,8 +18,9 @@ from moiety.compare.page import report_page
 from moiety.compare.plot import draw
 from moiety.compare.records import RunRecord, load_record, save_record
 from moiety.compare.sentences import result
-from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, Floors, SchemeRow
+from moiety.compare.summary import MEAN_OF_TYPES, Comparison, SchemeRow
 from moiety.compare.table import csv_text, json_text, markdown
+from moiety.compare.verdicts import Difference, Floors
 from moiety.evaluate.report import Conflict
 from moiety.recipe.compare import CompareSettings
 from moiety.recipe.recipe import EvaluateSettings, MoESettings

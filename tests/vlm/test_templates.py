@@ -154,11 +154,24 @@ def test_templates_without_marks_are_refused_with_the_remedy(tmp_path: Path) -> 
 
 
 def test_folders_without_a_processor(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"no processor in {tmp_path}"):
+    advice = r"--processor FOLDER`, or model\.processor=FOLDER in a recipe.* get their processor from `moiety assemble`"
+    with pytest.raises(FileNotFoundError, match=f"no processor in {tmp_path}: .*{advice}"):
         load_processor(tmp_path)
     shared_processor().tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="expected the processor of a vision-language model"):
+    with pytest.raises(ValueError, match=f"expected the processor of a vision-language model.*{advice}"):
         load_processor(tmp_path)
+
+
+def test_the_processor_of_another_folder(tmp_path: Path) -> None:
+    """It is checked against the embedding table of the model, not against the one beside it."""
+    shared_processor("vicuna").save_pretrained(tmp_path / "processor")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "vocab_size": 4}')
+    with pytest.raises(ValueError, match=r"tokens of the tokenizer in .* have no row in the embedding table"):
+        load_processor(tmp_path / "model", processor=tmp_path / "processor")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama", "vocab_size": 4000}')
+    found = load_processor(tmp_path / "model", processor=tmp_path / "processor")
+    assert found.chat_template == shared_processor("vicuna").chat_template
 
 
 def test_a_damaged_file_of_a_processor_is_named(tmp_path: Path) -> None:

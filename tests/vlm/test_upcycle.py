@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from moiety.moe.asymoe.experts.evidence import clamped_alpha
 from moiety.moe.routers import ROUTERS
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.recipe import MoESettings
+from moiety.vlm.activity import unit_activity
 from moiety.vlm.model import load, moe_layers, settings_of
 from moiety.vlm.upcycle import (
     TOLERANCE,
@@ -103,8 +105,13 @@ def test_in_place_and_beside() -> None:
     assert beside.get_input_embeddings().weight.data_ptr() != dense.get_input_embeddings().weight.data_ptr()
     assert upcycle(dense, MoESettings(), in_place=True) is dense
     assert moe_layers(dense)
-    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\); upcycle a dense one"):
+    with pytest.raises(ValueError, match=r"sparse already \(scheme 'moiie'\), expected a dense model"):
         upcycle(dense, MoESettings())
+
+
+def designed(**own: Any) -> MoESettings:
+    """Scheme asymoe with experts that are narrower than the FFN."""
+    return MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="dense_budget"), **own)
 
 
 def test_bad_settings_leave_the_model_alone() -> None:
@@ -112,7 +119,7 @@ def test_bad_settings_leave_the_model_alone() -> None:
     for settings, text in (
         (MoESettings(scheme="moie"), "unknown scheme 'moie'.*did you mean 'moiie'"),
         (MoESettings(layers=[7]), "names layer 7, the decoder has layers 0..1"),
-        (MoESettings(scheme="asymoe", layers=[0]), "no widths of scheme asymoe fit: 1 sparse layers of hidden 32 may"),
+        (designed(layers=[0]), "no widths of scheme asymoe fit: 1 sparse layers of hidden 32 may"),
     ):
         with pytest.raises(ValueError, match=text):
             upcycle(dense, settings)
@@ -126,7 +133,7 @@ def test_a_receipt_that_does_not_hold_stops_the_upcycling(monkeypatch: pytest.Mo
 
 
 SIZED = [
-    (MoESettings(scheme="asymoe"), True),
+    (designed(), True),
     (MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full", inter_text_input="cascade")), False),
     (MoESettings(scheme="asymoe", asymoe=AsyMoESettings(size_plan="full", evidence_form="gelu")), False),
     (MoESettings(expert_ffn=24), True),
@@ -143,13 +150,13 @@ def test_where_nothing_is_promised_the_receipt_says_so(settings: MoESettings, na
     assert receipt.relative_difference > receipt.tolerance, "measured all the same"
     assert "(not enforced, float32" in str(receipt)
     assert str(receipt).endswith("such experts do not start as the dense model")
-    assert upcycled["copy_rule"].startswith("experts that are narrower")
-    # what stands in the experts: the units of the dense FFN with the largest norms, in their order
+    assert upcycled["copy_rule"].startswith("narrower experts")
+    # what stands in the experts: the units of the dense FFN that say most, in their order
     mlp, layer = dense.model.language_model.layers[1].mlp, moe_layers(model)[-1]
     bank = layer.experts.bank("vision") if settings.asymoe else layer.experts
     if narrow:
         gate, up, down = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
-        largest = (gate.norm(dim=1) * up.norm(dim=1) * down.norm(dim=0)).topk(bank.ffn).indices.sort().values
+        largest = (unit_activity(dense)[1] * down.norm(dim=0)).topk(bank.ffn).indices.sort().values
         assert torch.equal(bank.gate_up_proj[0], torch.cat([gate[largest], up[largest]]))
         assert torch.equal(bank.down_proj[0], down[:, largest])
 
@@ -229,6 +236,28 @@ def test_a_source_that_is_no_model_leaves_no_destination(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError, match=r"no model at .*nothing: it is no folder, and cannot be fetched"):
         upcycle_folder(tmp_path / "nothing", tmp_path / "sparse", MoESettings())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense"]
+
+
+def test_a_folder_without_a_processor_gets_one_from_another_folder(tmp_path: Path) -> None:
+    from transformers import AutoProcessor
+
+    from moiety.vlm.scratch import build_scratch
+    from tests.conversations import SIZES, TEXTS
+
+    whole = build_scratch(SIZES, TEXTS, tmp_path / "whole", template="plain")
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(whole / name, bare / name)
+    settings = MoESettings(scheme="asymoe", asymoe=FULL["asymoe"])
+    upcycle_folder(bare, tmp_path / "without", settings)
+    assert not (tmp_path / "without" / "tokenizer.json").exists()
+    upcycle_folder(bare, tmp_path / "with", settings, processor=whole)
+    texts = [AutoProcessor.from_pretrained(place).tokenizer("red and blue") for place in (whole, tmp_path / "with")]
+    assert texts[0] == texts[1]
+    assert load(tmp_path / "with").config.moe["asymoe"]["special_ids"], "its control tokens are known"
+    with pytest.raises(FileNotFoundError, match=r"no processor in .*bare: .*--processor FOLDER"):
+        upcycle_folder(bare, tmp_path / "other", settings, processor=bare)
 
 
 def test_the_processor_of_an_upcycled_folder_is_that_of_its_source(tmp_path: Path) -> None:

@@ -14,24 +14,50 @@ if TYPE_CHECKING:
 
 
 def show_plan(comparison: Comparison) -> None:
-    """Show the stages, the parameters of each scheme, and every run with its state."""
-    from moiety.compare.records import run_name
+    """Every run that was asked for, and whether it is finished; the stages that all share; parameters."""
+    from moiety.compare.caveats import caveats
+    from moiety.compare.dry import FINISHED
     from moiety.compare.run import RUNS
-    from moiety.records.run_files import RESULT
 
-    runs = comparison.folder / RUNS
-    done = {pair for pair in comparison.planned if (runs / run_name(*pair) / RESULT).is_file()}
-    rows = [(run_name(*pair), *pair, "finished" if pair in done else "to do") for pair in comparison.planned]
-    note = f"{len(rows) - len(done)} of {len(rows)} runs to do, in {runs}"
-    stages = [
-        (stage["name"], "once a run" if stage["scheme"] != "dense" else "once for all", stage["rows"], stage["steps"])
-        for stage in comparison.context["stages"]
+    runs = comparison.context["runs"]
+    rows = [
+        (run["name"], run["scheme"], run["seed"], "\n".join(f"{name}: {did}" for name, did in run["stages"].items()))
+        for run in runs
     ]
+    to_do = sum(run["state"] != FINISHED for run in runs)
+    note = f"{to_do} of {len(rows)} runs to do, in {comparison.folder / RUNS}"
     show(
-        table(f"stages of {comparison.name}", ("stage", "done", "#rows", "#steps"), stages),
+        stages(comparison),
         parameters(comparison),
-        table("runs", ("run", "scheme", "#seed", "state"), rows, note),
+        before_training(comparison),
+        table("runs", ("run", "scheme", "#seed", "what is done"), rows, note),
+        *caveats(comparison),
     )
+
+
+def stages(comparison: Comparison) -> Table:
+    """The stages of the recipe: how often each is trained, and what is done of those that all runs share."""
+    rows, shared = [], False
+    for stage in comparison.context["stages"]:
+        dense = stage["scheme"] == "dense"
+        how, state = ("once for all runs", stage["state"]) if dense else ("in each run", "see below")
+        rows.append((stage["name"], how, stage["rows"], stage["steps"], state))
+        shared |= dense
+    start = comparison.base.folder
+    note = f"{'the first stage' if shared else 'every run'} starts from {start}" if start else ""
+    return table(f"stages of {comparison.name}", ("stage", "trained", "#rows", "#steps", "state"), rows, note)
+
+
+def before_training(comparison: Comparison) -> Table:
+    """How each scheme starts, and what one run of it needs."""
+    words = {True: "yes", False: "no", None: ""}
+    rows = [(row.scheme, words[row.starts_as_dense], f"{row.gib:.2f}") for row in comparison.rows]
+    most = max((row.gib for row in comparison.rows), default=0.0)
+    note = (
+        f"one run is in memory at a time: {most:.2f} GiB for weights, gradients and optimizer are enough, activations "
+        "come on top"
+    )
+    return table("start and memory", ("scheme", "starts as the dense model", "#GiB of one run"), rows, note)
 
 
 def parameters(comparison: Comparison) -> Table:
@@ -50,7 +76,7 @@ def show_scores(comparison: Comparison) -> None:
     """Show the accuracy of every scheme, first the mean of all types. Intervals stand only in the files."""
     from moiety.compare.sentences import result
     from moiety.compare.summary import MEAN_OF_TYPES
-    from moiety.compare.table import caption, conflict_table, contrast_table, notes
+    from moiety.compare.table import caption, conflict_table, contrast_table, notes, start_table
 
     types = [MEAN_OF_TYPES, *comparison.types]
     rows = []
@@ -67,6 +93,8 @@ def show_scores(comparison: Comparison) -> None:
     show(*[table("what the recipe asks", asked, answers)] * bool(answers))
     rates, *lines = conflict_table(comparison)
     show(*[table("evidence against memory", [*rates[:2], *(f"#{rate}" for rate in rates[2:])], lines)] * bool(lines))
+    columns, *kept = start_table(comparison)
+    show(*[table("start and language", [*columns[:2], *(f"#{head}" for head in columns[2:])], kept)] * bool(kept))
     show(parameters(comparison), caption(comparison), *notes(comparison, costs=False))
     if text := result(comparison):
         show(text)

@@ -256,8 +256,9 @@ def recipe_processor(recipe: Recipe) -> Any:
 
     model = recipe.model
     if model.source is not None:
-        options = {} if model.revision is None else {"revision": model.revision}
-        return load_processor(model.source, model.template, marks=recipe.data.labels == "assistant", **options)
+        options: dict[str, Any] = {} if model.revision is None else {"revision": model.revision}
+        options |= {"marks": recipe.data.labels == "assistant", "processor": model.processor}
+        return load_processor(model.source, model.template, **options)
     assert model.scratch is not None
     return scratch_processor(model.scratch, texts_of(recipe), model.template or "plain")
 

@@ -43,6 +43,9 @@ def upcycle(
     settings: Annotated[list[str] | None, set_option("moe.norm_topk=false", "moe")] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the router weights.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Revision of a Hugging Face id.")] = None,
+    processor: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder or id that holds the processor, if SRC holds none.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
     allow_damage: Annotated[
         bool, typer.Option("--allow-damage", help="Write the model also if it has lost what SRC had learned.")
@@ -51,9 +54,8 @@ def upcycle(
 ) -> None:
     """Make a dense model sparse: copy its FFNs into experts.
 
-    The logits of both models are compared, and the result (the receipt) is written into the new config.json. They are
-    equal unless the experts are narrower than the FFN. For a model that somebody trained that is refused, because it
-    loses what the model had learned.
+    The logits of both models are compared, and the result (the receipt) is written into the new config.json. Experts
+    that are narrower than the FFN lose what a trained model had learned, and are refused.
     """
     from moiety.vlm.model import config_of
     from moiety.vlm.quantised import quantised_by, refuse_quantised
@@ -70,7 +72,7 @@ def upcycle(
         return
     logging.getLogger("moiety.vlm.upcycle").setLevel(logging.WARNING)  # the receipt is printed below
     options: dict[str, Any] = {"revision": revision, "overwrite": overwrite, "allow_damage": allow_damage, "seed": seed}
-    receipt = upcycle_folder(source, destination, moe, **options)
+    receipt = upcycle_folder(source, destination, moe, processor=processor, **options)
     show(str(receipt))
     say(f"wrote {destination}")
 

@@ -2,9 +2,10 @@
 
 from moiety.compare.plan import plan_schemes
 from moiety.compare.run import run_compare
-from moiety.compare.summary import Comparison, Difference, Floors, Standing
+from moiety.compare.summary import Comparison
 from moiety.compare.table import markdown
 from moiety.compare.variants import compared_names, settings_for
+from moiety.compare.verdicts import Difference, Floors, Standing
 from moiety.stats.contrasts import Contrast
 
 __all__ = [

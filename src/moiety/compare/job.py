@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from moiety.compare.plan import PlannedScheme
-from moiety.compare.records import RunRecord, load_record, run_name
-from moiety.compare.summary import Comparison
+from moiety.compare.records import PLAIN_TEXT, RunRecord, load_record, run_name
+from moiety.compare.summary import Comparison, DenseBase
 from moiety.recipe.compare import merged
 from moiety.recipe.evaluate import EvaluateSettings
 from moiety.recipe.recipe import Recipe
 from moiety.records.provenance import file_digests
 from moiety.train import Progress
 from moiety.train.fingerprints import FileDigests, picture_digests
-from moiety.train.ledger import identity_of
+from moiety.train.ledger import identity_of, text_digest
 from moiety.vlm.images import Images
 from moiety.vlm.rows import Row
 
 RUNS = "runs"
 OnProgress = Callable[[str, Progress], None]
+
+
+def named(on_progress: OnProgress, name: str) -> Callable[[Progress], None]:
+    """What is called after each step of the run called `name`."""
+    return lambda progress: on_progress(name, progress)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Job:
         context: Settings, command and versions, for the report.
         on_progress: Called after each optimizer step with the name of the run.
         quiet: True: no progress bars.
+        start: The dense base as the report describes it.
+        texts: Plain texts whose loss says how much language is kept; none for a base that the recipe builds.
         known: Cache: (scheme, seed) -> what its weights depend on. Files must be read to find it.
         seen: Cache: conversation files -> hashes of their pictures.
     """
@@ -56,6 +63,8 @@ class Job:
     context: Mapping[str, Any]
     on_progress: OnProgress | None
     quiet: bool
+    start: DenseBase = field(default_factory=DenseBase)
+    texts: Sequence[str] = ()
     known: dict[tuple[str, int], list[dict[str, Any]]] = field(default_factory=dict)
     seen: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
 
@@ -82,6 +91,7 @@ class Job:
             "stages": self.training(scheme, seed),
             "evaluate": evaluate.model_dump(mode="json", exclude={"batch_size"})
             | {"files": file_digests(self.recipe.data.root, evaluate.data), "pictures": self.pictures(evaluate.data)}
+            | ({PLAIN_TEXT: text_digest(self.texts)} if self.texts else {})
             | ({} if forced is None else {"clamp_alpha": forced}),
         }
 
@@ -143,6 +153,7 @@ class Job:
             asked=self.recipe.compare,
             title=self.recipe.title,
             model=self.kept_model(),
+            base=self.start,
         )
 
     def kept_model(self) -> Path | None:

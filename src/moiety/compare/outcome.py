@@ -9,8 +9,9 @@ from pathlib import Path
 
 from moiety.compare.page import report_page
 from moiety.compare.plot import draw
-from moiety.compare.summary import Comparison, Floors
+from moiety.compare.summary import Comparison
 from moiety.compare.table import csv_text, json_text, markdown
+from moiety.compare.verdicts import Floors
 from moiety.evaluate.question_floors import majority_floor, question_only_floor
 from moiety.evaluate.report import UNTYPED, types_of
 from moiety.evaluate.tasks import task_of

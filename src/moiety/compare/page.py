@@ -8,7 +8,16 @@ from pathlib import Path
 
 from moiety.compare.sentences import limits, made, result, sight, title_of, told_apart
 from moiety.compare.summary import Comparison
-from moiety.compare.table import caption, conflict_table, contrast_table, cost_table, notes, score_table
+from moiety.compare.table import (
+    caption,
+    conflict_table,
+    contrast_table,
+    cost_table,
+    notes,
+    score_table,
+    start_notes,
+    start_table,
+)
 from moiety.records.pages import (
     html_command,
     html_contrasts,
@@ -28,6 +37,9 @@ CONTROLS = ("blank image", "majority", "question-only", "chance")
 WORDS = {
     "activated parameters": "the parameters that one token passes through; the cost of a token depends on these, "
     "not on the number of all parameters",
+    "starts as the dense model": "before it is trained, the scheme computes what the dense model computes, so nothing "
+    "that the dense model knew is lost",
+    "text loss": "how badly a model predicts the next word of plain sentences, without a picture; less is better",
     "blank image": "the same model asked again with an empty picture: what it can answer without looking",
     "majority": "always the answer that is most frequent in training for this type of question",
     "question-only": "the most frequent training answer to the same question, word by word",
@@ -53,9 +65,10 @@ def report_page(comparison: Comparison, pictures: Mapping[str, Path], commands: 
         html_heading("Is the picture used?"),
         f"<p>{html.escape(sight(comparison))}</p>",
         *_standings(comparison),
+        *_start(comparison),
         html_heading("Parameters and cost"),
         html_table(cost_table(comparison)),
-        *map(html_note, notes(comparison)),
+        *map(html_note, notes(comparison, starting=False)),
         html_heading("What the words mean"),
         html_terms(_words(comparison)),
         *_next(commands or {}),
@@ -75,7 +88,10 @@ def _words(comparison: Comparison) -> list[tuple[str, str]]:
     schemes = [(row.scheme, row.meaning) for row in comparison.rows if row.meaning]
     names = [line[0] for line in score_table(comparison)[1:]] if comparison.records else []
     ends = {word for word in CONTROLS if any(name.endswith(word) for name in names)}
-    return schemes + [(word, text) for word, text in WORDS.items() if word not in CONTROLS or word in ends]
+    shown = {*WORDS} - {*CONTROLS} | ends
+    if len(start_table(comparison)) == 1:
+        shown -= {"starts as the dense model", "text loss"}
+    return schemes + [(word, text) for word, text in WORDS.items() if word in shown]
 
 
 def _next(commands: Mapping[str, str]) -> list[str]:
@@ -99,6 +115,12 @@ def _section(title: str, lines: Sequence[Sequence[str]], num_texts: int) -> list
     return [html_heading(title), html_table(lines, num_texts=num_texts)] if len(lines) > 1 else []
 
 
+def _start(comparison: Comparison) -> list[str]:
+    """What each scheme is before training, and how much of its language a given model keeps."""
+    found = _section("The start, and how much language is kept", start_table(comparison), 2)
+    return [*found, *map(html_note, start_notes(comparison))] if found else []
+
+
 def _standings(comparison: Comparison) -> list[str]:
     found = [(standing.sentence, standing.sees) for standing in comparison.standings()]
     return [html_fold(f"All {len(found)}, one by one", html_list(found))] if found else []
@@ -109,7 +131,7 @@ def _differences(comparison: Comparison) -> list[str]:
     parts = [f"<p>{html.escape(told_apart(comparison))}</p>"]
     if not found:
         return parts
-    tested = sum(difference.estimate.has_interval for difference in found)
+    tested = sum(difference.is_tested for difference in found)
     note = (
         "Paired by seed: both runs of a pair share data, data order and dense base. All seeds share one dense base, so "
         "the intervals speak about the sparse stages only."
@@ -122,7 +144,7 @@ def _differences(comparison: Comparison) -> list[str]:
             f"{most.num_values} seeds cannot bring below {shown_p(most.smallest)}; corrected is Holm's p over all of "
             "them."
         )
-    sentences = [(difference.sentence, " is " in difference.verdict) for difference in found]
+    sentences = [(difference.sentence, difference.is_clear) for difference in found]
     clear = [sentence for sentence in sentences if sentence[1]]
     parts += [html_list(clear)] if 0 < len(clear) <= 6 else []
     return [*parts, html_fold(f"All {len(found)}, one by one", html_note(note), html_list(sentences))]

@@ -7,15 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moiety.compare.summary import EQUAL, SchemeRow
-from moiety.compare.variants import UNWIDENED, check_names, meaning_of, settings_for
+import torch
+
+from moiety.compare.summary import SchemeRow
+from moiety.compare.variants import UNWIDENED, as_wide_as_dense, check_names, meaning_of, settings_for
+from moiety.compare.verdicts import EQUAL
 from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.vlm.configs import dense_ffn, sparse_config
 from moiety.vlm.model import config_of
-from moiety.vlm.parameters import ParameterCount, count_parameters
+from moiety.vlm.parameters import ParameterCount, count_parameters, on_meta, stage_memory
+from moiety.vlm.upcycle import starts_as_dense
 
 FEWER = "fewer activated parameters"
 MORE = "more activated parameters"
+AS_WIDE = "its experts are as wide as the dense FFN and have more parts, so that it can start as the dense model"
 # Field of moe.asymoe -> the expert group or the part of the layer whose width it gives.
 _WIDTHS = {
     "vision_ffn": "vision",
@@ -71,11 +76,12 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
     settings = settings_for(name, recipe, config)
     count = dense if settings is None else count_parameters(config, settings)
     difference = count.activated / reference.activated - 1
+    full = settings is not None and as_wide_as_dense(settings, config) is not None
     variant = recipe.compare.variants.get(name)
     ffn = dense_ffn(config)
     row = SchemeRow(
         scheme=name,
-        budget_remark=_budget_remark(name, difference, recipe, count.activated, reference.activated),
+        budget_remark=_budget_remark(name, difference, recipe, count.activated, reference.activated, full),
         expert_ffn=ffn if settings is None else settings.expert_ffn or ffn,
         activated=count.activated,
         total=count.total,
@@ -84,6 +90,9 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
         widths=_widths(settings, config),
         note="" if variant is None else variant.note,
         meaning=meaning_of(name, recipe),
+        why_unequal=AS_WIDE if full else "",
+        starts_as_dense=settings is None or starts_as_dense(on_meta(config, settings)),
+        gib=_memory(count, recipe),
     )
     return PlannedScheme(row, settings)
 
@@ -91,6 +100,12 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
 def _of_decoder(count: ParameterCount) -> int:
     """Activated parameters of the language model alone. Tower and projector are the same in every scheme."""
     return count.activated - count.by_part.get("vision_tower", 0) - count.by_part.get("projector", 0)
+
+
+def _memory(count: ParameterCount, recipe: Recipe) -> float:
+    """GiB of one run in the sparse stage that needs most."""
+    dtype = getattr(torch, recipe.model.dtype)
+    return max((stage_memory(count, stage.trains, dtype) for stage in recipe.stages if stage.sparse), default=0.0)
 
 
 def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:
@@ -105,14 +120,14 @@ def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:
     return {group: width for group, width in widths.items() if width is not None}
 
 
-def _budget_remark(name: str, difference: float, recipe: Recipe, activated: int, wanted: int) -> str:
+def _budget_remark(name: str, difference: float, recipe: Recipe, activated: int, wanted: int, full: bool) -> str:
     tolerance, variant = recipe.compare.tolerance, recipe.compare.variants.get(name)
     if abs(difference) <= tolerance:
         return EQUAL
     remark = FEWER if difference < 0 else MORE
     if name in UNWIDENED:
         return remark
-    if variant is not None and variant.budget == "own":
+    if full or (variant is not None and variant.budget == "own"):
         return f"{100 * abs(difference):.1f} % {remark}"
     way_out = "give the variant `budget: own`" if variant else "leave it out of compare.schemes"
     raise ValueError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Floors
+from moiety.compare.summary import MEAN_OF_TYPES, Comparison
+from moiety.compare.verdicts import Floors
 
 # The palette of Okabe and Ito, which people with any kind of colour vision can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000", "#999999")

@@ -14,6 +14,9 @@ from moiety.records.run_files import load_run_file, save_run_file
 from moiety.train.fingerprints import without_later
 from moiety.train.ledger import LATER, whole_identity
 
+PLAIN_TEXT = "plain_text"
+"""Hash of the plain texts, in the settings of a run; runs were not always recorded with it."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -29,6 +32,7 @@ class RunRecord:
         total: Parameters in all.
         training: Numbers of the sparse stages: ``tokens``, ``steps``, ``tokens_per_second``, ``peak_memory_gib``.
         provenance: Command, versions, commit, machine.
+        text_loss: Loss on plain text after training, see :mod:`moiety.evaluate.plain_text`; None: not measured.
     """
 
     scheme: str
@@ -40,6 +44,7 @@ class RunRecord:
     total: int
     training: Mapping[str, float]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    text_loss: float | None = None
 
     def accuracy(self, question_type: str, blank: bool = False) -> float | None:
         """Accuracy in 0..1 on one type of question; None when it was not scored."""
@@ -84,7 +89,7 @@ def aligned(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     if all(stages) and len(stages[0]) == len(stages[1]):
         tree["stages"] = [without_later(old, new, LATER) for old, new in zip(*stages, strict=True)]
     if "evaluate" in now and "evaluate" in then:
-        tree["evaluate"] = without_later(then["evaluate"], now["evaluate"], LATER)
+        tree["evaluate"] = without_later(then["evaluate"], now["evaluate"], (*LATER, PLAIN_TEXT))
     return tree
 
 

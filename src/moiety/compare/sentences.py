@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, points
+from moiety.compare.caveats import language
+from moiety.compare.summary import MEAN_OF_TYPES, Comparison
+from moiety.compare.verdicts import EQUAL, Difference, points
 from moiety.records.pages import counted, listed, spread
 from moiety.stats.intervals import Estimate
 
@@ -27,10 +29,11 @@ def made(comparison: Comparison) -> str:
     how = [counted(len({record.seed for record in comparison.records}), "seed")]
     how += [f"{spread(steps, ',.0f')} steps a run"] if steps else []
     questions = max(int(record.evaluation.get("overall", {}).get("num_values", 0)) for record in comparison.records)
+    base = "one given dense model" if comparison.base.given else "one dense base"
     asked = f", then asked {questions:,} questions about pictures" if questions else ""
     return (
-        f"{counted(len(names), 'scheme').capitalize()}{shown} were trained from one dense base on the same rows in the "
-        f"same order, {', '.join(how)}{asked}. {_activated(comparison)}"
+        f"{counted(len(names), 'scheme').capitalize()}{shown} were trained from {base} on the same rows in the same "
+        f"order, {', '.join(how)}{asked}. {_activated(comparison)}"
     )
 
 
@@ -64,7 +67,8 @@ def result(comparison: Comparison) -> str:
         text = f"{counted(len(scored), 'scheme').capitalize()} answer {spread(means)} % right, on average over {kinds}"
         text += f"; {_order(comparison, scored)}"
     blanks = [_mean(comparison, name, True) for name in scored if comparison.values(name, MEAN_OF_TYPES, True)]
-    return text + (f". With blank pictures: {spread(blanks)} %." if blanks else ".")
+    text += f". With blank pictures: {spread(blanks)} %." if blanks else "."
+    return f"{text} {language(comparison)}".rstrip()
 
 
 def _mean(comparison: Comparison, scheme: str, blank: bool = False) -> float:
@@ -75,13 +79,21 @@ def _mean(comparison: Comparison, scheme: str, blank: bool = False) -> float:
 
 def _order(comparison: Comparison, scored: Sequence[str]) -> str:
     """Whether any scheme may be called better than the reference."""
-    found = [one for one in comparison.reference_minus_others() if one.question_type == MEAN_OF_TYPES]
-    tested = [one for one in found if one.estimate.has_interval]
-    if not found:
+    every = [one for one in comparison.reference_minus_others() if one.question_type == MEAN_OF_TYPES]
+    found = [one for one in every if not one.withheld]
+    if not every:
         return f"{comparison.reference}, which they are measured against, has no result yet"
+    parts = [_found(comparison, found, scored)] if found else []
+    return "; ".join([*parts, *dict.fromkeys(f"no verdict where {one.withheld}" for one in every if one.withheld)])
+
+
+def _found(comparison: Comparison, found: Sequence[Difference], scored: Sequence[str]) -> str:
+    """What may be said about schemes between which a verdict is given."""
+    tested = [one for one in found if one.is_tested]
     if not tested:
-        return _one_seed(comparison, scored)
-    clear = [one for one in tested if " is " in one.verdict]
+        alike = [name for name in scored if not comparison.withheld((comparison.reference, name))]
+        return _one_seed(comparison, alike)
+    clear = [one for one in tested if one.is_clear]
     if not clear:
         seeds = counted(max(one.estimate.num_values for one in tested), "seed")
         return f"{seeds} cannot tell {_objects(tested)} from {comparison.reference}"
@@ -98,7 +110,8 @@ def _objects(found: Sequence[Difference]) -> str:
 
 def _clear(one: Difference) -> str:
     interval = f"[{points(one.estimate.low)}, {points(one.estimate.high)}]"
-    return f"{one.verdict} than {one.second} by {points(abs(one.estimate.mean)).lstrip('+')} points {interval}"
+    size = "" if one.budget_remark == EQUAL else f" ({one.second} has {one.budget_remark})"
+    return f"{one.verdict} than {one.second} by {points(abs(one.estimate.mean)).lstrip('+')} points {interval}{size}"
 
 
 def _one_seed(comparison: Comparison, scored: Sequence[str]) -> str:
@@ -167,10 +180,13 @@ def told_apart(comparison: Comparison) -> str:
     found = comparison.reference_minus_others()
     if not found:
         return f"Nothing to compare with {comparison.reference} yet."
-    clear = sum(" is " in one.verdict for one in found)
+    clear, withheld = sum(one.is_clear for one in found), sum(bool(one.withheld) for one in found)
     single = sum(not one.estimate.has_interval for one in found)
     text = f"{counted(len(found), 'difference').capitalize()}, {comparison.reference} minus another scheme, by type of "
     text += "question: "
     if single == len(found):
         return text + "one seed each, so none has a verdict."
-    return text + f"{clear} with an interval that excludes 0, {len(found) - clear} without."
+    if withheld == len(found):
+        return text + "no verdict, because the schemes start differently."
+    text += f"{clear} with an interval that excludes 0, {len(found) - clear - withheld} without"
+    return text + (f", {withheld} without a verdict because the schemes start differently." if withheld else ".")

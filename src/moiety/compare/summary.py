@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from moiety.compare.records import RunRecord
-from moiety.evaluate.report import percent
+from moiety.compare.verdicts import EQUAL, Difference, Floors, Standing
 from moiety.recipe.compare import MEAN_OF_TYPES, CompareSettings
+from moiety.records.pages import listed
 from moiety.stats.contrasts import Contrast, as_families, contrast_over
 from moiety.stats.intervals import Estimate, paired_difference, seed_interval
-from moiety.stats.permutation import SignFlip, holm, shown_p, sign_flip_test
-
-EQUAL = "equal"
-
-
-@dataclass(frozen=True)
-class Floors:
-    """Accuracies in 0..1 that need no picture, on one type of question; None where a floor does not apply.
-
-    Args:
-        majority: Always answer with the most frequent training answer of the type.
-        question_only: Answer with the most frequent training answer to the same question text.
-        chance: Guess among the options of a multiple-choice question.
-    """
-
-    majority: float | None = None
-    question_only: float | None = None
-    chance: float | None = None
-
-    @property
-    def best(self) -> float:
-        """The highest of the floors; 0 where there is none."""
-        return max(
-            (value for value in (self.majority, self.question_only, self.chance) if value is not None), default=0.0
-        )
+from moiety.stats.permutation import holm, sign_flip_test
 
 
 @dataclass(frozen=True)
@@ -55,6 +32,10 @@ class SchemeRow:
         widths: Expert group or part -> width, where the experts do not share one width.
         note: Why the recipe has this variant.
         meaning: What the scheme does, in one sentence.
+        why_unequal: Why its activated parameters cannot be those of the reference; empty where there is nothing to say.
+        starts_as_dense: Whether it computes the same as the dense base before it is trained; None: not known.
+        start_text_loss: Its loss on plain text before it is trained; None: not measured.
+        gib: Memory of one run in GiB: weights, gradients and optimizer, without activations.
     """
 
     scheme: str
@@ -67,11 +48,36 @@ class SchemeRow:
     widths: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
     meaning: str = ""
+    why_unequal: str = ""
+    starts_as_dense: bool | None = None
+    start_text_loss: float | None = None
+    gib: float = 0.0
 
     @property
     def has_equal_budget(self) -> bool:
         """Whether the scheme activates as many parameters as the reference, within the recipe's tolerance."""
         return self.budget_remark == EQUAL
+
+
+@dataclass(frozen=True)
+class DenseBase:
+    """The dense model that all schemes start from.
+
+    Args:
+        given: Whether it existed before the recipe, so that there is something to lose.
+        recovery: Name of the sparse stage that brings back what was lost; empty where the recipe names none.
+        text_loss: Its loss on plain text; None where it was not measured.
+        num_texts: Number of texts that this loss is the mean of.
+        folder: Where it is; None while it does not exist.
+        stops: Whether the comparison stops before training at a scheme that lost something.
+    """
+
+    given: bool = False
+    recovery: str = ""
+    text_loss: float | None = None
+    num_texts: int = 0
+    folder: Path | None = None
+    stops: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class Comparison:
         asked: The section ``compare`` of the recipe; it holds the contrasts.
         title: Title of the report; empty: made from the name of the recipe.
         model: Folder of a trained model that was kept; None where there is none.
+        base: The dense model that all schemes start from.
     """
 
     name: str
@@ -103,6 +110,7 @@ class Comparison:
     asked: CompareSettings = field(default_factory=CompareSettings)
     title: str = ""
     model: Path | None = None
+    base: DenseBase = field(default_factory=DenseBase)
 
     @property
     def report(self) -> Path:
@@ -160,6 +168,26 @@ class Comparison:
             return Estimate(**found[0])
         return seed_interval([estimate["mean"] for estimate in found]) if found else None
 
+    def text_losses(self, scheme: str) -> list[float]:
+        """Loss on plain text after training, one for each seed that it was measured for."""
+        found = [record.text_loss for record in self.records if record.scheme == scheme]
+        return [loss for loss in found if loss is not None]
+
+    def withheld(self, schemes: Collection[str]) -> str:
+        """Why no verdict is given between `schemes`; empty where one is.
+
+        A scheme that does not start as a given dense model has lost what that model knew. Beside one that lost nothing
+        it has to learn that again, so their scores say nothing about the schemes. A recipe whose stage brings it back
+        says so with ``recovers: true``. If the recipe builds the dense model from nothing, nothing can be lost.
+        """
+        if not self.base.given or self.base.recovery:
+            return ""
+        starts = {row.scheme: row.starts_as_dense for row in self.rows if row.scheme in schemes}
+        lost, kept = ([name for name, start in starts.items() if start is wanted] for wanted in (False, True))
+        if not lost or not kept:
+            return ""
+        return f"{_do(lost, 'not start as the dense model')} and {_do(kept)}"
+
     def reference_minus_others(self) -> list[Difference]:
         """The reference minus each other scheme, for every type and for the mean of types, paired by seed.
 
@@ -172,8 +200,11 @@ class Comparison:
                 if row.scheme != self.reference and (seeds := sorted(set(other) & set(reference))):
                     test = sign_flip_test([reference[seed] - other[seed] for seed in seeds])
                     estimate = paired_difference(reference, other)
-                    found.append(Difference(self.reference, row.scheme, name, estimate, row.budget_remark, test))
-        tested = [number for number, difference in enumerate(found) if difference.estimate.has_interval]
+                    why = self.withheld((self.reference, row.scheme))
+                    found.append(
+                        Difference(self.reference, row.scheme, name, estimate, row.budget_remark, test, 1.0, why)
+                    )
+        tested = [number for number, difference in enumerate(found) if difference.is_tested]
         corrected = holm([found[number].test.p for number in tested])
         for number, p in zip(tested, corrected, strict=True):
             found[number] = replace(found[number], corrected=p)
@@ -194,7 +225,7 @@ class Comparison:
                 values = {scheme: self.values(scheme, question_type) for scheme in weights}
                 contrast = contrast_over(name, weights, question_type, values)
                 if contrast is not None:
-                    found.append(replace(contrast, remarks=remarks))
+                    found.append(replace(contrast, remarks=remarks, withheld=self.withheld(weights)))
         return as_families(found)
 
     def standings(self) -> list[Standing]:
@@ -207,100 +238,9 @@ class Comparison:
         ]
 
 
-@dataclass(frozen=True)
-class Standing:
-    """One score beside what can be reached without the picture.
-
-    Args:
-        scheme: The scheme that was scored.
-        question_type: Type of question.
-        score: Accuracy with the pictures, in 0..1.
-        blank: Accuracy of the same model with blank pictures; None where it was not measured.
-        floors: Accuracies that need no picture and no model.
-    """
-
-    scheme: str
-    question_type: str
-    score: Estimate
-    blank: Estimate | None
-    floors: Floors
-
-    @property
-    def bar(self) -> float:
-        """What the score has to exceed: the best floor and the upper end of the blank-image score."""
-        control = 0.0 if self.blank is None else self.blank.high if self.blank.has_interval else self.blank.mean
-        return max(self.floors.best, control)
-
-    @property
-    def sees(self) -> bool:
-        """Whether the lower end of the score exceeds :attr:`bar`: then the picture was used."""
-        return self.score.has_interval and self.score.low > self.bar
-
-    @property
-    def sentence(self) -> str:
-        """For instance ``moiie on 'coarse': 45.1 [43.0, 47.2] against blank image 10.9, question-only 11.1: above``."""
-        controls = {
-            "blank image": None if self.blank is None else self.blank.mean,
-            "majority": self.floors.majority,
-            "question-only": self.floors.question_only,
-            "chance": self.floors.chance,
-        }
-        named = ", ".join(f"{name} {100 * value:.1f}" for name, value in controls.items() if value is not None)
-        verdict = "above all of them" if self.sees else "not shown to be above all of them"
-        return f"{self.scheme} on {self.question_type!r}: {percent(self.score)} against {named or 'nothing'}: {verdict}"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One paired difference, first minus second, and what may be said about it.
-
-    Args:
-        first: The scheme whose accuracy is taken.
-        second: The scheme whose accuracy is subtracted.
-        question_type: Type of question.
-        estimate: Mean of first minus second over the paired seeds, in -1..1.
-        budget_remark: How `second` differs from the reference in activated parameters; ``equal`` where it does not.
-        test: Sign-flip test over the same seeds.
-        corrected: The p of the test after Holm's correction over all differences of the comparison.
-    """
-
-    first: str
-    second: str
-    question_type: str
-    estimate: Estimate
-    budget_remark: str
-    test: SignFlip
-    corrected: float = 1.0
-
-    @property
-    def verdict(self) -> str:
-        """In words, and never more than the interval shows."""
-        if not self.estimate.has_interval:
-            return "one seed: no verdict"
-        if self.estimate.low > 0:
-            return f"{self.first} is higher"
-        if self.estimate.high < 0:
-            return f"{self.first} is lower"
-        return "not distinguishable"
-
-    @property
-    def sentence(self) -> str:
-        """For instance ``moiie − vanilla on 'x': +1.2 points [−0.5, +2.9], 5 seeds, p 0.25: not distinguishable``."""
-        estimate = self.estimate
-        interval = f" [{points(estimate.low)}, {points(estimate.high)}]" if estimate.has_interval else ""
-        seeds = f"{estimate.num_values} seed{'s' * (estimate.num_values != 1)}"
-        if estimate.has_interval:
-            seeds += f", p {shown_p(self.test.p)}, corrected {shown_p(self.corrected)}"
-        remark = "" if self.budget_remark == EQUAL else f" ({self.second}: {self.budget_remark})"
-        return (
-            f"{self.first} − {self.second} on {self.question_type!r}: {points(estimate.mean)} points{interval}, "
-            f"{seeds}: {self.verdict}{remark}"
-        )
-
-
-def points(value: float) -> str:
-    """A signed number of percentage points: ``+1.2``, ``−0.5``."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+def _do(names: Sequence[str], what: str = "") -> str:
+    """``a does not start``, ``a and b do``."""
+    return f"{listed(names)} {'does' if len(names) == 1 else 'do'} {what}".rstrip()
 
 
 def _accuracy(record: RunRecord, question_type: str, blank: bool) -> float | None:

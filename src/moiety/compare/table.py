@@ -9,11 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from moiety.compare.summary import MEAN_OF_TYPES, Comparison, Difference, SchemeRow
+from moiety.compare.caveats import language_caption, starts, unequal
+from moiety.compare.summary import MEAN_OF_TYPES, Comparison, SchemeRow
+from moiety.compare.verdicts import Difference
 from moiety.evaluate.report import percent
 from moiety.records.pages import finite, pipe_table
 from moiety.stats.contrasts import Contrast, limit_of
-from moiety.stats.intervals import Estimate
+from moiety.stats.intervals import Estimate, seed_interval
 
 FLOOR_NAMES = ("majority", "question_only", "chance")
 
@@ -23,6 +25,8 @@ def markdown(comparison: Comparison) -> str:
     parts = [pipe_table(score_table(comparison))] if comparison.records else []
     further = {2: conflict_table(comparison), 4: contrast_table(comparison)}
     parts += [pipe_table(lines, num_texts) for num_texts, lines in further.items() if len(lines) > 1]
+    kept = start_table(comparison)
+    parts += [pipe_table(kept, 2)] * (len(kept) > 1)
     parts += [pipe_table(cost_table(comparison)), caption(comparison), *notes(comparison)]
     return "\n\n".join(parts) + "\n"
 
@@ -53,16 +57,28 @@ def _seeds(numbers: Sequence[int]) -> str:
     return f"seeds {', '.join(map(str, numbers))}"
 
 
-def notes(comparison: Comparison, *, costs: bool = True) -> list[str]:
-    """What each variant is there for, what the seeds cannot show, and what the columns of costs leave open."""
+def notes(comparison: Comparison, *, costs: bool = True, starting: bool = True) -> list[str]:
+    """What each variant is there for, what is not equal, what the seeds cannot show, and what the columns leave open.
+
+    Args:
+        comparison: The comparison.
+        costs: Also what the columns of :func:`cost_table` leave open.
+        starting: Also the notes of :func:`start_notes`.
+    """
     asked, num_seeds = comparison.asked, len({seed for _, seed in comparison.planned})
     family = len(asked.contrast_types) or len({*comparison.floors, *comparison.types}) + 1
     limit = limit_of(num_seeds, 2.0 ** (1 - num_seeds), family) if asked.contrasts and num_seeds else ""
     found = [f"No contrast can be shown: {limit}; take more seeds or fewer contrast_types."] if limit else []
     found += [f"{row.scheme}: {row.note}" for row in comparison.rows if row.note]
+    found += [*unequal(comparison), *(start_notes(comparison) if starting else [])]
     if costs and any(row.against_dense is not None for row in comparison.rows):
         found.append("Activated against dense: of the language model alone, vision tower and projector left out.")
     return found
+
+
+def start_notes(comparison: Comparison) -> list[str]:
+    """What belongs to :func:`start_table`: who starts as the dense model, and what text loss is."""
+    return [text for text in (*starts(comparison), language_caption(comparison)) if text]
 
 
 def score_table(comparison: Comparison) -> list[list[str]]:
@@ -126,21 +142,48 @@ def cost_table(comparison: Comparison) -> list[list[str]]:
     return lines
 
 
+def start_table(comparison: Comparison) -> list[list[str]]:
+    """Header and lines: what each scheme is before training, and how much language it keeps; one scheme a line.
+
+    Only the header where there is nothing to say: the recipe builds its base from nothing, and all start as it.
+    """
+    base = comparison.base
+    header = ["scheme", "starts as the dense model"]
+    header += ["text loss at step 0", "language kept (text loss before → after)"] if base.text_loss is not None else []
+    if not base.given and all(row.starts_as_dense is not False for row in comparison.rows):
+        return [header]
+    words = {True: "yes", False: "no", None: ""}
+    return [header, *([row.scheme, words[row.starts_as_dense], *_language(comparison, row)] for row in comparison.rows)]
+
+
+def _language(comparison: Comparison, row: SchemeRow) -> list[str]:
+    before, start, after = comparison.base.text_loss, row.start_text_loss, comparison.text_losses(row.scheme)
+    if before is None:
+        return []
+    found = seed_interval(after) if after else None
+    kept = "" if found is None else f"{before:.3f} → {found.mean:.3f}"
+    kept += f" [{found.low:.3f}, {found.high:.3f}]" if found is not None and found.has_interval else ""
+    return ["" if start is None else f"{start:.3f}", kept]
+
+
 def csv_text(comparison: Comparison) -> str:
     """One line per scheme and type of question, numbers unrounded, for other programs."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = "scheme budget_remark type num_seeds mean low high blank_mean blank_low blank_high"
-    writer.writerow([*header.split(), *FLOOR_NAMES, "activated", "total", "expert_ffn"])
+    ends = ["activated", "total", "expert_ffn", "starts_as_dense", "base_text_loss", "start_text_loss", "text_loss"]
+    writer.writerow([*header.split(), *FLOOR_NAMES, *ends])
     for row in comparison.rows:
+        losses = comparison.text_losses(row.scheme)
+        kept = sum(losses) / len(losses) if losses else None
+        sizes = [row.activated, row.total, row.expert_ffn]
+        language = [row.starts_as_dense, comparison.base.text_loss, row.start_text_loss, kept]
         for name in [*comparison.types, MEAN_OF_TYPES]:
             seeds = len(comparison.values(row.scheme, name))
             scores = (comparison.score(row.scheme, name), comparison.score(row.scheme, name, blank=True))
             floors = [getattr(comparison.floors.get(name), floor, None) for floor in FLOOR_NAMES]
             cells = [cell for score in scores for cell in _cells(score)]
-            writer.writerow(
-                [row.scheme, row.budget_remark, name, seeds, *cells, *floors, row.activated, row.total, row.expert_ffn]
-            )
+            writer.writerow([row.scheme, row.budget_remark, name, seeds, *cells, *floors, *sizes, *language])
     return out.getvalue()
 
 
@@ -149,6 +192,7 @@ def json_text(comparison: Comparison) -> str:
     tree = {
         "name": comparison.name,
         "reference": comparison.reference,
+        "base": asdict(comparison.base) | {"folder": str(comparison.base.folder or "")},
         "schemes": [asdict(row) for row in comparison.rows],
         "floors": {name: asdict(floors) for name, floors in comparison.floors.items()},
         "differences": [_tested(difference) for difference in comparison.reference_minus_others()],

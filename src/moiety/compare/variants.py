@@ -10,7 +10,7 @@ from moiety.groups import nearest_name
 from moiety.moe.routers import resolve, router_named, scheme_names
 from moiety.recipe.compare import VariantSettings
 from moiety.recipe.recipe import MoESettings, Recipe
-from moiety.vlm.configs import dense_ffn
+from moiety.vlm.configs import dense_ffn, from_outside
 from moiety.vlm.parameters import count_parameters, equal_settings, expert_ffn_for, of_one_width
 
 # Schemes at the width of the dense FFN, as published. They activate fewer parameters, and the tables say so.
@@ -54,7 +54,7 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
     The reference is used unchanged. Another scheme takes the layers, rules and loss weights of the reference; its
     `top_k`, if the scheme has a gate; and as many experts, if the proportions of its groups allow it. Its width is
     chosen so that activated parameters are equal. A variant is made in the same way and its own settings replace the
-    others.
+    others. Scheme asymoe with ``size_plan: full`` keeps the widths of the dense FFN, whatever it then activates.
 
     Args:
         name: A scheme, one of :func:`compared_names`, or a variant of the recipe.
@@ -75,15 +75,18 @@ def settings_for(name: str, recipe: Recipe, config: Any) -> MoESettings | None:
             _check_dense(name, variant)
             return None
         settings = variant_settings(name, variant, reference)
-        as_it_is = variant.budget == "own" or settings == reference
-        return settings if as_it_is else equalised(settings, recipe, config)
+        if variant.budget == "own" or settings == reference:
+            return settings
+        return as_wide_as_dense(settings, config) or equalised(settings, recipe, config)
     if name == reference.scheme:
         return reference
     scheme = UNWIDENED.get(name) or WIDENED.get(name) or name
     if scheme == "dense":
         return None
     settings = carried_over(scheme, reference)
-    return settings if name in UNWIDENED else equalised(settings, recipe, config)
+    if name in UNWIDENED:
+        return settings
+    return as_wide_as_dense(settings, config) or equalised(settings, recipe, config)
 
 
 def meaning_of(name: str, recipe: Recipe) -> str:
@@ -161,6 +164,18 @@ def equalised(settings: MoESettings, recipe: Recipe, config: Any) -> MoESettings
         if abs(planned / wanted - 1) <= recipe.compare.tolerance:
             return settings
     return equal_settings(settings, config, wanted)
+
+
+def as_wide_as_dense(settings: MoESettings, config: Any) -> MoESettings | None:
+    """`settings` of scheme asymoe with ``size_plan: full``; None for every other scheme or plan.
+
+    Experts of other widths would not start as the dense FFN. So if a recipe gives no plan and no width, the plan is
+    ``full`` for a model that moiety did not build from nothing, as upcycling has it.
+    """
+    own = settings.asymoe
+    if own is None or not own.unsized or (own.size_plan or ("full" if from_outside(config) else "")) != "full":
+        return None
+    return settings.model_copy(update={"asymoe": own.model_copy(update={"size_plan": "full"})})
 
 
 def _loss_weights(coefficient: float | Mapping[str, float], gates: Sequence[str]) -> float | dict[str, float]:

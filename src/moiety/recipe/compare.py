@@ -89,7 +89,7 @@ class VariantSettings(Section):
             raise ValueError("give the scheme of a variant as `scheme`, beside `moe` and not inside it")
         if self.budget == "equal" and self.moe.get("expert_ffn") is not None:
             raise ValueError("budget equal chooses the width; leave moe.expert_ffn out, or give `budget: own`")
-        shared = sorted({"data", "limit"} & set(self.evaluate))
+        shared = sorted({"data", "limit", "texts"} & set(self.evaluate))
         if shared:
             raise ValueError(f"every scheme answers the same questions; leave {', '.join(shared)} out of its evaluate")
         return self

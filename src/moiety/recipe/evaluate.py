@@ -86,4 +86,9 @@ class EvaluateSettings(Section):
     max_new_tokens: int = Field(16, ge=1, description="longest answer in tokens")
     limit: int | None = Field(None, ge=1, description="score the first N rows only")
     blank_image: Switch = Field(True, description="also score with blank images: the question-only control")
+    texts: str | None = Field(
+        None,
+        description="compare: file of plain texts, one a line, relative to data.root, whose loss says how much "
+        "language is kept; null: twelve sentences of moiety",
+    )
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)

@@ -61,6 +61,9 @@ class ModelSettings(Section):
     scratch: ScratchSettings | None = Field(
         None, description="build a small model with new weights instead of `source`"
     )
+    processor: str | None = Field(
+        None, description="folder or id that holds the processor; null: the one of `source`, or of the new model"
+    )
     template: str | None = Field(
         None, description="chat template with generation marks: plain, vicuna, llama3, chatml, phi3"
     )

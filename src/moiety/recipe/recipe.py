@@ -188,6 +188,7 @@ class StageSettings(Section):
     sparse: Switch = Field(
         False, description="make the model sparse as section moe says before this stage, unless it is sparse already"
     )
+    recovers: Switch = Field(False, description="this sparse stage brings back what schemes lost at the start")
     merge_turns: Switch | None = Field(None, description="overrides data.merge_turns")
     train: TrainSettings = Field(default_factory=TrainSettings)
 
@@ -211,6 +212,8 @@ class Recipe(Section):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must be distinct, got {names}")
+        if idle := [stage.name for stage in self.stages if stage.recovers and not stage.sparse]:
+            raise ValueError(f"stage {idle[0]!r} is dense, so no scheme has lost anything; leave `recovers` out")
         sparse = [stage.sparse for stage in self.stages]
         if sparse != sorted(sparse):
             raise ValueError("a dense stage cannot follow a sparse one: experts are never merged back")

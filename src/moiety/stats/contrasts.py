@@ -32,6 +32,7 @@ class Contrast:
         remarks: What keeps the schemes from activating equally many parameters.
         unit: What the members of a family are called.
         pairs: What the test pairs: a seed, or a person.
+        withheld: Why no verdict is given, whatever the numbers are; empty where one is.
     """
 
     name: str
@@ -45,15 +46,18 @@ class Contrast:
     remarks: Sequence[str] = ()
     unit: str = "types"
     pairs: str = "seed"
+    withheld: str = ""
 
     @property
     def is_clear(self) -> bool:
         """Whether the corrected test excludes chance and the interval excludes 0; an outlier parts the two."""
-        return self.corrected < LEVEL and (self.estimate.low > 0 or self.estimate.high < 0)
+        return not self.withheld and self.corrected < LEVEL and (self.estimate.low > 0 or self.estimate.high < 0)
 
     @property
     def verdict(self) -> str:
         """In words, never more than the corrected test and the interval show."""
+        if self.withheld:
+            return f"no verdict: {self.withheld}"
         pair, mean = self._pair(), self.estimate.mean
         if not self.estimate.has_interval:
             return f"one {self.pairs}: no verdict"
@@ -71,7 +75,9 @@ class Contrast:
         seeds = f"{self.test.num_values} {self.pairs}{'s' * (self.test.num_values != 1)}"
         parts = [f"{100 * self.estimate.mean:+.1f} points".replace("-", "−")]
         if self.estimate.has_interval:
-            parts += [f"95 % interval {low} to {high}", seeds, f"p = {shown_p(self.test.p)}"]
+            parts += [f"95 % interval {low} to {high}", seeds]
+        if self.estimate.has_interval and not self.withheld:
+            parts.append(f"p = {shown_p(self.test.p)}")
             if self.family > 1:
                 parts.append(f"corrected {shown_p(self.corrected)} over {self.family} {self.unit}")
             parts.append(f"{shown_p(self.corrected_over_all)} over all contrasts")
@@ -134,7 +140,9 @@ def as_families(contrasts: Sequence[Contrast]) -> list[Contrast]:
     answers for. The correction over everything that was asked is shown beside it.
     """
     found = list(contrasts)
-    tested = [number for number, contrast in enumerate(found) if contrast.estimate.has_interval]
+    tested = [
+        number for number, contrast in enumerate(found) if contrast.estimate.has_interval and not contrast.withheld
+    ]
     for name in dict.fromkeys(found[number].name for number in tested):
         members = [number for number in tested if found[number].name == name]
         for number, p in zip(members, holm([found[number].test.p for number in members]), strict=True):

@@ -19,12 +19,12 @@ from moiety.train.stage_data import num_silent
 from moiety.train.start import require_files, texts_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images
+from moiety.vlm.loading import local_folder
 from moiety.vlm.parameters import count_parameters, stage_memory
 from moiety.vlm.rows import Row, merge_rows, read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of
 from moiety.vlm.templates import load_processor
-from moiety.vlm.upcycle import local_folder
 
 _SAMPLE = 32
 
@@ -107,7 +107,9 @@ def plan(recipe: Recipe) -> TrainingPlan:
             folder = build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=template, seed=recipe.seed)
         else:
             folder = local_folder(str(recipe.model.source), recipe.model.revision)
-        processor = load_processor(folder, recipe.model.template, marks=recipe.data.labels == "assistant")
+        processor = load_processor(
+            folder, recipe.model.template, marks=recipe.data.labels == "assistant", processor=recipe.model.processor
+        )
         return TrainingPlan(recipe.name, tuple(_stage(stage, recipe, folder, processor) for stage in recipe.stages))
 
 

@@ -38,7 +38,7 @@ from moiety.train.trainer import MoietyTrainer
 from moiety.vlm.card import Training, write_card
 from moiety.vlm.centring import centre_gates
 from moiety.vlm.configs import resolved
-from moiety.vlm.damage import refuse_damage
+from moiety.vlm.damage import allows_damage, refuse_damage
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
@@ -128,7 +128,9 @@ def _run(
 ) -> dict[str, Any]:
     """Load, check, train and write. Returns the numbers of the run."""
     ranks = ranks_now()
-    processor = load_processor(source, recipe.model.template, marks=recipe.data.labels == "assistant")
+    processor = load_processor(
+        source, recipe.model.template, marks=recipe.data.labels == "assistant", processor=recipe.model.processor
+    )
     moe = None if moe is None else with_special_ids(moe, processor)
     model, history, fresh = _model_of(source, stage, recipe, seed, moe)
     if data is None:
@@ -166,7 +168,7 @@ def _model_of(
     if moe is not None and present is None:
         model.config.provenance = {**(model.config.provenance or {}), "origin": history["origin"]}
         model = upcycle(model, moe, seed=seed, in_place=True)
-        refuse_damage(model, source, allowed=recipe.model.allow_damage)
+        refuse_damage(model, source, allowed=allows_damage(recipe))
         history |= model.config.provenance
     elif moe is not None and present is not None:
         kept = {name: getattr(present, name) for name in _CHOSEN_AT_START if getattr(moe, name) is None}

@@ -12,10 +12,10 @@ from moiety.train.ledger import discard_stage, finished_stage, read_record, text
 from moiety.train.progress import without_weight_bars
 from moiety.vlm.assemble.join import ORIGIN
 from moiety.vlm.damage import SCRATCH
+from moiety.vlm.loading import local_folder
 from moiety.vlm.rows import read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of
-from moiety.vlm.upcycle import local_folder
 
 _NAMED = 3
 
@@ -31,7 +31,9 @@ def require_files(recipe: Recipe, *, questions: bool = False) -> None:
         FileNotFoundError: a file is missing. The text names it, and the command that writes it if the recipe knows one.
     """
     root, settings = Path(recipe.data.root), recipe.data
-    files = [name for stage in recipe.stages for name in stage.data] + [*recipe.evaluate.data] * questions
+    files = [name for stage in recipe.stages for name in stage.data]
+    if questions:
+        files += [*recipe.evaluate.data, *([recipe.evaluate.texts] if recipe.evaluate.texts else [])]
     missing = [name for name in dict.fromkeys([*files, *settings.images]) if not (root / name).exists()]
     if not missing:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -35,6 +36,29 @@ def groups_of(model: nn.Module) -> ExpertGroups | None:
     """The expert table of `model`; None for a dense model."""
     settings = settings_of(model)
     return None if settings is None else resolve(settings)[1]
+
+
+def refuse_sparse(config: Any, what: str | Path) -> None:
+    """Refuse a model that is sparse where a dense one is needed, and say what can be done with it.
+
+    Args:
+        config: Of a model.
+        what: Folder or name of the model.
+
+    Raises:
+        ValueError: it is sparse.
+    """
+    tree = getattr(config, "moe", None) or {"scheme": "dense"}
+    if tree["scheme"] == "dense":
+        return
+    source = ((getattr(config, "provenance", None) or {}).get("upcycled") or {}).get("source")
+    made_from = f"the dense model that it was made from ({source})" if source else "a dense model"
+    folder = what if Path(what).is_dir() else "FOLDER"
+    raise ValueError(
+        f"{what} is sparse already (scheme {tree['scheme']!r}), expected a dense model. It can be trained further "
+        f"(`moiety train RECIPE model.source={folder}` with the same section moe), evaluated, inspected and served as "
+        f"it is; for another scheme, start from {made_from}"
+    )
 
 
 def name_of(model: Any) -> str:

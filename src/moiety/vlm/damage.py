@@ -2,8 +2,8 @@
 
 Experts that are narrower than the dense FFN, or of a kind that cannot copy it, do not start as the dense model. For a
 model that was built from nothing that is the price of a fair comparison: its sparse stage learns everything anew. For a
-model that somebody trained it is a loss. SmolLM2-135M says "The capital of France is Paris."; as scheme asymoe with its
-default widths it says "strugg strugg strugg", at a text loss of 29.6 instead of 3.4 (docs/results.md).
+model that somebody trained it is a loss. SmolLM2-135M says "The capital of France is Paris."; as scheme asymoe with
+`size_plan: dense_budget` it says "eliveryelivery", at a text loss of 17.8 instead of 3.4 (docs/results.md).
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moiety.recipe.recipe import Recipe
+
 SCRATCH = "scratch"
 """Origin of a model that moiety built from nothing, as its history names it."""
 
 
 class DamageError(RuntimeError):
     """The sparse model has lost what the dense model had learned."""
+
+
+def allows_damage(recipe: Recipe) -> bool:
+    """Whether a recipe permits it: by ``model.allow_damage``, or because one of its stages brings back what is lost."""
+    return recipe.model.allow_damage or any(stage.recovers for stage in recipe.stages)
 
 
 def refuse_damage(model: Any, source: str | Path, *, allowed: bool = False) -> None:

@@ -15,8 +15,11 @@ from transformers.models.auto.modeling_auto import (
 
 from moiety.records.json_reader import parse_json
 from moiety.vlm.adapters import base_of_adapters
-from moiety.vlm.quantised import quantised_by
+from moiety.vlm.quantised import full_width, quantised_by
 from moiety.vlm.sizes import check_numbers, check_size
+
+GGUF = ".gguf"
+"""End of the name of a GGUF file."""
 
 
 def check_folder(path: str | Path) -> None:
@@ -24,9 +27,10 @@ def check_folder(path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: `path` looks like a folder but does not exist, or it has no config.json or no weights.
-        ValueError: the weights are pickled, or the folder has LLaVA's original layout.
+        ValueError: the weights are pickled or lie in a GGUF file, or the folder has LLaVA's original layout.
     """
     folder = Path(path)
+    refuse_gguf(path)
     if not folder.is_dir():
         if folder.is_absolute() or str(path).startswith(".") or str(path).count("/") != 1:
             raise FileNotFoundError(f"no model folder at {path}")
@@ -42,6 +46,45 @@ def check_folder(path: str | Path) -> None:
                 "never does; convert the folder to safetensors first"
             )
         raise FileNotFoundError(f"{folder} holds no *.safetensors weights")
+
+
+def refuse_gguf(path: str | Path) -> None:
+    """Refuse a GGUF file, and a folder that holds such files and no config: they hold a language model alone.
+
+    Raises:
+        ValueError: it is one; says how to make a vision-language model of it.
+    """
+    folder = Path(path)
+    if folder.suffix.lower() == GGUF:
+        found = [folder]
+    else:
+        found = [] if (folder / "config.json").is_file() else sorted(folder.glob(f"*{GGUF}"))
+    if found:
+        raise ValueError(
+            f"{found[0]} is a GGUF file, expected the folder of a vision-language model; a GGUF file holds a language "
+            f"model alone: `moiety assemble {found[0]} TOWER NEW` joins it with a vision tower, then give NEW"
+        )
+
+
+def local_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a model: `source` itself, or the folder with the downloaded files of a Hub id.
+
+    Raises:
+        FileNotFoundError: `source` is neither a folder nor an id that can be fetched.
+        ValueError: it is a GGUF file.
+    """
+    refuse_gguf(source)
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        kinds = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+        return Path(snapshot_download(str(source), revision=revision, allow_patterns=kinds))
+    except Exception as error:
+        raise FileNotFoundError(
+            f"no model at {source}: it is no folder, and cannot be fetched ({type(error).__name__})"
+        ) from error
 
 
 def model_type_of(path: str | Path) -> str | None:
@@ -124,7 +167,10 @@ def dense_class(config: Any, path: str | Path) -> Any:
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         remedy = "give a vision-language model such as LLaVA or Qwen2.5-VL"
         if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-            remedy = "it is a language model alone: `moiety assemble` joins it with a vision tower first"
+            remedy = (
+                f"it is a language model alone: `moiety assemble {path} TOWER NEW` joins it with a vision tower, then "
+                "give NEW"
+            )
         raise ValueError(f"{path} is of type {config.model_type!r}, which is no image-text-to-text model; {remedy}")
     return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
 
@@ -150,7 +196,9 @@ def read_model(cls: Any, path: str | Path, **options: Any) -> Any:
         if method is not None:
             kind = ImportError if isinstance(error, ImportError) else ValueError
             why = str(error).strip().partition("\n")[0]
-            raise kind(f"{path} holds quantised weights ({method}), which cannot be read here: {why}") from error
+            raise kind(
+                f"{path} holds quantised weights ({method}), which cannot be read here: {why}. {full_width(method)}"
+            ) from error
         if not isinstance(error, RuntimeError):
             raise
         raise _damaged(path, error) from error

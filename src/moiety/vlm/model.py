@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,14 @@ class MoietyModel(GeneratesWithIds):
         super().__init__(config)  # type: ignore[call-arg]
         self._become_sparse(Backend(wish), copy=False)
 
-    def _become_sparse(self, backend: Backend, *, copy: bool) -> None:
+    def _become_sparse(
+        self, backend: Backend, *, copy: bool, activity: Mapping[int, torch.Tensor] | None = None
+    ) -> None:
         """Splice, and set what a sparse model needs around it; the decoder is dense before."""
         self.experts_backend = backend
         self.config._experts_implementation_internal = backend.name
-        splice(self, MoESettings.model_validate(self.config.moe), backend, copy=copy)  # type: ignore[arg-type]
+        settings = MoESettings.model_validate(self.config.moe)
+        splice(self, settings, backend, copy=copy, activity=activity)  # type: ignore[arg-type]
         self._is_sparse = self.config.moe["scheme"] != "dense"
         if self._is_sparse:
             routing_table(self)
@@ -211,9 +215,17 @@ def register_type(model_type: str | None) -> None:
 
 
 def config_of(path: str | Path) -> Any:
-    """The config of a model folder or id, of whichever family; see :func:`moiety.vlm.loading.read_config`."""
+    """The config of a vision-language model, dense or sparse, from a folder or id; of adapters, that of their model.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: its config is damaged, or it is no vision-language model.
+    """
     register_type(model_type_of(path))
-    return read_config(path)
+    config = read_config(path)
+    if not config.model_type.startswith(MODEL_TYPE):
+        dense_class(config, path)
+    return config
 
 
 def register_families() -> None:
@@ -222,7 +234,14 @@ def register_families() -> None:
         with_moe(getattr(transformers, name))
 
 
-def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None = None, *, copy: bool) -> Any:
+def adopt(
+    model: Any,
+    settings: MoESettings,
+    provenance: dict[str, Any] | None = None,
+    *,
+    copy: bool,
+    activity: Mapping[int, torch.Tensor] | None = None,
+) -> Any:
     """Turn a dense model into a sparse one in place; its tensors stay where they are.
 
     Args:
@@ -230,6 +249,7 @@ def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None =
         settings: What it becomes; ``scheme: dense`` changes its class and config only.
         provenance: Written to its config.
         copy: Copy the dense FFNs into the experts; otherwise experts start at random.
+        activity: Decoder layer -> activity of the units of its FFN; narrower experts keep the units that say most.
 
     Returns:
         `model` itself.
@@ -244,7 +264,7 @@ def adopt(model: Any, settings: MoESettings, provenance: dict[str, Any] | None =
     model.config.moe, model.config.provenance = new.moe, provenance
     model.config.architectures = [cls.__name__]
     model.__class__ = cls
-    model._become_sparse(getattr(model, "experts_backend", None) or Backend(), copy=copy)
+    model._become_sparse(getattr(model, "experts_backend", None) or Backend(), copy=copy, activity=activity)
     return model
 
 
@@ -273,10 +293,9 @@ def load(
         The model in eval mode.
     """
     route = Backend(experts_implementation).name
-    base = base_of_adapters(path)
+    config, base = config_of(path), base_of_adapters(path)
     if base is not None:
         return merge_adapters(load(base, dtype, experts_implementation, device), path)
-    config = config_of(path)
     if config.model_type.startswith(MODEL_TYPE):
         model = read_model(sparse_class(config), path, config=config, dtype=dtype or "auto")
     else:

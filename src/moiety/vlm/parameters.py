@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from moiety.moe.asymoe.budget import design_for
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings, Part
-from moiety.vlm.configs import MODEL_TYPE, groups_of, settings_of, sparse_config
+from moiety.vlm.configs import MODEL_TYPE, groups_of, refuse_sparse, settings_of, sparse_config
 from moiety.vlm.decoders import base_of
 from moiety.vlm.loading import dense_class
 from moiety.vlm.model import config_of, moe_layers, sparse_class
@@ -75,7 +75,7 @@ def count_parameters(
     if convention not in get_args(Convention):
         raise ValueError(f"unknown convention {convention!r}; known: {', '.join(get_args(Convention))}")
     in_memory = isinstance(source, nn.Module) and settings is None and quantisation_of(source) is None
-    model = source if in_memory else _on_meta(source, settings)
+    model = source if in_memory else on_meta(source, settings)
     left_out = unread_parameters(base_of(model)) if convention == "strict" else set()
     by_part: dict[Part, int] = {}
     for name, parameter in model.named_parameters():
@@ -94,27 +94,27 @@ def count_parameters(
     return ParameterCount(total, max(by_group.values()), by_group, by_part, scheme, convention)
 
 
-def _on_meta(source: Any, settings: MoESettings | None) -> Any:
+def on_meta(source: Any, settings: MoESettings | None) -> Any:
     """The model of a config, folder or model, without memory for its weights."""
     config = source.config if isinstance(source, nn.Module) else source
     if not isinstance(config, PreTrainedConfig):
         config = config_of(config)  # type: ignore[arg-type]
     sparse = type(config).model_type.startswith(MODEL_TYPE)
     if settings is not None and settings.scheme != "dense":
-        if sparse and config.moe["scheme"] != "dense":
-            raise ValueError(
-                f"the model is sparse already ({config.moe['scheme']}); give its dense base or no settings"
-            )
+        refuse_sparse(config, _name(source))
         config, sparse = sparse_config(config, settings), True
-    cls = (
-        sparse_class(config)
-        if sparse
-        else dense_class(config, source if isinstance(source, str | Path) else type(config).__name__)
-    )
+    cls = sparse_class(config) if sparse else dense_class(config, _name(source))
     with torch.device("meta"), no_init_weights():
         model = cls(config)
     model.tie_weights()  # part of what is left out above
     return model
+
+
+def _name(source: Any) -> str:
+    """What a message calls a model, a config, or a folder."""
+    if isinstance(source, str | Path):
+        return str(source)
+    return str(getattr(source, "name_or_path", "") or type(source).__name__)
 
 
 def stage_memory(count: ParameterCount, trains: Sequence[Part], dtype: torch.dtype = torch.float32) -> float:

@@ -16,6 +16,14 @@ from moiety.vlm.parts import part_of
 
 logger = logging.getLogger(__name__)
 
+_READ = '{{}}.from_pretrained("FOLDER", quantization_config={}(dequantize=True))'
+_UNPACKED = {
+    "bitsandbytes": '{}.from_pretrained("FOLDER").dequantize()',
+    "fp8": _READ.format("FineGrainedFP8Config"),
+    "mxfp4": _READ.format("Mxfp4Config"),
+    "compressed-tensors": _READ.format("CompressedTensorsConfig"),
+}
+"""Method -> what transformers writes full weights with."""
 _PACKED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic", "bitsandbytes")
 
 
@@ -29,6 +37,27 @@ def quantised_by(config: Any) -> str | None:
     method = tree.get("quant_method") or "a method without a name"
     bits = tree.get("bits") or (tree.get("load_in_4bit") and 4) or (tree.get("load_in_8bit") and 8)
     return f"{getattr(method, 'value', method)}{f', {bits} bit' if bits else ''}"
+
+
+def full_width(method: str, cls: str = "AutoModelForImageTextToText") -> str:
+    """A sentence on how to get weights at full width.
+
+    Args:
+        method: As :func:`quantised_by` or :func:`quantisation_of` found it.
+        cls: Class of transformers that reads the model.
+
+    Example:
+        >>> full_width("gptq, 4 bit")
+        'Take the model that it was quantised from'
+    """
+    unpacked = _UNPACKED.get(method.split(",")[0])
+    best = "Take the model that it was quantised from"
+    if unpacked is None:
+        return best
+    return (
+        f"{best}. If you have only this one, unpack it with transformers: `model = {unpacked.format(cls)}`, then "
+        '`model.save_pretrained("NEW")`; its weights stay rounded'
+    )
 
 
 def is_packed(tensor: Tensor) -> bool:
@@ -59,7 +88,7 @@ def refuse_quantised(method: str | None, what: str) -> None:
     if method is not None:
         raise ValueError(
             f"{what} holds quantised weights ({method}): upcycling needs weights at full width, because every expert "
-            "starts as a copy of them. Upcycle the model that it was quantised from, and quantise the result"
+            f"starts as a copy of them. {full_width(method)}; quantise the sparse model afterwards"
         )
 
 

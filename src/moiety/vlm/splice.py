@@ -13,7 +13,7 @@ thread, never on a module, so two forwards may be in flight before a backward (g
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as hf_init
 
 from moiety.moe.asymoe.context import ContextAttention, Evidence
-from moiety.moe.experts.bank import ExpertBank
+from moiety.moe.experts.bank import ExpertBank, known_activity
 from moiety.moe.layer import ModalityMoE
 from moiety.moe.routers import Router
 from moiety.recipe.recipe import MoESettings
@@ -238,15 +238,23 @@ def sparse_layers(model: nn.Module) -> list[ModalityMoE]:
     return [module for module in model.modules() if isinstance(module, ModalityMoE)]
 
 
-def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, copy: bool = False) -> None:
+def splice(
+    model: PreTrainedModel,
+    settings: MoESettings,
+    backend: Backend,
+    *,
+    copy: bool = False,
+    activity: Mapping[int, Tensor] | None = None,
+) -> None:
     """Put sparse layers in place of dense FFNs and re-type what must pass the ids.
 
     Args:
         model: The outermost model, dense; changed in place.
         settings: ``scheme: dense`` computes the same; only ranks without pictures keep in step.
         backend: Route of all new banks.
-        copy: Copy each dense FFN into all experts that replace it (upcycling), of narrower ones the rows that can say
+        copy: Copy each dense FFN into all experts that replace it (upcycling), into narrower ones the units that say
             most; otherwise they start at random.
+        activity: Decoder layer -> activity of the units of its FFN, see :mod:`moiety.vlm.activity`; None: not known.
 
     Raises:
         TypeError: a decoder layer has no gated FFN under ``.mlp``.
@@ -269,7 +277,8 @@ def splice(model: PreTrainedModel, settings: MoESettings, backend: Backend, *, c
         if index in chosen:
             where = f"the FFN of decoder layer {index}"
             dense = read_ffn(layer.mlp, decoder.config, where)
-            layer.mlp = _sparse(dense, settings, index, backend, copy=copy)
+            with known_activity((activity or {}).get(index)):
+                layer.mlp = _sparse(dense, settings, index, backend, copy=copy)
         retype(layer, TakesModalityIds)
     retype(decoder, InitialisesExperts)
     retype(base, FindsModalityIdsWithOffsets if shifts else FindsModalityIds)

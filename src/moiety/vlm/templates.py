@@ -19,7 +19,8 @@ from transformers import AutoProcessor
 
 from moiety.groups import nearest_name
 from moiety.vlm.adapters import base_of_adapters
-from moiety.vlm.loading import refuse_own_code
+from moiety.vlm.loading import refuse_gguf, refuse_own_code
+from moiety.vlm.model import config_of
 from moiety.vlm.vocabulary import check_vocabulary
 
 _CONTENT = (
@@ -149,15 +150,36 @@ def template_named(name: str) -> Template:
     return TEMPLATES[name]
 
 
-def _named(error: Exception, folder: str | Path) -> str:
-    """The text of an error; where it is about a JSON file of `folder`, the name of that file stands in front."""
+_NO_PROCESSOR = (
+    "Give the folder that has it: `moiety upcycle --processor FOLDER`, or model.processor=FOLDER in a recipe; or copy "
+    "its files here. A language model and a tower get their processor from `moiety assemble`"
+)
+
+
+def _without_processor(error: Exception, folder: str | Path) -> str:
+    """What to say of a folder whose processor cannot be read; a damaged JSON file of the folder is named."""
     damaged = getattr(error, "doc", None)
-    files = [] if damaged is None else sorted(Path(folder).glob("*.json"))
-    names = [file.name for file in files if file.read_text("utf-8", errors="replace") == damaged]
-    return ": ".join([*names[:1], str(error)])
+    if damaged is None:
+        return f"no processor in {folder}: {str(error).partition('. ')[0]}. {_NO_PROCESSOR}"
+    names = [file for file in sorted(Path(folder).glob("*.json")) if file.read_text("utf-8", "replace") == damaged]
+    return f"no processor in {folder}: {': '.join([*(file.name for file in names[:1]), str(error)])}"
 
 
-def load_processor(folder: str | Path, template: str | None = None, *, marks: bool = True, **options: Any) -> Any:
+def _refuse_no_model(folder: str | Path) -> None:
+    """Raise where a folder without a processor is no vision-language model either; its model is told first."""
+    refuse_gguf(folder)
+    if any((Path(folder) / name).is_file() for name in ("config.json", "adapter_config.json")):
+        config_of(folder)
+
+
+def load_processor(
+    folder: str | Path,
+    template: str | None = None,
+    *,
+    marks: bool = True,
+    processor: str | Path | None = None,
+    **options: Any,
+) -> Any:
     """Load the processor of a model folder and check or set its chat template.
 
     Args:
@@ -165,6 +187,7 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
         template: Name of a template of :data:`TEMPLATES`. It is written into the processor and saved with it. None:
             keep the processor's own.
         marks: Require a template with generation marks. Labels need them unless they are found by prefixes.
+        processor: Folder or id that holds the processor, for a model folder that has none; None: `folder` itself.
         options: Passed to ``AutoProcessor.from_pretrained`` (``revision``, ``token``).
 
     Returns:
@@ -174,32 +197,41 @@ def load_processor(folder: str | Path, template: str | None = None, *, marks: bo
         FileNotFoundError: the folder holds no processor.
         ImportError: the processor needs a package that is not installed (torchvision for most video models).
         ValueError: the template is unknown, does not fit the tokenizer, is missing or marks no answers; or the
-            embedding table of the model has no row for some tokens.
+            embedding table of the model has no row for some tokens. Or `folder` holds no vision-language model.
     """
-    base = base_of_adapters(folder)
-    place = folder if base is None or (Path(folder) / "tokenizer_config.json").is_file() else base
+    found = _read_processor(folder if processor is None else processor, folder, **options)
+    check_vocabulary(found.tokenizer, folder, **options)
+    if template is not None:
+        use_template(found, template)
+    check_template(found, str(folder if processor is None else processor), marks)
+    return found
+
+
+def _read_processor(place: str | Path, model: str | Path, **options: Any) -> Any:
+    """The processor in a folder; where there is none, `model` is looked at first: it may be no model for one."""
+    base = base_of_adapters(place)
+    if base is not None and not (Path(place) / "tokenizer_config.json").is_file():
+        place = base
     with _without_torchvision_notice():
         try:
-            processor = AutoProcessor.from_pretrained(str(place), trust_remote_code=False, **options)
+            found = AutoProcessor.from_pretrained(str(place), trust_remote_code=False, **options)
         except (OSError, ValueError) as error:
-            refuse_own_code(error, folder)
-            raise FileNotFoundError(f"no processor in {folder}: {_named(error, place)}") from error
+            refuse_own_code(error, place)
+            _refuse_no_model(model)
+            raise FileNotFoundError(_without_processor(error, place)) from error
         except ImportError:
             raise
         except Exception as error:  # the tokenizers library raises this class alone
             raise ValueError(
-                f"the processor of {folder} cannot be read ({str(error)[:120] or type(error).__name__}); "
+                f"the processor of {place} cannot be read ({str(error)[:120] or type(error).__name__}); "
                 "one of its files is damaged: copy or make it again"
             ) from error
-    if not hasattr(processor, "tokenizer"):
+    if not hasattr(found, "tokenizer"):
+        _refuse_no_model(model)
         raise ValueError(
-            f"{folder} holds {type(processor).__name__}, expected the processor of a vision-language model"
+            f"{place} holds {type(found).__name__}, expected the processor of a vision-language model. {_NO_PROCESSOR}"
         )
-    check_vocabulary(processor.tokenizer, folder, **options)
-    if template is not None:
-        use_template(processor, template)
-    check_template(processor, str(folder), marks)
-    return processor
+    return found
 
 
 def use_template(processor: Any, name: str) -> None:

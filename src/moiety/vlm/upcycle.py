@@ -2,8 +2,7 @@
 
 With equal experts and weights that sum to 1, the sparse model computes the same as the dense one, for any router. This
 is measured: the *parity receipt* compares the logits of both on a fixed batch and is kept in the config of the result.
-Experts that are narrower, to meet a budget, cannot hold the dense FFN. Their receipt is measured and kept as well, but
-it says that equality was not promised, and it is not enforced.
+Experts that are narrower cannot hold the dense FFN. Their receipt says that equality was not promised.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 import importlib.metadata
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,11 +26,13 @@ from moiety.moe.experts.bank import bank_in
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings
 from moiety.records.saving import refuse_existing, whole_folder
+from moiety.vlm.activity import unit_activity, wants_activity
 from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
-from moiety.vlm.configs import dense_ffn
+from moiety.vlm.configs import dense_ffn, name_of, refuse_sparse
 from moiety.vlm.damage import refuse_damage
 from moiety.vlm.decoders import base_of, token_embeddings
+from moiety.vlm.loading import local_folder
 from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of
 from moiety.vlm.positions import forget_offsets
 from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
@@ -44,7 +46,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 1e-2, tor
 
 COPY_RULE = "every expert = the dense FFN; wider experts repeat its rows with zero down columns"
 COPY_RULE_FULL = "vision, text and the FFN inside inter-modality experts = the dense FFN; branches add 0 at first"
-COPY_RULE_SIZED = "experts that are narrower take the largest units of the dense FFN; what cannot copy it starts anew"
+COPY_RULE_SIZED = "narrower experts take the units of the dense FFN that say most; what cannot copy it starts anew"
 PROCESSOR_FILES = (
     "*token*.json",
     "*token*.model",
@@ -90,16 +92,24 @@ class ParityError(RuntimeError):
     """The upcycled model does not compute the same logits as the dense model."""
 
 
-def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool = False, processor: Any = None) -> Any:
+def upcycle(
+    model: Any,
+    settings: MoESettings,
+    *,
+    seed: int = 0,
+    in_place: bool = False,
+    processor: Any = None,
+    calibration: Mapping[str, Tensor] | None = None,
+) -> Any:
     """Make a dense model sparse.
 
     Args:
-        model: A dense vision-language model, of a Hugging Face class or of ours. Routers get new weights; all other
-            tensors keep theirs.
+        model: A dense vision-language model. Routers get new weights; all other tensors keep theirs.
         settings: Scheme, experts and layers. ``scheme: dense`` changes class and config only.
         seed: Seed of the router weights.
         in_place: Turn `model` itself into the result. This saves the memory of a second dense model.
         processor: Processor of the model. It names the control tokens, which scheme asymoe never treats as evidence.
+        calibration: Keywords of one forward, on which narrower experts learn which units to keep; None: random tokens.
 
     Returns:
         The sparse model, in eval mode. ``model.config.provenance`` holds the receipt.
@@ -111,17 +121,17 @@ def upcycle(model: Any, settings: MoESettings, *, seed: int = 0, in_place: bool 
     """
     settings = with_special_ids(settings, processor)
     refuse_quantised(quantisation_of(model), model.name_or_path or type(model).__name__)
-    if settings_of(model) is not None:
-        raise ValueError(f"the model is sparse already (scheme {settings_of(model).scheme!r}); upcycle a dense one")  # type: ignore[union-attr]
+    refuse_sparse(model.config, name_of(model))
     if settings.scheme != "dense":
         resolve(settings)  # finds every mistake in the settings before the model is changed
     dense = model.eval() if in_place else copy.deepcopy(model).eval()
     probe = probe_batch(dense)
     before = _logits(dense, probe)
     earlier = dict(getattr(dense.config, "provenance", None) or {})
+    activity = unit_activity(dense, calibration) if wants_activity(dense.config, settings) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        sparse = adopt(dense, settings, earlier, copy=True).eval()
+        sparse = adopt(dense, settings, earlier, copy=True, activity=activity).eval()
     receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
     receipt = replace(receipt, promised=starts_as_dense(sparse))
     logger.debug("%s", receipt)  # the provenance holds it, too
@@ -249,6 +259,7 @@ def upcycle_folder(
     revision: str | None = None,
     overwrite: bool = False,
     allow_damage: bool = False,
+    processor: str | Path | None = None,
 ) -> ParityReceipt:
     """Upcycle the model in a folder (or of a Hub id) into a new folder, together with its processor.
 
@@ -259,37 +270,54 @@ def upcycle_folder(
         revision: Revision of a Hub id.
         overwrite: Replace `destination` if it exists.
         allow_damage: Write the model also if it has lost what the dense model had learned.
+        processor: Folder or id that holds the processor; None: that of `source`, if it has one.
 
     Returns:
         The receipt. It is also written to ``provenance`` in ``config.json``.
 
     Raises:
         FileExistsError: `destination` exists.
-        FileNotFoundError: there is no model at `source`.
-        DamageError: the experts do not start as the dense model, see :mod:`moiety.vlm.damage`.
-        ValueError: `source` is damaged, pickled, quantised or sparse, its tokenizer has more tokens than the embedding
-            table has rows, or the settings do not fit.
+        FileNotFoundError: there is no model at `source`, or no processor at `processor`.
+        DamageError: the experts do not start as the dense model.
+        ValueError: `source` is damaged, pickled, quantised, sparse, or has too many tokens; or the settings do not fit.
     """
     destination = Path(destination)
     refuse_existing(destination, overwrite)
     folder = local_folder(source, revision)
-    refuse_quantised(quantised_by(config_of(folder)), str(source))
-    check_folder_vocabulary(folder)
-    model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=_processor_in(folder, settings))
+    _check_dense(folder, source)
+    given = None if processor is None else load_processor(folder, marks=False, processor=processor)
+    model = upcycle(
+        load(folder), settings, seed=seed, in_place=True, processor=given or _processor_in(folder, settings)
+    )
     refuse_damage(model, source, allowed=allow_damage)
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))
+    places = [folder]
     base = base_of_adapters(folder)
     if base is not None:
-        base = str(local_folder(base))
-        history.update(adapters_of=base, base_sha256=hash_weights(Path(base)))
+        places.insert(0, local_folder(base))  # adapters may have a tokenizer of their own
+        history.update(adapters_of=str(places[0]), base_sha256=hash_weights(places[0]))
+    _write(model, destination, places, given)
+    return ParityReceipt(**history["receipt"])
+
+
+def _write(model: Any, destination: Path, places: Sequence[Path], processor: Any) -> None:
+    """Write a sparse model with the processor files of `places`, or with a processor that was given."""
     with whole_folder(destination) as fresh:
         model.save_pretrained(fresh)
-        for place in (base, folder):  # adapters may have a tokenizer of their own
-            if place is not None:
-                copy_processor(Path(place), fresh)
+        for place in places:
+            copy_processor(place, fresh)
+        if processor is not None:
+            processor.save_pretrained(fresh)
         write_card(fresh, model)
-    return ParityReceipt(**history["receipt"])
+
+
+def _check_dense(folder: Path, source: str | Path) -> None:
+    """Refuse what cannot be upcycled before its weights are read."""
+    config = config_of(folder)
+    refuse_quantised(quantised_by(config), str(source))
+    refuse_sparse(config, source)
+    check_folder_vocabulary(folder)
 
 
 def _processor_in(folder: Path, settings: MoESettings) -> Any:
@@ -301,25 +329,6 @@ def _processor_in(folder: Path, settings: MoESettings) -> Any:
     except (FileNotFoundError, ImportError, ValueError) as error:
         logger.warning("%s; special_ids stay unknown, give moe.asymoe.special_ids", error)
         return None
-
-
-def local_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a model: `source` itself, or the folder with the downloaded files of a Hub id.
-
-    Raises:
-        FileNotFoundError: `source` is neither a folder nor an id that can be fetched.
-    """
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    try:
-        kinds = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-        return Path(snapshot_download(str(source), revision=revision, allow_patterns=kinds))
-    except Exception as error:
-        raise FileNotFoundError(
-            f"no model at {source}: it is no folder, and cannot be fetched ({type(error).__name__})"
-        ) from error
 
 
 def hash_weights(folder: Path) -> str:

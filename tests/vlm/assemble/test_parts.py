@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,17 +14,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from moiety.recipe.recipe import MoESettings
-from moiety.vlm.assemble.join import fitting_template
+from moiety.vlm.assemble.join import assemble, fitting_template
 from moiety.vlm.assemble.language import read_language
 from moiety.vlm.assemble.tower import read_tower
+from moiety.vlm.loading import local_folder, read_config
+from moiety.vlm.model import load
 from moiety.vlm.parameters import count_parameters
-from moiety.vlm.templates import TEMPLATES
+from moiety.vlm.templates import TEMPLATES, load_processor
 from moiety.vlm.upcycle import upcycle_folder
 from tests import model_folders
 from tests.vlm.assemble.parts import PATCH, SIDE, SIZES, language_folder, tower_folder
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # in peft 0.21
 
-def write_gguf(folder: Path, path: Path) -> None:
+
+def write_gguf(folder: Path, path: Path, kind: str = "F32") -> None:
     """The language model of a folder as a GGUF file, as converters write Llama (queries and keys are permuted)."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -61,7 +67,9 @@ def write_gguf(folder: Path, path: Path) -> None:
                 rows, columns = array.shape
                 array = array.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
             names[name] = f"blk.{number}.{inner[part]}"
-        writer.add_tensor(f"{names[name]}.weight", np.ascontiguousarray(array, dtype=np.float32))
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        packed = gguf.GGMLQuantizationType[kind if array.ndim == 2 else "F32"]  # norms are never packed
+        writer.add_tensor(f"{names[name]}.weight", gguf.quants.quantize(array, packed), raw_dtype=packed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -82,6 +90,39 @@ def test_a_gguf_file_says_what_its_folder_says(tmp_path: Path) -> None:
     assert language.tokenizer(text)["input_ids"] == read_language(folder).tokenizer(text)["input_ids"]
 
 
+@pytest.mark.parametrize(("kind", "most"), [("F16", 5e-4), ("Q8_0", 5e-3), ("Q4_0", 0.1)])
+def test_packed_weights_are_unpacked(tmp_path: Path, kind: str, most: float) -> None:
+    """The error of a weight is that of its packing: 11 bits, 8 bits and 4 bits of the largest of 32 (std 0.02)."""
+    folder = language_folder(tmp_path / "language", initializer_range=0.5)
+    write_gguf(folder, tmp_path / f"tiny.{kind}.gguf", kind)
+    found = read_language(tmp_path / f"tiny.{kind}.gguf").model.state_dict()
+    for name, wanted in AutoModelForCausalLM.from_pretrained(folder).state_dict().items():
+        assert (found[name] - wanted).abs().max() / wanted.abs().max() < most, name
+
+
+def test_a_gguf_file_of_another_kind_is_told(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "odd.gguf", "clip")
+    writer.add_block_count(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match=r"odd\.gguf cannot be read as a GGUF language model: .*clip"):
+        read_language(tmp_path / "odd.gguf")
+
+
+def test_a_gguf_file_is_sent_to_assemble(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    file = tmp_path / "folder" / "tiny.Q8_0.gguf"
+    file.touch()
+    for given in (file, tmp_path / "folder"):
+        for told in (load, count_parameters, load_processor, local_folder):
+            if told is local_folder and given != file:
+                continue
+            with pytest.raises(ValueError, match=rf"{file} is a GGUF file, expected .*`moiety assemble {file} TOWER"):
+                told(given)
+
+
 def test_files_that_are_no_gguf(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no GGUF file at"):
         read_language(tmp_path / "none.gguf")
@@ -98,13 +139,38 @@ def test_folders_that_are_no_language_model(tmp_path: Path) -> None:
         read_language(tower)
     with pytest.raises(FileNotFoundError, match="no model"):
         read_language(tmp_path / "absent")
-    adapters = tmp_path / "adapters"
-    language_folder(tmp_path / "language")
-    adapters.mkdir()
-    save_file({"a": torch.zeros(1)}, adapters / "adapter_model.safetensors")
-    (adapters / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "../language"}')
-    with pytest.raises(ValueError, match="merge them into it first"):
+    adapters = adapters_of(model_folders.dense_folder(), load(model_folders.dense_folder()), tmp_path / "adapters")
+    with pytest.raises(ValueError, match=r"adapters is a vision-language model already .*moiety upcycle"):
         read_language(adapters)
+
+
+def adapters_of(base: Path, model: Any, folder: Path) -> Path:
+    """Adapters of a model that change what it says, as peft saves them."""
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def test_adapters_of_a_language_model_are_merged(tmp_path: Path) -> None:
+    base, tower = language_folder(tmp_path / "language"), tower_folder(tmp_path / "tower", "dinov2")
+    adapters = adapters_of(base, AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapters")
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        adapted = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapters).eval()
+        plain, wanted = read_language(base).model(ids).logits, adapted(ids).logits
+        found = read_language(adapters)
+        assert (wanted - plain).abs().max() > 1e-3
+        torch.testing.assert_close(found.model(ids).logits, wanted, atol=1e-5, rtol=0)
+    assemble(adapters, tower, tmp_path / "llava")
+    with torch.no_grad():
+        text = load(tmp_path / "llava")(input_ids=ids).logits[..., : wanted.shape[-1]]
+    torch.testing.assert_close(text, wanted, atol=1e-5, rtol=0)
+    part = read_config(tmp_path / "llava").provenance["assembled"]["language"]
+    assert (part["source"], part["adapters_of"]) == ("adapters", "language")
+    assert len({part["weights_sha256"], part["base_sha256"]}) == 2
 
 
 def test_a_language_model_without_a_tokenizer(tmp_path: Path) -> None:
@@ -160,5 +226,7 @@ def test_the_template_that_fits(tmp_path: Path, name: str) -> None:
 def test_a_language_model_alone_is_sent_to_assemble(tmp_path: Path) -> None:
     folder = language_folder(tmp_path / "language")
     for told in (lambda: count_parameters(str(folder)), lambda: upcycle_folder(folder, tmp_path / "s", MoESettings())):
-        with pytest.raises(ValueError, match=rf"{folder} is of type 'llama'.*`moiety assemble` joins it with a vision"):
+        with pytest.raises(
+            ValueError, match=rf"{folder} is of type 'llama'.*`moiety assemble {folder} TOWER NEW` joins it with a"
+        ):
             told()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -163,11 +165,32 @@ def bank_in(module: nn.Module) -> Any:
     return module  # other wrappers (FSDP, torch.compile, a saved copy of peft) hand every question on
 
 
+_activity: ContextVar[Tensor | None] = ContextVar("activity", default=None)
+
+
+@contextmanager
+def known_activity(activity: Float[Tensor, " dense"] | None) -> Iterator[None]:
+    """Context in which :func:`largest_units` knows how active each inner unit of the dense FFN is.
+
+    Args:
+        activity: Root mean square of what each unit hands to the down projection, ``(ffn,)``; None: not known.
+    """
+    token = _activity.set(activity)
+    try:
+        yield
+    finally:
+        _activity.reset(token)
+
+
 @torch.no_grad()
 def largest_units(
     gate_up: Float[Tensor, "twice_dense hidden"], down: Float[Tensor, "hidden dense"], width: int
 ) -> tuple[Float[Tensor, "twice_kept hidden"], Float[Tensor, "hidden kept"]]:
-    """The `width` inner units of a dense FFN with the largest product ||gate row|| * ||up row|| * ||down column||.
+    """The `width` inner units of a dense FFN that say most.
+
+    Inside :func:`known_activity` these are the units with the largest activity * ||down column||: the root mean square
+    of what a unit adds to the output. Without it they are those with the largest product of
+    ||gate row||, ||up row|| and ||down column||.
 
     Returns:
         Their gate and up rows and down columns, in the order of the dense FFN; all of them if it has no more.
@@ -175,8 +198,11 @@ def largest_units(
     dense = down.shape[1]
     if width >= dense:
         return gate_up, down
-    gate, up = gate_up.float().norm(dim=1).chunk(2)
-    kept = (gate * up * down.float().norm(dim=0)).topk(width).indices.sort().values
+    activity = _activity.get()
+    if activity is None:
+        gate, up = gate_up.float().norm(dim=1).chunk(2)
+        activity = gate * up
+    kept = (activity.to(down.device) * down.float().norm(dim=0)).topk(width).indices.sort().values
     return gate_up[torch.cat([kept, kept + dense])], down[:, kept]
 
 

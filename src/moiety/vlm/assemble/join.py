@@ -81,7 +81,7 @@ def assemble(
     with torch.random.fork_rng(devices=[]):  # the caller's random state is untouched
         torch.manual_seed(seed)
         model, processor, receipt = join(words, sight, template=name)
-    parts = {"language": _part(language, words.folder, words.packed), "tower": _part(tower, sight.folder, None)}
+    parts = {"language": _language_part(language, words), "tower": _part(tower, sight.folder)}
     told = {"moiety_version": importlib.metadata.version("moiety"), **parts, "template": name, "seed": seed}
     model.config.provenance = {"origin": ORIGIN, "assembled": {**told, "receipt": asdict(receipt)}, "stages": []}
     with whole_folder(destination) as fresh:
@@ -238,7 +238,18 @@ def generation_of(decoder: Any, tokenizer: Any) -> GenerationConfig:
     )
 
 
-def _part(source: str | Path, folder: Path, packed: str | None) -> dict[str, Any]:
+def _language_part(source: str | Path, words: Language) -> dict[str, Any]:
+    """As :func:`_part`, and how the weights were packed, or which model the adapters were merged into."""
+    part = _part(source, words.folder)
+    if words.packed:
+        part["packed"] = words.packed
+    if words.adapters is not None:
+        part |= {"weights_sha256": hash_weights(words.adapters), "adapters_of": words.folder.name}
+        part["base_sha256"] = hash_weights(words.folder)
+    return part
+
+
+def _part(source: str | Path, folder: Path) -> dict[str, Any]:
     """What a history says of a part: its name without folders of this machine, the hash of its weights, its licence."""
     local = Path(source)
     name = local.name if local.exists() else str(source)
@@ -247,7 +258,7 @@ def _part(source: str | Path, folder: Path, packed: str | None) -> dict[str, Any
             sealed = {"weights_sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     else:
         sealed = {"weights_sha256": hash_weights(folder)}
-    return {"source": name, **sealed, **({"packed": packed} if packed else {}), "licence": licence_of(folder)}
+    return {"source": name, **sealed, "licence": licence_of(folder)}
 
 
 def licence_of(folder: Path) -> str | None:

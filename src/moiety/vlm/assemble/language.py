@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
-from moiety.vlm.adapters import base_of_adapters
-from moiety.vlm.loading import check_folder, read_config, read_model, refuse_own_code
-from moiety.vlm.quantised import quantised_by, refuse_quantised
-from moiety.vlm.upcycle import local_folder
+from moiety.vlm.adapters import base_of_adapters, merge_adapters
+from moiety.vlm.loading import GGUF, check_folder, local_folder, read_config, read_model, refuse_own_code
+from moiety.vlm.quantised import full_width, quantised_by
 
-GGUF = ".gguf"
 _GGUF_KIND = re.compile(r"[.-]((?:I?Q\d|F16|F32|BF16)\w*)\.gguf$", re.IGNORECASE)
 
 
@@ -33,38 +31,55 @@ class Language:
         tokenizer: Its tokenizer.
         folder: Where both were read from; licence files lie there.
         packed: How the weights were packed in a GGUF file, such as ``Q4_1``; None for weights at full width.
+        adapters: Folder of the adapters that were merged into it; None where there are none.
     """
 
     model: Any
     tokenizer: Any
     folder: Path
     packed: str | None = None
+    adapters: Path | None = None
 
 
 def read_language(source: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32) -> Language:
     """Read a causal language model.
 
     Args:
-        source: A folder, a Hub id, or a ``.gguf`` file. The packed weights of a GGUF file are unpacked into `dtype`.
+        source: A folder, a Hub id, a ``.gguf`` file, or a folder of adapters. The packed weights of a GGUF file are
+            unpacked into `dtype`; adapters are merged into the model that they name.
         revision: Revision of a Hub id.
         dtype: Type of the weights.
 
     Raises:
         FileNotFoundError: there is no model or no tokenizer at `source`.
         ImportError: a GGUF file needs a package that is not installed.
-        ValueError: `source` is no causal language model, is quantised, damaged or pickled, or holds adapters.
+        ValueError: `source` is no causal language model, or is quantised, damaged or pickled.
     """
     if str(source).lower().endswith(GGUF):
         return _read_gguf(Path(source), dtype)
-    if base_of_adapters(source) is not None:
-        raise ValueError(f"{source} holds adapters of a language model; merge them into it first, and give the result")
+    base = base_of_adapters(source)
+    if base is not None:
+        refuse_no_language_model(read_config(source), source)
+        return _merged(read_language(base, revision=revision, dtype=dtype), Path(source))
     folder = local_folder(source, revision)
     check_folder(folder)
     config = read_config(folder)
     refuse_no_language_model(config, source)
-    refuse_quantised(quantised_by(config), str(source))
+    method = quantised_by(config)
+    if method is not None:
+        raise ValueError(
+            f"{source} holds quantised weights ({method}), expected weights at full width. "
+            f"{full_width(method, 'AutoModelForCausalLM')}"
+        )
     model = read_model(AutoModelForCausalLM, folder, dtype=dtype)
     return Language(model.eval(), _tokenizer(folder, source), folder)
+
+
+def _merged(below: Language, adapters: Path) -> Language:
+    """A language model with the adapters of a folder added to its weights; their own tokenizer, if they have one."""
+    own = (adapters / "tokenizer_config.json").is_file()
+    tokenizer = _tokenizer(adapters, adapters) if own else below.tokenizer
+    return replace(below, model=merge_adapters(below.model, adapters).eval(), tokenizer=tokenizer, adapters=adapters)
 
 
 def refuse_no_language_model(config: Any, source: str | Path) -> None:

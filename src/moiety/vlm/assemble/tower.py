@@ -11,8 +11,7 @@ from transformers import AutoImageProcessor
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from moiety.groups import nearest_name
-from moiety.vlm.loading import check_folder, read_config
-from moiety.vlm.upcycle import local_folder
+from moiety.vlm.loading import check_folder, local_folder, read_config
 
 
 @dataclass(frozen=True)
