@@ -72,6 +72,11 @@ def test_too_few_seeds_are_said_to_be_too_few(seeds: int, names: list[str], said
     assert result(comparison(seeds=seeds, **others, amess=[0.965] * seeds)).endswith(f"; {said}")
 
 
+def test_one_common_seed_is_too_few_in_the_singular() -> None:
+    found = result(comparison(concat=[0.5], text=[0.4] * 3, amess=[0.8] * 3))
+    assert "one seed is too few (the test needs" in found
+
+
 def test_one_seed_is_no_verdict_and_nothing_scored_is_said() -> None:
     one = comparison(seeds=1, concat=[0.5], amess=[0.8])
     assert result(one) == "amess reaches 80.0 % accuracy, the others 50.0 %; one seed cannot tell them apart."
