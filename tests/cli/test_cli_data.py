@@ -88,7 +88,7 @@ def test_json_holds_the_same(moiety: Run, bad_rows: Path) -> None:
     assert result.exit_code == 1
     assert [problem["line"] for problem in found["problems"]] == [3, 4, 5, 6]
     assert found["rows"]["rows.jsonl"]["rows"] == 6
-    assert "without --model, rows are read by a small tokenizer" in result.stderr
+    assert "without --model, rows are read with a small tokenizer" in result.stderr
 
 
 def test_a_recipe_checks_all_its_stages_and_questions(moiety: Run, rows: Path, tmp_path: Path) -> None:

@@ -72,6 +72,11 @@ def test_too_few_seeds_are_said_to_be_too_few(seeds: int, names: list[str], said
     assert result(comparison(seeds=seeds, **others, amess=[0.965] * seeds)).endswith(f"; {said}")
 
 
+def test_one_common_seed_is_too_few_in_the_singular() -> None:
+    found = result(comparison(concat=[0.5], text=[0.4] * 3, amess=[0.8] * 3))
+    assert "one seed is too few (the test needs" in found
+
+
 def test_one_seed_is_no_verdict_and_nothing_scored_is_said() -> None:
     one = comparison(seeds=1, concat=[0.5], amess=[0.8])
     assert result(one) == "amess reaches 80.0 % accuracy, the others 50.0 %; one seed cannot tell them apart."
@@ -125,7 +130,7 @@ def test_the_report_names_its_question_first_and_folds_the_settings() -> None:
     assert page.index("amess reaches 80.0 %") < page.index("<table")
     assert page.index("<details>") < page.index("<pre>")
     assert "When a modality is missing" not in page
-    assert "with these modalities hidden in all rows" in report_page(comparison(hide=["audio"], amess=[0.8] * 3))
+    assert "with these modalities hidden" in report_page(comparison(hide=["audio"], amess=[0.8] * 3))
 
 
 def test_clips_play_where_browsers_know_their_format(tmp_path: Path) -> None:

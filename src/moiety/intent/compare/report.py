@@ -59,7 +59,8 @@ def pictures_of(comparison: IntentComparison) -> dict[str, Path]:
     """
     first, folder = first_method(comparison), comparison.folder
     drawn = "persons drawn with replacement" if comparison.rests_on_persons else "Student's, over seeds"
-    found = {f"Means over seeds with 95 % intervals ({drawn}). Grey lines are floors.": folder / SCORES}
+    means = f"Means over seeds with 95 % intervals ({drawn}). Grey lines are floors: simple methods to exceed."
+    found = {means: folder / SCORES}
     if first is not None:
         seed = comparison.recipe.seeds[0]
         found |= {

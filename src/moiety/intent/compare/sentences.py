@@ -87,7 +87,8 @@ def _too_few(contrast: Contrast) -> str:
     """How many pairs were tested, how many the test needs to show anything, and the beginning of a list of methods."""
     number, pairs = contrast.test.num_values, contrast.pairs
     needed = next(n for n in count(number) if not limit_of(n, 2.0 ** (1 - n), contrast.family))
-    return f"{counted(number, pairs)} are too few (the test needs {needed}) to show a difference from"
+    verb = "is" if number == 1 else "are"
+    return f"{counted(number, pairs)} {verb} too few (the test needs {needed}) to show a difference from"
 
 
 def limits(comparison: IntentComparison) -> str:
