@@ -129,6 +129,6 @@ def refuse_drawn_projector(stage: StageSettings, model: Any, source: Path) -> No
     if stage.sparse and is_as_drawn(model):
         raise RuntimeError(
             f"stage {stage.name!r} is sparse, but the projector of {source} looks as if it was never trained: its "
-            "biases are zero and its weights have the spread of fresh ones. Put a dense stage with `trains: [projector]` before "
-            "it, or say model.trained_projector=true if you know that it was trained"
+            "biases are zero and its weights have the spread of fresh ones. Put a dense stage with "
+            "`trains: [projector]` before it, or say model.trained_projector=true if you know that it was trained"
         )
