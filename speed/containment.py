@@ -174,7 +174,7 @@ class Facts:
     def questions(self, number: int, trained: bool, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Scenes ``(number, SHOWN, TOKEN)``, a true and a false caption of each, ``(number, TOLD)``, -1 where short.
 
-        Every scene is drawn anew, so the test asks about new ones.
+        Every scene is drawn again, so the test asks about new ones.
         """
         order = torch.rand(number, FACTS, generator=generator).argsort(-1)
         shown, absent = order[:, :SHOWN], order[:, SHOWN]

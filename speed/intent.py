@@ -120,7 +120,7 @@ def peak_mib(call: Callable[[], None], device: str) -> float:
     if not reset.exists():
         return float("nan")
     ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, so that it counts when it is taken again
-    reset.write_text("5")  # the highest resident size starts anew
+    reset.write_text("5")  # the highest resident size starts again
     before = resident("VmRSS")
     call()
     return (resident("VmHWM") - before) / 2**10

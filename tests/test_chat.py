@@ -70,7 +70,7 @@ def test_a_pipe_is_read_to_its_end(conversation: Conversation) -> None:
     lines = io.StringIO("one?\n\n/reset\ntwo?\n")
     assert run_chat(conversation, source=lines, write=shown.append, prompt="> ") == 2
     assert shown.count("> ") == 5
-    assert "starting anew\n" in shown
+    assert "starting again\n" in shown
 
 
 @pytest.mark.parametrize("name", ["gone.png", "folder", "bad.png", "a" * 300, "~no_such_person/a.png", "'half"])
@@ -124,8 +124,8 @@ def test_a_conversation_too_long_for_the_model_says_so(conversation: Conversatio
     text.max_position_embeddings = 20
     said = talk(conversation, "word " * 30, "Hello?")
     assert re.match(
-        r"error: the conversation has \d+ tokens, pictures included, and the model reads at most 20; start anew or ask "
-        r"something shorter\n",
+        r"error: the conversation has \d+ tokens, pictures included, and the model reads at most 20; start again "
+        r"or ask something shorter\n",
         said,
     )
     assert len(conversation.turns) == 2

@@ -19,7 +19,7 @@ from moiety.vlm.data import prompt_batch
 from moiety.vlm.images import as_rgb, open_picture
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
-HELP = "/image PATH adds a picture to your next question · /reset starts anew · /quit leaves"
+HELP = "/image PATH adds a picture to your next question · /reset starts again · /quit leaves"
 STOPPED = "\nstopped; the question is forgotten, and its pictures go with the next one\n"
 LEAVING = "\nCtrl-C stops an answer; /quit or Ctrl-D leaves\n"
 # Errors that are no fault of the program: a picture or text that does not fit, a device without free memory.
@@ -126,7 +126,7 @@ class Conversation:
         if prompt_length >= context:
             raise ValueError(
                 f"the conversation has {prompt_length:,} tokens, pictures included, and the model reads at most "
-                f"{context:,}; start anew or ask something shorter"
+                f"{context:,}; start again or ask something shorter"
             )
         return int(context - prompt_length)
 
@@ -218,7 +218,7 @@ def command(conversation: Conversation, line: str) -> str:
     word, _, rest = line.partition(" ")
     if word == "/reset":
         conversation.reset()
-        return "starting anew"
+        return "starting again"
     if word == "/image" and rest.strip():
         try:
             path = as_path(rest.strip())

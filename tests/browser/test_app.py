@@ -219,3 +219,32 @@ def test_the_app_tidies_up_when_it_is_terminated(tmp_path: Path, monkeypatch: py
         assert program.end() == 130
         assert asking.exception(10)
     assert not list(tmp_path.glob("moiety-app-*"))
+
+
+def test_on_a_narrow_window_nothing_is_cut(
+    app: str, page: Callable[..., Any], snapshot: Callable[[str], bytes]
+) -> None:
+    """Headless windows cannot be narrower than 500 px, so the size is emulated."""
+    driver = page("about:blank")
+    narrow = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", narrow)
+    try:
+        driver.get(app)
+        hand = Hand(driver)
+        hand.until(lambda: hand.part("#question textarea").get_attribute("value"))
+        box = "const b = document.querySelector('#question textarea'); return [b.scrollHeight, b.clientHeight]"
+        hand.until(lambda: (sizes := driver.execute_script(box))[0] <= sizes[1])
+        for question in ("Where is the red circle?", "And which shape stands at the top left of this picture?"):
+            hand.type(question)
+            hand.ask()
+            hand.answered()
+        ends = (
+            "const t = document.querySelector('#talk'), y = part => t.querySelector(part).getBoundingClientRect();"
+            "return [y('label').bottom, y('.bubble-wrap').top, document.documentElement.scrollWidth]"
+        )
+        label, messages, width = driver.execute_script(ends)
+        snapshot("app-narrow")
+        assert messages >= label - 1  # messages scroll below the label; both have a border of one pixel
+        assert width <= 390
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -51,7 +51,7 @@ def test_every_bad_row_is_named_with_its_line(moiety: Run, bad_rows: Path, dense
     result = moiety("data", "check", bad_rows, "--model", dense, "--fix-list", tmp_path / "lists" / "bad.txt")
     assert result.exit_code == 1
     for line, text in [
-        (3, "row 'one': the same row, id and all, stands already in"),
+        (3, "row 'one': the same row with the same id stands already in"),
         (4, "row 'gone': picture 'gone.png' is missing"),
         (5, "not JSON"),
         (6, "row 'empty': turn 2: the answer is empty"),
@@ -78,7 +78,7 @@ def test_rows_that_share_an_id_are_noted(moiety: Run, rows: Path, dense: Path) -
     rows.write_text(rows.read_text() + json.dumps(model_folders.row("one", "Again?", "no")) + "\n")
     result = moiety("data", "check", rows, "--model", dense)
     assert result.exit_code == 0
-    assert "note: 1 ids stand for 2 rows, for instance 'one' in" in result.stdout
+    assert "note: 2 rows share 1 ids, for instance 'one' in" in result.stdout
     assert "no problems" in result.stdout
 
 

@@ -101,7 +101,7 @@ def test_ctrl_c_promises_what_stands_on_the_disk(tmp_path: Path) -> None:
 
     result = ends(stopped_in_training)
     assert result.exit_code == 130
-    assert result.stderr == "stopped; nothing was kept yet: the same `moiety train` command begins anew\n"
+    assert result.stderr == "stopped; nothing was kept yet: the same `moiety train` command begins again\n"
     (tmp_path / "answers.jsonl").touch()
     assert ends(stopped_in_training).stderr == (
         "stopped; give the same `moiety train` command again to go on from the answers\n"

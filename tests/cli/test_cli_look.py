@@ -94,7 +94,7 @@ def test_chat_through_a_pipe_survives_mistakes(moiety: Run, sparse: Path, tmp_pa
     assert f"{picture} goes with your next question" in result.stdout
     assert "error: unknown command /images; /image PATH adds a picture" in result.stdout
     assert "error: /image needs a path, for instance /image photo.jpg" in result.stdout
-    assert "starting anew" in result.stdout
+    assert "starting again" in result.stdout
 
 
 def test_chat_ends_with_its_input(moiety: Run, dense: Path) -> None:

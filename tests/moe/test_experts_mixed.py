@@ -175,7 +175,9 @@ def test_a_gelu_branch_takes_ups_and_downs() -> None:
     expected = F.linear(F.gelu(F.linear(x, gate_up[DENSE + kept])), down[:, kept])
     out = answer(text, x, torch.zeros(7, 1).long(), torch.ones(7, 1).double(), context, GROUP)
     torch.testing.assert_close(out, expected, atol=1e-12, rtol=1e-12)
-    assert torch.equal(bank.bank("inter").down_proj, before)  # without a residual an inter expert starts anew
+    assert torch.equal(
+        bank.bank("inter").down_proj, before
+    )  # without a residual an inter expert starts from new weights
 
 
 def test_counts_follow_the_formulas() -> None:

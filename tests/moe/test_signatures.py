@@ -1,4 +1,4 @@
-"""The shapes written in the signatures hold: floor 1 is imported anew with jaxtyping's checks switched on."""
+"""The shapes written in the signatures hold: floor 1 is imported again with jaxtyping's checks switched on."""
 
 from __future__ import annotations
 

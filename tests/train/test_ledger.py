@@ -183,7 +183,7 @@ def test_discarding_deletes_both_places(world: Path, tmp_path: Path, caplog: pyt
         discard_stage(folder)
     assert not folder.exists()
     assert not work_folder(folder).exists()
-    assert "to train it anew" in caplog.text
+    assert "to train it again" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["{", "[]", json.dumps({"metrics": {}})])

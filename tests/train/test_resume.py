@@ -218,7 +218,7 @@ def test_a_write_that_the_system_refuses_is_reported(small: Path, output: Path) 
     try:
         with pytest.raises(
             CheckpointError,
-            match=r"step 4 could not be written.*the disk may be full.*no earlier checkpoint.*begins this stage anew",
+            match=r"step 4 could not be written.*the disk may be full.*no earlier checkpoint.*begins this stage again",
         ):
             train(small, output, on_progress=limit)
     finally:

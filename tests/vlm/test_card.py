@@ -36,7 +36,7 @@ def test_a_card_says_what_the_model_is(tmp_path: Path) -> None:
     assert "It was not trained by moiety." in lead
     assert card.text.index("## Use") < card.text.index("## Results") < card.text.index("## Model")
     assert "vision×1 + inter×2 + text×1" in card.text
-    assert re.search(r"differed from the dense model's by \d\.\de-\d\d relative\.", card.text)
+    assert re.search(r"differed from the dense model's by \d\.\de-\d\d \(relative\)\.", card.text)
     assert NOT_EVALUATED in card.text
 
 
@@ -83,12 +83,13 @@ def test_a_card_names_no_folder_of_this_machine_and_sets_numbers_to_the_right(tm
     text = (tmp_path / "README.md").read_text()
     assert "somebody" not in text
     assert "/data" not in text
-    for kept in ("output: out", "root: world", "- a.tar", "- b.tar", "| base | built from nothing, see the stages |"):
+    base = "| base | none: the model was built from nothing; see the stages |"
+    for kept in ("output: out", "root: world", "- a.tar", "- b.tar", base):
         assert kept in text
     assert "| stage | scheme | seed | steps | tokens | what learned |\n| --- | --- | ---: | ---: | ---: | --- |" in text
     assert "It was trained in 1 stages: words." not in text
     assert "It was trained in one stage: words." in text
-    assert "Training warned of:\n\n- one\n- two\n\n" in text
+    assert "Warnings of the training:\n\n- one\n- two\n\n" in text
 
 
 def test_results_are_added_and_replaced_by_title(tmp_path: Path) -> None:
@@ -109,6 +110,6 @@ def test_where_results_cannot_go(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="moiety writes one beside each checkpoint it makes"):
         add_results(tmp_path, "x", ("a",), [("b",)])
     (tmp_path / "README.md").write_text("my own words")
-    with pytest.raises(ValueError, match="put both lines where results shall stand"):
+    with pytest.raises(ValueError, match="put both lines where the results should stand"):
         add_results(tmp_path, "x", ("a",), [("b",)])
     assert (tmp_path / "README.md").read_text() == "my own words"

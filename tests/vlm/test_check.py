@@ -51,17 +51,18 @@ def test_all_problems_are_found_at_once_with_their_lines(tmp_path: Path) -> None
         (2, "expected one of 'conversations' and 'messages', got the keys ['id']"),
         (3, "picture 'gone.png' is missing"),
         (4, f"picture {'broken.png'!r} of {tmp_path / 'broken.png'} cannot be decoded"),
-        (5, "2 <image> marks in the turns of the user, 1 pictures"),
+        (5, "2 <image> marks in the turns of the user, 1 pictures; each picture needs one mark"),
         (6, report.problems[4].text),
         (7, "turns must alternate user, assistant and end with assistant; got user, assistant, user"),
         (8, "turn 2: the answer is empty"),
         (9, "turn 2: <image> stands outside the turns of the user"),
-        (11, "a system turn stands after the first place"),
+        (11, "a system turn must be the first turn; this row has one later"),
     ]
     assert "tokens, data.max_length is 60; raise it to 1" in report.problems[4].text
     assert [found.line for found in report.good] == [1, 10]
     assert report.notes == (
-        f"1 ids stand for 2 rows, for instance 'good' in {path}:1 and {path}:10; rows are told apart by their place",
+        f"2 rows share 1 ids, for instance 'good' in {path}:1 and {path}:10; such rows are distinguished by file and "
+        "line",
     )
     assert (report.num_rows, report.types) == (11, {"x": 1, "untyped": 9})
     assert report.tokens == {"text": sum(report.lengths) - NUM_PATCHES, "image": NUM_PATCHES}
@@ -75,7 +76,7 @@ def test_a_row_that_stands_twice_is_a_problem_of_the_later_one(tmp_path: Path) -
     path = write_lines(tmp_path / "rows.jsonl", [twice, other, twice, entry("q", "b", id="one")])
     report = check_files([path], encoder())
     assert [str(problem) for problem in report.problems] == [
-        f"{path}:3: row 'one': the same row, id and all, stands already in {path}:1"
+        f"{path}:3: row 'one': the same row with the same id stands already in {path}:1; remove one"
     ]
     assert [found.line for found in report.good] == [1, 2, 4]
     unnamed = write_lines(tmp_path / "unnamed.jsonl", [entry("q", "a", id=None), entry("q", "a", id="")] * 2)

@@ -72,9 +72,9 @@ def test_equal_pictures_have_equal_names_and_reach_other_processes() -> None:
     [
         ("data:image/png,abc", "picture 'data:image/png,abc': a data URL must begin with data:image/png;base64,"),
         ("data:video/mp4;base64,AAAA", "a data URL must begin with data:image/png;base64,"),
-        ("data:image/png;base64,", "there is no picture behind the comma; encode the file anew"),
+        ("data:image/png;base64,", "there is no picture after the comma; encode the file again"),
         ("data:image/png;base64,!!!!", "its base64 is broken"),
-        (text_of(content())[:60] + "*" * 40, r"picture '.{40}…': its base64 is broken \(.*\); encode the file anew"),
+        (text_of(content())[:60] + "*" * 40, r"picture '.{40}…': its base64 is broken \(.*\); encode the file again"),
         ({"width": 3}, r"a picture must be a name, a data URL, base64 text or \{bytes, path\}, got \{'width': 3\}"),
         ({"bytes": b"", "path": ""}, "a picture must be a name"),
     ],

@@ -41,7 +41,10 @@ def test_context_attention_learns_with_the_experts_that_read_it() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'model.audio_tower.weight' belongs to no known part; teach vlm/parts.py"):
+    with pytest.raises(
+        ValueError,
+        match=r"'model.audio_tower.weight' belongs to no known part; add the name of its module to vlm/parts.py",
+    ):
         part_of("model.audio_tower.weight")
 
 
@@ -95,4 +98,4 @@ def test_what_cannot_be_frozen_is_said(caplog: pytest.LogCaptureFixture) -> None
         freeze(dense, ["router"])
     with caplog.at_level(logging.DEBUG, logger="moiety"):
         freeze(dense, ["projector", "router", "experts"])
-    assert "has no experts, router; passed over" in caplog.text
+    assert "has no experts, router; ignored" in caplog.text

@@ -155,5 +155,5 @@ def test_a_table_that_was_written_anew(write: Any) -> None:
     turns = [{"from": "human", "value": "<image>q"}, {"from": "gpt", "value": "a"}]
     (row,) = load_rows([write([{"image": png(), "conversations": turns}])])
     write([{"image": png(), "conversations": turns}] * 3)
-    with pytest.raises(ValueError, match=r"rows\.parquet was written anew since its rows were read; start again"):
+    with pytest.raises(ValueError, match=r"rows\.parquet was changed after its rows were read; start again"):
         Images([])[row.images[0]]

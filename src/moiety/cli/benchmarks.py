@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moiety.cli.asking import Asked, Limit, Lines
+from moiety.cli.asking import Asked, Lines
 from moiety.cli.door import keeps_files, progress_line, say
 from moiety.cli.look import load_both
 from moiety.cli.options import AsJson, split
@@ -100,7 +100,14 @@ def score(
         ),
     ],
     scorer: Annotated[str | None, typer.Option("--scorer", help=RULE)] = None,
-    limit: Limit = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Score the first N questions only; use it for answers that were made with --limit N.",
+        ),
+    ] = None,
     graded: Annotated[
         bool, typer.Option("--graded", help="ANSWERS are the files that the benchmark's own grader wrote.")
     ] = False,

@@ -1,4 +1,4 @@
-"""How a comparison looks in a terminal: what would be done, or what came out, in tables that are never cut."""
+"""Shows a comparison in a terminal: its plan or its results, in tables that are never cut."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def before_training(comparison: Comparison) -> Table:
 
 
 def parameters(comparison: Comparison) -> Table:
-    """What each scheme is made of, against the reference."""
+    """A table of the parameters of each scheme, compared with the reference."""
     heads = ("scheme", "#expert width", "#activated", f"#against {comparison.reference}", "#total")
     rows = []
     for row in comparison.rows:
@@ -73,7 +73,7 @@ def parameters(comparison: Comparison) -> Table:
 
 
 def show_scores(comparison: Comparison) -> None:
-    """Accuracy of every scheme, the mean first; intervals stand in the files."""
+    """Show the accuracy of every scheme, first the mean of all types. Intervals stand only in the files."""
     from moiety.compare.sentences import result
     from moiety.compare.summary import MEAN_OF_TYPES
     from moiety.compare.table import caption, conflict_table, contrast_table, notes, start_table
@@ -101,7 +101,7 @@ def show_scores(comparison: Comparison) -> None:
 
 
 def say_next(comparison: Comparison) -> None:
-    """The page, and what may be done with the model that was kept."""
+    """Print the address of the page, and commands for the model that was kept."""
     from moiety.compare.outcome import next_commands
 
     say(f"open {comparison.report}")
@@ -109,4 +109,4 @@ def say_next(comparison: Comparison) -> None:
         say(f"{what}:\n  {command}")
     if comparison.missing:
         names = ", ".join(f"{scheme} seed {seed}" for scheme, seed in comparison.missing)
-        say(f"in work in another process, give the same command again when it is done: {names}")
+        say(f"running in another process; give the same command again when it has finished: {names}")

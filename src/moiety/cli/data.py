@@ -1,4 +1,4 @@
-"""``moiety data``: look at the rows before a model does, and make some."""
+"""``moiety data``: check and count rows before a model learns from them, and make worlds of data."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SetOption = Annotated[list[str] | None, set_option("data.max_length=1024", where
 
 @dataclass(frozen=True)
 class Reading:
-    """Files that are read together and how: one stage of a recipe, its questions, or one file."""
+    """Files that are read together, and how they are read: one stage of a recipe, its questions, or one file."""
 
     name: str
     files: list[Path]
@@ -87,7 +87,7 @@ def check(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one row as the model sees it, then every bad row with its line. The exit code is 1 if a row is bad."""
+    """Show one row as the model reads it, then every bad row with its line. The exit code is 1 if a row is bad."""
     from moiety.vlm.check import describe_sample
     from moiety.vlm.problems import num_bad
     from moiety.vlm.skips import write_skips
@@ -96,7 +96,7 @@ def check(
     problems = list(dict.fromkeys(problem for _, report in reports for problem in report.problems))
     notes = list(dict.fromkeys(note for _, report in reports for note in report.notes))
     if fix_list is not None:
-        say(f"wrote {write_skips(fix_list, problems)} rows to {fix_list}; a recipe passes over them with data.skip")
+        say(f"wrote {write_skips(fix_list, problems)} rows to {fix_list}; data.skip of a recipe leaves them out")
     if as_json:
         rows = {reading.name: numbers_of(report) for reading, report in reports}
         show_json({"rows": rows, "problems": [asdict(problem) for problem in problems], "notes": notes})
@@ -121,7 +121,7 @@ def stats(
     settings: SetOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Count rows, types of question and tokens, and draw how long the rows are. Bad rows are counted apart."""
+    """Count rows, types of question and tokens, and draw the lengths of the rows. Bad rows are counted separately."""
     reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
     if as_json:
         show_json({reading.name: numbers_of(report) for reading, report in reports})
@@ -143,7 +143,7 @@ def open_questions(
         str, typer.Option(help="Last line of each new question.")
     ] = "Answer with one word or a short phrase.",
 ) -> None:
-    """Write multiple-choice questions anew, without their options; the answers become words. FILE is not changed."""
+    """Write multiple-choice questions without their options to a new file; answers become words. FILE stays."""
     from moiety.evaluate.opening import open_choices
 
     made = open_choices(source, target, instruction)
@@ -204,7 +204,7 @@ def histogram(title: str, lengths: Sequence[int]) -> list[str]:
 def readings(
     what: str, images: list[str] | None, model: str | None, max_length: int, settings: list[str] | None
 ) -> list[Reading]:
-    """What `what` stands for: one conversation file, or everything that a recipe reads.
+    """The files that `what` names: one conversation file, or everything that a recipe reads.
 
     Raises:
         ValueError: an option was given that has no effect on such an input.
@@ -249,7 +249,7 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
 
 
 def recipe_processor(recipe: Recipe) -> Any:
-    """The processor a recipe trains with; for a model from nothing, one like it, made from the same texts."""
+    """The processor that a recipe trains with. For a model from nothing, it is made again from the same texts."""
     from moiety.train.start import texts_of
     from moiety.vlm.scratch import scratch_processor
     from moiety.vlm.templates import load_processor
@@ -272,6 +272,6 @@ def processor_for(path: Path, model: str | None) -> Any:
 
     if model is not None:
         return load_processor(model)
-    say("without --model, rows are read by a small tokenizer made from this file: lengths will differ in your model")
+    say("without --model, rows are read with a small tokenizer made from this file; your model will give other lengths")
     texts = [turn.text for row in read_rows([path])[0] for turn in row.turns]
     return scratch_processor(ScratchSettings(), texts, "plain")

@@ -134,7 +134,9 @@ def farewell(verb: str | None, kept: str | None = None) -> str:
     """
     if kept:
         return f"stopped; give the same `moiety {verb}` command again to go on from {kept}"
-    return "stopped" if kept is None else f"stopped; nothing was kept yet: the same `moiety {verb}` command begins anew"
+    return (
+        "stopped" if kept is None else f"stopped; nothing was kept yet: the same `moiety {verb}` command begins again"
+    )
 
 
 class Stop:

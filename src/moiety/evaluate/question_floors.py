@@ -34,15 +34,7 @@ def question_only_floor(train: Sequence[Row], test: Sequence[Row]) -> dict[str, 
 def majority_floor(train: Sequence[Row], test: Sequence[Row]) -> dict[str, float]:
     """For each type, the accuracy of its most frequent training answer.
 
-    Args:
-        train: Rows the answers are counted in.
-        test: Rows that are scored.
-
-    Returns:
-        Type -> accuracy in 0..1, in the order the types first appear in `test`; without types that `train` lacks.
-
-    Raises:
-        ValueError: a row has no answer.
+    Arguments, result and errors are those of :func:`question_only_floor`.
     """
     by_type = _most_frequent(train, lambda row: row.type)
     return _accuracy(test, lambda row: by_type.get(row.type))

@@ -50,7 +50,7 @@ def signature_of(settings: type[BaseModel]) -> inspect.Signature:
 
 
 def default_of(field: FieldInfo) -> Any:
-    """The default of a setting, made anew where it is a list or a mapping.
+    """The default of a setting; a new copy of it where it is a list or a mapping.
 
     Args:
         field: A field of the settings; every one has a default, as scikit-learn asks of its parameters.

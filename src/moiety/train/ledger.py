@@ -214,7 +214,7 @@ def discard_stage(folder: Path) -> None:
     """Delete a stage and its unfinished run before it is trained again. A folder that moiety did not make is kept."""
     for place in (folder, work_folder(folder)):
         if (place / RECORD).is_file():
-            logger.info("deleting %s to train it anew", place)
+            logger.info("deleting %s to train it again", place)
             shutil.rmtree(place)
 
 
@@ -228,7 +228,7 @@ def _what_changed(place: Path, name: str, old: Mapping[str, Any], new: Mapping[s
     return (
         f"stage {name!r} in {place} was made with other settings or files:\n" + "\n".join(lines) + "\n"
         "Nothing was overwritten. Give another folder (output=...), put them back, or run again with --fresh "
-        "to delete this stage and train it anew"
+        "to delete this stage and train it again"
     )
 
 

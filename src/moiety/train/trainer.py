@@ -184,7 +184,7 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
                 shutil.rmtree(run / checkpoints.ASIDE, ignore_errors=True)
                 last = checkpoints.last_whole(run)
                 kept, then = (f"{last} is intact", "continues from there") if last else (
-                    "There is no earlier checkpoint", "begins this stage anew"
+                    "There is no earlier checkpoint", "begins this stage again"
                 )  # fmt: skip
                 reported = str(error).partition("\n")[0]
                 raise CheckpointError(

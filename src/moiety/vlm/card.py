@@ -1,4 +1,4 @@
-"""The model card beside a checkpoint: what it is, what it was made from and how, what it scores."""
+"""The model card beside a checkpoint: what the model is, how it was made, and what it scores."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ model = AutoModelForImageTextToText.from_pretrained("FOLDER")
 processor = AutoProcessor.from_pretrained("FOLDER")
 ```
 
-`moiety demo-app FOLDER` opens a page to talk to it, which shows the expert that reads each patch and word."""
+`moiety demo-app FOLDER` opens a page where you can talk to the model. It shows which expert reads each patch and
+word."""
 _BEGIN, _END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a card says of the stage that made a checkpoint.
+    """What a card says about the stage that made a checkpoint.
 
     Args:
         recipe: The whole recipe, as plain values.
         files: Conversation file -> short hash of its content.
-        rows: Rows it learned from.
+        rows: Rows that the model learned from.
         rows_skipped: Rows that were left out.
         loss: Cross-entropy of the last logging step.
-        alarms: What the training warned of.
+        alarms: Warnings of the training.
     """
 
     recipe: Mapping[str, Any]
@@ -62,7 +63,7 @@ def write_card(folder: str | Path, model: Any, training: Training | None = None)
     Args:
         folder: A folder that holds, or is about to hold, the model.
         model: The model, with its history in ``config.provenance``.
-        training: The stage that made it; None: it was upcycled and not trained.
+        training: The stage that made it. None: the model was upcycled and not trained.
     """
     history = getattr(model.config, "provenance", None) or {}
     parts = [
@@ -81,7 +82,7 @@ def write_card(folder: str | Path, model: Any, training: Training | None = None)
 
 
 def add_results(folder: str | Path, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Path:
-    """Put a table of results into the card of a model folder; one with the same title is replaced.
+    """Put a table of results into the card of a model folder. It replaces a table with the same title.
 
     Args:
         folder: Model folder whose card :func:`write_card` wrote.
@@ -98,7 +99,7 @@ def add_results(folder: str | Path, title: str, heads: Sequence[str], rows: Sequ
         raise FileNotFoundError(f"{folder} has no {CARD}; moiety writes one beside each checkpoint it makes")
     text = path.read_text(encoding="utf-8")
     if _BEGIN not in text or _END not in text:
-        raise ValueError(f"{path} has no marks {_BEGIN} and {_END}; put both lines where results shall stand")
+        raise ValueError(f"{path} has no marks {_BEGIN} and {_END}; put both lines where the results should stand")
     before, rest = text.split(_BEGIN, 1)
     inside, after = rest.split(_END, 1)
     kept = [block for block in re.split(r"(?m)^(?=### )", inside.strip()) if block.startswith("### ")]
@@ -113,7 +114,7 @@ def _front_matter(model: Any, history: Mapping[str, Any]) -> str:
     tags = ["moiety", *(["mixture-of-experts"] if moe_layers(model) else []), scheme]
     parts = _parts(history)
     sources = [part["source"] for part in parts] or [(history.get("upcycled") or {}).get("source")]
-    # only a Hub id names a base to others; a folder of this machine does not
+    # only an id of the Hub means something to other people; a folder of this machine does not
     bases = [name for name in sources if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
     licences = list(dict.fromkeys(part.get("licence") for part in parts))
     data = ModelCardData(
@@ -137,12 +138,12 @@ def _scheme(model: Any) -> str:
 
 
 def _family(model: Any) -> str:
-    """The name people know the architecture by, from its class."""
+    """The usual name of the architecture, from the name of its class."""
     return type(model).__name__.removeprefix("Moiety").removesuffix("ForConditionalGeneration")
 
 
 def _opening(model: Any, history: Mapping[str, Any]) -> str:
-    """What the model is, which stages trained it, and that nothing else was measured."""
+    """What the model is, how large it is, and which stages trained it."""
     count, groups, layers = count_parameters(model), groups_of(model), moe_layers(model)
     what = f"A vision-language model of the {_family(model)} architecture, in the form that moiety writes."
     if groups is not None:
@@ -158,7 +159,7 @@ def _opening(model: Any, history: Mapping[str, Any]) -> str:
         if trained
         else "It was not trained by moiety."
     )
-    return f"{what} {size} {done} Beyond the tables below, nothing was measured."
+    return f"{what} {size} {done} Nothing was measured except what the tables below show."
 
 
 def _facts(model: Any, history: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -175,9 +176,9 @@ def _facts(model: Any, history: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _base(history: Mapping[str, Any]) -> str:
-    """What it started from, without folders of this machine."""
+    """What the model started from, without the folders of this machine."""
     if history.get("origin") == "scratch":
-        return "built from nothing, see the stages"
+        return "none: the model was built from nothing; see the stages"
     source = (history.get("upcycled") or {}).get("source")
     parts = history.get("assembled")
     if source is None and parts:
@@ -187,13 +188,19 @@ def _base(history: Mapping[str, Any]) -> str:
 
 
 def _made(history: Mapping[str, Any]) -> list[str]:
-    """How it came about: upcycling with its receipt, then the stages."""
+    """How the model was made: upcycling with its parity receipt, then the stages."""
     parts = ["## How it was made", *_assembled(history)]
     receipt = (history.get("upcycled") or {}).get("receipt")
     if receipt is not None:
-        promise = "" if receipt["promised"] else "; experts of other widths do not start as the dense model"
+        promise = (
+            ""
+            if receipt["promised"]
+            else "; this is expected, because experts of another width cannot copy the dense FFN"
+        )
         rule, off = history["upcycled"]["copy_rule"] or "class and config only", receipt["relative_difference"]
-        parts.append(f"Upcycled ({rule}). Logits then differed from the dense model's by {off:.1e} relative{promise}.")
+        parts.append(
+            f"Upcycled ({rule}). Its logits then differed from the dense model's by {off:.1e} (relative){promise}."
+        )
     stages = history.get("stages") or []
     if stages:
         rows = [
@@ -209,7 +216,7 @@ def _made(history: Mapping[str, Any]) -> list[str]:
 
 
 def _assembled(history: Mapping[str, Any]) -> list[str]:
-    """The parts of an assembly with their licences, and what stands between them."""
+    """The parts of an assembled model with their licences, and whether its projector was trained."""
     found = history.get("assembled")
     if not found:
         return []
@@ -218,11 +225,11 @@ def _assembled(history: Mapping[str, Any]) -> list[str]:
         for name, part in ((name, found[name]) for name in ("language", "tower"))
     ]
     trained = any("projector" in stage["trains"] for stage in history.get("stages") or [])
-    said = "" if trained else " No stage has trained the projector yet, so pictures say nothing to this model."
+    said = "" if trained else " No stage has trained the projector yet, so this model cannot use pictures."
     off = found["receipt"]["relative_difference"]
     return [
-        "Assembled from two trained models and a new projector. On text alone its logits then differed from the "
-        f"language model's by {off:.1e} relative.{said}",
+        "Assembled from two trained models and a new projector. On text alone, its logits then differed from those of "
+        f"the language model by {off:.1e} (relative).{said}",
         _table(("part", "made of", "licence", "packed as"), rows),
     ]
 
@@ -233,15 +240,15 @@ def _data(training: Training) -> list[str]:
     parts = ["## Data", f"The last stage learned from {training.rows:,} rows{skipped}."]
     parts += [_table(("file", "sha256, first digits"), rows)] if rows else []
     if training.loss is not None:
-        parts.append(f"Cross-entropy at the end of training: {training.loss:.4f}.")
+        parts.append(f"The cross-entropy at the end of training was {training.loss:.4f}.")
     alarms = "\n".join(f"- {alarm}" for alarm in dict.fromkeys(training.alarms))
-    parts += [f"Training warned of:\n\n{alarms}"] if alarms else []
+    parts += [f"Warnings of the training:\n\n{alarms}"] if alarms else []
     recipe = yaml.safe_dump(_portable(dict(training.recipe)), sort_keys=False, allow_unicode=True, width=120).rstrip()
     return [*parts, "## Recipe", f"<details><summary>all settings</summary>\n\n```yaml\n{recipe}\n```\n\n</details>"]
 
 
 def _portable(tree: Any) -> Any:
-    """The same settings with the last name of every folder of this machine alone."""
+    """The same settings, with only the last name of each absolute path."""
     if isinstance(tree, Mapping):
         return {key: _portable(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -250,7 +257,7 @@ def _portable(tree: Any) -> Any:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a column that holds numbers alone stands to the right."""
+    """A Markdown table. A column that holds only numbers is aligned to the right."""
     right = [
         bool(rows) and all(re.fullmatch(r"[-+−]?[\d.,]+( \[.*\])?|–|", row[n]) for row in rows)
         for n in range(len(heads))

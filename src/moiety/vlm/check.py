@@ -1,4 +1,4 @@
-"""All problems of a data set, reported together before a run starts; and how the model sees one row."""
+"""All problems of a data set, reported together before a run starts, and one row as the model reads it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class DataReport:
     """What a check found.
 
     Args:
-        num_rows: Rows read, the unreadable ones included.
+        num_rows: Number of rows, including those that cannot be read.
         problems: Everything that is wrong, in the order of files and lines.
-        good: Rows without a problem; joined where the check was asked to merge.
+        good: Rows without a problem. They are joined if the check was asked to merge rows.
         lengths: Tokens of each good row.
         num_trained: Trained tokens of each good row.
         tokens: Tokens of all good rows by modality name.
-        types: Rows by type, before joining; the bad ones included.
-        notes: What is worth knowing and wrong in no row.
+        types: Number of rows of each type, before rows are joined and including bad rows.
+        notes: Remarks that concern no single row and are no problem.
     """
 
     num_rows: int
@@ -51,10 +51,10 @@ class DataReport:
     notes: tuple[str, ...] = ()
 
     def stop_on_problems(self) -> None:
-        """Raise when there is any.
+        """Raise an error if there are problems.
 
         Raises:
-            BadRows: with all problems.
+            BadRows: there is at least one problem; the error holds all of them.
         """
         if self.problems:
             raise BadRows(self.problems, f"problems in {self.num_rows} rows")
@@ -74,11 +74,11 @@ def check_files(
 
     Args:
         files: As for :func:`moiety.vlm.rows.load_rows`.
-        encoder: Knows pictures, chat template and the longest row.
-        merge_turns: Check (and return) the rows of one picture joined into one conversation.
-        seed: Order of joined rows.
+        encoder: Holds the pictures, the chat template and the length limit of a row.
+        merge_turns: Join the rows of one picture into one conversation, and check and return the joined rows.
+        seed: Seed of the order of joined rows.
         groups: Expert groups of the scheme; a modality that none of them admits is a problem.
-        skip: Rows that are passed over and not counted.
+        skip: Rows that are left out and not counted.
         on_progress: Called with (rows done, rows in all).
 
     Raises:
@@ -96,22 +96,25 @@ def check_rows(
     groups: ExpertGroups | None = None,
     on_progress: Progress | None = None,
 ) -> DataReport:
-    """Check rows that are read already; arguments as for :func:`check_files`."""
+    """Check rows that were read before. The arguments are those of :func:`check_files`."""
     sound, problems = _without_faults(rows, encoder)
     return _report(rows, sound, problems, encoder, groups, on_progress)
 
 
 def faults_of(row: Row, encoder: Encoder) -> list[str]:
-    """What is wrong with a row as far as can be said without decoding pictures."""
+    """What is wrong with a row, as far as this can be seen without decoding its pictures."""
     spoken = [turn for turn in row.turns if turn.role != "system"]
     faults = []
     if any(turn.role == "system" for turn in row.turns[1:]):
-        faults.append("a system turn stands after the first place")
+        faults.append("a system turn must be the first turn; this row has one later")
     roles = [turn.role for turn in spoken]
     if roles != ["user", "assistant"] * (len(roles) // 2) or not roles:
         faults.append(f"turns must alternate user, assistant and end with assistant; got {', '.join(roles) or 'none'}")
     if row.num_marks != len(row.images):
-        faults.append(f"{row.num_marks} {IMAGE_MARK} marks in the turns of the user, {len(row.images)} pictures")
+        faults.append(
+            f"{row.num_marks} {IMAGE_MARK} marks in the turns of the user, {len(row.images)} pictures; "
+            "each picture needs one mark"
+        )
     tokens = {getattr(encoder.processor, name, None) or IMAGE_MARK: what for name, what in _OWN_MARKS.items()}
     for number, turn in enumerate(row.turns, start=1):
         if turn.role == "assistant" and not turn.text.strip():
@@ -127,14 +130,14 @@ def faults_of(row: Row, encoder: Encoder) -> list[str]:
 
 
 def describe_sample(row: Row, encoder: Encoder) -> RenderableType:
-    """One row as the model gets it: a table of runs with modality, trained or not, and text.
+    """One row as the model reads it. Each line of the table is a run of tokens with one modality, trained or not.
 
     Args:
         row: A row that can be encoded.
-        encoder: As in training.
+        encoder: The encoder that training uses.
 
     Returns:
-        Something :class:`rich.console.Console` prints; it also reads without colours.
+        A table for :class:`rich.console.Console`. It can also be read without colours.
 
     Raises:
         FileNotFoundError: a picture is missing.
@@ -173,7 +176,7 @@ def _report(
     groups: ExpertGroups | None,
     on_progress: Progress | None,
 ) -> DataReport:
-    """Encode what has no fault so far."""
+    """Encode the rows without a fault, and report what encoding finds together with the earlier problems."""
     found = list(problems)
     good, lengths, num_trained = [], [], []
     tokens: Counter[int] = Counter()
@@ -209,15 +212,15 @@ def _report(
 
 
 def _without_faults(rows: Sequence[Row], encoder: Encoder) -> tuple[list[Row], list[Problem]]:
-    """Rows without a fault, and the faults of the others; a row that stands twice is a fault of the later one."""
+    """Rows without a fault, and the faults of the others. If a row occurs twice, the later one has a fault."""
     sound, problems = [], []
     shared = _shared_ids(rows)
     first: dict[Hashable, Row] = {}
     for row in rows:
         faults = faults_of(row, encoder)
         earlier = first.setdefault(_content(row), row) if row.id in shared else row
-        if earlier.where != row.where:  # a file that is named twice shall be read twice
-            faults.append(f"the same row, id and all, stands already in {place_of(*earlier.where)}")
+        if earlier.where != row.where:  # a file that is named twice is read twice
+            faults.append(f"the same row with the same id stands already in {place_of(*earlier.where)}; remove one")
         problems += [_problem(row, fault) for fault in faults]
         if not faults:
             sound.append(row)
@@ -225,7 +228,7 @@ def _without_faults(rows: Sequence[Row], encoder: Encoder) -> tuple[list[Row], l
 
 
 def _shared_ids(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Id -> rows, of the ids that name more than one row."""
+    """Id -> rows, for every id that more than one row has."""
     named: dict[str, dict[tuple[str, int, int], Row]] = {}
     for row in rows:
         if row.is_named:
@@ -242,8 +245,8 @@ def _notes(rows: Sequence[Row]) -> Iterable[str]:
     if shared:
         name, found = next(iter(shared.items()))
         yield (
-            f"{len(shared)} ids stand for {sum(map(len, shared.values()))} rows, for instance {shown(name)} in "
-            f"{' and '.join(place_of(*row.where) for row in found[:2])}; rows are told apart by their place"
+            f"{sum(map(len, shared.values()))} rows share {len(shared)} ids, for instance {shown(name)} in "
+            f"{' and '.join(place_of(*row.where) for row in found[:2])}; such rows are distinguished by file and line"
         )
 
 
@@ -259,7 +262,7 @@ def _runs(modality_ids: Tensor, trained: Tensor) -> list[tuple[int, int]]:
 
 
 def _shown(input_ids: Tensor, modality: Modality, encoder: Encoder) -> Text:
-    """Text of one run; placeholders are counted, line breaks made visible."""
+    """Text of one run. Placeholders are counted instead of repeated, and line breaks are made visible."""
     tokenizer = encoder.processor.tokenizer
     if modality != Modality.TEXT:
         return Text(f"{tokenizer.decode(input_ids[:1])} x {len(input_ids)}")

@@ -24,19 +24,19 @@ _FORMATS = {
 }
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+")
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w.=+-]+)*),", re.IGNORECASE)
-_SHORTEST = 64  # letters; a picture of one pixel has more
+_SHORTEST = 64  # letters; even a picture of one pixel has more
 _HEAD = 40
 
 
 class InlinePicture(str):
-    """The short name of a picture that came inside a row, and the way to its bytes.
+    """The short name of a picture that came inside a row. It can also read the bytes of the picture.
 
-    It stands among the names of a row, as the name of a file would. Equal pictures have equal names, so that rows of
-    one picture can be joined and a question is asked once.
+    It is used like the name of a file. Equal pictures have equal names. So the rows of one picture can be joined, and
+    the same question about the same picture is asked only once.
 
     Args:
-        name: What messages call it.
-        read: Gives the bytes of the picture file.
+        name: The name in messages.
+        read: Function that returns the bytes of the picture file.
     """
 
     _read: Callable[[], bytes]
@@ -46,7 +46,7 @@ class InlinePicture(str):
         picture._read = read
         return picture
 
-    # what a worker process makes it from
+    # arguments from which another process makes it again
     def __getnewargs__(self) -> tuple[str, Callable[[], bytes]]:  # type: ignore[override]
         return str(self), self._read
 
@@ -57,7 +57,7 @@ class InlinePicture(str):
 
     @property
     def url(self) -> str:
-        """The picture as a data URL, for a row that is written down again."""
+        """The picture as a data URL, for rows that are written to a file."""
         content = self.content
         kind = next((kind for begins, kind in _FORMATS.items() if content.startswith(begins)), "unknown")
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
@@ -97,7 +97,7 @@ def picture_in(value: Any) -> str:
 
 
 def of_content(content: bytes, name: str = "", read: Callable[[], bytes] | None = None) -> InlinePicture:
-    """Bytes as a picture; `read` gives them again where they should not be kept."""
+    """A picture from its bytes. With `read`, the bytes are not kept; `read` returns them when they are needed."""
     digest = hashlib.sha256(content).hexdigest()[:8]
     return InlinePicture(f"{name or 'picture'}#{digest}", read or functools.partial(bytes, content))
 
@@ -115,7 +115,7 @@ def _of_base64(text: str) -> InlinePicture:
 
 
 def _is_base64(text: str) -> bool:
-    """Whether a text is a picture in base64 and not a name: its first bytes are those of a picture."""
+    """Whether a text is a picture in base64 and not a name. Its first bytes decide: they name a picture format."""
     head = "".join(text[:_HEAD].split())
     if len(text) < _SHORTEST or not _BASE64.fullmatch(head):
         return False
@@ -127,12 +127,12 @@ def _from_base64(text: str, given: str) -> bytes:
     try:
         content = base64.b64decode(_usual(packed) + "=" * (-len(packed) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"picture {shown(given)}: its base64 is broken ({error}); encode the file anew") from error
+        raise ValueError(f"picture {shown(given)}: its base64 is broken ({error}); encode the file again") from error
     if not content:
-        raise ValueError(f"picture {shown(given)}: there is no picture behind the comma; encode the file anew")
+        raise ValueError(f"picture {shown(given)}: there is no picture after the comma; encode the file again")
     return content
 
 
 def _usual(text: str) -> str:
-    """The alphabet for addresses turned into the usual one."""
+    """The text with the base64 alphabet for addresses replaced by the usual alphabet."""
     return text.replace("-", "+").replace("_", "/")

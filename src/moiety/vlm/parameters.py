@@ -176,7 +176,7 @@ def expert_ffn_for(settings: MoESettings, reference: MoESettings, ffn: int) -> i
 def equal_settings(settings: MoESettings, config: Any, activated: int) -> MoESettings:
     """`settings` at the widths with which one token passes as near to `activated` parameters as whole widths allow.
 
-    Counts are linear in ``expert_ffn``, so two of them give the width; scheme asymoe is designed anew.
+    Counts are linear in ``expert_ffn``, so two of them give the width. Scheme asymoe gets a new design.
 
     Args:
         settings: Any scheme but ``dense``, which comes back as it is; widths that are given for asymoe stay.

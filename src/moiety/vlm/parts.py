@@ -1,4 +1,4 @@
-"""Parts of a vision-language model: what a parameter belongs to, and which parts learn."""
+"""Parts of a vision-language model: to which part a parameter belongs, and which parts are trained."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PROJECTORS = {"multi_modal_projector", "connector", "image_newline", "merger", 
 def part_of(name: str) -> Part:
     """The part that a parameter belongs to, by its name in the model.
 
-    Prefixes of wrappers (``module.``, ``base_model.model.``) do not matter. Experts and routers are those of sparse
-    layers alone: the FFN of a dense layer belongs to the decoder. Context attention counts as experts: it is new, as
-    they are, and the text experts have nothing to read unless it learns with them.
+    Prefixes of wrappers (``module.``, ``base_model.model.``) do not matter. Only sparse layers have experts and
+    routers; the FFN of a dense layer belongs to the decoder. Context attention counts as experts. It is new, like the
+    experts, and the text experts read what it computes, so both must learn together.
 
     Args:
         name: As in ``model.named_parameters()``.
@@ -45,7 +45,7 @@ def part_of(name: str) -> Part:
     if HEAD in known:
         return "head"
     raise ValueError(
-        f"parameter {name!r} belongs to no known part; teach vlm/parts.py the name of its module "
+        f"parameter {name!r} belongs to no known part; add the name of its module to vlm/parts.py "
         f"({', '.join(sorted({*_PROJECTORS, *TOWERS, *DECODERS, HEAD}))} are known)"
     )
 
@@ -63,17 +63,17 @@ def _part_of_decoder(words: list[str]) -> Part:
 
 
 def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
-    """Let exactly the parts in `trains` learn.
+    """Train the parts in `trains`, and freeze all others.
 
     Tied embeddings and head are one tensor, which learns if either is named. Layers of the vision tower that the model
-    never reads stay frozen: they cannot get a gradient. Parts that this model lacks (a router in a dense model) are
-    passed over, so that one recipe serves several schemes.
+    never reads stay frozen, because they cannot get a gradient. Parts that this model does not have (a router in a
+    dense model) are ignored, so that one recipe can be used for several schemes.
 
     In a model with adapters of peft, the adapters of these parts learn, and the copies of ``modules_to_save``. The
-    weights below them stay frozen, as peft wants them.
+    original weights stay frozen, as peft requires.
 
     Args:
-        model: An outermost model, dense or sparse, or a ``PeftModel`` of one.
+        model: A whole model, dense or sparse, or a ``PeftModel`` around one.
         trains: Parts that learn.
 
     Returns:
@@ -105,5 +105,5 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
         raise ValueError(f"nothing would learn: trains={list(trains)}, but {what} {held}")
     absent = sorted(wanted - counts.keys())
     if absent:
-        logger.debug("%s has no %s; passed over", type(model).__name__, ", ".join(absent))
+        logger.debug("%s has no %s; ignored", type(model).__name__, ", ".join(absent))
     return counts

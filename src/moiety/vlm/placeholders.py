@@ -1,7 +1,7 @@
-"""Which token is what, seen from a Hugging Face config: placeholder ids, and the ids of one call.
+"""The modality of each token, from a Hugging Face config and the arguments of one call.
 
-A processor writes one placeholder token for every picture feature; the config names its id. All that is read from a
-config or a call about modalities is read here; the pure rules on tensors follow at the end.
+A processor writes one placeholder token for each image token, and the config names its id. Only this file reads
+modalities from a config or a call. The rules that need nothing but tensors stand at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def placeholder_ids(config: Any) -> dict[int, int]:
 
 
 def delimiter_ids(config: Any) -> dict[int, int]:
-    """Token id -> image, for the marks that a family puts around a picture."""
+    """Token id -> modality id of images, for the marks that a family puts around a picture."""
     found = (getattr(config, name, None) for name in DELIMITERS)
     return {int(token): int(Modality.IMAGE) for token in found if token is not None}
 
@@ -52,7 +52,7 @@ class ModalityRule:
 
     @classmethod
     def of(cls, config: Any, settings: MoESettings) -> ModalityRule:
-        """Read the placeholders of `config`, and its delimiters where `settings` wants them.
+        """Read the placeholders of `config`, and its delimiters if `settings` ask for them.
 
         Raises:
             ValueError: the config names no placeholder, or no delimiter although they are asked for.
@@ -73,17 +73,17 @@ class ModalityRule:
         return cls(tokens, settings.mask_rule)
 
     def derive(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Ids of tokens, ``(batch, seq)``; padding is not known here."""
+        """Modality ids of tokens, ``(batch, seq)``. Padding is not marked yet."""
         return ids_from_placeholders(input_ids, self.token_ids)
 
     def ids_of_call(
         self, input_ids: torch.Tensor | None, given: torch.Tensor | None, kwargs: Mapping[str, Any]
     ) -> torch.Tensor:
-        """The ids one forward of the multimodal base model hands to its decoder layers.
+        """The modality ids that one forward of the multimodal base model gives to its decoder layers.
 
         Args:
-            input_ids: Tokens, ``(batch, seq)``, or None when embeddings are given.
-            given: Ids of the caller, ``(batch, seq)``, or None.
+            input_ids: Tokens, ``(batch, seq)``, or None if embeddings are given.
+            given: Modality ids that the caller passed, ``(batch, seq)``, or None.
             kwargs: The other keywords of the call (attention mask, cache, pictures).
 
         Returns:
@@ -104,8 +104,8 @@ class ModalityRule:
             return ids
         if bool((ids > 0).any()) and cached_length(cache_of(kwargs)):
             raise ValueError(
-                "mask_rule=last_token_as_text needs each prompt in one piece: a chunk border inside a picture would "
-                "make a wrong last token. Prefill without chunks, or use mask_rule=exact"
+                "mask_rule=last_token_as_text needs each prompt in one piece: if a chunk ended inside a picture, a "
+                "wrong token would count as its last. Prefill without chunks, or use mask_rule=exact"
             )
         return last_token_as_text(ids)
 
@@ -121,14 +121,14 @@ class ModalityRule:
                 "attention_mask is not (batch, seq), so padding cannot be read from it; "
                 "pass modality_ids with -1 on padding beside it"
             )
-        # A placeholder that a decode step fed back has no picture behind it: it is text.
+        # The model may generate a placeholder. No picture belongs to it, so it is text.
         if not brings_pictures(kwargs) and cached_length(cache_of(kwargs)):
             return torch.zeros_like(input_ids)
         return self.derive(input_ids)
 
     @staticmethod
     def padded(ids: torch.Tensor, attention_mask: Any) -> torch.Tensor:
-        """Write -1 where a 2-D `attention_mask` says padding; other masks carry no such column and change nothing."""
+        """The ids with -1 where a two-dimensional `attention_mask` marks padding. Other masks change nothing."""
         if attention_mask is None or isinstance(attention_mask, dict) or attention_mask.ndim != 2:
             return ids
         return without_padding(ids, attention_mask)
@@ -136,16 +136,16 @@ class ModalityRule:
     def ids_of_step(
         self, given: torch.Tensor | None, inputs: Mapping[str, Any], first: bool, mask: Any
     ) -> torch.Tensor | None:
-        """The ids of one step of ``generate``.
+        """The modality ids of one step of ``generate``.
 
         Args:
-            given: Ids the caller gave to ``generate``, for the prompt.
+            given: Modality ids of the prompt that the caller gave to ``generate``, or None.
             inputs: What Hugging Face is about to pass to the model in this step.
             first: Whether this is the prefill (or a chunk of it).
-            mask: The 2-D attention mask before Hugging Face turned it into another form.
+            mask: The two-dimensional attention mask, before Hugging Face turned it into another form.
 
         Returns:
-            ``(batch, seq)`` for the tokens of this step; None when only embeddings are there and no ids.
+            ``(batch, seq)`` for the tokens of this step; None if there are only embeddings and no given ids.
         """
         tokens = inputs.get("input_ids")
         tokens = tokens if tokens is not None else inputs["inputs_embeds"]
@@ -165,10 +165,10 @@ class ModalityRule:
 def ids_from_placeholders(
     input_ids: Int[Tensor, "batch seq"], token_ids: Mapping[int, int]
 ) -> Int[Tensor, "batch seq"]:
-    """Modality ids from placeholder tokens; everything that is no placeholder is text.
+    """Modality ids from placeholder tokens. Every other token is text.
 
     Args:
-        input_ids: Token ids after image expansion, ``(batch, seq)``.
+        input_ids: Token ids, with all placeholders of each picture, ``(batch, seq)``.
         token_ids: Token id of a placeholder -> modality id.
 
     Example:
@@ -182,7 +182,7 @@ def ids_from_placeholders(
 
 
 def without_padding(modality_ids: Int[Tensor, "batch seq"], attention_mask: Tensor | None) -> Int[Tensor, "batch seq"]:
-    """Modality ids with -1 where the mask says padding.
+    """Modality ids with -1 where the mask marks padding.
 
     Args:
         modality_ids: ``(batch, seq)``.

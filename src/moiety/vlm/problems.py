@@ -11,15 +11,15 @@ _LETTERS = 40
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one row, and where it stands.
+    """What is wrong with one row, and where the row stands.
 
     Args:
-        file: The file it was read from.
-        line: Line of the file from 1; of a table the row.
-        id: The row's id; empty where it has none.
+        file: The file that holds the row.
+        line: Line of the file, from 1; in a table, the number of the row.
+        id: The id of the row; empty if it has none.
         text: What is wrong and what to do.
         column: Where the row begins in its line; 0 for the first row of a line.
-        whole: The file cannot be read from here on, so no row can be left out instead.
+        whole: Whether the rest of the file cannot be read. Then it does not help to leave out one row.
     """
 
     file: str
@@ -31,7 +31,7 @@ class Problem:
 
     @property
     def where(self) -> tuple[str, int, int]:
-        """File, line and column: what tells two rows apart."""
+        """File, line and column. They differ between any two rows."""
         return self.file, self.line, self.column
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Problem:
 
 
 class BadRows(ValueError):
-    """Rows cannot be used. `problems` holds all of them, the text the first twenty."""
+    """Rows cannot be used. `problems` holds all problems; the text shows the first twenty."""
 
     def __init__(self, problems: Sequence[Problem], what: str = "rows cannot be read") -> None:
         self.problems = tuple(problems)
@@ -65,7 +65,7 @@ def num_bad(problems: Iterable[Problem]) -> int:
 
 
 def shown(value: object, letters: int = _LETTERS) -> str:
-    """A value for a message: as Python writes it, cut after `letters`; what no terminal can print is escaped.
+    """A value for a message, as Python writes it. It is cut after `letters`, and unprintable characters are escaped.
 
     Example:
         >>> shown("a" * 50)

@@ -1,4 +1,4 @@
-"""The entries of conversation files: JSON (one list), JSON lines, and parquet as the Hub has it."""
+"""The entries of conversation files: JSON (one list), JSON lines, and parquet in the form of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Unreadable:
-    """What stands where a row should be.
+    """An entry that cannot be read as a row.
 
     Args:
         text: What is wrong and what to do.
@@ -36,7 +36,13 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Entry:
-    """One value of a file: line from 1 (row of a table), column where another entry begins in the same line."""
+    """One value of a file.
+
+    Args:
+        line: Line where it begins, from 1; in a table, the number of its row.
+        value: The value, or :class:`Unreadable`.
+        column: Where it begins in that line, if an earlier entry begins in the same line; otherwise 0.
+    """
 
     line: int
     value: Any
@@ -59,7 +65,7 @@ def entries(file: str | Path) -> Iterator[Entry]:
 
 
 def fingerprint(value: Any) -> str:
-    """Sixteen letters that tell one entry from others, whatever the order of its keys."""
+    """Sixteen letters that differ between entries; the order of the keys does not change them."""
     if isinstance(value, Unreadable):
         return hashlib.sha256(value.content).hexdigest()[:16]
     text = json.dumps(value, sort_keys=True, default=_as_text)
@@ -88,13 +94,13 @@ def _of_text(path: Path) -> Iterator[Entry]:
 
 
 def _misfit(error: UnicodeDecodeError, start: int, data: bytes, path: Path) -> str:
-    """What is wrong with a byte; `start` is where the decoded part begins in the file."""
+    """The message about a byte that is not UTF-8; `start` is where the decoded part begins in the file."""
     found = bad_byte(data, start + error.start, path)
     return f"{found.place} {found.reason}"
 
 
 def _of_lines(content: bytes, data: bytes, path: Path) -> Iterator[Entry]:
-    start = len(data) - len(content)  # a mark at the start of the file
+    start = len(data) - len(content)  # the file may begin with a byte order mark
     for line, raw in enumerate(content.split(b"\n"), start=1):
         value = _of_line(raw, start, data, path) if raw.strip() else None
         if line == 1 and isinstance(value, Unreadable) and raw.lstrip().startswith(b"{"):
@@ -115,15 +121,15 @@ def _of_line(raw: bytes, start: int, data: bytes, path: Path) -> Any:
         return Unreadable(_misfit(error, start, data, path), raw)
     except json.JSONDecodeError as error:
         return Unreadable(f"not JSON: {error.msg} (column {error.colno})", raw)
-    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets without end
+    except (ValueError, RecursionError) as error:  # a number with too many digits, or too many nested brackets
         return Unreadable(f"not JSON that can be read: {error}", raw)
 
 
 def _of_array(text: str) -> Iterator[Entry]:
-    """Entries of one JSON array, each with the line it begins on (which ``json.loads`` does not tell)."""
+    """Entries of one JSON array, each with the line where it begins; ``json.loads`` does not give that line."""
     try:
         parse_json(text)
-    except json.JSONDecodeError as error:  # behind a broken entry the rest of an array cannot be found
+    except json.JSONDecodeError as error:  # after a broken entry, the start of the next one is unknown
         yield Entry(error.lineno, Unreadable(f"not JSON: {error.msg} (column {error.colno})", text.encode(), True))
         return
     except (ValueError, RecursionError) as error:
@@ -146,7 +152,7 @@ def _end_of(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 # -- tables -----------------------------------------------------------------------------------------------------------
 def _of_table(path: Path) -> Iterator[Entry]:
-    """Rows of a parquet file; pictures are not kept but read again where they are wanted."""
+    """Rows of a parquet file. Their pictures are not kept in memory; they are read again when they are needed."""
     try:
         from pyarrow import ArrowException
     except ImportError as error:
@@ -162,7 +168,7 @@ def _of_table(path: Path) -> Iterator[Entry]:
                         yield Entry(number, _unpacked(entry, (path, stamp, group), inside))
                         inside += 1
     except (ArrowException, OSError) as error:
-        text = f"not a whole parquet file ({str(error).splitlines()[0]}); fetch it anew"
+        text = f"not a whole parquet file ({str(error).splitlines()[0]}); fetch it again"
         yield Entry(number + 1, Unreadable(text, whole=True))
 
 
@@ -173,7 +179,7 @@ def _parquet(path: Path) -> Any:
 
 
 def _unpacked(entry: dict[str, Any], group: tuple[Path, tuple[int, int], int], row: int) -> dict[str, Any]:
-    """The entry with its pictures as names that find their bytes in the file again."""
+    """The entry with each picture replaced by a name that reads the bytes from the file when they are needed."""
     for column in PICTURE_COLUMNS:
         value = entry.get(column)
         listed = value if isinstance(value, list) else [value]
@@ -198,7 +204,7 @@ def _path_in(cell: Any) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What changes when a file is written anew."""
+    """Time and size of a file; they change when it is written again."""
     return path.stat().st_mtime_ns, path.stat().st_size
 
 
@@ -209,8 +215,8 @@ def _cell(path: Path, stamp: tuple[int, int], group: int, column: str, row: int,
 
 @functools.lru_cache(maxsize=4)
 def _column(path: Path, stamp: tuple[int, int], group: int, column: str) -> Any:
-    """One column of one row group; the groups looked into last are held."""
+    """One column of one row group; the last four of them are kept in memory."""
     if _stamp(path) != stamp:
-        raise ValueError(f"{path} was written anew since its rows were read; start again")
+        raise ValueError(f"{path} was changed after its rows were read; start again")
     with _parquet(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)

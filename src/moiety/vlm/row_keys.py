@@ -1,6 +1,7 @@
-"""The keys of a row and of a turn: which are read, which are refused, and which stay with the row unread.
+"""The keys of a row and of a turn: which keys are read, which are refused, and which are kept but not read.
 
-A key that would change what a model learns is followed or refused, never ignored. ``docs/rows.md`` has the same tables.
+A key that would change what a model learns is either read or refused. It is never ignored. ``docs/rows.md`` has the
+same tables.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ TURN_KEYS = {
 """Keys of a turn that are read, and what they mean."""
 
 CARRIED = "id index turn turn_id message_id timestamp time date created_at lang language source model metadata"
-"""Keys of a turn that nothing reads and that change nothing; of a row that is every key which is not refused."""
+"""Keys of a turn that nothing reads and that change nothing. In a row, every key that is not refused is such a key."""
 
 _SYSTEM = {"system", "systemprompt", "systemmessage", "systeminstruction", "systeminstructions", "sysprompt"}
 _SYSTEM |= {"systemtext", "systemcontent"}
@@ -86,7 +87,8 @@ REFUSED: dict[str, tuple[str, str]] = {
         "imgs img_path img_paths picture pictures photo photos",
     ),
 }
-"""What a row must not hold unread: kind -> the remedy, and the keys (in any case, with or without ``_``)."""
+"""Keys that a row must not hold, because they are not read. Kind -> the remedy and the keys, in upper or lower case,
+with or without ``_``."""
 
 _THOUGHTS = "thoughts beside an answer are not learned: write them into the text of the turn, or take the key out"
 _TURN_REFUSED = {
@@ -108,10 +110,10 @@ _KIND_OF = {_plain(key): kind for kind, (_, keys) in REFUSED.items() for key in 
 
 
 def system_of(entry: Mapping[str, Any]) -> str:
-    """The system sentence beside the turns; empty where there is none.
+    """The system sentence that stands beside the turns; empty if there is none.
 
     Raises:
-        ValueError: it is no text, or two keys say different things.
+        ValueError: it is not a text, or two keys hold different sentences.
     """
     given = {key: value for key, value in entry.items() if _plain(key) in _SYSTEM and not says_nothing(value)}
     for key, value in given.items():
@@ -128,15 +130,15 @@ def is_system(key: str) -> bool:
 
 
 def refuse_row_keys(entry: Mapping[str, Any], has_pictures: bool, said: str) -> None:
-    """Refuse keys that would change what is learned, but that moiety does not read.
+    """Refuse keys that should change what is learned, but that moiety does not read.
 
     Args:
-        entry: A row as it was read.
+        entry: The row as it was read.
         has_pictures: Whether `image`, `images` or a turn names its pictures; other keys for pictures are then ignored.
         said: Text of all turns.
 
     Raises:
-        ValueError: names the key and the remedy.
+        ValueError: there is such a key; the text names the key and the remedy.
     """
     for key, value in entry.items():
         if key in ROW_KEYS or is_system(key) or says_nothing(value):
@@ -151,7 +153,7 @@ def refuse_row_keys(entry: Mapping[str, Any], has_pictures: bool, said: str) -> 
         if _plain(key) in ("image", "images", "conversations", "messages"):
             raise ValueError(f"{key!r} is not read; write {key.lower()!r}")
         if key == "order":
-            raise ValueError("'order' stands on the row; put it on the question that it speaks of")
+            raise ValueError("'order' stands on the row; put it on the question that it describes")
         if _plain(key) in ("instruction", "instructions") and isinstance(value, str) and value.strip() not in said:
             raise ValueError(f"{key!r} is not read ({shown(value)}): write it into 'system' or into the first question")
 
@@ -162,11 +164,11 @@ def refuse_turn_keys(turn: Mapping[str, Any], read: tuple[str, str], answers: bo
     Args:
         turn: The turn as it was read.
         read: Its keys for speaker and text.
-        answers: Whether it is an answer, which is learned.
-        number: From 1.
+        answers: Whether the turn is an answer, because only answers are learned.
+        number: Number of the turn, from 1.
 
     Raises:
-        ValueError: names the key and the remedy, or the nearest key.
+        ValueError: there is such a key; the text names the key and the remedy, or the nearest key.
     """
     for key, value in turn.items():
         if key in (*read, "order") or says_nothing(value) or _plain(key) in _CARRIED:
@@ -190,7 +192,7 @@ def refuse_marks(text: str, number: int) -> None:
     """Refuse marks of video and sound in a turn of the user.
 
     Raises:
-        ValueError: there is one.
+        ValueError: the text holds such a mark.
     """
     found = _MARKS.search(text)
     if found:
@@ -206,15 +208,15 @@ def refuse_part(part: Any, number: int) -> ValueError:
 
 
 def says_nothing(value: Any) -> bool:
-    """Whether a value is empty: null, an empty text, list or object; these written as a text count, too."""
+    """Whether a value is empty: null, or an empty text, list or object. The same values written as text count too."""
     return value is None or value in ("", [], {}, "[]", "{}", "null") or value == [None]
 
 
 def half_characters(fields: Iterator[tuple[str, str]]) -> str | None:
-    """Where a text holds one half of a character that UTF-16 writes as two; None where none does.
+    """The error text for a surrogate, which is one half of a character in UTF-16; None if there is no surrogate.
 
     Args:
-        fields: Name of a place, for instance ``turn 2``, and its text.
+        fields: Pairs of a place, for instance ``turn 2``, and the text that stands there.
     """
     for name, text in fields:
         found = re.search("[\ud800-\udfff]", text)
@@ -227,7 +229,7 @@ def half_characters(fields: Iterator[tuple[str, str]]) -> str | None:
 
 
 def _is_neutral(kind: str, value: Any, answers: bool = True) -> bool:
-    """Whether a value asks for what happens anyway: answers are learned with weight 1, the rest is not learned."""
+    """Whether a value changes nothing. Answers are always learned with weight 1, and the rest is not learned."""
     if isinstance(value, list):
         return all(_is_neutral(kind, one, answers) for one in value)
     is_number = isinstance(value, bool | int | float)

@@ -1,6 +1,6 @@
-"""A small vision-language model from nothing: tokenizer trained on the data, vision tower, projector, decoder.
+"""A small vision-language model built from nothing: vision tower, projector, decoder, and a tokenizer from the data.
 
-What is written is an ordinary dense Hugging Face LLaVA folder; nothing in it needs moiety.
+The result is an ordinary dense Hugging Face LLaVA folder. It can be used without moiety.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def build_scratch(
 
     Args:
         settings: Sizes of decoder and vision tower.
-        texts: What the tokenizer is trained on; marks and special tokens in it are not learned.
-        folder: Where the model goes.
+        texts: Texts that the tokenizer is trained on. Image marks and special tokens in them are not learned.
+        folder: Where the model is written.
         template: Chat template of the processor, a name of :data:`moiety.vlm.templates.TEMPLATES`.
-        seed: Seed of the weights. Same seed, settings and texts give the same folder.
+        seed: Seed of the weights. The same seed, settings and texts give the same folder.
 
     Returns:
         `folder`.
@@ -60,12 +60,12 @@ def build_scratch(
 def train_tokenizer(
     texts: Iterable[str], vocab: int, special: Iterable[str], end: str = END
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer: words of the data become one token each, and any text can be written.
+    """A byte-level BPE tokenizer. Frequent words of the data become one token each, and any text can be written.
 
     Args:
         texts: Training texts.
-        vocab: Largest number of tokens, the 256 bytes and all special tokens included.
-        special: Tokens that are never split, beside padding and end.
+        vocab: Largest number of tokens, including the 256 bytes and all special tokens.
+        special: Further tokens that are never split; padding and end are always such tokens.
         end: The end-of-sequence token.
 
     Raises:
@@ -76,7 +76,7 @@ def train_tokenizer(
     if vocab < least:
         raise ValueError(f"vocab={vocab} is too small: 256 bytes and {len(names)} special tokens need {least}")
     tokenizer = Tokenizer(models.BPE())
-    # no byte-level post-processor: it would cut blanks from the offsets that label spans are found with
+    # no byte-level post-processor: it would remove blanks from the offsets, and label spans are found by offsets
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -98,12 +98,12 @@ def train_tokenizer(
 
 
 def scratch_processor(settings: ScratchSettings, texts: Iterable[str], template: str) -> LlavaProcessor:
-    """Tokenizer, picture preparation (square, pixels less mean over spread) and chat template in one."""
+    """The processor: tokenizer, chat template, and pictures resized to a square and normalised with mean and spread."""
     chosen = template_named(template)
     opening = chosen.assistant[1]
-    if opening:  # " yes" is to be one token too, not a blank and a word
+    if opening:  # " yes" should become one token too, not a blank and a word
         texts = (variant for text in texts for variant in (text, opening + text))
-    # a tokenizer made here has no begin-of-sequence token: what llama3 opens with is then empty
+    # a tokenizer made here has no begin-of-sequence token, so the opening of the template llama3 is empty
     tokenizer = train_tokenizer(texts, settings.vocab, (*chosen.tokens, IMAGE_MARK), chosen.end or END)
     side = {"height": settings.image_size, "width": settings.image_size}
     mean, std = [settings.image_mean] * 3, [settings.image_std] * 3
@@ -119,7 +119,7 @@ def scratch_processor(settings: ScratchSettings, texts: Iterable[str], template:
 
 
 def scratch_model(settings: ScratchSettings, processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
-    """The model with random weights from `seed`; the caller's random state is untouched."""
+    """The model with random weights from `seed`. The random state of the caller does not change."""
     tokenizer = processor.tokenizer
     decoder: dict[str, Any] = {
         "vocab_size": len(tokenizer),

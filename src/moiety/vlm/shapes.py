@@ -1,4 +1,4 @@
-"""Sizes of the decoder behind a config, counted on the meta device, for designs of activated parameters."""
+"""Sizes of the decoder that a config describes, for counting activated parameters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from moiety.vlm.loading import dense_class
 
 
 def decoder_shape(config: Any) -> DecoderShape:
-    """The dense decoder that a vision-language config describes; of a sparse config, the one it was made from.
+    """Sizes of the dense decoder that a vision-language config describes. A sparse config gives its dense original.
 
-    Nothing is estimated: what this family has beside the matrices of a Llama decoder stands in ``extra``.
+    The parameters are counted on a model without weights, not estimated. Parameters that a Llama decoder does not have
+    stand in ``extra``.
 
     Raises:
-        ValueError: the config is of no vision-language model.
+        ValueError: the config belongs to no vision-language model.
     """
     dense = _dense_config(config)
     with torch.device("meta"):
@@ -39,7 +40,7 @@ def decoder_shape(config: Any) -> DecoderShape:
 
 
 def _dense_config(config: Any) -> Any:
-    """A stock config; ours carry two fields more and a type of their own over it."""
+    """The config of Hugging Face under a config of moiety, which adds two fields and has its own model type."""
     if not hasattr(type(config), "moe"):
         return config
     base: Any = type(config).__bases__[0]

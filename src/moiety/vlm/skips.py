@@ -1,4 +1,4 @@
-"""Lists of rows that are left out: ``moiety data check --fix-list`` writes one, ``data.skip`` of a recipe names it.
+"""Lists of rows that are left out. ``moiety data check --fix-list`` writes a list; ``data.skip`` of a recipe names it.
 
 A line names a row by file, line and fingerprint, because several rows may share an id. So a list leaves out the bad
 rows and no others, and it notices if a file was changed after the list was written.
@@ -40,7 +40,7 @@ class Skips:
         """Whether the list names this entry of `file`, whose row is called `name`.
 
         Raises:
-            ValueError: the list names its place, but another row stands there now.
+            ValueError: the list names the place of this entry, but the list was made for another row.
         """
         if isinstance(entry.value, Unreadable) and entry.value.whole:
             return False
@@ -50,13 +50,13 @@ class Skips:
         if expected is not None and expected != fingerprint(entry.value):
             place = place_of(file, entry.line, entry.column)
             raise ValueError(
-                f"{self.path} passes over {place}, but another row stands there now; write the list anew with "
+                f"{self.path} passes over {place}, but another row stands there now; write the list again with "
                 "`moiety data check RECIPE --fix-list FILE`"
             )
         return expected is not None
 
     def refuse_shared(self, passed: Sequence[tuple[str, str]]) -> None:
-        """Refuse ids that dropped several rows; `passed` holds id and place of every row that was passed over.
+        """Refuse ids that left out several rows. `passed` holds id and place of every row that was left out.
 
         Raises:
             ValueError: an id of the list names more than one row.
@@ -70,7 +70,7 @@ class Skips:
                 some = ", ".join(list(places)[:2])
                 raise ValueError(
                     f"{self.path} names {name!r}, the id of {len(places)} rows ({some}, …); name rows by file and "
-                    "line: write the list anew with `moiety data check RECIPE --fix-list FILE`"
+                    "line: write the list again with `moiety data check RECIPE --fix-list FILE`"
                 )
 
 
@@ -78,11 +78,11 @@ NO_SKIPS = Skips()
 
 
 def read_skips(path: str | Path) -> Skips:
-    """The list at `path`.
+    """Read the list at `path`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TextFileError: its bytes are no text.
+        TextFileError: the file is not text.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -100,12 +100,12 @@ def read_skips(path: str | Path) -> Skips:
 
 
 def skips_of(settings: DataSettings) -> Skips:
-    """The list that ``data.skip`` of a recipe names; without one an empty list."""
+    """The list that ``data.skip`` of a recipe names, or an empty list if the recipe names none."""
     return read_skips(Path(settings.root) / settings.skip) if settings.skip else NO_SKIPS
 
 
 def write_skips(path: str | Path, problems: Iterable[Problem]) -> int:
-    """Write the rows of `problems`; returns how many. What spoils a whole file is no row and is left out."""
+    """Write the rows of `problems` and return their number. A problem of a whole file has no row and is not written."""
     rows = {problem.where: problem for problem in problems if not problem.whole}
     lines, folder = [HEAD], Path(path).parent.resolve()
     for file in dict.fromkeys(where[0] for where in rows):

@@ -1,8 +1,8 @@
-"""Vision towers: where they stand, which of their layers a model never reads, and a blank picture.
+"""Vision towers: how they are found, which of their layers a model never reads, and a blank picture.
 
-Most families read a hidden state before the end of the tower. The layers behind it never get a gradient. Distributed
-training waits for the gradient of every parameter that learns and crashes in its second step without it. So exactly
-these layers are frozen when a model is built.
+Most families read a hidden state before the end of the tower. The later layers never get a gradient. Distributed
+training waits for the gradient of every parameter that learns, and crashes in its second step if one does not come. So
+exactly these layers are frozen when a model is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def vision_tower(base: nn.Module) -> nn.Module:
     """The tower inside a multimodal base model.
 
     Raises:
-        TypeError: there is none under a known name.
+        TypeError: the model has no tower under a known name.
     """
     for name in TOWERS:
         tower = getattr(base, name, None)
@@ -30,7 +30,7 @@ def vision_tower(base: nn.Module) -> nn.Module:
 
 
 def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
-    """The blocks of a tower, or None where they stand under an unknown name."""
+    """The blocks of a tower, or None if they have an unknown name."""
     encoder = getattr(tower, "encoder", getattr(tower, "transformer", tower))
     for name in ("layers", "layer", "blocks"):
         layers = getattr(encoder, name, None)
@@ -40,7 +40,7 @@ def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
 
 
 def unread_modules(base: nn.Module) -> list[nn.Module]:
-    """Modules of the tower whose output `base` never uses: blocks after the feature layer, last norm, pooling head."""
+    """Modules of the tower whose output `base` never uses: blocks after the feature layer, last norm and pooling."""
     tower = vision_tower(base)
     config: Any = base.config
     selected = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", None))
@@ -63,13 +63,13 @@ def unread_parameters(base: nn.Module) -> set[nn.Parameter]:
 
 
 def freeze_unread(base: nn.Module) -> None:
-    """Take the parameters that can get no gradient out of training."""
+    """Freeze the parameters that can get no gradient."""
     for parameter in unread_parameters(base):
         parameter.requires_grad_(False)
 
 
 def blank_picture(base: nn.Module) -> dict[str, Tensor]:
-    """One picture of ones, as ``get_image_features`` of this family takes it. Ones, because Idefics3 drops zeros."""
+    """A picture of ones, in the form that ``get_image_features`` of this family takes. Idefics3 drops zeros."""
     config: Any = base.config
     name = type(base).__name__
     where: Any = {"device": next(base.parameters()).device, "dtype": next(base.parameters()).dtype}
@@ -79,21 +79,19 @@ def blank_picture(base: nn.Module) -> dict[str, Tensor]:
         width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         grid = torch.tensor([[1, merge, merge]], device=where["device"])
         return {"pixel_values": torch.ones(merge * merge, width, **where), "image_grid_thw": grid}
-    if name.startswith("LlavaNext"):  # the whole picture and its tiles, of the grid with the fewest
+    if name.startswith("LlavaNext"):  # the whole picture and its tiles; the grid with the fewest tiles
         side = config.vision_config.image_size
         grid = min(config.image_grid_pinpoints, key=lambda grid: grid[0] * grid[1])
         tiles = 1 + (grid[0] // side) * (grid[1] // side)
         sizes = torch.tensor([grid], device=where["device"])
         return {"pixel_values": torch.ones(1, tiles, 3, side, side, **where), "image_sizes": sizes}
-    if (
-        name == "Mistral3Model"
-    ):  # pictures of any size: two by two patches of its projector, as one alone is squeezed away
+    if name == "Mistral3Model":  # takes any size; two by two patches, because it loses the dimension of a single patch
         side = 2 * config.vision_config.patch_size * config.spatial_merge_size
         sizes = torch.tensor([[side, side]], device=where["device"])
         return {"pixel_values": torch.ones(1, 3, side, side, **where), "image_sizes": sizes}
     size = config.vision_config.image_size
     height, width = (size, size) if isinstance(size, int) else size
-    if name == "LlavaOnevisionModel":  # two pictures of one row are not cut into tiles, one is
+    if name == "LlavaOnevisionModel":  # it cuts a single picture into tiles, but not two pictures of one row
         sizes = torch.tensor([[height, width]] * 2, device=where["device"])
         pictures = torch.ones(2, 3, height, width, **where)
         return {"pixel_values": pictures, "image_sizes": sizes, "batch_num_images": sizes.new_tensor([2])}
@@ -102,10 +100,13 @@ def blank_picture(base: nn.Module) -> dict[str, Tensor]:
 
 
 def touch_tower(base: Any) -> Tensor:
-    """A zero that depends on tower and projector: added to a step without pictures, it gives them gradients of zeros.
+    """A zero that depends on tower and projector. In the loss of a step without pictures, it gives them gradients.
 
     Args:
         base: The multimodal base model. It encodes one blank picture.
+
+    Returns:
+        A scalar, 0. The gradients that it gives are zeros.
     """
     output = base.get_image_features(**blank_picture(base))
     levels = getattr(output, "deepstack_features", None) or ()  # Qwen3-VL: features of several depths

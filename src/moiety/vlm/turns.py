@@ -1,4 +1,4 @@
-"""The turns of a row, read from ``conversations`` or ``messages``, and the pictures that their parts name."""
+"""The turns of a row, read from ``conversations`` or ``messages``, and the pictures inside them."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ _SPOKEN = {"conversations": ("from", "value"), "messages": ("role", "content")}
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn: role ``user``, ``assistant`` or (first turn only) ``system``; ``<image>`` marks stand for pictures.
+    """One turn of a conversation.
 
     Args:
-        role: Who speaks.
-        text: What is said.
-        order: Of a question: whether it and its answer belong to the pictures before them. The cone loss of scheme
-            ``asymoe`` reads it; False marks a hard negative. None: the row does not say it, and they belong.
+        role: Who speaks: ``user``, ``assistant`` or, in the first turn only, ``system``.
+        text: What is said. Each ``<image>`` mark in it stands for one picture.
+        order: Only for a question: whether the question and its answer belong to the pictures before them. The cone
+            loss of scheme ``asymoe`` reads this; False marks a hard negative. None means that the row does not say
+            it; then they belong.
     """
 
     role: str
@@ -42,10 +43,10 @@ class Turn:
 
 
 def turns_of(entry: Mapping[str, Any]) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
-    """Turns of a row, its system sentence first, and the pictures named inside content parts.
+    """The turns of a row, with its system sentence first, and the pictures that content parts name.
 
     Raises:
-        ValueError: it does not have the structure of a conversation, or it holds a key that is refused.
+        ValueError: the row is not a conversation, or it holds a key that is refused.
     """
     found = [key for key in _SPOKEN if entry.get(key) is not None]
     if len(found) != 1:
@@ -83,12 +84,14 @@ def _spoken(spoken: Any, key: str) -> tuple[tuple[Turn, ...], tuple[str, ...]]:
             refuse_marks(text, number)
         turns.append(Turn(role, text, _order(turn, role, number)))
     if any(place is not None for place in places) and places != list(range(len(places))):
-        raise ValueError(f"the parts name pictures by index in the order {shown(places)}; put them in that of 'images'")
+        raise ValueError(
+            f"the parts name pictures by index in the order {shown(places)}; put the parts in the order of 'images'"
+        )
     return tuple(turns), tuple(pictures)
 
 
 def _keys(turn: Any, key: str) -> tuple[str, str]:
-    """The keys of speaker and text: those that go with `key`, or the other pair where a turn has that one."""
+    """The keys of speaker and text: the pair that belongs to `key`, or the other pair if the turn has that one."""
     pairs = [_SPOKEN[key], *(pair for name, pair in _SPOKEN.items() if name != key)]
     return next(
         (pair for pair in pairs if isinstance(turn, dict) and all(turn.get(k) is not None for k in pair)), pairs[0]
@@ -96,7 +99,7 @@ def _keys(turn: Any, key: str) -> tuple[str, str]:
 
 
 def _order(turn: dict[str, Any], role: str, number: int) -> bool | None:
-    """The mark ``order`` of one turn."""
+    """The value of ``order`` in one turn; None if it has none."""
     mark = turn.get("order")
     if mark is None:
         return None
@@ -113,9 +116,9 @@ def _order(turn: dict[str, Any], role: str, number: int) -> bool | None:
 
 
 def _content(content: Any, number: int, pictures: list[str], places: list[Any]) -> str:
-    """Text of one turn with marks, parts joined by line breaks.
+    """Text of one turn, with a mark for each picture. Parts are joined by line breaks.
 
-    The pictures that its parts name are added to `pictures`, what their ``index`` says to `places`.
+    This adds the pictures of the parts to `pictures`, and their ``index`` values to `places`.
     """
     if isinstance(content, str):
         return content
@@ -137,7 +140,7 @@ def _content(content: Any, number: int, pictures: list[str], places: list[Any]) 
 
 
 def _picture_of(part: dict[str, Any], kind: str, number: int) -> list[str]:
-    """The picture that a content part names, if it names one."""
+    """A list with the picture that a content part names; an empty list if it names none."""
     _refuse_part_keys(part, {"image", "path", "url", "image_url", "index"}, number)
     named = [part[key] for key in ("image", "path", "url", "image_url") if not says_nothing(part.get(key))]
     if not named:
@@ -145,7 +148,9 @@ def _picture_of(part: dict[str, Any], kind: str, number: int) -> list[str]:
     value = named[0]
     if kind == "image_url" and isinstance(value, dict):
         if value.get("detail") not in (None, "auto", "high"):
-            raise ValueError(f"turn {number}: detail {shown(value['detail'])}: pictures are read whole; take it out")
+            raise ValueError(
+                f"turn {number}: detail {shown(value['detail'])} is not read; remove it, every picture is read in full"
+            )
         value = value.get("url")
     try:
         return [picture_in(value)]

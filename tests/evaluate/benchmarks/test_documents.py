@@ -27,7 +27,7 @@ def test_docvqa_equals_the_released_scorers(shared: Path, rule: str) -> None:
     left_out = sum(line["stvqa_score"] is None for line in lines) if rule == "stvqa" else 0
     assert score.correct is not None
     assert len(score.correct) == len(lines) - left_out
-    told = f"{left_out} questions with empty answer and label are left out"
+    told = f"{left_out} questions are left out, because both their answer and their label are empty"
     assert score.notes == ((told,) if left_out else ())
 
 
@@ -65,7 +65,7 @@ def test_docvqa_files(tmp_path: Path) -> None:
 
 def test_docvqa_without_answers(tmp_path: Path) -> None:
     docvqa_file(tmp_path, "val", answers=[])
-    with pytest.raises(ValueError, match=r"val_v1.0.json: question 0 has no answers; fetch the file anew"):
+    with pytest.raises(ValueError, match=r"val_v1.0.json: question 0 has no answers; fetch the file again"):
         DOCVQA.read(tmp_path)
 
 

@@ -39,13 +39,13 @@ def test_cells_hold_line_breaks_and_long_text(tmp_path: Path) -> None:
 def test_broken_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"a.json cannot be read \(.*\); fetch the file anew"):
+    with pytest.raises(ValueError, match=r"a.json cannot be read \(.*\); fetch the file again"):
         text_of(path)
     path.write_text('{"a":\n1,}')
-    with pytest.raises(ValueError, match=r"a.json:2 is not JSON \(.*\); fetch the file anew"):
+    with pytest.raises(ValueError, match=r"a.json:2 is not JSON \(.*\); fetch the file again"):
         read_json(path)
     path.write_text('{}\n\n{"a"')
-    with pytest.raises(ValueError, match=r"a.json:3 is not JSON \(.*\); fetch the file anew"):
+    with pytest.raises(ValueError, match=r"a.json:3 is not JSON \(.*\); fetch the file again"):
         list(read_lines(path))
     path.write_text("{}\n3")
     with pytest.raises(ValueError, match=r"a.json:2: expected an object, got int"):

@@ -41,7 +41,7 @@ def test_what_lies_there_and_was_not_asked_is_noted(tmp_path: Path) -> None:
     right = pope_mixed(tmp_path)
     write_lines(tmp_path / "answers.jsonl", [{"id": name, "text": text} for name, text in right.items()])
     score, _ = score_answers("pope", tmp_path, tmp_path / "answers.jsonl")
-    assert score.notes[0] == "asked on coco alone; gqa lies there, too: give it a folder of its own"
+    assert score.notes[0] == "only coco is asked; to ask gqa, put it into another folder"
     assert "adversarial F1" not in score.numbers
 
 
@@ -124,11 +124,11 @@ def test_what_the_hub_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"category 'reading' and answer 'Yes'; expected a task of MME and Yes or No"):
         BENCHMARKS["mme"].read(tmp_path / "mme")
     table(tmp_path / "chartqa/data/test-00000-of-00001.parquet", [{"type": "x", "question": "?", "answer": "1"}])
-    with pytest.raises(ValueError, match=r"expected a question of people or machine and its answer, got \{'type'"):
+    with pytest.raises(ValueError, match=r"expected a question by people or by machine with its answer, got \{'type'"):
         BENCHMARKS["chartqa"].read(tmp_path / "chartqa")
     entry = {"id": "validation_Dance_1", "question": "?", "options": "[]", "answer": "A", "question_type": "open"}
     table(tmp_path / "mmmu/data/validation-00000-of-00001.parquet", [entry])
-    with pytest.raises(ValueError, match=r"'validation_Dance_1', is of no subject of MMMU; ids look like validation_A"):
+    with pytest.raises(ValueError, match=r"'validation_Dance_1', names no subject of MMMU; ids look like validation_A"):
         BENCHMARKS["mmmu"].read(tmp_path / "mmmu")
 
 

@@ -122,7 +122,9 @@ def test_scienceqa_refuses_an_answer_beyond_the_choices(tmp_path: Path) -> None:
     scienceqa(tmp_path)
     problems = {"4": {"choices": ["red", "blue"], "answer": 2}, "5": {"choices": ["I", "you"], "answer": 0}}
     (tmp_path / "problems.json").write_text(json.dumps(problems))
-    with pytest.raises(ValueError, match=r"question 1: answer 2 is no index of its 2 choices, from 0"):
+    with pytest.raises(
+        ValueError, match=r"question 1: answer 2 is not the index of one of its 2 choices, counted from 0"
+    ):
         SCIENCEQA.read(tmp_path)
 
 
@@ -183,7 +185,9 @@ def test_ai2d_reads_lines_and_documents(tmp_path: Path) -> None:
     assert [row.id for row in rows] == ["1", "2"]
     full_marks_and_floor(AI2D, rows)
     (tmp_path / "ai2d_test.jsonl").write_text(json.dumps({**entry, "answer": "4"}) + "\n")
-    with pytest.raises(ValueError, match=r"ai2d_test.jsonl:1: answer '4' is no index of its 4 options, from 0"):
+    with pytest.raises(
+        ValueError, match=r"ai2d_test.jsonl:1: answer '4' is not the index of one of its 4 options, counted from 0"
+    ):
         AI2D.read(tmp_path)
 
 

@@ -76,10 +76,10 @@ def test_reads_the_table(tmp_path: Path) -> None:
 def test_bad_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"tsv:2: index must be a whole number, got 'x'"):
         MMBENCH.read(write(tmp_path, [("x", *LINES[0][1:])]))
-    with pytest.raises(ValueError, match=r"tsv:2: answer 'C' and options A, B do not fit each other"):
+    with pytest.raises(ValueError, match=r"tsv:2: answer 'C' does not fit the options A, B; fetch the table again"):
         MMBENCH.read(write(tmp_path, [(*LINES[0][:7], "C", *LINES[0][8:])]))
     pictures = MMBENCH.pictures(write(tmp_path, [(*LINES[0][:9], "%" * 80, "x")]))
-    with pytest.raises(FileNotFoundError, match=r"row 5 of .* has no picture; fetch the table anew"):
+    with pytest.raises(FileNotFoundError, match=r"row 5 of .* has no picture; fetch the table again"):
         pictures["5"]
     with pytest.raises(ValueError, match=r"picture of row 3 of .* is not base64"):
         pictures["3"]
@@ -99,7 +99,7 @@ def test_the_test_split_is_written_not_scored(tmp_path: Path) -> None:
     lines = [(*line[:7], "", *line[8:]) for line in LINES]
     rows: list[Row] = MMBENCH_TEST.read(write(tmp_path, lines, "MMBench_TEST_EN.tsv"))
     answers = {"3": "=1+1", "1000003": "<b>\0&", "4": "x" * 40_000}
-    with pytest.raises(ValueError, match=r"3 questions have no answer in the table, first '3'; write the answers file"):
+    with pytest.raises(ValueError, match=r"3 questions have no answer in the table, first '3'; write the answer file"):
         MMBENCH.score(rows, answers)
     with pytest.raises(ValueError, match=r"mmbench_test is graded elsewhere; write its answers file"):
         MMBENCH_TEST.score(rows, answers)

@@ -40,7 +40,7 @@ def test_pairs_are_joined_by_picture_not_by_order() -> None:
     rows += [row("3", "count", "a", "no"), row("4", "count", "b", "no")]
     score = MME.score(rows, {"1": "yes", "2": "yes", "3": "no", "4": "yes"})
     assert score.numbers["count"] == 75 + 50
-    assert score.notes[0].startswith("sums lack existence")
+    assert score.notes[0].startswith("the sums do not contain existence")
 
 
 def test_an_answer_with_a_tab_costs_itself_only() -> None:
@@ -91,7 +91,9 @@ def test_a_bad_line_and_an_uneven_picture_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"existence.txt:1: expected picture, question and Yes or No between tabs"):
         MME.read(tmp_path)
     write(tmp_path, "a.jpg\tIs it?\tYes\n")
-    with pytest.raises(ValueError, match=r"1 pictures have not one Yes and one No question, first 'existence/a.jpg'"):
+    with pytest.raises(
+        ValueError, match=r"1 pictures do not have one Yes and one No question, first 'existence/a.jpg'"
+    ):
         MME.read(tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_a_text_without_a_letter_is_wrong_or_one_over_n_but_never_drawn() -> Non
     marks = {rule: MMMU.score(rows, {"1": "I do not know"}, rule).headline[1] for rule in MMMU.rules}
     assert marks == {"sound": 0, "official": 25, "lmms_eval": 25, "parsed": 0}
     assert MMMU.score(rows, {"1": ""}, "official").notes == (
-        "1 answers name no option and count as one drawn at random",
+        "1 answers name no option and count as options drawn at random",
     )
 
 
@@ -125,7 +125,7 @@ def test_mmmu_refuses_options_that_are_none(mmmu_folder: Path, tmp_path: Path) -
     entry = {"id": "validation_Art_1", "question": "?", "options": "['w']", "answer": "A", "question_type": CHOICE}
     (tmp_path / "Art").mkdir()
     parquet.write_table(arrow.Table.from_pylist([entry]), tmp_path / "Art" / "validation-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match=r"question 0, 'validation_Art_1', has 1 options; fetch the file anew"):
+    with pytest.raises(ValueError, match=r"question 0, 'validation_Art_1', has 1 options; fetch the file again"):
         MMMU.read(tmp_path)
 
 
@@ -134,7 +134,7 @@ def test_mmmu_refuses_what_is_no_list(tmp_path: Path) -> None:
     entry = {"id": "validation_Art_1", "question": "?", "options": "[1,", "answer": "A", "question_type": CHOICE}
     (tmp_path / "Art").mkdir()
     parquet.write_table(arrow.Table.from_pylist([entry]), tmp_path / "Art" / "validation-00000-of-00001.parquet")
-    with pytest.raises(ValueError, match=r"question 0: expected a list, got '\[1,'; fetch the file anew"):
+    with pytest.raises(ValueError, match=r"question 0: expected a list, got '\[1,'; fetch the file again"):
         MMMU.read(tmp_path)
 
 

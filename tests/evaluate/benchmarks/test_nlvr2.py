@@ -43,5 +43,7 @@ def test_one_wrong_pair_spoils_its_sentence() -> None:
 def test_an_entry_that_is_none(tmp_path: Path, name: str, label: str) -> None:
     entry = {"identifier": name, "sentence": "?", "label": label}
     (tmp_path / "dev.json").write_text(json.dumps(entry))
-    with pytest.raises(ValueError, match=r"dev.json:1: label '\w+' of 'dev-[\d-]+'; expected True or False, of split-"):
+    with pytest.raises(
+        ValueError, match=r"dev.json:1: got label '\w+' and identifier 'dev-[\d-]+'; expected True or F"
+    ):
         NLVR2.read(tmp_path)

@@ -83,8 +83,8 @@ def test_vqav2_joins_questions_and_annotations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("num_annotations", "message"),
     [
-        (1, r"question 43 has no annotation in v2_mscoco_val2014_annotations.json; fetch both files anew"),
-        (3, r"has 3 annotations for 2 questions; fetch both files anew"),
+        (1, r"question 43 has no annotation in v2_mscoco_val2014_annotations.json; fetch both files again"),
+        (3, r"has 3 annotations for 2 questions; fetch both files again"),
     ],
 )
 def test_vqav2_files_of_different_versions(tmp_path: Path, num_annotations: int, message: str) -> None:

@@ -133,7 +133,7 @@ def test_stamps_that_start_below_or_far_above_zero(tmp_path: Path, kind: str, sh
 
 
 def test_an_edit_list_that_starts_inside_a_group_of_pictures(tmp_path: Path) -> None:
-    """What cutting without encoding anew writes: pictures before the cut are stored, and not shown."""
+    """What cutting without encoding again writes: pictures before the cut are stored, and not shown."""
     source = write_recording(tmp_path / "long.mp4", [(0, 2), (3, 4)], np.arange(100) / FPS)
     with av.open(str(source)) as given, av.open(str(tmp_path / "cut.mp4"), "w") as cut:
         streams = {one.index: cut.add_stream_from_template(one) for one in given.streams}
@@ -162,7 +162,7 @@ def test_pictures_that_come_when_they_come(tmp_path: Path) -> None:
 
 
 def test_files_joined_end_to_end_go_on(tmp_path: Path) -> None:
-    """Stamps start anew in the second half of a chained ogg; both halves are there."""
+    """Stamps start again in the second half of a chained ogg; both halves are there."""
     half = write_recording(tmp_path / "half.ogg", [(0, 1)], codec="libopus").read_bytes()
     (tmp_path / "both.ogg").write_bytes(half + half)
     assert len(heard(tmp_path / "both.ogg").samples) / RATE == pytest.approx(2, abs=0.05)

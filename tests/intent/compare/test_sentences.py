@@ -91,9 +91,12 @@ def rows(reached: float = 0.5, whole: float = 0.966) -> list[dict]:
 @pytest.mark.parametrize(
     ("scores", "said"),
     [
-        ([0.95, 0.96, 0.97], "And it is learned: amess reaches 96.0 % [93.5, 98.5], more than two modalities allow."),
-        ([0.5, 0.5, 0.5], "It is not learned here: amess reaches 50.0 % [50.0, 50.0], no more than two modalities"),
-        ([0.6, 0.8, 0.9], "Whether it is learned is not shown: amess reaches 76.7 % [38.7, 114.6], but the interval "),
+        ([0.95, 0.96, 0.97], "Fusion is learned: amess reaches 96.0 % [93.5, 98.5], more than two modalities allow."),
+        ([0.5, 0.5, 0.5], "Fusion is not learned here: amess reaches 50.0 % [50.0, 50.0], no more than two modalities"),
+        (
+            [0.6, 0.8, 0.9],
+            "It is not shown whether fusion is learned: amess reaches 76.7 % [38.7, 114.6], but the interval ",
+        ),
         (
             [0.9],
             "amess reaches 90.0 %, more than two modalities allow; one seed has no interval, so this is no verdict",

@@ -151,7 +151,7 @@ def test_verdicts_are_about_persons(finished: IntentComparison) -> None:
     assert "6 persons on 2 measures cannot give p below 0.0625" in found["floor", "acc"].numbers
     assert "logistic and majority are not distinguishable" in str(contrast_table(finished))
     text = markdown(finished)
-    assert "Each of 60 rows (split 'train') is scored in one fold and teaches in the others." in text
+    assert "Each of 60 rows (split 'train') is scored in one fold and used for training in the others." in text
     assert "with the 95 % interval over persons" in text
     assert "Each of 6 groups was scored once, in 3 folds, by models that never saw it" in text
     page = (finished.folder / "report.html").read_text("utf-8")

@@ -163,7 +163,7 @@ def test_the_page_needs_nothing_else_and_names_every_intent_and_number(demo: Pat
     assert (demo / clip).is_file()
     said = json.loads((demo / "answer.json").read_text("utf-8"))["said"]["text+video+audio"]
     first = next(one for one in said["anchors"] if one["seconds"] is not None)
-    assert f"Its strongest anchors are {first['modality']} at {first['seconds']:.2f} s" in text
+    assert f"The frames with the largest weights (anchors) are {first['modality']} at {first['seconds']:.2f} s" in text
 
 
 def test_the_film_strips_show_one_clear_clip_of_each_intent_that_shares_its_words(tmp_path: Path) -> None:

@@ -101,13 +101,11 @@ def mean_score(
     )
 
 
-def percent_by(
-    rows: Sequence[Row], correct: Mapping[str, float], group: Callable[[Row], Hashable]
-) -> dict[Hashable, float]:
-    """Mean mark in percent of each group of rows, in the order in which groups first occur."""
-    marks: dict[Hashable, list[float]] = {}
+def percent_by(rows: Sequence[Row], correct: Mapping[str, float], group: Callable[[Row], Hashable]) -> dict[str, float]:
+    """Name of each group of rows -> mean mark in percent, in the order in which groups first occur."""
+    marks: dict[str, list[float]] = {}
     for row in rows:
-        marks.setdefault(group(row), []).append(correct[row.id])
+        marks.setdefault(str(group(row)), []).append(correct[row.id])
     return {key: 100 * float(np.mean(values)) for key, values in marks.items()}
 
 

@@ -64,8 +64,8 @@ def pictures_of(comparison: IntentComparison) -> dict[str, Path]:
         seed = comparison.recipe.seeds[0]
         found |= {
             f"{first}, all seeds together: each line is a true label, each column an answer.": folder / CONFUSION,
-            f"{first}, seed {seed}: the scored rows as the head of the network sees them, along their two principal "
-            "components.": run_folder(folder, first, seed) / EMBEDDING,
+            f"{first}, seed {seed}: the scored rows as the input of the last layer. The axes are the two directions in "
+            "which they vary most (principal components).": run_folder(folder, first, seed) / EMBEDDING,
         }
     return {caption: path for caption, path in found.items() if path.exists()}
 
@@ -101,7 +101,7 @@ def _hidden(comparison: IntentComparison) -> list[str]:
     """The scores with modalities hidden, where the recipe asks for them."""
     if not comparison.recipe.compare.hide:
         return []
-    note = "Nothing is trained again: each model answers once more, with these modalities hidden in all rows."
+    note = "No model is trained again. Each model answers all rows once more, with these modalities hidden."
     return [
         html_heading("When a modality is missing"),
         html_note(note),

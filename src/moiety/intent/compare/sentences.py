@@ -40,7 +40,7 @@ def made(comparison: IntentComparison) -> str:
 
 
 def result(comparison: IntentComparison) -> str:
-    """What the method of section model reaches on the first measure, beside the others, and which can be told apart."""
+    """The score of the method of section model on the first measure, those of the others, and which really differ."""
     measure, method = comparison.recipe.compare.measures[0], comparison.recipe.model.method
     found = {name: estimate for name in comparison.names if (estimate := comparison.estimate(name, measure))}
     if not found:
@@ -116,7 +116,7 @@ def _has_amess(comparison: IntentComparison) -> bool:
 
 
 def fusion(comparison: IntentComparison, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Whether all modalities are needed, by the law of the world, and whether the recipe's method learned to use them.
+    """Whether the rules of the world need all modalities, and whether the method of the recipe learned to use them.
 
     Args:
         comparison: The comparison of the demo.
@@ -139,12 +139,12 @@ def _learned(method: str, estimate: Estimate, bar: float) -> str:
     """Whether the method exceeds `bar`, the best that two modalities allow, as far as the interval shows it."""
     reached = f"{method} reaches {in_percent(estimate)}"
     if estimate.mean <= bar:
-        return f"It is not learned here: {reached}, no more than two modalities allow."
+        return f"Fusion is not learned here: {reached}, no more than two modalities allow."
     if not estimate.has_interval:
         return f"{reached}, more than two modalities allow; one seed has no interval, so this is no verdict."
     if estimate.low > bar:
-        return f"And it is learned: {reached}, more than two modalities allow."
-    return f"Whether it is learned is not shown: {reached}, but the interval reaches down to what two modalities allow."
+        return f"Fusion is learned: {reached}, more than two modalities allow."
+    return f"It is not shown whether fusion is learned: {reached}, but the interval includes what two modalities allow."
 
 
 def luck(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -160,7 +160,7 @@ def luck(rows: Sequence[Mapping[str, Any]]) -> str:
     more = f" and {len(above) - 3} more" if len(above) > 3 else ""
     return (
         f"Some scores are above the attainable: {', '.join(above[:3])}{more}. The attainable is a mean over all clips "
-        "that could be drawn, and these clips are a sample: a reader who has to guess may be lucky."
+        "that could be drawn. These clips are a sample, and a model that guesses may be lucky on them."
     )
 
 

@@ -95,12 +95,14 @@ def _rows_sentence(comparison: IntentComparison, rows: Mapping[str, int]) -> str
     data = comparison.recipe.data
     if data.folds is not None:
         number = f"{rows.get('score', 0):,} rows (split {data.train!r})"
-        return f"Each of {number} is scored in one fold and teaches in the others."
-    return f"{rows.get('train', 0):,} rows teach, {rows.get('score', 0):,} are scored (split {data.score!r})."
+        return f"Each of {number} is scored in one fold and used for training in the others."
+    return (
+        f"{rows.get('train', 0):,} rows are learned from, {rows.get('score', 0):,} are scored (split {data.score!r})."
+    )
 
 
 def notes(comparison: IntentComparison) -> list[str]:
-    """What a reader should know: what the seeds cannot show, how epochs were chosen, what each variant changes."""
+    """Notes for the reader: what the seeds cannot show, how epochs were chosen, and what each variant changes."""
     variants = comparison.recipe.compare.variants
     found = [comparison.limit] if comparison.limit else []
     persons = comparison.context.get("rows", {}).get("groups", 0)

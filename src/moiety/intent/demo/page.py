@@ -116,11 +116,11 @@ def _result_parts(folder: Path, comparison: IntentComparison, rows: Sequence[Map
         lines.append([row["modalities"], str(row["rows"]), f"{100 * row['attainable']:.1f}", *shown])
     done = f"{made(comparison)} {WORLD}"
     note = (
-        "Attainable is the accuracy of the best possible reader, who never misreads a sign; it is computed from the "
-        "law of the world. Modalities are hidden only when the models are scored; nothing is trained again. "
+        "Attainable is the accuracy of a perfect reader, who never misreads a sign. It is computed from the rules by "
+        "which the world was made. Modalities are hidden only when the models are scored; no model is trained again. "
     )
     if len(comparison.seeds) > 1:
-        note += "Brackets hold Student's 95 % interval over seeds. "
+        note += "Brackets show Student's 95 % interval over seeds. "
     return [
         opening(TITLE, done, fusion(comparison, rows), f"{limits(comparison)} {SCOPE}"),
         html_figure("Accuracy for each set of modalities. Grey bars: attainable. Dots: reached.", folder / SUBSETS),
@@ -178,14 +178,14 @@ def _asked_parts(folder: Path, asked: Asked) -> list[str]:
 
 
 def _grounds(row: Mapping[str, Any], most: int = 3) -> str:
-    """What the answer with all modalities rests on; empty for methods that choose no frames."""
+    """From which modalities and frames the answer was computed; empty for methods that choose no frames."""
     if "shares" not in row:
         return ""
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in row["shares"].items())
     timed = [one for one in row["anchors"] if one["seconds"] is not None][:most]
     frames = ", ".join(f"{one['modality']} at {one['seconds']:.2f} s" for one in timed)
-    strongest = f" Its strongest anchors are {frames}." if frames else ""
-    return f"Its pooled vector is made of {shares}.{strongest}"
+    strongest = f" The frames with the largest weights (anchors) are {frames}." if frames else ""
+    return f"The last layer reads one vector, made of {shares}.{strongest}"
 
 
 def _rest_parts(comparison: IntentComparison) -> list[str]:

@@ -1,1 +1,1 @@
-"""The losses that scheme ``asymoe`` adds to the task, and the numbers of it that are logged."""
+"""The losses that scheme ``asymoe`` adds to the task, and its numbers in the log."""

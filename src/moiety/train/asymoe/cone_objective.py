@@ -1,4 +1,4 @@
-"""The cone loss on a batch: which layers and tokens it reads, and what is logged of it."""
+"""The cone loss on a batch: which layers and tokens it reads, and what the log shows of it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ConeObjective:
     """Cone loss over the inter-modality experts of some layers.
 
     Args:
-        layers: Sparse layers that are read, see :func:`cone_layers`.
+        layers: Sparse layers that the loss reads, see :func:`cone_layers`.
         groups: Expert table of the model.
         settings: Section ``moe.asymoe``.
     """
@@ -35,16 +35,16 @@ class ConeObjective:
     def loss(
         self, routings: Mapping[int, Routing], inputs: Mapping[str, Tensor], trainer_inputs: Mapping[str, Tensor]
     ) -> ConeLoss:
-        """Mean over layers and experts.
+        """The cone loss, as the mean over layers and experts.
 
         Args:
-            routings: Decision of each layer by its index, with what it read.
+            routings: Index of a layer -> its routing, with the inputs of the layer.
             inputs: The batch, with ``modality_ids``.
             trainer_inputs: The part of the batch that only the trainer reads: ``span_ids`` and ``span_order``,
                 ``(batch, seq)``, and ``image_key``, ``(batch,)``.
         """
         spans = cone_spans(inputs["modality_ids"] == Modality.IMAGE, trainer_inputs["span_ids"])
-        first = spans.text_mask.int().argmax(dim=1)  # one token of each span speaks for all
+        first = spans.text_mask.int().argmax(dim=1)  # all tokens of a span have the same value, so one is read
         belongs = trainer_inputs["span_order"].flatten()[first] > 0
         pairs = cone_pairs(spans, self.settings, trainer_inputs["image_key"], belongs)
         found = []
@@ -57,7 +57,7 @@ class ConeObjective:
         return ConeLoss.mean(found)
 
     def measures(self, cone: ConeLoss, routings: Mapping[int, Routing]) -> Measures:
-        """What is logged of a cone loss and of the experts that it reads."""
+        """The numbers for the log: terms of a cone loss, and how far out the tokens of its experts are."""
         beyond = [
             torch.stack(beyond_cap(routings[layer.layer_index], inter_bank(layer), self.settings.radius_cap))
             for layer in self.layers
@@ -87,11 +87,11 @@ class ConeObjective:
 
 
 def cone_layers(layers: Sequence[ModalityMoE], depth: int, settings: AsyMoESettings) -> list[ModalityMoE]:
-    """Sparse layers that the cone loss reads: the last, and the one nearest to mid depth; none where it is off.
+    """Sparse layers that the cone loss reads: the last one, and the one nearest to the middle; none if it is off.
 
     Args:
         layers: All sparse layers.
-        depth: Decoder layers of the model.
+        depth: Number of decoder layers.
         settings: Section ``moe.asymoe``.
     """
     off = not (settings.cone_weight or settings.distance_weight)
@@ -104,5 +104,5 @@ def cone_layers(layers: Sequence[ModalityMoE], depth: int, settings: AsyMoESetti
 
 
 def inter_bank(layer: ModalityMoE) -> Any:
-    """The bank of a layer's inter-modality experts."""
+    """The bank with the inter-modality experts of a layer."""
     return bank_in(layer.experts).bank(INTER_GROUP)

@@ -1,4 +1,4 @@
-"""The gate objective on a batch: which samples are read a second time, and the gates of both passes."""
+"""The gate objective on a batch: which samples run through the decoder again, and the gates of both passes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class GateObjective:
 
     Args:
         decoder: Stack of decoder layers.
-        layers: Those of its sparse layers that weigh evidence.
+        layers: Sparse layers with evidence experts.
         settings: Section ``moe.asymoe``.
-        seed: Together with the step decides which samples are read again.
-        autocast: Makes the context that the second reading runs in.
+        seed: Seed that chooses, together with the step, which samples run again.
+        autocast: Function that makes the autocast context of the second pass.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class GateObjective:
         kept: DecoderCall,
         step: int,
     ) -> GateLoss:
-        """Gates over the positions that predict an answer: with the pictures of the sample, and with others.
+        """The loss on the gates of positions that predict an answer, with the right pictures and with other ones.
 
-        ``probes``: the gates are computed anew from what both passes read, so that they alone learn. ``full``: gradient
-        flows through both passes.
+        ``probes``: the gates are computed again from the inputs of both passes, so that only the gates learn. ``full``:
+        gradient flows through both passes.
 
         Args:
-            routings: Decision of each layer by its index, with what it read.
+            routings: Index of a layer -> its routing, with the inputs of the layer.
             inputs: The batch, with ``modality_ids`` and ``labels``.
-            image_key: Number of each row's pictures, ``(batch,)``.
-            kept: What the decoder was called with.
-            step: Optimizer steps that are done.
+            image_key: A number for the pictures of each row, ``(batch,)``; equal for equal pictures.
+            kept: The call of the decoder in the first pass.
+            step: Number of optimizer steps that are done.
         """
         image_mask = inputs["modality_ids"] == Modality.IMAGE
         predicts = nn.functional.pad(inputs["labels"][:, 1:] != IGNORED_LABEL, (0, 1))
@@ -79,7 +79,7 @@ class GateObjective:
         return gate_loss(present, masked, self.settings.gate_margin)
 
     def _exchange(self, image_mask: Tensor, predicts: Tensor, image_key: Tensor, step: int) -> Exchange:
-        """Which rows are read again, and with which pictures; the same for the same seed and step."""
+        """Which rows run again, and with which pictures. The same seed and step give the same choice."""
         images, keys, answers = torch.stack([image_mask.sum(dim=1), image_key, predicts.sum(dim=1)]).tolist()
         batch, mean_patch = len(image_key), self.settings.gate_masking == "mean_patch"
         order = torch.randperm(batch, generator=torch.Generator().manual_seed(1_000_003 * self._seed + step)).tolist()
@@ -90,7 +90,7 @@ class GateObjective:
         return Exchange.of(image_mask, pairs[: math.ceil(batch * self.settings.gate_share)], mean_patch)
 
     def _gates(self, layer: ModalityMoE, routing: Routing, rows: Tensor, asked: Tensor) -> Gates:
-        """Mean gates of `rows` over the positions that `asked`, ``(rows, seq)``, marks."""
+        """Mean gates of `rows` over the positions where `asked`, ``(rows, seq)``, is true."""
 
         def chosen(name: str) -> Tensor:  # (batch * seq, …) -> (marked tokens, …)
             return routing.extras[name].unflatten(0, (-1, asked.shape[1]))[rows][asked]
@@ -108,7 +108,7 @@ def weighs_evidence(layer: ModalityMoE) -> bool:
 
 
 def gate_measures(gate: GateLoss) -> Measures:
-    """What is logged of a gate objective."""
+    """The numbers of a gate objective for the log."""
     count = float(gate.num_samples)
     return {
         "gate/loss": (gate.total.detach(), 1.0),

@@ -1,8 +1,8 @@
-"""A second pass over some samples, each with the picture of another: what the gates do when the evidence is wrong.
+"""A second pass over some samples, each with the picture of another sample. It shows the gates with wrong evidence.
 
-Pictures are exchanged as embeddings, where they enter the decoder. So the vision tower does not run twice, and nothing
-must be known of the picture tensors of a family. The call of the decoder in the training forward is kept, reduced to
-the chosen rows, and made again.
+Pictures are exchanged as embeddings, at the input of the decoder. So the vision tower does not run twice, and the code
+need not know the picture tensors of a family. The call of the decoder in the training forward is kept, reduced to the
+chosen rows, and made again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from moiety.vlm.decoder_calls import call_for_rows, has_embeddings
 def partners(
     num_images: Sequence[int], keys: Sequence[int], answers: Sequence[int], order: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Which samples can be read again, and whose picture each of them gets.
+    """Which samples run again, and from which partner each of them gets its picture.
 
     A sample needs an image and an answer. Its partner needs another picture with as many image tokens. A sample without
-    a partner is left out. So is a sample whose evidence is text, because its passage has no place in another sample.
+    a partner is left out. So is a sample whose evidence is text, because another text would not fit into its place.
 
     Args:
-        num_images: Image tokens of each sample.
-        keys: Number of its pictures, see :func:`moiety.vlm.asymoe.spans.image_key`.
-        answers: Trained tokens of each sample.
-        order: Which samples, and which partners, are tried first.
+        num_images: Number of image tokens of each sample.
+        keys: A number for the pictures of each sample, see :func:`moiety.vlm.asymoe.spans.image_key`.
+        answers: Number of trained tokens of each sample.
+        order: Order in which samples and partners are tried.
+
+    Returns:
+        Pairs of a sample and its partner.
 
     Example:
         >>> partners([4, 4, 0, 9], [7, 8, 0, 9], [1, 1, 1, 1], [3, 2, 1, 0])
@@ -49,13 +52,14 @@ def partners(
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """Rows that are read again, and where each of their positions takes its embedding from.
+    """Rows that run again, and from where each of their positions takes its embedding.
 
     Args:
         rows: Rows of the batch.
-        source: Position in the flattened batch, ``(rows, seq)``: its own, or on pictures the partner's.
+        source: Position in the flattened batch, ``(rows, seq)``. An image token takes the embedding of its partner; any
+            other position keeps its own.
         image_mask: True on image tokens, ``(rows, seq)``.
-        mean_patch: Every image token of a row gets the mean of those it takes.
+        mean_patch: Every image token of a row gets the mean of the embeddings that these tokens take.
     """
 
     rows: Int[Tensor, " rows"]
@@ -67,7 +71,7 @@ class Exchange:
     def of(
         cls, image_mask: Bool[Tensor, "batch seq"], pairs: Sequence[tuple[int, int]], mean_patch: bool = False
     ) -> Exchange:
-        """The exchange of `pairs`, each a row and its partner with as many image tokens."""
+        """The exchange for `pairs`. Each is a row and a partner with as many image tokens."""
         device, seq = image_mask.device, image_mask.shape[1]
         chosen, others = torch.tensor(pairs, dtype=torch.long, device=device).reshape(-1, 2).unbind(dim=1)
         position = torch.arange(image_mask.numel(), device=device).view(image_mask.shape)
@@ -77,7 +81,7 @@ class Exchange:
         return cls(chosen, source, image_mask[chosen], mean_patch)
 
     def embeddings(self, values: Tensor) -> Tensor:
-        """``(batch, seq, hidden)`` -> ``(rows, seq, hidden)``."""
+        """The embeddings of the second pass: ``(batch, seq, hidden)`` -> ``(rows, seq, hidden)``."""
         taken = values.flatten(0, 1)[self.source]
         if not self.mean_patch:
             return taken
@@ -86,7 +90,7 @@ class Exchange:
         return torch.where(mask, mean.to(taken.dtype), taken)
 
     def inputs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of a decoder's call for these rows.
+        """The keywords of the call of the decoder for these rows.
 
         Raises:
             ValueError: the decoder was not called with embeddings.
@@ -100,12 +104,12 @@ class Exchange:
 
 
 def masked_trace(decoder: nn.Module, kwargs: Mapping[str, Any], exchange: Exchange, *, learns: bool) -> RoutingTrace:
-    """What the routers decide for the rows of `exchange`, with what they read.
+    """Run the decoder again on the rows of `exchange`, and return its routing with the inputs of the layers.
 
     Args:
         decoder: Stack of decoder layers.
-        kwargs: Of its call in the training forward.
-        exchange: What changes.
+        kwargs: Keywords of its call in the training forward.
+        exchange: The rows and their new embeddings.
         learns: Whether gradient flows through this pass.
     """
     with recording(RoutingTrace(keeps_inputs=True)) as trace, torch.set_grad_enabled(learns):

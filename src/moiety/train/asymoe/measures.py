@@ -1,4 +1,4 @@
-"""What is logged of scheme ``asymoe``, as sums and counts, so that windows and ranks add up."""
+"""The numbers of scheme ``asymoe`` in the log, as sums and counts, so that steps and processes can be added."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moiety.moe.asymoe.experts.lorentz import LorentzExperts
 from moiety.moe.trace import Routing
 
 _SAMPLE = 256
-"""Tokens, about, that are looked at in a layer."""
+"""About so many tokens are examined in a layer."""
 
 MEASURES = (
     "cone/pair_loss",
@@ -30,19 +30,24 @@ MEASURES = (
     "evidence/mass",
     "evidence/alpha_target_loss",
 )
-"""Names in the log: terms of the cone loss, not weighted; shares of true pairs inside and false pairs outside their
-cone, mean radius of an apex; share of tokens so far out that the radius cap leaves them no radial gradient; the gate
-objective, not weighted, and its gaps; means of the gates over text tokens; distance of alpha from its target."""
+"""Names in the log.
+
+- ``cone``: terms of the cone loss, not weighted; share of true pairs inside the cone and of false pairs outside it;
+  mean radius of an apex.
+- ``inter``: share of tokens so far out that the radius cap leaves them no radial gradient.
+- ``gate``: the gate objective, not weighted, and its gaps.
+- ``evidence``: means of the gates over text tokens; distance of alpha from its target.
+"""
 
 Measures = dict[str, tuple[Tensor, Tensor | float]]
 """Name -> sum and count; their quotient is the mean."""
 
 
 def gate_means(routings: Mapping[int, Routing], groups: ExpertGroups) -> Measures:
-    """Alpha, score and mass over text tokens and layers, of alpha over the experts as well.
+    """Means of alpha, evidence score and evidence mass over text tokens and layers; for alpha also over the experts.
 
     Args:
-        routings: Decision of each layer.
+        routings: Routing of each layer.
         groups: Expert table of the model.
     """
     text, measures = groups.names.index(TEXT_GROUP), Measures()
@@ -56,12 +61,13 @@ def gate_means(routings: Mapping[int, Routing], groups: ExpertGroups) -> Measure
 
 @torch.no_grad()
 def beyond_cap(routing: Routing, bank: LorentzExperts, radius_cap: float) -> tuple[Tensor, Tensor]:
-    """How many points of a sample of tokens lie beyond twice the radius cap before it draws them in, and how many
-    points there were; all experts and factors, whether a token chose them or not.
+    """Number of points farther out than twice the radius cap before the cap is applied, and number of all points.
+
+    A sample of the tokens is examined. A token has one point for each expert and factor, chosen or not.
 
     Args:
-        routing: Of one layer, with what it read.
-        bank: Its inter-modality experts.
+        routing: Routing of one layer, with the inputs of the layer.
+        bank: The inter-modality experts of the layer.
         radius_cap: Largest radius of a token.
     """
     stride = max(1, len(routing.index) // _SAMPLE)
@@ -70,7 +76,7 @@ def beyond_cap(routing: Routing, bank: LorentzExperts, radius_cap: float) -> tup
         points = torch.einsum("th,esnh->estn", x, bank.projection.float()) * bank.log_scale.exp()[..., None, None]
     norms = points.unflatten(-1, (bank.num_factors, -1)).norm(dim=-1)  # (experts, sides, tokens, factors)
     radius = norms * (0.5 * bank.log_kappa()).exp()[:, None, None]
-    own = torch.arange(bank.num_sides, device=group.device).unsqueeze(1) == group  # (sides, tokens); none on padding
+    own = torch.arange(bank.num_sides, device=group.device).unsqueeze(1) == group  # (sides, tokens); false on padding
     own = own.unsqueeze(-1).expand_as(radius)
     return ((radius > 2 * radius_cap) & own).sum(), own.sum()
 

@@ -30,13 +30,13 @@ TRAINER_KEYS = ("span_ids", "span_order", "image_key")
 
 
 def split_batch(inputs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A batch in two parts: what the model gets, and what only the trainer reads."""
+    """A batch in two parts: the entries for the model, and the entries that only the trainer reads."""
     kept = {name: value for name, value in inputs.items() if name in TRAINER_KEYS}
     return {name: value for name, value in inputs.items() if name not in kept}, kept
 
 
 def risen(step: int, num_steps: int, warmup_share: float) -> float:
-    """Factor on the weights of the cone and gate losses at optimizer step `step`, counted from 0: 0 to 1.
+    """Factor, 0..1, on the weights of the cone and gate losses at optimizer step `step`, counted from 0.
 
     Example:
         >>> [risen(step, 100, 0.1) for step in (0, 5, 10, 99)]
@@ -51,8 +51,8 @@ class AsymmetricLosses:
     """Losses of one micro-batch.
 
     Args:
-        total: Weighted sum, to be added to the task loss.
-        measures: What is logged.
+        total: Weighted sum, which is added to the task loss.
+        measures: Numbers for the log.
     """
 
     total: Tensor
@@ -64,10 +64,10 @@ class AsymmetricObjective:
 
     Args:
         model: The sparse model, not wrapped.
-        groups: Its expert table.
+        groups: Expert table of the model.
         settings: Section ``moe.asymoe``.
-        seed: Together with the step decides which samples are read a second time.
-        autocast: Makes the context that the second reading runs in.
+        seed: Seed that chooses, together with the step, which samples run again.
+        autocast: Function that makes the autocast context of the second pass.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class AsymmetricObjective:
 
     @contextmanager
     def watching(self) -> Iterator[DecoderCall]:
-        """Keep the call of the decoder that is made inside; the gate objective reads some samples a second time."""
+        """Keep the call of the decoder that is made inside; the gate objective makes it again for some samples."""
         with nullcontext(DecoderCall()) if self.gate is None else kept_call(self._decoder) as kept:
             yield kept
 
@@ -101,18 +101,18 @@ class AsymmetricObjective:
         step: int,
         num_steps: int,
     ) -> AsymmetricLosses:
-        """Both losses of one micro-batch, and what the gates did.
+        """Both losses of one micro-batch, and the numbers of the gates.
 
         Args:
-            trace: Decisions of the training forward, with what the layers read.
-            inputs: The batch as the model got it.
+            trace: Routing of the training forward, with the inputs of the layers.
+            inputs: The part of the batch that the model got.
             trainer_inputs: The part of the batch that only the trainer reads.
-            kept: From :meth:`watching`.
-            step: Optimizer steps that are done.
-            num_steps: Optimizer steps of the run.
+            kept: Result of :meth:`watching`.
+            step: Number of optimizer steps that are done.
+            num_steps: Number of optimizer steps of the run.
 
         Raises:
-            ValueError: the batch does not say which token belongs to which turn, or what a position holds.
+            ValueError: the batch lacks modality ids, or the spans and picture numbers that the losses read.
         """
         self._check({**inputs, **trainer_inputs})
         routings = {layer: found[-1] for layer, found in trace.by_layer().items()}

@@ -1,9 +1,10 @@
-"""Parameters of scheme ``asymoe`` that an optimizer treats in their own way, by the end of their names."""
+"""Parameters of scheme ``asymoe`` for which the optimizer has other settings. The end of a name decides."""
 
 from __future__ import annotations
 
 SCALE_RATE = 0.1
-"""Learning rate of scales and curvatures, times that of their part: they stand in exponents."""
+"""Learning rate of scales and curvatures, as a multiple of the rate of their part. It is small, because they stand in
+exponents."""
 
 _SCALES = frozenset({"log_scale", "cone_log_scale", "inner_log_scale", "out_log_scale", "log_curvature"})
 _UNDECAYED = _SCALES | {"k_null", "w_alpha", "b_alpha", "gain", "log_gain"}
@@ -21,8 +22,9 @@ def is_scale(name: str) -> bool:
 
 
 def is_undecayed(name: str) -> bool:
-    """Whether weight decay would pull the parameter called `name` towards a value that means something: even gates, no
-    null key, scales of 1.
+    """Whether the parameter called `name` has no weight decay.
+
+    Decay pulls a value to 0. For these parameters 0 has a meaning, such as an even gate, no null key or a scale of 1.
 
     Example:
         >>> is_undecayed("mlp.router.score.weight"), is_undecayed("mlp.router.gates.text.weight")

@@ -1,1 +1,1 @@
-"""What scheme ``asymoe`` needs to know of a Hugging Face model: its evidence, its turns and its cache."""
+"""What scheme ``asymoe`` reads from a Hugging Face model: evidence, turns and the key-value cache."""

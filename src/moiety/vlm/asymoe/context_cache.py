@@ -1,7 +1,7 @@
-"""Where the context cache lives: on each layer of Hugging Face's key-value cache.
+"""The context cache is stored on each layer of Hugging Face's key-value cache.
 
-Everything that happens to the keys and values of a generation (beam search, crop after a rejected guess, reset, a copy
-for a second turn) also happens to the evidence of the same layer, because both belong to the same object.
+Generation changes keys and values in several ways: beam search reorders them, a rejected guess cuts them, and a second
+turn copies them. The evidence of a layer belongs to the same object, so each change reaches it too.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from moiety.vlm.retype import reduce, retyped
 
 
 class SeatsContext(abc.ABC):
-    """Mixin in front of the class of one layer of a cache.
+    """Mixin that adds a context cache to the class of one layer of a key-value cache.
 
-    It is an ABC like those classes, because Python changes the class of an object only if both classes have one base.
+    It is an abstract base class, like the classes of Hugging Face. Otherwise Python would refuse to change the class of
+    an object that exists already.
     """
 
-    _layer_type = None  # a class that names its type would be registered anew for every re-typed copy
+    _layer_type = None  # Hugging Face registers every class that names a layer type; the changed classes must not be
     context: ContextCache
 
     def reset(self) -> None:
@@ -31,12 +32,12 @@ class SeatsContext(abc.ABC):
         self.context.reset()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Follow the beams that went on."""
+        """Keep the beams that continue."""
         super().reorder_cache(beam_idx)  # type: ignore[misc]
         self.context.select(beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens; their number is negative by Hugging Face's convention."""
+        """Forget the last tokens. By the convention of Hugging Face, their number is negative."""
         super().crop(tokens_to_remove)  # type: ignore[misc]
         self.context.crop(abs(tokens_to_remove))
 
@@ -55,7 +56,7 @@ class SeatsContext(abc.ABC):
 
 
 def seat_of(cache: Any, layer_index: int) -> ContextCache | None:
-    """The context cache of one decoder layer inside a key-value cache, seated there if it is not yet.
+    """The context cache of one decoder layer inside a key-value cache. It is created there on the first call.
 
     Args:
         cache: A Hugging Face cache, or None.
@@ -64,7 +65,7 @@ def seat_of(cache: Any, layer_index: int) -> ContextCache | None:
     if cache is None:
         return None
     layers = cache.layers
-    if cache.layer_class_to_replicate is not None:  # layers come into being with their first keys; ours comes before
+    if cache.layer_class_to_replicate is not None:  # a layer is created with its first keys; the context comes earlier
         while len(layers) <= layer_index:
             layers.append(cache.layer_class_to_replicate())
     layer = layers[layer_index]
@@ -76,7 +77,7 @@ def seat_of(cache: Any, layer_index: int) -> ContextCache | None:
 
 
 def has_begun(cache: Any) -> bool:
-    """Whether a key-value cache holds tokens; the context caches know this without asking the device."""
+    """Whether a key-value cache holds tokens. The context caches answer this without waiting for the device."""
     if cache is None:
         return False
     if any(isinstance(layer, SeatsContext) and layer.context.length for layer in cache.layers):

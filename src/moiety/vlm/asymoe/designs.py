@@ -1,4 +1,4 @@
-"""Parameters of scheme ``asymoe`` at given widths: for each part of a layer, and for each choice of a token."""
+"""Parameters of scheme ``asymoe`` at given widths, for each part of a layer and each set of chosen experts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from moiety.vlm.shapes import decoder_shape
 
 @dataclass(frozen=True)
 class SetCount:
-    """Activated parameters of one token that chose one set of experts in every sparse layer.
+    """Activated parameters of one token that chose the same set of experts in every sparse layer.
 
     Args:
-        token: Its modality group.
-        experts: Expert groups of what it chose, joined by ``+``.
-        decoder: Parameters of the decoder that it passes through.
-        whole: The same with vision tower and projector.
-        saving: Share saved, 0..1, by what is counted (``decoder``, ``whole``) and against what (``dense``, ``moiie``:
-            MoIIE with the same table in the same layers).
+        token: Modality group of the token.
+        experts: Groups of the chosen experts, joined by ``+``.
+        decoder: Parameters of the decoder that the token passes through.
+        whole: The same, with vision tower and projector.
+        saving: Share of parameters that is saved, at most 1. The first key says what is counted (``decoder`` or
+            ``whole``), the second what it is compared with (``dense``, or ``moiie``: the scheme MoIIE with the same
+            table in the same layers).
     """
 
     token: str
@@ -45,8 +46,8 @@ class Design:
 
     Args:
         plan: Its size plan.
-        widths: Field of ``moe.asymoe`` -> width; fields without a meaning in this design are left out.
-        parts: Part of one sparse layer -> parameters of it that one token passes through.
+        widths: Field of ``moe.asymoe`` -> width. Fields that this design does not use are left out.
+        parts: Part of one sparse layer -> its parameters that one token passes through.
         dense: Parameters of the dense decoder.
         moiie: Activated parameters of the decoder with MoIIE in the same layers.
         sets: One line for each set that a token can reach.
@@ -61,10 +62,10 @@ class Design:
 
 
 def design_of(config: Any, settings: MoESettings) -> Design:
-    """The design that `settings` of scheme asymoe come to over the decoder of `config`.
+    """The design that `settings` of scheme asymoe give on the decoder of `config`.
 
     Raises:
-        ValueError: the settings are of another scheme, or no widths meet their plan.
+        ValueError: the settings belong to another scheme, or no widths fit the size plan.
     """
     settings, shape = resolved(settings, config), decoder_shape(config)
     own, groups = asymoe_of(settings), expert_table(settings)

@@ -1,8 +1,8 @@
-"""Which positions of a call are evidence, if the caller does not say it, and in every step of ``generate``.
+"""Which positions of a call are evidence: if the caller does not say it, and in every step of ``generate``.
 
-Evidence is what the model was given: picture features and the user's text. Control tokens, answers of earlier turns and
-everything that is being generated are memory. The code that encodes a conversation knows its turns and marks them
-exactly (``vlm/asymoe/spans.py``). From tokens alone, earlier answers cannot be told from questions.
+Evidence is what the model was given: image tokens and the text of the user. Control tokens, earlier answers and all
+generated tokens are memory. The code that encodes a conversation knows its turns and marks evidence exactly
+(``vlm/asymoe/spans.py``). Tokens alone do not show whether earlier text was a question or an answer.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class EvidenceRule:
 
     @classmethod
     def of(cls, config: Any, settings: MoESettings) -> EvidenceRule | None:
-        """The rule of a model; None where no layer looks anything up.
+        """The rule of a model; None if none of its layers uses evidence.
 
-        Control tokens are those of ``moe.asymoe.special_ids``, or else begin, end and padding of `config` and the marks
-        that its family puts around a picture.
+        The control tokens are those of ``moe.asymoe.special_ids``. If that is not set, they are the begin, end and
+        padding tokens of `config` and the marks that its family puts around a picture.
         """
         own = settings.asymoe
         if own is None or not own.needs_context:
@@ -58,11 +58,11 @@ class EvidenceRule:
         return cls(tuple(sorted(set(found))))
 
     def derive(self, input_ids: Tensor | None, modality_ids: Tensor) -> Tensor:
-        """Evidence derived from the tokens alone, ``(batch, seq)``: everything but padding and control tokens.
+        """Evidence derived from the tokens alone, ``(batch, seq)``: everything except padding and control tokens.
 
         Args:
-            input_ids: Tokens, ``(batch, seq)``; None: embeddings were given, in which control tokens cannot be seen.
-            modality_ids: What each position is, -1 on padding.
+            input_ids: Tokens, ``(batch, seq)``. None: embeddings were given, which do not show control tokens.
+            modality_ids: The modality of each position, -1 on padding.
         """
         _say_derived()
         if input_ids is None:
@@ -73,17 +73,17 @@ class EvidenceRule:
     def mask_of_call(
         self, given: Tensor | None, input_ids: Tensor | None, modality_ids: Tensor, cache: Any
     ) -> Tensor | None:
-        """The mask that one forward hands to its sparse layers.
+        """The evidence mask that one forward gives to its sparse layers.
 
         Args:
             given: Mask of the caller, ``(batch, seq)``, or None.
-            input_ids: Tokens, ``(batch, seq)``, or None where embeddings are given.
-            modality_ids: What each position is, -1 on padding.
+            input_ids: Tokens, ``(batch, seq)``, or None if embeddings are given.
+            modality_ids: The modality of each position, -1 on padding.
             cache: Key-value cache, or None.
 
         Returns:
-            ``(batch, seq)``, false on padding. None: all tokens of this call were generated, and none of them becomes
-            evidence. This is what a missing mask means once the cache holds tokens.
+            ``(batch, seq)``, false on padding. None: all tokens of this call were generated, so none of them is
+            evidence. This is assumed if no mask is given and the cache holds tokens.
 
         Raises:
             ValueError: the given mask has another shape than the positions.
@@ -100,19 +100,19 @@ class EvidenceRule:
     def mask_of_prompt(
         self, given: Tensor | None, input_ids: Tensor, modality_ids: Tensor, kwargs: Mapping[str, Any]
     ) -> Tensor:
-        """The mask over everything before the first generated token, made once for all steps of ``generate``.
+        """The evidence mask of the whole prompt, made once for all steps of ``generate``.
 
         Args:
-            given: Mask of the caller over the prompt, or over the turn that is new since the cache was filled.
-            input_ids: The prompt, ``(batch, seq)``; with a cache either all of it or what is new.
-            modality_ids: What each of these is.
+            given: Mask of the caller over the whole prompt, or over the tokens that the cache does not hold yet.
+            input_ids: The prompt, ``(batch, seq)``. With a cache, it is the whole prompt or only its new tokens.
+            modality_ids: The modality of each token in `input_ids`.
             kwargs: The other keywords of ``generate`` (attention mask, cache).
 
         Returns:
-            ``(batch, total)``: false on what is not covered, which the cache holds already.
+            ``(batch, total)``. If the mask is for new tokens alone, the tokens in the cache get false.
 
         Raises:
-            ValueError: the given mask covers neither.
+            ValueError: the length of the given mask is neither that of the prompt nor that of the new tokens.
         """
         seq, attention = input_ids.shape[1], kwargs.get("attention_mask")
         total = attention.shape[1] if attention is not None and attention.ndim == 2 else seq
@@ -150,6 +150,6 @@ def mask_of_step(prompt: Tensor | None, inputs: Mapping[str, Any], first: bool) 
 @functools.cache
 def _say_derived() -> None:
     logger.warning(
-        "no evidence_mask was given; it is derived from the tokens, where answers of earlier turns count as evidence "
-        "like questions. Encode conversations with moiety.vlm.data.Encoder, or pass evidence_mask (batch, seq)"
+        "no evidence_mask was given; it is derived from the tokens, and then earlier answers count as evidence, as "
+        "questions do. Encode conversations with moiety.vlm.data.Encoder, or pass evidence_mask (batch, seq)"
     )

@@ -1,4 +1,4 @@
-"""For scheme ``asymoe``: which positions of an encoded conversation are evidence, and which turn each belongs to."""
+"""For scheme ``asymoe``: which positions of an encoded conversation are evidence, and to which turn each belongs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def evidence_mask(
     answered: Bool[Tensor, " seq"],
     control_ids: Collection[int],
 ) -> Bool[Tensor, " seq"]:
-    """Positions that hold what the model was given: picture tokens, and text that is neither control nor answer.
+    """Positions that are evidence: image tokens, and text that is neither a control token nor an answer.
 
     Args:
         input_ids: Tokens.
-        modality_ids: What each of them is.
-        answered: Content of all turns of the assistant with its end tokens, whether trained or not.
+        modality_ids: The modality of each token.
+        answered: True on the content of all turns of the assistant and on their end tokens, trained or not.
         control_ids: Tokens that are never evidence, see :func:`moiety.vlm.templates.control_ids`.
 
     Source:
@@ -45,17 +45,17 @@ def span_ids(
     control_ids: Collection[int],
     opening: int = 0,
 ) -> Int[Tensor, " seq"]:
-    """Number of the question and answer that each text token belongs to, counted from 1.
+    """For each text token, the number of the question and answer that it belongs to, counted from 1.
 
-    A span ends with its answer and begins behind the one before, role headers of ordinary text included; 0 stands on
-    pictures, control tokens, the opening, and what follows the last answer.
+    A span begins after the answer before it and ends with its own answer. Role headers of ordinary text belong to it.
+    Pictures, control tokens, the opening and everything after the last answer get 0.
 
     Args:
         input_ids: Tokens.
-        modality_ids: What each of them is.
+        modality_ids: The modality of each token.
         answered: As for :func:`evidence_mask`.
         control_ids: As for :func:`evidence_mask`.
-        opening: Positions before the first question: what the template or a system turn says.
+        opening: Number of positions before the first question, written by the template or a system turn.
 
     Example:
         >>> answered = torch.tensor([0, 0, 0, 1, 0, 1, 0]).bool()
@@ -71,14 +71,14 @@ def span_ids(
 
 
 def span_order(row: Row, spans: Int[Tensor, " seq"]) -> Int[Tensor, " seq"]:
-    """1 on spans that are true of the pictures before them; 0 on spans that the row marks as false, and elsewhere.
+    """1 on spans that belong to the pictures before them; 0 on spans that the row marks as false, and elsewhere.
 
     Args:
-        row: The row whose ``order`` marks count; a question without a mark is true of its pictures.
-        spans: Of :func:`span_ids`.
+        row: The row with the ``order`` marks. A question without a mark belongs to its pictures.
+        spans: Result of :func:`span_ids`.
 
     Raises:
-        ValueError: questions and answers do not alternate, so a mark has no span of its own.
+        ValueError: questions and answers do not alternate, so marks and spans cannot be matched.
     """
     spoken = [turn for turn in row.turns if turn.role != "system"]
     roles = [turn.role for turn in spoken]
@@ -89,7 +89,7 @@ def span_order(row: Row, spans: Int[Tensor, " seq"]) -> Int[Tensor, " seq"]:
 
 
 def image_key(names: Sequence[str]) -> Tensor:
-    """A number for a row's pictures by their names: equal for equal pictures, 0 without any; a scalar.
+    """A number for the pictures of a row, a scalar. It is equal for equal names, and 0 for a row without pictures.
 
     Example:
         >>> int(image_key([])), bool(image_key(["a.png"]) == image_key(["a.png"])), bool(image_key(["a.png"]) > 0)

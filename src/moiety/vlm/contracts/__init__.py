@@ -1,9 +1,9 @@
-"""The one room for outside names: what moiety relies on in transformers, peft, accelerate, gradio and openai.
+"""All names of other libraries that moiety relies on: transformers, peft, accelerate, gradio and openai.
 
 ``calls`` reads what Hugging Face passes to us, under every name that a supported release uses. ``table`` lists every
 class, method, keyword and table of those libraries that the rest of the code relies on; ``behaviour`` lists what a
-signature cannot show. ``moiety env --check`` and the tests run both lists on the installed releases. Whatever is gone
-raises :class:`ContractBroken`; nothing is ever taken for absent because its name is unknown.
+signature cannot show. ``moiety env --check`` and the tests check both lists on the installed releases. A name that is
+gone raises :class:`ContractBroken`. An unknown name is never treated as a missing value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a signature cannot show: tiny random models are built and run, in seconds and without a network.
+"""Checks of what a signature cannot show. They build and run tiny random models, in seconds and without a network.
 
 A release may keep every name and change what a function does. These checks look for changes that gave wrong results
 without an error before.
@@ -25,17 +25,17 @@ from moiety.vlm.upcycle import upcycle
 _IMAGE, _HIDDEN = 60, 32
 _PROMPT = [1, _IMAGE, _IMAGE, _IMAGE, _IMAGE, 9, 21, 7]
 CLOSE = 1e-4
-"""Largest difference of logits, of about 1, that is taken for equal; measured: 3e-7."""
+"""Logits are about 1 here. They count as equal up to this difference; the measured difference is 3e-7."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One promise of a release that is tried out.
+    """One behaviour of a release that is tested.
 
     Args:
-        library: Name of the package whose release is tried.
-        name: What is promised.
-        holds: Raises, or returns a number to show.
+        library: Name of the package whose release is tested.
+        name: The behaviour that is expected.
+        holds: Function that raises an error if the behaviour is another one, and returns a number to show otherwise.
     """
 
     library: str
@@ -43,10 +43,10 @@ class Behaviour:
     holds: Callable[[], str]
 
     def check(self) -> str:
-        """What was measured.
+        """Run the test and return what it measured.
 
         Raises:
-            ContractBroken: the promise does not hold.
+            ContractBroken: the release behaves in another way.
         """
         try:
             return self.holds()
@@ -156,4 +156,4 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     Behaviour("transformers", "eager attention gives its weights", _attention),
     Behaviour("transformers", "the decoder reads the embeddings of its call", _embeddings),
 )
-"""Promises that are tried out, each in about a second."""
+"""All behaviours that are tested, each in about a second."""

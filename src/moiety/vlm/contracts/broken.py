@@ -1,4 +1,4 @@
-"""The error of a contract that the installed release does not keep."""
+"""The error for an installed release that lacks something that moiety relies on."""
 
 from __future__ import annotations
 

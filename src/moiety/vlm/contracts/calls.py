@@ -1,8 +1,8 @@
-"""What is read from a call that Hugging Face makes: the key-value cache, pictures, what was passed by position.
+"""Reads the arguments of a call that Hugging Face makes: the key-value cache, pictures, and arguments by position.
 
-A keyword that was renamed arrives under another name, ``kwargs.get`` answers None, and a model goes on with wrong
-results. So nothing of somebody else's call is read by one name: it is found under every name of the supported releases,
-and by what it is. A cache that stands under an unknown name, or that is missing where one is in use, is an error.
+If a release renames a keyword, ``kwargs.get`` with the old name gives None, and the model continues with wrong results.
+So each argument is looked for under every name of the supported releases, and a cache also by its type. A cache under
+an unknown name is an error. So is a missing cache, if the call says that one is in use.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from moiety.vlm.contracts.broken import ContractBroken
 CACHE = ("cache", "past_key_values")
 """Names of the key-value cache in calls and outputs, the newest first: since transformers 5.24, and before."""
 PICTURES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
-"""Keywords that bring pictures: raw ones, and those that generation encoded before it cut a prompt into chunks."""
+"""Keywords that hold pictures: raw pictures, and pictures that were encoded before a prompt was cut into chunks."""
 MODALITY_TYPES = "mm_token_type_ids"
-"""Keyword from which families with positions in three axes read which token is a picture."""
+"""Keyword that says which tokens are pictures; families with positions in three axes read it."""
 
 
 def cache_of(kwargs: Mapping[str, Any]) -> Cache | None:
-    """The key-value cache among the keywords of a call; None where the call has none.
+    """The key-value cache among the keywords of a call; None if the call has none.
 
     Raises:
         ContractBroken: a cache stands under a name that no supported release uses.
@@ -43,7 +43,7 @@ def cache_of(kwargs: Mapping[str, Any]) -> Cache | None:
 
 
 def cache_of_layer(kwargs: Mapping[str, Any]) -> Cache | None:
-    """The key-value cache in the call of one decoder layer, where a missing one must not pass for none.
+    """The key-value cache in the call of one decoder layer; an error if the call should have one but has none.
 
     Raises:
         ContractBroken: see :func:`cache_of`; or the call says that a cache is in use and brings none.
@@ -52,14 +52,14 @@ def cache_of_layer(kwargs: Mapping[str, Any]) -> Cache | None:
     if cache is None and kwargs.get("use_cache"):
         raise ContractBroken(
             "transformers",
-            f"a decoder layer is told use_cache=True and gets no cache under {' or '.join(CACHE)}; it got "
+            f"a decoder layer gets use_cache=True, but no cache under {' or '.join(CACHE)}; it gets "
             + ", ".join(sorted(kwargs)),
         )
     return cache
 
 
 def without_cache(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The same call as one that neither reads nor fills a cache.
+    """The same call, changed so that it neither reads nor fills a cache.
 
     Raises:
         ContractBroken: see :func:`cache_of`.
@@ -70,7 +70,7 @@ def without_cache(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cached_length(cache: Any) -> int:
-    """Tokens already in a key-value cache; 0 without one."""
+    """Number of tokens in a key-value cache; 0 if there is no cache."""
     return 0 if cache is None else int(cache.get_seq_length())
 
 
@@ -80,15 +80,15 @@ def brings_pictures(kwargs: Mapping[str, Any]) -> bool:
 
 
 def by_name(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of a call of `forward`, with those that were passed by position behind the tokens.
+    """All arguments of a call of `forward` by name, except ``input_ids``.
 
     Args:
         forward: A method, unbound, whose first parameter after ``self`` is ``input_ids``.
-        args: What was passed by position after it.
-        kwargs: What was passed by name.
+        args: Arguments by position, those after ``input_ids``.
+        kwargs: Arguments by name.
 
     Raises:
-        TypeError: a keyword was passed twice, or there are more positions than parameters.
+        TypeError: an argument was passed twice, or there are too many arguments by position.
     """
     if not args:
         return dict(kwargs)
@@ -129,5 +129,5 @@ def cache_keyword(forward: Callable[..., Any] = GenerationMixin.prepare_inputs_f
 
 
 def cache_in(output: Any) -> Cache | None:
-    """The key-value cache on the output of a forward; None where it has none."""
+    """The key-value cache in the output of a forward; None if it has none."""
     return next((output[name] for name in CACHE if name in output.keys()), None)  # noqa: SIM118 (old names warn)

@@ -1,7 +1,8 @@
 """The list of outside names that moiety relies on, and the check of each on the installed releases.
 
-An entry says where a name stands, what has to be there, and what of ours needs it. Where releases use several names,
-all are listed, the newest first, and one of them has to hold. A check imports the place and looks; nothing is built.
+An entry says where a name stands, what must exist there, and which part of moiety needs it. If releases use several
+names, all of them are listed, the newest first, and one of them must exist. A check imports the module and looks for
+the names. It builds no model.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ class Contract:
 
     Args:
         library: Name of the package.
-        place: ``module:object``, the object a class, function or nothing (the module itself); dots go into it.
-        members: Attributes, methods or table entries that have to be there.
-        keywords: Parameters that the object, a function, has to take.
-        used_for: What of ours needs them.
+        place: ``module:object``. The object is a class or a function, or a path with dots to one. Without an object,
+            the module itself is meant.
+        members: Attributes, methods or table entries that must exist.
+        keywords: Parameters that the object, a function, must take.
+        used_for: What moiety needs them for.
     """
 
     library: str
@@ -39,11 +41,11 @@ class Contract:
 
     @property
     def name(self) -> str:
-        """What `moiety env --check` calls it."""
+        """The name that `moiety env --check` shows."""
         return self.place.removeprefix(f"{self.library}.").replace(":", ".")
 
     def check(self) -> str:
-        """Which of several names the installed release uses; empty where there is one name only.
+        """The names that the installed release uses, where there are several; empty if no entry has several names.
 
         Raises:
             ContractBroken: something is gone.
@@ -88,7 +90,7 @@ _AUTO = "transformers.models.auto.modeling_auto:"
 _BLANK = "steps of training without a picture"
 
 CONTRACTS: tuple[Contract, ...] = (
-    # the decoder's side
+    # the decoder
     Contract(
         _TF,
         "transformers:LlavaModel.forward",
@@ -113,7 +115,7 @@ CONTRACTS: tuple[Contract, ...] = (
         keywords=("inputs_embeds", "visual_pos_masks", "deepstack_visual_embeds"),
         used_for="the gate objective, which exchanges pictures",
     ),
-    # the vision tower's side: how a blank picture reaches it
+    # the vision tower: how it takes a blank picture
     Contract(_TF, "transformers:LlavaModel.get_image_features", keywords=("pixel_values",), used_for=_BLANK),
     *(
         Contract(_TF, f"transformers:{name}.get_image_features", keywords=keywords, used_for=_BLANK)
@@ -158,7 +160,7 @@ CONTRACTS: tuple[Contract, ...] = (
         _TF,
         "transformers.cache_utils:Cache.__init__",
         keywords=("layers", "layer_class_to_replicate"),
-        used_for="seating evidence before the first key arrives",
+        used_for="storing evidence before the first key arrives",
     ),
     Contract(
         _TF,
@@ -326,10 +328,10 @@ CONTRACTS: tuple[Contract, ...] = (
     ),
     Contract("peft", "peft.tuners.lora.layer", members=("ParamWrapper",), used_for="adapters on experts"),
 )
-"""Every outside name that code of ours relies on."""
+"""Every name of another library that moiety relies on."""
 
 OPTIONAL = ("peft", "gradio", "openai")
-"""Libraries of an extra; where they are absent, their contracts are left out."""
+"""Libraries of an extra. If one is not installed, its contracts are not checked."""
 
 
 def applicable() -> Iterator[Contract]:

@@ -24,7 +24,7 @@ def text_of(path: Readable) -> str:
     try:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); fetch the file anew") from error
+        raise ValueError(f"{path} cannot be read ({error}); fetch the file again") from error
 
 
 def read_json(path: Readable) -> Any:
@@ -36,7 +36,7 @@ def read_json(path: Readable) -> Any:
     try:
         return parse_json(text_of(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno} is not JSON ({error.msg}); fetch the file anew") from error
+        raise ValueError(f"{path}:{error.lineno} is not JSON ({error.msg}); fetch the file again") from error
 
 
 def read_lines(path: Readable) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -51,7 +51,7 @@ def read_lines(path: Readable) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             entry = parse_json(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}:{number} is not JSON ({error.msg}); fetch the file anew") from error
+            raise ValueError(f"{path}:{number} is not JSON ({error.msg}); fetch the file again") from error
         if not isinstance(entry, dict):
             raise ValueError(f"{path}:{number}: expected an object, got {type(entry).__name__}")
         yield number, entry

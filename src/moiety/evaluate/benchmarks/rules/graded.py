@@ -5,7 +5,7 @@ result. No question is asked here. Rates are not rounded; the released tools rou
 
 Source:
     yuweihao/MM-Vet @ 7d717c2, ``mm-vet_evaluator.py``; tianyi-lab/HallusionBench @ 744007c, ``evaluation.py``;
-    lupantech/MathVista @ 2a249bb, ``calculate_score.py``. Formats and rules, written anew.
+    lupantech/MathVista @ 2a249bb, ``calculate_score.py``. Formats and rules come from there; the code is our own.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def grade_numbers(rows: Sequence[Row], grades: Entries) -> BenchmarkScore:
         numbers[str(capability)] = 100 * float(np.mean([mean[row.id] for row in having]))
     if told:
         sets = percent_by(rows, mean, lambda row: "+".join(sorted(set(row.extra["capability"]))))
-        numbers |= {str(name): value for name, value in sets.items() if "+" in str(name)}
+        numbers |= {name: value for name, value in sets.items() if "+" in name}
     runs = np.array([grades[row.id] for row in rows]).mean(axis=0)
     if len(runs) > 1:
         numbers["std over runs"] = 100 * float(runs.std())
@@ -156,7 +156,7 @@ def read_extractions(path: Path) -> dict[str, str]:
 def extraction_numbers(rows: Sequence[Row], extractions: Entries) -> BenchmarkScore:
     """Accuracy in percent, also of multiple choice and of free form."""
     correct = {row.id: float(released_verdict(extractions[row.id], wanted(row))) for row in rows}
-    numbers = {str(kind): value for kind, value in percent_by(rows, correct, lambda row: row.type).items()}
+    numbers = percent_by(rows, correct, lambda row: row.type)
     return mean_score("mathvista", RULE, "accuracy", correct, numbers)
 
 

@@ -1,11 +1,11 @@
 """The measures of HallusionBench after a judge has called each answer wrong, right or unclear.
 
-The benchmark asks the same question about an original figure, an edited one and none at all, so that one can see
-whether a wrong answer comes from the language side (memory) or from the eye.
+The benchmark asks the same question about an original figure, about an edited figure, and without a figure. The three
+answers show whether an error comes from memory (language) or from misreading the figure (vision).
 
 Source:
     Guan et al. 2023 (2310.14566); rules of tianyi-lab/HallusionBench @ 744007c, ``utils.py`` and ``evaluation.py``,
-    written anew from their description. Rates here are not rounded; the released tool rounds most to four decimals.
+    in code of our own. Rates here are not rounded; the released tool rounds most to four decimals.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ FAILURES: tuple[Failure, ...] = ("language_hallucination", "visual_illusion", "m
 
 @dataclass(frozen=True)
 class Judged:
-    """One question with the judge's word on its answer.
+    """One question, and how the judge graded its answer.
 
     Args:
-        category: ``VD``, the question needs the figure, or ``VS``, a figure supplements it.
+        category: ``VD`` if the question needs the figure; ``VS`` if a figure only supplements it.
         subcategory: ``chart``, ``illusion``, ...
-        set_id: Questions about one original figure.
-        figure_id: ``0`` is the original of VD, and no figure at all in VS.
-        question_id: The question inside its set.
-        visual_input: ``0`` none, ``1`` the original, ``2`` an edited figure.
+        set_id: Number of a set: all questions about one original figure and its edits.
+        figure_id: In VD, ``0`` is the original figure. In VS, ``0`` means that there is no figure.
+        question_id: Number of the question inside its set.
+        visual_input: ``0`` no figure, ``1`` the original figure, ``2`` an edited figure.
         truth: 1 for yes, 0 for no.
         code: :data:`WRONG`, :data:`RIGHT` or :data:`UNCLEAR`.
-        same: Whether the answer says the same as that to figure 0.
+        same: Whether the answer says the same as the answer to this question about figure 0.
     """
 
     category: str
@@ -48,22 +48,22 @@ class Judged:
 
     @property
     def blind(self) -> bool:
-        """Whether the question came without a figure."""
+        """Whether the question was asked without a figure."""
         return self.category == "VS" and self.figure_id == "0"
 
     @property
     def correct(self) -> bool:
-        """Right, or unclear where nothing was shown: there `I cannot tell` is a good answer."""
+        """Whether the answer counts as right. An unclear answer does too, if the question came without a figure."""
         return self.code == RIGHT or (self.blind and self.code == UNCLEAR)
 
     @property
     def question(self) -> tuple[str, ...]:
-        """The question over all its figures."""
+        """Key of the question; equal for all figures about which it is asked."""
         return self.category, self.subcategory, self.set_id, self.question_id
 
     @property
     def figure(self) -> tuple[str, ...]:
-        """The figure with all its questions."""
+        """Key of the figure; equal for all questions about it."""
         return self.category, self.subcategory, self.set_id, self.figure_id
 
 
@@ -72,10 +72,11 @@ def _question(row: Judged) -> Hashable:
 
 
 def judged_numbers(rows: Sequence[Judged]) -> dict[str, float]:
-    """All rates of the released tool; shares in percent, but ``yes_diff`` (-1..1) and ``false_positive_ratio`` (0..1).
+    """All rates of the released tool, in percent; but ``yes_diff`` is -1..1 and ``false_positive_ratio`` is 0..1.
 
-    ``aAcc`` counts answers, ``qAcc`` questions right over all their figures, ``fAcc`` figures with all questions right
-    (without the figures that are none). A rate without a case is 0.
+    ``aAcc`` is the share of right answers. ``qAcc`` is the share of questions that were answered right for all their
+    figures. ``fAcc`` is the share of figures of which all questions were answered right; questions without a figure do
+    not enter it. A rate that no answer enters is 0.
 
     Raises:
         ValueError: there are no rows.
@@ -103,19 +104,23 @@ def judged_numbers(rows: Sequence[Judged]) -> dict[str, float]:
 
 
 def all_right(rows: Sequence[Judged], group: Callable[[Judged], Hashable] = _question) -> float:
-    """Percent of the groups in which every answer is right, by question: qAcc; 0 for no rows."""
+    """Percentage of groups in which every answer is right; 0 without rows. Grouped by question, this is qAcc."""
     return 100 * _share(share == 1 for share in _shares_of_right((group(row), row.correct) for row in rows).values())
 
 
 def failure_counts(rows: Sequence[Judged]) -> dict[Failure, int]:
-    """How many answers failed in each way; see :func:`failure_of`."""
+    """Number of answers with each kind of failure; see :func:`failure_of`."""
     originals = {row.question: row.code for row in rows if row.figure_id == "0"}
     counts = Counter(failure_of(row, originals.get(row.question)) for row in rows)
     return {name: counts[name] for name in FAILURES}
 
 
 def failure_of(row: Judged, original: int | None) -> Failure | None:
-    """Where one answer went wrong, told by the code of the same question's `original`; None: it did not, or unknown.
+    """The kind of failure of one answer. None: the answer is right, or the kind is unknown.
+
+    Args:
+        row: The answer.
+        original: Code of the answer to the same question about figure 0; None if it was not asked.
 
     Example:
         >>> seen = Judged("VS", "chart", "0", "1", "0", "2", truth=1, code=WRONG, same=True)
@@ -154,6 +159,6 @@ def _shares_of_right(answers: Iterable[tuple[Hashable, bool]]) -> Mapping[Hashab
 
 
 def _share(holds: Iterable[bool]) -> float:
-    """Share of true values; 0 of none."""
+    """Share of true values; 0 if there are no values."""
     values = list(holds)
     return sum(values) / len(values) if values else 0.0

@@ -1,4 +1,4 @@
-"""Free answers of MMMU and CMMMU: the tail of each piece behind a phrase, and every number in it.
+"""Free answers of MMMU and CMMMU: the end of each sentence after a phrase, every number in it, and how they compare.
 
 Source:
     The evaluation files of MMMU (AlenjandroWang/MoIIE @ c614868, ``eval/mmmu``) and CMMMU (CMMMU-Benchmark/CMMMU @
@@ -17,14 +17,15 @@ _PLAIN_BOUNDED = r"-?(?:(?<!\d)\d++\.\d++|\.\d++|(?<!\d)\d++)(?![eE][+-]?\d)(?![
 
 
 def kept_tails(pieces: Sequence[str], markers: Sequence[str], last_markers: Sequence[str] = ()) -> list[str]:
-    """Of each piece the shortest text behind a marker's last copy; pieces without any are dropped.
+    """For each piece, the text after the last copy of a marker. Pieces without a marker are left out.
 
-    A tail that is a mere punctuation mark is dropped, too. An empty tail gives way to any other.
+    If a piece has several markers, the shortest text counts. A text that is only a punctuation mark is left out, and an
+    empty text counts only if there is no other.
 
     Args:
         pieces: Sentences or lines.
         markers: Phrases that come before an answer.
-        last_markers: Further ones for the last piece.
+        last_markers: Further phrases for the last piece.
 
     Example:
         >>> kept_tails(["so it is blue", "thus x = 3"], ["so ", "is ", "thus "], ["="])
@@ -41,7 +42,7 @@ def kept_tails(pieces: Sequence[str], markers: Sequence[str], last_markers: Sequ
 
 
 def _shortest(tails: Sequence[str]) -> str:
-    """The first of the shortest; an empty one is kept only until the next comes, and an earlier text yields to it."""
+    """The first of the shortest texts. An empty text replaces the texts before it, and the next text replaces it."""
     chosen = ""
     for tail in tails:
         if not chosen or len(tail) < len(chosen):
@@ -50,9 +51,9 @@ def _shortest(tails: Sequence[str]) -> str:
 
 
 def numbers_in(text: str, comma: str, bounded: bool) -> list[str]:
-    """All numbers of a text, as written: with thousands separated by `comma`, in scientific form, and plain ones.
+    """All numbers of a text as written: numbers with `comma` between thousands, in scientific form, and plain ones.
 
-    Forms overlap: the released patterns find 3 and 5 beside 3.0e5, and 000 beside 1,000.
+    The forms overlap: in 3.0e5 the released patterns also find 3 and 5, and in 1,000 also 000.
 
     Args:
         text: Any text.
@@ -71,7 +72,7 @@ def numbers_in(text: str, comma: str, bounded: bool) -> list[str]:
 
 
 def as_number(text: str) -> float | None:
-    """Value to two decimals, commas taken out; None where the text is no number.
+    """The value of a text without its commas, to two decimals; None if the text is not a number.
 
     Example:
         >>> as_number("1,234.567"), as_number("12 m")
@@ -81,3 +82,31 @@ def as_number(text: str) -> float | None:
         return round(float(text.replace(",", "")), 2)
     except ValueError:
         return None
+
+
+def any_agrees(candidates: Sequence[float | str], wanted: Sequence[float | str]) -> bool:
+    """Whether a number among the candidates equals a wanted number, or a text among them contains a wanted text.
+
+    Example:
+        >>> any_agrees([3.0, "a red fox"], ["fox"]), any_agrees([3.0, "30"], [30.0])
+        (True, False)
+    """
+    for candidate in candidates:
+        if isinstance(candidate, str):
+            if any(isinstance(value, str) and value in candidate for value in wanted):
+                return True
+        elif candidate in wanted:
+            return True
+    return False
+
+
+def between_blanks(text: str) -> str:
+    """The text without punctuation at its ends, and with a blank on either side, so that words can be found in it.
+
+    Example:
+        >>> between_blanks("B.")
+        ' B '
+    """
+    for sign in ",.!?;:'":
+        text = text.strip(sign)
+    return f" {text} "

@@ -103,6 +103,6 @@ def people_of(benchmark: str, row: Row) -> tuple[str, ...]:
     if len(row.answers) != NUM_PEOPLE:
         raise ValueError(
             f"{benchmark}: {row.place} has {len(row.answers)} people's answers, expected {NUM_PEOPLE}; "
-            "answers of test splits are kept by their servers: write the answers file and hand it in"
+            "answers of test splits are not public: write the answer file and send it to the server of the benchmark"
         )
     return row.answers

@@ -1,7 +1,8 @@
-"""Relaxed accuracy (ChartQA): numbers within five per cent, all else literally. Each published rule is one function.
+"""Relaxed accuracy (ChartQA): numbers may differ by five per cent, and other text must be equal.
 
-Python's ``float`` reads more than a chart shows: ``1e3``, ``1_000``, digits of any script, ``nan`` and ``inf``. The
-published rules take all of it; :func:`relaxed` takes plain decimal numbers only.
+Each published rule is one function. Python's ``float`` accepts more than a chart shows: ``1e3``, ``1_000``, digits of
+any script, ``nan`` and ``inf``. The published rules accept all of it; :func:`relaxed` accepts plain decimal numbers
+only.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ _DECIMAL = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)%?", re.ASCII)
 
 
 def relaxed(text: str, answer: str) -> bool:
-    """The sound rule: five per cent of the answer's own value, ``%`` as hundredths, 0 equal to 0 in any spelling.
+    """The sound rule. A number may differ from the label by five per cent of the label.
 
-    Blanks at the ends and case never matter; an answer equal to the label as text is right whatever it is.
+    ``%`` divides a number by 100. 0 is equal to 0 in any spelling. Blanks at the ends and case do not matter. An answer
+    that is equal to the label as text is always right.
 
     Example:
         >>> [relaxed(text, "100") for text in ("95", "105.0", " 100 ", "105.2", "")]
@@ -41,7 +43,7 @@ def relaxed(text: str, answer: str) -> bool:
 
 
 def relaxed_moiie(text: str, answer: str) -> bool:
-    """The rule of the released MoIIE code: per cent signs are text, blanks at the ends of text count.
+    """The rule of the released MoIIE code. Per cent signs are read as text, and blanks at the ends of text matter.
 
     Source:
         AlenjandroWang/MoIIE @ c614868, ``chartqa_test.py``. Years are numbers: 2016 is right for 2015.
@@ -57,7 +59,7 @@ def relaxed_moiie(text: str, answer: str) -> bool:
 
 
 def relaxed_lmms(text: str, answer: str) -> bool:
-    """The rule of lmms-eval: a trailing ``%`` divides by 100, a label of value 0 is compared as text.
+    """The rule of lmms-eval. A ``%`` at the end divides by 100, and a label of value 0 is compared as text.
 
     Source:
         EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/chartqa/utils.py``.
@@ -73,12 +75,12 @@ def relaxed_lmms(text: str, answer: str) -> bool:
 
 
 def relaxed_swapped(text: str, answer: str) -> bool:
-    """The widely used rule as it runs: :func:`relaxed_lmms` with text and label exchanged.
+    """The rule that is widely used: :func:`relaxed_lmms` with answer and label exchanged.
 
-    The tolerance is five per cent of the model's number: for a label of 100, 95 is wrong and 105.2 is right.
+    So the tolerance is five per cent of the answer: for a label of 100, 95 is wrong and 105.2 is right.
 
     Source:
-        OpenGVLab/InternVL @ 2410d1d, ``evaluate_vqa.py``, after Qwen-VL; the exchange is a slip of the call.
+        OpenGVLab/InternVL @ 2410d1d, ``evaluate_vqa.py``, after Qwen-VL; the exchange is a mistake in the call.
 
     Example:
         >>> relaxed_swapped("95", "100"), relaxed_swapped("105.2", "100"), relaxed_swapped("Yes ", "yes")
@@ -103,7 +105,7 @@ def _number(text: str) -> float | None:
 
 
 def _hundredths(text: str) -> float | None:
-    """Value of a number, of a percentage as hundredths."""
+    """Value of a number; a percentage is divided by 100."""
     if not text.endswith("%"):
         return _number(text)
     value = _number(text.rstrip("%"))

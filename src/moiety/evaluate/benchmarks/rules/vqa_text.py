@@ -1,9 +1,9 @@
-"""Free answers against ten people: how VQAv2, TextVQA and VizWiz bring text to one form and count agreement.
+"""Free answers compared with those of ten people: how VQAv2, TextVQA and VizWiz normalise text and count agreement.
 
 Source:
     The rules of GT-Vision-Lab/VQA @ a013f00, ``vqaEval.py``, and of the longer form that mmf made of them
-    (``m4c_evaluator.py`` in AlenjandroWang/MoIIE @ c614868), written anew from their description. What looks odd below
-    is theirs: scores are only comparable when the oddities are.
+    (``m4c_evaluator.py`` in AlenjandroWang/MoIIE @ c614868), in code of our own. Some steps below look odd. They
+    are kept as they were, because scores compare only if every step is the same.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def _one_apostrophe_missing(word: str) -> Iterator[str]:
 
 CONTRACTIONS: Mapping[str, str] = {
     **{wrong: word for word in _APOSTROPHES.split() for wrong in _one_apostrophe_missing(word)},
-    "somebody'd": "somebodyd",  # the one entry of the original that takes an apostrophe away
+    "somebody'd": "somebodyd",  # the only entry of the original that removes an apostrophe
 }
-"""Spelling with an apostrophe left out -> the word."""
+"""Spelling without one of its apostrophes -> the word."""
 
 
 def without_punctuation(text: str) -> str:
-    """The punctuation step: signs go or become blanks, full stops go unless a digit follows.
+    """The punctuation step. Signs are deleted or become blanks; full stops are deleted unless a digit follows.
 
-    A sign is deleted wherever it stands if one copy of it touches a blank, or if a comma stands between two digits
-    anywhere in the text; else each copy becomes a blank. Only the first 32 full stops are deleted, because the
-    original hands a flag over in the place of the count. Other signs (``$ % # & ' :`` and all beyond ASCII) stay.
+    All copies of a sign are deleted if one copy stands beside a blank, or if a comma stands between two digits anywhere
+    in the text. Otherwise each copy becomes a blank. Only the first 32 full stops are deleted, because the original
+    code passes a flag where the function expects a count. Other signs (``$ % # & ' :`` and all outside ASCII) stay.
 
     Example:
         >>> [without_punctuation(text) for text in ("wi-fi", "7 - eleven", "1,000-2", "3.5.")]
@@ -62,7 +62,7 @@ def without_punctuation(text: str) -> str:
 
 
 def without_articles(text: str) -> str:
-    """The digit and article step: lower case, ``none`` to ``ten`` as digits, no articles, apostrophes put back.
+    """The digit and article step: lower case, ``none`` to ``ten`` as digits, no articles, missing apostrophes added.
 
     Example:
         >>> without_articles("The two dogs dont"), without_articles("None")
@@ -73,12 +73,12 @@ def without_articles(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """Line breaks and tabs as blanks, none at the ends."""
+    """The text with line breaks and tabs as blanks, and without blanks at its ends."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 def short_form(text: str) -> str:
-    """The form of the VQAv2 rule: one line, punctuation step, digit and article step.
+    """The text in the form of the VQAv2 rule: one line, then punctuation step, then digit and article step.
 
     Example:
         >>> short_form("Two, please.")
@@ -88,7 +88,10 @@ def short_form(text: str) -> str:
 
 
 def long_form(text: str) -> str:
-    """The form of the TextVQA rule (m4c): lower case, no commas and question marks, ``'s`` apart, then as above.
+    """The text in the form of the TextVQA rule (m4c).
+
+    It is put into lower case, loses commas and question marks, and gets a blank before ``'s``. Then follow the steps of
+    :func:`short_form`.
 
     Example:
         >>> long_form("The John's?"), long_form("red,white")
@@ -99,16 +102,18 @@ def long_form(text: str) -> str:
 
 
 def agreement(answer: str, people: Sequence[str]) -> float:
-    r"""Mean over ten people of :math:`\min(1, m / 3)`, m the number of the other nine who gave `answer`; 0..1.
+    r"""Agreement of an answer with ten people, 0..1.
 
-    One person gives 0.3, two 0.6, three 0.9, four or more 1.
+    For each person, m is the number of the other nine people who gave `answer`. The agreement is the mean of
+    :math:`\min(1, m / 3)` over the ten people. If one person gave the answer, it is 0.3; for two people 0.6, for three
+    0.9, for four or more 1.
 
     Args:
-        answer: What is scored.
+        answer: The answer that is scored.
         people: Ten answers in the same form.
 
     Raises:
-        ValueError: there are not ten.
+        ValueError: `people` does not hold ten answers.
 
     Example:
         >>> [round(agreement("red", ["red"] * count + ["blue"] * (10 - count)), 6) for count in (0, 1, 3, 4)]

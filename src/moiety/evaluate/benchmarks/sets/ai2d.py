@@ -1,4 +1,4 @@
-"""AI2D: diagrams of school books, four options."""
+"""AI2D: questions about diagrams in school books, with four options each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def read(release: Release) -> Questions:
-    """Questions of one list, in its order; without ``question_id`` their place in it is their id.
+    """Questions of one list, in its order. A question without ``question_id`` has its place in the list as id.
 
     Raises:
         ValueError: an answer is not the index of one of the options.
@@ -40,7 +40,7 @@ def read(release: Release) -> Questions:
 
 
 def read_site(release: Release) -> Questions:
-    """The questions of the release, one file a picture, on the pictures that its list of test ids names."""
+    """The questions of the release about the pictures in its list of test ids; the release has a file per picture."""
     listed = release.one(TEST_IDS)
     ids = {line.strip().strip('"').removesuffix(".png") for line in text_of(listed).split("\n")} - {""}
     rows = []
@@ -60,7 +60,7 @@ def read_site(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of the hub's table; ids are its lines, from 1. Equal pictures are one picture."""
+    """The questions of the table from the Hugging Face Hub. Ids are its lines, from 1. Equal pictures count as one."""
     rows, names = [], dict[str, str]()
     for place, (file, line, entry) in enumerate(table.rows(same=["image"]), start=1):
         picture = str(entry.get("image#same") or f"{file}:{line}")  # a table without pictures can be scored
@@ -75,7 +75,9 @@ def _row(name: str, entry: Mapping[str, Any], picture: str, file: str, line: int
     options = [str(option) for option in entry["options"]]
     answer = str(entry["answer"])
     if not answer.isdecimal() or int(answer) >= len(options):
-        raise ValueError(f"{place}: answer {answer!r} is no index of its {len(options)} options, from 0")
+        raise ValueError(
+            f"{place}: answer {answer!r} is not the index of one of its {len(options)} options, counted from 0"
+        )
     return asked(
         name,
         option_prompt(entry["question"], options),
@@ -90,9 +92,11 @@ def _row(name: str, entry: Mapping[str, Any], picture: str, file: str, line: int
 
 # -- rules: a letter, capital or not, or None --------------------------------------------------------------------------
 def official_character(text: str, choices: Sequence[str]) -> str:
-    """One small character: the first behind the last of four phrases, without brackets and stops around it.
+    """The character that the released code takes for the answer, in lower case.
 
-    So ``because`` is b, and ``the answer is: b`` is ``:``, because ``answer is`` comes first in the list.
+    The code looks for four phrases, such as ``answer is``, and reads the text after each of them. It removes brackets
+    and full stops around the rest and takes its first character. So ``because`` gives b. ``the answer is: b`` gives
+    ``:``, because the phrase ``answer is`` comes before ``answer is:`` in the list.
 
     Source:
         AlenjandroWang/MoIIE @ c614868, ``bunny/eval/ai2d/ai2d_test.py``.
@@ -109,14 +113,14 @@ def official_character(text: str, choices: Sequence[str]) -> str:
 
 
 def _official_index(text: str, choices: Sequence[str]) -> str:
-    """Index as the source compares it: of a letter, or the character itself."""
+    """The index of a letter, as the source compares it; any other character stays as it is."""
     character = official_character(text, choices)
     place = "abcd".find(character) if character else -1
     return str(place) if place >= 0 else character
 
 
 def lmms_filtered(text: str) -> str:
-    """The capital letter that opens the text with a full stop behind it, else the text as it is.
+    """The capital letter at the start of the text if a full stop follows it; otherwise the whole text.
 
     Source:
         EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/ai2d``.
@@ -139,11 +143,12 @@ RULES: Mapping[str, Callable[[str, Sequence[str]], str | None]] = {
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Accuracy in percent; silence scores 0.
+    """Accuracy in percent. An empty answer scores 0.
 
-    ``sound`` is :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`, ``official`` :func:`official_character`
-    (a digit is taken for an index), ``lmms_eval`` :func:`lmms_filtered` and then the letter without case and
-    punctuation, ``internvl`` the letter alone (OpenGVLab/InternVL @ 2410d1d, ``evaluate_vqa.py``).
+    - ``sound``: :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`.
+    - ``official``: :func:`official_character`; a digit is read as an index.
+    - ``lmms_eval``: :func:`lmms_filtered`, then the letter without case and punctuation.
+    - ``internvl``: the text must be the letter alone (OpenGVLab/InternVL @ 2410d1d, ``evaluate_vqa.py``).
     """
     read_as = RULES[rule]
     correct = {row.id: float(read_as(answers[row.id], row.choices) == row.extra["answer"]) for row in rows}

@@ -1,9 +1,9 @@
 """ChartQA: questions about charts, half written by people, half made from captions.
 
-Masry et al. 2022 (2203.10244), test. The published measure forgives five per cent of a number, and its widely used code
-hands model and label over in the wrong order: rule ``official`` repeats that, ``sound`` (default) does not,
-``lmms_eval`` and ``moiie`` are those projects' own readings; see :mod:`moiety.evaluate.benchmarks.rules.relaxed`. No
-answer scores 0.
+Masry et al. 2022 (2203.10244), test. In the published measure, a number may differ by five per cent. The widely used
+code of it takes answer and label in the wrong order. Rule ``official`` repeats this mistake, and ``sound`` (default)
+does not. ``lmms_eval`` and ``moiie`` are the rules of those projects; see
+:mod:`moiety.evaluate.benchmarks.rules.relaxed`. An empty answer scores 0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPLITS = ("human", "augmented")
 
 
 def read(release: Release) -> Questions:
-    """The test questions, those by people first; ids are ``human/0``, ``human/1``, ... Without test those of val."""
+    """The questions of split test, or of val if test is not there. Questions by people come first, as ``human/0``."""
     split = next(split for split in ("test", "val") if release.has(*_files(split)))
     rows = []
     for half in SPLITS:
@@ -43,7 +43,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The test questions of the hub's table, of either maker."""
+    """The test questions of the table from the Hugging Face Hub, both by people and by machine."""
     halves: dict[str, list[Row]] = {half: [] for half in SPLITS}
     for file, line, entry in table.rows():
         place = f"{file}:{line}"
@@ -54,7 +54,7 @@ def read_hub(table: HubTable) -> Questions:
         question, label = first_of(entry, "question", "query"), first_of(entry, "answer", "label")
         label = label[0] if isinstance(label, list) and label else label
         if half not in halves or not isinstance(question, str) or not isinstance(label, str):
-            raise ValueError(f"{place}: expected a question of people or machine and its answer, got {entry!r:.80}")
+            raise ValueError(f"{place}: expected a question by people or by machine with its answer, got {entry!r:.80}")
         found = halves[half]
         found.append(_row("test", half, len(found), question, label, str(entry.get("image")), file))
     return Questions([row for rows in halves.values() for row in rows], table.pictures)
@@ -78,7 +78,7 @@ def _part(row: Row) -> str:
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
     """Relaxed accuracy in percent over all questions and over each half."""
     correct = {row.id: float(RELAXED_RULES[rule](answers[row.id], row.answers[0])) for row in rows}
-    numbers = {str(split): value for split, value in percent_by(rows, correct, lambda row: row.type).items()}
+    numbers = percent_by(rows, correct, lambda row: row.type)
     return mean_score("chartqa", rule, "relaxed_accuracy", correct, numbers)
 
 

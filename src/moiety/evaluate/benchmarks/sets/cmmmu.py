@@ -1,4 +1,7 @@
-"""CMMMU val: the Chinese sister of MMMU, with options (one or several right), blanks to fill, statements to judge."""
+"""CMMMU val: a Chinese benchmark like MMMU. Its questions have options, blanks to fill, or statements to judge.
+
+Of the options, one or several are right.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from moiety.evaluate.benchmarks.files.parquet import HubTable
 from moiety.evaluate.benchmarks.files.questions import read_lines
 from moiety.evaluate.benchmarks.files.release import Readable, Release
 from moiety.evaluate.benchmarks.rules.letters import stated_letter
-from moiety.evaluate.benchmarks.rules.open_answers import as_number, kept_tails, numbers_in
+from moiety.evaluate.benchmarks.rules.open_answers import any_agrees, as_number, between_blanks, kept_tails, numbers_in
 from moiety.evaluate.wrappers import answer_parts
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
@@ -49,7 +52,7 @@ LETTERS = "ABCD"
 _SPLIT = "val"
 WHOLE = "cmmmu-data-val-answer.jsonl"
 _ANY = "{" + ",".join(PARTS) + "}"
-# The benchmark's own requests (Zhang et al. 2024, appendix A).
+# Requests of the benchmark (Zhang et al. 2024, appendix A).
 _REQUESTS = {
     CHOICE: (
         "请回答以下多项选择题，并选出正确选项。这些题目可能包括单选和多选题型。"
@@ -84,16 +87,16 @@ _ONLY_LETTERS = re.compile(r"\(?[A-D](?:[,、和\s()]*[A-D])*\)?[.。]?")
 
 # -- questions ---------------------------------------------------------------------------------------------------------
 def read(release: Release) -> Questions:
-    """Questions in the order of the file; pictures stand where the text shows them.
+    """Questions in the order of the file. Each picture stands at its place in the text.
 
     Raises:
-        ValueError: a question is of an unknown type or category.
+        ValueError: a question has an unknown type or category.
     """
     return _read(release, [release.one(WHOLE)])
 
 
 def read_parts(release: Release) -> Questions:
-    """The parts that are there, one file each."""
+    """The questions of all parts that are there. Each part is one file."""
     found = (release.find(f"cmmmu-data-val/{part}/{part}.jsonl", f"./{part}/{part}.jsonl") for part in PARTS)
     return _read(release, [path for path in found if path is not None])
 
@@ -105,7 +108,7 @@ def _read(release: Release, paths: Sequence[Readable]) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of the hub's tables; the text shows pictures by the names of files, which are kept beside them."""
+    """The questions of the tables from the Hugging Face Hub. The text names pictures by their file names."""
     rows, names = [], dict[str, str]()
     for file, line, entry in table.rows():
         row = _row(entry, file, line)
@@ -121,7 +124,7 @@ def read_hub(table: HubTable) -> Questions:
 
 
 def read_hub_parts(release: Release) -> Questions:
-    """The parts of the original hub repository that are there."""
+    """The questions of all parts from the original repository on the Hugging Face Hub that are there."""
     tables = [hub_table(release, _SPLIT, f"!{part}") for part in PARTS]
     return read_hub(HubTable({name: path for table in tables if table for name, path in table.files.items()}))
 
@@ -155,22 +158,21 @@ def _row(entry: Mapping[str, Any], path: str, line: int) -> Row:
 
 # -- rules -------------------------------------------------------------------------------------------------------------
 def official_letters(text: str, choices: Sequence[str]) -> str:
-    """The most frequent letters in the order A to D: of ``(X)``, else of bare letters, else of options' words.
+    """The letters that occur most often, in the order A to D; ``""`` if none is found.
 
-    A bare letter counts wherever it stands, the A of ``DNA`` as well. ``""`` where nothing is found.
+    First ``(X)`` is counted. If there is none, single letters are counted, even inside a word such as ``DNA``. If there
+    is none either, the texts of the options are counted.
 
     Example:
         >>> [official_letters(text, "wxyz") for text in ("(B)", "A和C", "DNA", "B, not A, so B", "y")]
         ['B', 'AC', 'AD', 'B', 'C']
     """
-    for sign in ",.!?;:'":
-        text = text.strip(sign)
-    padded = f" {text} "
+    padded = between_blanks(text)
     by_form = (
         {letter: padded.count(f"({letter})") for letter in LETTERS},
         {letter: padded.count(letter) for letter in LETTERS},
         {letter: padded.count(choice) for letter, choice in zip(LETTERS, choices, strict=False)}
-        if text.strip()
+        if padded.strip()
         else {},
     )
     counts = next((found for found in by_form if any(found.values())), {})
@@ -179,7 +181,7 @@ def official_letters(text: str, choices: Sequence[str]) -> str:
 
 
 def sound_letters(text: str, choices: Sequence[str]) -> str:
-    """Letters that make up the whole text, else those behind the last 答案 or 选, else the one letter it names.
+    """The letters that make up the whole text; otherwise those after the last 答案 or 选; otherwise the stated letter.
 
     Example:
         >>> [sound_letters(text, "wxyz") for text in ("A、C", "答案是（B）", "DNA", "选AC", "The answer is D.", "ABD")]
@@ -196,9 +198,10 @@ def sound_letters(text: str, choices: Sequence[str]) -> str:
 
 
 def is_blank_right(text: str, answer: str) -> bool:
-    """A number in a kept tail equals the answer, or the answer occurs in a tail that is not much longer.
+    """Whether the answer occurs in one of the kept ends of the sentences.
 
-    Much longer is: by more than 20 characters, or by more than two Latin letters.
+    A number must be equal to the answer. A text must contain the answer, and may be longer than it by at most 20
+    characters and at most two Latin letters.
 
     Example:
         >>> is_blank_right("所以最后是237", "237"), is_blank_right("结果等于二三七", "237")
@@ -207,12 +210,7 @@ def is_blank_right(text: str, answer: str) -> bool:
     kept = _kept(text, _BLANK_MARKERS, ("=",))
     numbers = [number for piece in kept for number in numbers_in(piece, "，", bounded=False)]
     wanted = _normal(answer, answer)
-    for candidate in (value for piece in (*kept, *numbers) for value in _normal(piece, answer)):
-        if candidate in wanted:
-            return True
-        if isinstance(candidate, str) and any(isinstance(value, str) and value in candidate for value in wanted):
-            return True
-    return False
+    return any_agrees([value for piece in (*kept, *numbers) for value in _normal(piece, answer)], wanted)
 
 
 def _kept(text: str, markers: Sequence[str], last: Sequence[str] = ()) -> list[str]:
@@ -234,11 +232,13 @@ def _num_latin(text: str) -> int:
 
 
 def judged(text: str, true_first: bool) -> str | None:
-    """对, 错, or None where as many tails say the one as the other; a tail with an open question (是否) says nothing.
+    """The judgement of a text: 对 (true), 错 (false), or None if both occur in equally many ends of sentences.
+
+    An end that holds an open question (是否) is not counted.
 
     Args:
         text: What the model wrote.
-        true_first: Look for words of truth first, as the source does, which takes 不正确 for true.
+        true_first: Look for words that mean true first, as the source does; so the source reads 不正确 as true.
 
     Example:
         >>> judged("这个说法不正确", True), judged("这个说法不正确", False), judged("", True)
@@ -252,7 +252,7 @@ def judged(text: str, true_first: bool) -> str | None:
 
 
 def mark(row: Row, text: str, rule: str) -> float:
-    """Share of a question that is right: 0 or 1, or what a draw of the released scorer gives in the mean."""
+    """Mark of an answer: 0 or 1; if the released scorer would draw at random, the mean of its draws."""
     answer, official = row.extra["answer"], rule == "official"
     if row.type == CHOICE:
         said = (official_letters if official else sound_letters)(text, row.choices)
@@ -266,7 +266,7 @@ def mark(row: Row, text: str, rule: str) -> float:
 
 
 def is_read(row: Row, text: str, rule: str) -> bool:
-    """Whether a rule finds letters or a judgement in a text; a filled blank is read where there is one."""
+    """Whether a rule finds letters or a judgement in a text. For a blank to fill, any text counts as read."""
     official = rule == "official"
     if row.type == CHOICE:
         return bool((official_letters if official else sound_letters)(text, row.choices))
@@ -276,34 +276,34 @@ def is_read(row: Row, text: str, rule: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """The surest piece of a text, without thinking and wrappers."""
+    """The part of a text that most likely holds the answer, without thinking and wrappers."""
     return answer_parts(text)[0].text
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
     """Accuracy over all questions and per category, in percent.
 
-    - ``sound``: :func:`sound_letters`; words of falsehood before those of truth, so that 不正确 is false.
-    - ``official``: :func:`official_letters` and words of truth first. Where the source draws at random (no letter
-      found, a tie of judgements) its expected mark is given; an empty answer to a question with options draws nothing.
+    - ``sound``: :func:`sound_letters`. Words that mean false are looked for first, so that 不正确 is read as false.
+    - ``official``: :func:`official_letters`. Words that mean true are looked for first. If the source would draw at
+      random (no letter found, or equally many judgements of both kinds), the mark is the mean of its draws. An empty
+      answer to a question with options scores 0.
 
-    Blanks: :func:`is_blank_right` under both.
+    Blanks are scored by :func:`is_blank_right` under both rules.
 
     Source:
-        CMMMU-Benchmark/CMMMU @ e1ba883, ``eval/utils/eval_utils.py`` (in AlenjandroWang/MoIIE @ c614868, too); its word
-        lists are facts of the rule.
+        CMMMU-Benchmark/CMMMU @ e1ba883, ``eval/utils/eval_utils.py`` (also in AlenjandroWang/MoIIE @ c614868). Its
+        lists of words are part of the rule.
     """
     correct = {row.id: mark(row, answers[row.id], rule) for row in rows}
-    means = percent_by(rows, correct, lambda row: CATEGORIES[row.extra["category"]])
+    numbers = percent_by(rows, correct, lambda row: CATEGORIES[row.extra["category"]])
     drawn = sum(0 < value < 1 for value in correct.values())
-    notes = (f"{drawn} answers say nothing and count as one drawn at random",) if drawn else ()
-    numbers = {str(key): value for key, value in means.items()}
+    notes = (f"{drawn} answers have no verdict and count as answers drawn at random",) if drawn else ()
     unread = sum(not is_read(row, answers[row.id], rule) for row in rows)
     return mean_score("cmmmu", rule, "accuracy", correct, numbers, notes, unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:
-    """Silence scores 0, under ``official`` half of the statements to judge: a coin is thrown for each."""
+    """Score of a model that never answers: 0; under ``official``, half a point for each statement to judge."""
     return 100 * float(np.mean([0.5 * (row.type == JUDGE) for row in rows])) if rule == "official" else 0.0
 
 

@@ -1,8 +1,8 @@
 """DocVQA: questions about scanned documents, scored by average normalised Levenshtein similarity.
 
-Mathew et al. 2021 (2007.00398). Rules ``official`` and ``lmms_eval`` are one; ``stvqa`` takes the divisor after
-stripping and leaves blanks inside. No answer scores 0. Test answers are kept by the server: ``docvqa_test`` writes its
-file.
+Mathew et al. 2021 (2007.00398). Rules ``official`` and ``lmms_eval`` are the same. Rule ``stvqa`` computes the divisor
+after stripping, and keeps blanks inside the text. An empty answer scores 0. The answers of the test split are not
+public; ``docvqa_test`` writes the file for its server.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ def _read_hub(table: HubTable, with_answers: bool) -> Questions:
 def _row(entry: Mapping[str, Any], picture: str, with_answers: bool, place: str, file: str) -> Row:
     labels = texts_in(entry_with(dict(entry), {"answers": list}, place), "answers", place) if with_answers else []
     if with_answers and not labels:
-        raise ValueError(f"{place} has no answers; fetch the file anew")
+        raise ValueError(f"{place} has no answers; fetch the file again")
     name = str(entry["questionId"])
     extra = {"questionId": int(name) if name.isdecimal() else name}
     return asked(name, asked_shortly(entry["question"]), [picture], answers=labels, extra=extra, file=file)
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Mean ANLS in percent; ``stvqa`` leaves out questions whose answer and label are both empty."""
+    """Mean ANLS in percent. Rule ``stvqa`` leaves out questions whose answer and label are both empty."""
     given = [RULES[rule](answers[row.id], row.answers) for row in rows]
     marks = np.array([np.nan if mark is None else mark for mark in given])
     scored = ~np.isnan(marks)
@@ -100,7 +100,9 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 
     value = mean(np.ones(len(rows)))
     left_out = int((~scored).sum())
-    notes = (f"{left_out} questions with empty answer and label are left out",) if left_out else ()
+    notes = (
+        (f"{left_out} questions are left out, because both their answer and their label are empty",) if left_out else ()
+    )
     correct = {row.id: mark for row, mark in zip(rows, given, strict=True) if mark is not None}
     return BenchmarkScore("docvqa", rule, ("anls", value), {"anls": value}, len(rows), correct, notes, statistic=mean)
 

@@ -1,7 +1,7 @@
-"""GQA: one-word answers about relations in a scene, with a program behind each question.
+"""GQA: questions about relations in a scene, with answers of one word. Each question was made from a program.
 
-Hudson and Manning 2019 (1902.09506). Rule ``official`` repeats the released conversion and ``eval.py`` on one split;
-``lmms_eval`` compares after lower case and without ASCII punctuation. No answer scores 0 under both.
+Hudson and Manning 2019 (1902.09506). Rule ``official`` repeats the released conversion and ``eval.py`` on one split.
+Rule ``lmms_eval`` compares in lower case and without ASCII punctuation. An empty answer scores 0 under both.
 
 Source:
     AlenjandroWang/MoIIE @ c614868, ``convert_gqa_for_eval.py`` and ``eval_gqa.py``; lmms-eval @ 75571cf.
@@ -43,7 +43,7 @@ from moiety.vlm.images import Pictures
 from moiety.vlm.rows import Row
 
 SPLITS = ("testdev_balanced", "testdev_all", "val_balanced", "val_all")
-"""Those with public answers, the benchmark itself first."""
+"""Splits with public answers. The first is the benchmark itself."""
 _KEPT = ("semantic", "types", "groups")
 _ENTRY: Mapping[str, Kinds] = {
     **{"question": str, "imageId": str, "answer": str},
@@ -57,7 +57,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def read(release: Release) -> Questions:
-    """The questions of the balanced test-dev split; where that is not there, those of the first of :data:`SPLITS`."""
+    """The questions of the balanced test-dev split, or of the first split in :data:`SPLITS` that is there."""
     split, path = next(
         (split, path) for split in SPLITS for path in [release.find(f"{split}_questions.json")] if path is not None
     )
@@ -84,7 +84,7 @@ def _row(name: str, entry: Any, split: str, place: str, file: str) -> Row:
 
 
 def _hub_layout(split: str) -> Layout:
-    """The hub keeps questions and pictures apart: ``SPLIT_instructions`` and ``SPLIT_images``."""
+    """The layout of the Hugging Face Hub, which has separate tables: ``SPLIT_instructions`` and ``SPLIT_images``."""
     short = split.split("_")[0]
 
     def read_hub(release: Release) -> Questions:
@@ -106,7 +106,7 @@ def _by_id(table: HubTable) -> Pictures:
 
 
 def converted(text: str) -> str:
-    """What the official conversion hands to the scorer: full stops at the end go, then lower case; blanks stay.
+    """An answer as the official conversion writes it: without full stops at the end, in lower case. Blanks stay.
 
     Example:
         >>> converted("Yes.."), converted("white. ")
@@ -116,7 +116,7 @@ def converted(text: str) -> str:
 
 
 def unpunctuated(text: str) -> str:
-    """Lower case without ASCII punctuation, as lmms-eval compares; blanks stay.
+    """An answer as lmms-eval compares it: in lower case, without ASCII punctuation. Blanks stay.
 
     Example:
         >>> unpunctuated("T-Shirt!"), unpunctuated("no. ")
@@ -134,14 +134,14 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     correct = {row.id: float(said[row.id] == row.answers[0]) for row in rows}
     numbers: dict[str, float] = {}
     for kind in _KINDS:
-        numbers |= dict(sorted((str(name), value) for name, value in percent_by(rows, correct, kind).items()))
+        numbers |= dict(sorted(percent_by(rows, correct, kind).items()))
     numbers["distribution"] = distribution_distance(rows, said)
     note = "distribution (lower is better) depends on the set of questions: compare it on whole splits only"
     return mean_score("gqa", rule, "accuracy", correct, numbers, (note,))
 
 
 def num_steps(row: Row) -> int:
-    """Reasoning steps of a question: operations of its program but for those that only name or check existence."""
+    """Number of reasoning steps: operations of the program, except those that only name or check existence."""
     steps = (f"{step['operation']}: {step['argument']}" for step in row.extra["semantic"])
     return sum(not any(phrase in step for phrase in _NOT_A_STEP) for step in steps)
 
@@ -156,10 +156,11 @@ _KINDS: tuple[Callable[[Row], str], ...] = (
 
 
 def distribution_distance(rows: Sequence[Row], said: Mapping[str, str]) -> float:
-    r"""How unlike the answers given are to the right ones within groups of like questions; 0 is equal, no upper end.
+    r"""How much the given answers differ from the right ones within groups of similar questions; from 0 (equal) up.
 
-    Per global group :math:`\chi^2 = \sum_a (n_a - g_a)^2 / g_a` over its right answers a, with counts given and right;
-    mean over questions in groups, over 100. Answers that are never right in a group do not enter.
+    For each global group, :math:`\chi^2 = \sum_a (n_a - g_a)^2 / g_a` over its right answers a. Answer a was given
+    :math:`n_a` times and is right :math:`g_a` times. The result is the mean over all questions in groups, divided by
+    100. Answers that are never right in a group do not count.
 
     Args:
         rows: Questions; those without a global group are left out.

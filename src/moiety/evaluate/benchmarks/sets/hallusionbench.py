@@ -1,19 +1,19 @@
-"""HallusionBench: yes-or-no questions about figures, edited figures and nothing, to tell memory from sight.
+"""HallusionBench: the same yes-or-no question about a figure, about an edited figure, and without a figure.
 
-Guan et al. 2023 (2310.14566), `HallusionBench.json`, 1,129 questions. The official score asks a language model whether
-an answer is right; nothing is asked here:
+Guan et al. 2023 (2310.14566), `HallusionBench.json`, 1,129 questions. The questions show whether an answer comes from
+memory or from the figure. For the official score, a language model judges whether an answer is right. The rules here
+need no language model:
 
-- ``sound`` (default) reads yes or no by :func:`moiety.evaluate.statements.stated_word` and hands that verdict to the
-  official measures, unclear where it is neither. An unclear answer to a question without a figure counts as right, as
-  officially: no answer at all scores the share of those questions (15.8 % of the whole file).
-- ``official`` repeats the released MoIIE script: it compares each label, which the file stores as text, with a number,
-  so that every label is No and the score is the share of answers whose first word is no. ``first word`` among its
-  numbers is what it would give on the real labels. No answer scores 0 (the script itself stops there).
-- ``lmms_eval`` takes every text that contains ``yes`` for yes and any other for no: no answer scores the share of no.
-  It is published for the questions with a figure; here it scores what is asked.
+- ``sound`` (default) reads yes or no with :func:`moiety.evaluate.statements.stated_word` and computes the official
+  measures. Any other answer is unclear. As in the official rule, an unclear answer to a question without a figure
+  counts as right. So empty answers score the share of those questions (15.8 % of the whole file).
+- ``official`` repeats the released MoIIE script. The file stores each label as text, and the script compares it with a
+  number. So it reads every label as No, and the score is the share of answers whose first word is no. ``first word``
+  is the score that it would give with the real labels. An empty answer scores 0 here; the script itself stops.
+- ``lmms_eval`` reads every text that contains ``yes`` as yes and any other text as no. So empty answers score the share
+  of no among the labels. lmms-eval publishes it for questions with a figure; here it scores all questions asked.
 
-Where verdicts of a judge are at hand, :mod:`moiety.evaluate.benchmarks.rules.graded` makes the official numbers of
-them.
+If a judge has written its verdicts, :mod:`moiety.evaluate.benchmarks.rules.graded` computes the official numbers.
 
 Source:
     tianyi-lab/HallusionBench @ 744007c; AlenjandroWang/MoIIE @ c614868, ``hallusionbench_test.py``; lmms-eval @
@@ -61,7 +61,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of the hub's tables: those with a figure and those without one are two splits."""
+    """The questions of the tables from the Hugging Face Hub. Questions with and without a figure are two splits."""
     rows, names = [], dict[str, str]()
     for file, line, entry in table.rows():
         known = {key: value for key, value in entry.items() if key != "image" and not key.startswith("image#")}
@@ -90,12 +90,12 @@ def _kind(row: Row) -> str:
 
 
 def place_of(entry: Mapping[str, Any]) -> str:
-    """Id of a question: where it stands."""
+    """Id of a question: category, subcategory, set, figure and question, joined by ``/``."""
     return "/".join(str(entry[key]) for key in PLACE)
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """aAcc, qAcc, fAcc and, under ``sound``, every official rate; under ``official`` the accuracy of its script."""
+    """aAcc, qAcc and fAcc; under ``sound`` also all official rates; under ``official`` the accuracy of its script."""
     if rule == "official":
         return _released_score(rows, answers)
     if rule == "lmms_eval":
@@ -112,9 +112,9 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 
 
 def judged_by(rows: Sequence[Row], verdicts: Mapping[str, str | None]) -> list[Judged]:
-    """What a judge would say of answers that are plainly yes or no; None is unclear.
+    """The judgement of answers that were read as yes or no; None means unclear.
 
-    Two answers say the same if they are the same verdict, or both unclear.
+    Two answers say the same if both have the same verdict, or if both are unclear.
     """
     originals = {_question(row): verdicts[row.id] for row in rows if str(row.extra["figure_id"]) == "0"}
     judged = []
@@ -142,15 +142,17 @@ def _released_score(rows: Sequence[Row], answers: Mapping[str, str]) -> Benchmar
     words = {row.id: (answers[row.id].split() or [""])[0].lower().rstrip(".:,") for row in rows}
     recorded = {name: float(word == "no") for name, word in words.items()}
     right = sum(words[row.id] == row.answers[0] for row in rows)
-    note = "the released script records every label as no; `first word` is its rule on the real labels"
+    note = "the released script reads every label as no; `first word` is its rule with the real labels"
     numbers = {"first word": 100 * right / len(rows)}
     unread = sum(word not in ("yes", "no") for word in words.values())
     return mean_score("hallusionbench", "official", "accuracy", recorded, numbers, (note,), unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:
-    """What no answers score: questions without a figure under ``sound``, questions whose answer is no under
-    ``lmms_eval``, nothing under ``official``.
+    """Score of a model that never answers.
+
+    Under ``sound``, it is the share of questions without a figure; under ``lmms_eval``, the share of questions whose
+    answer is no; under ``official``, 0.
     """
     if rule == "official":
         return 0.0
@@ -159,12 +161,12 @@ def floor(rows: Sequence[Row], rule: str) -> float:
 
 
 def together(row: Row) -> Hashable:
-    """Questions of one set are about one figure and its edits."""
+    """Key of the questions that belong together: a set holds all questions about one figure and its edits."""
     return tuple(str(row.extra[key]) for key in ("category", "subcategory", "set_id"))
 
 
 def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
-    """The question file with ``model_prediction``, which the official tool takes to its judge."""
+    """The question file with ``model_prediction``; the official tool sends it to its judge."""
     write_document(path, [{**row.extra, "model_prediction": answers[row.id]} for row in rows])
 
 

@@ -1,11 +1,12 @@
-"""MathVista: mathematics that has to be seen.
+"""MathVista: questions of mathematics that need the picture.
 
-Lu et al. 2023 (2310.02255), testmini. The published score lets a language model take the answer out of the text first:
-:meth:`Benchmark.write_answers` makes the file for that. Nothing is asked here:
+Lu et al. 2023 (2310.02255), testmini. For the published score, a language model first extracts the answer from the
+text; :meth:`Benchmark.write_answers` makes the file for that. The rules here need no language model:
 
-- ``sound`` (default) reads the option, number or list at the end of the text; no answer scores 0.
-- ``official`` and ``lmms_eval`` take the whole text for the extracted answer and go on as the released code does, which
-  turns what it cannot read into the option nearest in letters: no answer scores what those options happen to give.
+- ``sound`` (default) reads the option, number or list at the end of the text. An empty answer scores 0.
+- ``official`` and ``lmms_eval`` use the whole text as the extracted answer and continue as the released code does. That
+  code replaces an answer that it cannot read by the option with the most similar spelling. So empty answers score as
+  much as these options give.
 
 Source:
     lupantech/MathVista as in OpenGVLab/InternVL @ 2410d1d, ``calculate_score.py``; lmms-eval @ 75571cf.
@@ -69,7 +70,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The problems of the hub's table."""
+    """The problems of the table from the Hugging Face Hub."""
     rows, names = [], dict[str, str]()
     for file, line, entry in table.rows():
         pid = str(entry_with(entry, {"pid": (int, str)}, f"{file}:{line}")["pid"])
@@ -96,7 +97,7 @@ def _row(pid: str, entry: Any, place: str, file: str) -> Row:
 
 
 def prompt_of(problem: Mapping[str, Any]) -> str:
-    """The official query without captions and recognised text: a hint at the form, the question, the options.
+    """The official prompt without captions and recognised text: a hint about the form, the question, the options.
 
     Example:
         >>> print(prompt_of({"question": "x?", "choices": ["1", "2"], "unit": None}))
@@ -118,21 +119,21 @@ def prompt_of(problem: Mapping[str, Any]) -> str:
 
 
 def wanted(row: Row) -> Wanted:
-    """What the problem wants."""
+    """What the rules must know about a problem: its answer, the form of the answer, and the options."""
     return Wanted(row.answers[0], row.extra["answer_type"], int(row.extra["precision"] or 0), row.choices)
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Accuracy in percent, also of multiple choice and of free form."""
+    """Accuracy in percent, over all problems and separately for multiple choice and free form."""
     correct = {row.id: float(RULES[rule](answers[row.id], wanted(row))) for row in rows}
-    numbers = {str(kind): value for kind, value in percent_by(rows, correct, lambda row: row.type).items()}
-    note = "read by rule; published scores let a language model take the answer out of the text"
+    numbers = percent_by(rows, correct, lambda row: row.type)
+    note = "answers are read by a rule; for published scores, a language model extracts them from the text"
     unread = sum(not is_read(answers[row.id], wanted(row)) for row in rows)
     return mean_score("mathvista", rule, "accuracy", correct, numbers, (note,), unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:
-    """What no answers score: nothing, but for the options that the released rules guess."""
+    """Score of a model that never answers: 0, or what the released rules give by guessing options."""
     return 100 * sum(RULES[rule]("", wanted(row)) for row in rows) / len(rows)
 
 

@@ -1,4 +1,4 @@
-"""MMBench: every question asked once for each rotation of its options; a hit is a question right in all of them."""
+"""MMBench: every question is asked once for each rotation of its options, and counts if all answers are right."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _AROUND = ("{}.", "{},", "{}:", "{})", "{}).", "({})", "({}).", ":{}", ":{},", "
 
 # -- questions and pictures --------------------------------------------------------------------------------------------
 def read(release: Release, split: str) -> Questions:
-    """Questions in the order of the table. A picture is named after the first row that holds it.
+    """Questions in the order of the table. The name of a picture is the index of the first row that holds it.
 
     Raises:
-        ValueError: an index is no whole number, or an answer none of the options.
+        ValueError: an index is not a whole number, or an answer is not one of the options.
     """
     edition, path = next(
         (edition, path) for edition in EDITIONS for path in [release.find(*_files(split, edition))] if path is not None
@@ -54,7 +54,7 @@ def read(release: Release, split: str) -> Questions:
 
 
 def read_hub(table: HubTable, edition: str) -> Questions:
-    """The questions of the hub's table, each with its own picture."""
+    """The questions of the table from the Hugging Face Hub, each with its own picture."""
     rows, names = [], dict[str, str]()
     for file, line, entry in table.rows():
         cells = {key.lower() if len(key) > 1 else key: "" if cell is None else str(cell) for key, cell in entry.items()}
@@ -75,7 +75,9 @@ def _row(cells: Mapping[str, str], picture: str, edition: str, file: str, line: 
     filled = {letter: cells[letter] for letter in OPTIONS if not _empty(cells.get(letter))}
     answer = "" if _empty(cells.get("answer")) else cells["answer"]
     if (answer and answer not in filled) or list(filled) != list(OPTIONS[: len(filled)]):
-        raise ValueError(f"{file}:{line}: answer {answer!r} and options {', '.join(filled)} do not fit each other")
+        raise ValueError(
+            f"{file}:{line}: answer {answer!r} does not fit the options {', '.join(filled)}; fetch the table again"
+        )
     hint = "" if _empty(cells.get("hint")) else f"{cells['hint']}\n"
     return asked(
         index,
@@ -94,12 +96,12 @@ def _row(cells: Mapping[str, str], picture: str, edition: str, file: str, line: 
 
 
 def _empty(cell: str | None) -> bool:
-    """An absent cell; tables of pandas write it as nan."""
+    """Whether a cell is empty; pandas writes an empty cell as nan."""
     return cell is None or cell.strip() in ("", "nan")
 
 
 def _picture_name(cells: Mapping[str, str]) -> str:
-    """The index of the row with the picture: a short cell names that row, an empty one means the first rotation's."""
+    """The index of the row with the picture. A short cell holds that index; an empty cell means the first rotation."""
     cell, index = cells.get("image", "").strip(), cells.get("index", "")
     if (cell and len(cell) > _SHORT_REFERENCE) or not index.isdecimal():
         return index
@@ -107,7 +109,7 @@ def _picture_name(cells: Mapping[str, str]) -> str:
 
 
 class TablePictures:
-    """Pictures in base64 in a table, by index; read once, decoded when asked for."""
+    """Pictures in base64 in a table, by index. The table is read once, and a picture is decoded when it is needed."""
 
     def __init__(self, path: Readable) -> None:
         self.path = path
@@ -122,23 +124,25 @@ class TablePictures:
         """The picture of the row with index `name`.
 
         Raises:
-            FileNotFoundError: that row has none.
-            ValueError: it is not base64 of a picture.
+            FileNotFoundError: that row has no picture.
+            ValueError: the cell is not the base64 of a picture.
         """
         if name not in self._cells:
-            raise FileNotFoundError(f"row {name} of {self.path} has no picture; fetch the table anew")
+            raise FileNotFoundError(f"row {name} of {self.path} has no picture; fetch the table again")
         try:
             content = base64.b64decode(self._cells[name], validate=True)
         except binascii.Error as error:
-            raise ValueError(f"picture of row {name} of {self.path} is not base64 ({error}); fetch it anew") from error
+            raise ValueError(f"picture of row {name} of {self.path} is not base64 ({error}); fetch it again") from error
         return decode(content, f"of row {name} of {self.path}")
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------
 def fast_letter(text: str, choices: Sequence[str]) -> str | None:
-    """The only word that is a letter A to E, else the only one of a form like ``X.`` or ``(X)``, else the only option.
+    """The letter that the fast rule of lmms-eval reads; None if it finds none.
 
-    A sentence of more than three words with the word A in it has no letter as a word: that may be the article.
+    It is the only word that is a letter from A to E; otherwise the only letter in a form like ``X.`` or ``(X)``;
+    otherwise the only option whose text occurs. In a sentence of more than three words with the word A, no letter is
+    read in the first step, because A may be the article.
 
     Source:
         EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/mmbench/mmbench_evals.py``, from a description of its rule.
@@ -162,7 +166,7 @@ def fast_letter(text: str, choices: Sequence[str]) -> str | None:
 
 
 def static_letter(text: str, choices: Sequence[str]) -> str | None:
-    """:func:`fast_letter`; where it finds nothing, :func:`~moiety.evaluate.benchmarks.rules.letters.weighed_letter`."""
+    """:func:`fast_letter`, or :func:`~moiety.evaluate.benchmarks.rules.letters.weighed_letter` if it finds none."""
     return fast_letter(text, choices) or weighed_letter(text, OPTIONS[: len(choices)]) or None
 
 
@@ -170,11 +174,12 @@ RULES = {"sound": stated_letter, "lmms_eval": static_letter}
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Share of questions right in every rotation (the headline), per category; ``single pass`` counts rotation 0 alone.
+    """Share of questions that are right in every rotation (the headline), also per category.
 
-    ``sound`` is :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`, ``lmms_eval`` :func:`static_letter`.
-    The benchmark's own server asks a language model where its fast rule finds nothing, so its numbers can differ: there
-    is no rule ``official``; hand in the answers file. Silence scores 0.
+    ``single pass`` counts only rotation 0. Rule ``sound`` is
+    :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`; rule ``lmms_eval`` is :func:`static_letter`. There
+    is no rule ``official``: if the fast rule finds no letter, the server of the benchmark asks a language model. For
+    its numbers, send the answer file to the server. An empty answer scores 0.
 
     Raises:
         ValueError: a question has no answer in the table.
@@ -182,8 +187,8 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     hidden = [row.id for row in rows if not row.extra["answer"]]
     if hidden:
         raise ValueError(
-            f"mmbench: {len(hidden)} questions have no answer in the table, first {hidden[0]!r}; write the answers "
-            "file and hand it in"
+            f"mmbench: {len(hidden)} questions have no answer in the table, first {hidden[0]!r}; write the "
+            "answer file and send it to the server of the benchmark"
         )
     read_as = RULES[rule]
     correct = {row.id: float(read_as(answers[row.id], row.choices) == row.extra["answer"]) for row in rows}
@@ -196,15 +201,13 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     marks = np.array([hits.get(row.id, 0.0) for row in rows])
 
     def hit_rate(weights: NDArray[np.float64]) -> float:
-        drawn = weights * is_first  # the rows of one question are drawn together: its first row stands for it
+        drawn = weights * is_first  # all rows of a question are drawn together, so its first row is enough
         return 100 * float(drawn @ marks / drawn.sum())
 
     headline = ("circular accuracy", hit_rate(np.ones(len(rows))))
     base = [correct[row.id] for row in rows if row.extra["index"] < ROUND]
     numbers = dict([headline]) | ({"single pass": 100 * float(np.mean(base))} if base else {})
-    numbers |= {
-        str(name): value for name, value in percent_by(firsts, hits, lambda row: row.extra["l2-category"]).items()
-    }
+    numbers |= percent_by(firsts, hits, lambda row: row.extra["l2-category"])
     numbers |= {
         f"- {name}": value for name, value in percent_by(firsts, hits, lambda row: row.extra["category"]).items()
     }
@@ -221,7 +224,7 @@ def _question(row: Row) -> int:
 
 
 def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
-    """The sheet that the server takes: index, question, A to D, prediction, as ``.xlsx``.
+    """The ``.xlsx`` sheet for the server: index, question, A to D, prediction.
 
     Source:
         The columns of AlenjandroWang/MoIIE @ c614868, ``convert_mmbench_for_submission.py``.
@@ -240,9 +243,7 @@ def _benchmark(name: str, title: str, split: str, scored: bool) -> Benchmark:
         name,
         title,
         (
-            Layout(
-                SITE, (tables,), questions, f"{tables[0]}, {tables[1]}, {tables[3]}, or their Chinese sisters (cn, CN)"
-            ),
+            Layout(SITE, (tables,), questions, f"{tables[0]}, {tables[1]}, {tables[3]}, or the Chinese ones (cn, CN)"),
             Layout(LLAVA, (tables,), questions, f"{tables[0]} or {_files(split, 'Chinese')[0]}"),
             hub_layout(split, partial(read_hub, edition=""), "!en"),
             hub_layout(split, partial(read_hub, edition="Chinese"), "!cn"),

@@ -1,4 +1,7 @@
-"""MME: two questions for each picture, one true and one false; both must be right for the second half of the points."""
+"""MME: two questions for each picture, one with answer yes and one with answer no.
+
+Half of the points are for single answers. The other half are for pictures with two right answers.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,12 @@ REQUEST = "Please answer yes or no."
 
 
 def read(release: Release) -> Questions:
-    """The tasks that are there, perception first. Ids are ``task/picture/1`` and ``.../2``.
+    """The tasks that are there, first those of perception. Ids are ``task/picture/1`` and ``.../2``.
 
-    The published request for yes or no gives way to that for a short answer, as the LLaVA line asks.
+    The published request for yes or no is replaced by the request of LLaVA for a short answer.
 
     Raises:
-        ValueError: a line has not its columns, or a picture not one true and one false question.
+        ValueError: a line does not have its columns, or a picture does not have one question of each answer.
     """
     pictures = _Pictures(release)
     rows: list[Row] = []
@@ -46,7 +49,7 @@ def read(release: Release) -> Questions:
 
 
 def _of_table(path: Readable, task: str) -> list[Row]:
-    """A task in one file: picture, question, answer; a column behind them is what a model said to it."""
+    """A task in one file with columns picture, question, answer. A fourth column holds the answer of a model."""
     lines = []
     for line, text in enumerate(text_of(path).split("\n"), start=1):
         if not text.strip():
@@ -59,7 +62,7 @@ def _of_table(path: Readable, task: str) -> list[Row]:
 
 
 def _of_release(release: Release, task: str, pictures: _Pictures) -> list[Row]:
-    """A task as the release keeps it: a file of questions beside each picture, or in ``questions_answers_YN``."""
+    """A task as in the release: a file of questions for each picture, beside it or in ``questions_answers_YN``."""
     lines = []
     for path in release.all(f"{task}/questions_answers_YN/*.txt") or release.all(f"{task}/*.txt"):
         picture = pictures.of_stem(task, path.name.split(".txt")[0])
@@ -73,7 +76,7 @@ def _of_release(release: Release, task: str, pictures: _Pictures) -> list[Row]:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of the hub's table; pictures have the names that they have elsewhere."""
+    """The questions of the table from the Hugging Face Hub. Pictures have the same names as in the other layouts."""
     of_task: dict[str, list[tuple[str, int, str, str, str]]] = {task: [] for task in TASKS}
     names: dict[str, str] = {}
     for file, line, entry in table.rows():
@@ -90,7 +93,7 @@ def read_hub(table: HubTable) -> Questions:
 
 
 def _asked(task: str, lines: Sequence[tuple[str, int, str, str, str]]) -> list[Row]:
-    """The questions of a task, from file, line, picture, question and answer of each."""
+    """The questions of a task. Each line holds file, line number, picture, question and answer."""
     rows: list[Row] = []
     asked_of: Counter[str] = Counter()
     for file, line, picture, question, answer in lines:
@@ -104,7 +107,10 @@ def _asked(task: str, lines: Sequence[tuple[str, int, str, str, str]]) -> list[R
     uneven = [name for name, labels in _labels_of(rows).items() if sorted(labels) != ["no", "yes"]]
     if uneven:
         where = lines[0][0]
-        raise ValueError(f"{where}: {len(uneven)} pictures have not one Yes and one No question, first {uneven[0]!r}")
+        raise ValueError(
+            f"{where}: {len(uneven)} pictures do not have one Yes and one No question, first {uneven[0]!r}; "
+            "fetch the files again"
+        )
     return rows
 
 
@@ -117,10 +123,11 @@ def _labels_of(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 # -- rules -------------------------------------------------------------------------------------------------------------
 def official_reading(text: str) -> str | None:
-    """Yes or no among the first four characters, yes first; None: neither.
+    """Yes or no, if it occurs in the first four characters; None if neither does. Yes is looked for first.
 
-    The tool keeps answers in lines with columns: of an answer with a line break it sees the first line only. One with
-    a tab it drops, after which all later pairs are shifted; here such an answer is wrong and shifts nothing.
+    The official tool keeps each answer on one line with columns. So it reads only the first line of an answer. It drops
+    an answer with a tab, and then all later pairs of answers are shifted. Here such an answer is wrong, and no pair is
+    shifted.
 
     Example:
         >>> [official_reading(text) for text in ("Yes.", "Know", "Unknown", "The answer is yes", "No\\tnot")]
@@ -131,7 +138,7 @@ def official_reading(text: str) -> str | None:
 
 
 def lmms_reading(text: str) -> str | None:
-    """The same without blanks at the ends and full stops; ``y`` and ``n`` alone will do.
+    """Like :func:`official_reading`, but without blanks at the ends and full stops; ``y`` and ``n`` alone count too.
 
     Example:
         >>> [lmms_reading(text) for text in ("\\n N.", "y", "y es")]
@@ -153,10 +160,12 @@ RULES: Mapping[str, Callable[[str], str | None]] = {
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Points: per task 100 for accuracy and 100 for pictures with both answers right; sums over 10 and 4 tasks.
+    """Points. Each task gives up to 100 for accuracy and up to 100 for pictures with two right answers.
 
-    Perception is 0..2000 and the headline, cognition 0..800; a sum of which no task was asked is left out. ``sound`` is
-    :func:`moiety.evaluate.statements.stated_word`, ``lmms_eval`` :func:`lmms_reading`. Silence scores 0 under each.
+    Perception, the headline, is the sum over 10 tasks, 0..2000. Cognition is the sum over 4 tasks, 0..800. A sum is
+    left out if none of its tasks was asked. Rule ``official`` is :func:`official_reading`, ``sound`` is
+    :func:`moiety.evaluate.statements.stated_word`, and ``lmms_eval`` is :func:`lmms_reading`. An empty answer scores 0
+    under each of them.
 
     Source:
         MME evaluation tool, as in AlenjandroWang/MoIIE @ c614868, ``eval/mme/calculation_mme.py``; lmms-eval @ 75571cf.
@@ -171,7 +180,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 
     def points(task: str, weights: NDArray[np.float64]) -> float:
         drawn = weights * of[task]
-        # every picture has two questions: a mean over questions of "both right" is the mean over pictures
+        # every picture has two questions, so the mean of "both right" over questions is the mean over pictures
         return 100 * float(drawn @ (right + both) / drawn.sum()) if drawn.any() else 0.0
 
     ones = np.ones(len(rows))
@@ -186,14 +195,14 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 
     numbers = summed | each
     absent = [task for task in TASKS if task not in each]
-    notes = (f"sums lack {', '.join(absent)}: not asked",) if absent else ()
+    notes = (f"the sums do not contain {', '.join(absent)}, which were not asked",) if absent else ()
     correct = {row.id: float(mark) for row, mark in zip(rows, right, strict=True)}
     unread = said.count(None)
     return BenchmarkScore("mme", rule, headline, numbers, len(rows), correct, notes, statistic=first_sum, unread=unread)
 
 
 class _Pictures:
-    """``task/picture`` below the folder of a task or its ``images``: the release keeps tasks in both ways."""
+    """Pictures by the name ``task/picture``. The release has them in the folder of a task or in its ``images``."""
 
     def __init__(self, release: Release) -> None:
         self.release = release
@@ -207,7 +216,7 @@ class _Pictures:
         return self.inner[self._place(name)]
 
     def of_stem(self, task: str, stem: str) -> str:
-        """The picture of a file of questions, with the ending that it has; ``.jpg`` where it is not there."""
+        """The name of the picture that belongs to a file of questions; it ends in ``.jpg`` if there is no picture."""
         names = [f"{stem}{ending}" for ending in (".jpg", ".png", ".jpeg")]
         return next((name for name in names if f"{task}/{name}" in self), names[0])
 

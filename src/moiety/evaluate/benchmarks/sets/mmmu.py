@@ -1,4 +1,4 @@
-"""MMMU val: nine hundred questions of thirty college subjects, nearly all with options."""
+"""MMMU val: nine hundred questions from thirty college subjects. Nearly all of them have options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moiety.evaluate.benchmarks.files.layouts import SITE, Layout, Questions, hu
 from moiety.evaluate.benchmarks.files.parquet import HubTable
 from moiety.evaluate.benchmarks.files.release import Release
 from moiety.evaluate.benchmarks.rules.letters import LETTER_REQUEST, stated_letter
-from moiety.evaluate.benchmarks.rules.open_answers import as_number, kept_tails, numbers_in
+from moiety.evaluate.benchmarks.rules.open_answers import any_agrees, as_number, between_blanks, kept_tails, numbers_in
 from moiety.evaluate.benchmarks.rules.yes_no import SHORT_ANSWER
 from moiety.evaluate.scorers import LETTERS
 from moiety.evaluate.wrappers import answer_parts
@@ -47,11 +47,13 @@ _MARKERS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer 
 
 # -- questions ---------------------------------------------------------------------------------------------------------
 def read(release: Release) -> Questions:
-    """The subjects that are there, in the order of the domains; pictures stand where the text shows them first.
+    """The questions of all subjects that are there, in the order of the domains.
+
+    Each picture stands where the text mentions it first.
 
     Raises:
         ImportError: pyarrow is not installed.
-        ValueError: a question with options has less than two.
+        ValueError: a question with options has fewer than two options.
     """
     tables = {subject: hub_table(release, _SPLIT, f"!{subject}") for subject in SUBJECTS}
     files = {
@@ -64,7 +66,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of a table, of one subject or of many: the id of a question names its subject."""
+    """The questions of a table with one or more subjects. The id of a question names its subject."""
     return Questions([_row(entry, file, line) for file, line, entry in table.rows()], table.pictures)
 
 
@@ -74,10 +76,10 @@ def _row(entry: Mapping[str, Any], file: str, line: int) -> Row:
     named = _SUBJECT_OF_ID.fullmatch(entry["id"])
     subject = named.group(1) if named else ""
     if subject not in SUBJECTS:
-        raise ValueError(f"{where}, {entry['id']!r:.40}, is of no subject of MMMU; ids look like {_SPLIT}_Art_1")
+        raise ValueError(f"{where}, {entry['id']!r:.40}, names no subject of MMMU; ids look like {_SPLIT}_Art_1")
     options = _listed(entry["options"], where)
     if entry["question_type"] == CHOICE and len(options) < 2:
-        raise ValueError(f"{where}, {entry['id']!r}, has {len(options)} options; fetch the file anew")
+        raise ValueError(f"{where}, {entry['id']!r}, has {len(options)} options; fetch the file again")
     if entry["question_type"] == CHOICE:
         shown = "\n".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
         prompt = f"{entry['question']}\n\n{shown}\n\n{LETTER_REQUEST}"
@@ -99,9 +101,10 @@ def _row(entry: Mapping[str, Any], file: str, line: int) -> Row:
 
 
 def in_place(prompt: str, pictures: Sequence[str]) -> tuple[str, list[str]]:
-    """A prompt with a mark of a picture at its first mention, and the pictures in that order.
+    """A prompt with an image mark where it first mentions each picture, and the pictures in that order.
 
-    Pictures that are mentioned nowhere come first; a further mention, or one of a picture there is not, stays as words.
+    Pictures without a mention come first. A second mention stays as words, and so does the mention of a picture that
+    does not exist.
 
     Example:
         >>> in_place("Is <image 2> like <image 1>? See <image 2>.", ["image_1", "image_2", "image_3"])
@@ -124,23 +127,26 @@ def in_place(prompt: str, pictures: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _listed(value: Any, place: str) -> list[str]:
-    """A list, or the text of one as Python writes it.
+    """A list, read from a list or from its text in Python.
 
     Raises:
-        ValueError: the text is no list.
+        ValueError: the text is not a list.
     """
     try:
         parts = ast.literal_eval(value) if isinstance(value, str) else value
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         parts = None
     if not isinstance(parts, list):
-        raise ValueError(f"{place}: expected a list, got {value!r:.60}; fetch the file anew")
+        raise ValueError(f"{place}: expected a list, got {value!r:.60}; fetch the file again")
     return [str(part) for part in parts]
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------
 def official_letter(text: str, choices: Sequence[str]) -> str | None:
-    """``(X)``, else X between blanks, else (more than five words) an option's words; the last of several; None: none.
+    """The letter that the released code reads; None if it finds none.
+
+    It is ``(X)``; otherwise X between blanks; otherwise, in a text of more than five words, the option whose text
+    occurs. If there are several, the last one counts.
 
     Source:
         AlenjandroWang/MoIIE @ c614868, ``bunny/eval/model_vqa_mmmu.py``, which draws an option where this gives None.
@@ -150,7 +156,7 @@ def official_letter(text: str, choices: Sequence[str]) -> str | None:
         >>> [official_letter(text, ["apple", "pear"]) for text in said]
         ['B', 'B', None, None, 'B']
     """
-    padded = _padded(text)
+    padded = between_blanks(text)
     letters = LETTERS[: len(choices)]
     for form in ("({})", " {} "):
         places = {letter: padded.rfind(form.format(letter)) for letter in letters if form.format(letter) in padded}
@@ -160,9 +166,11 @@ def official_letter(text: str, choices: Sequence[str]) -> str | None:
 
 
 def lmms_letter(text: str, choices: Sequence[str]) -> str | None:
-    """The same, but the second step needs no blank before the letter and a third takes ``X.``.
+    """The letter that lmms-eval reads; None if it finds none.
 
-    Several letters of the second step are told apart by their last place between blanks; the first wins a tie.
+    It differs from :func:`official_letter` in two ways. The second step needs no blank before the letter, and a further
+    step accepts ``X.``. If the second step finds several letters, the one that stands last between blanks counts. If
+    none stands between blanks, the first letter counts.
 
     Source:
         EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/_task_utils/mmmu_mcq_utils.py``.
@@ -171,19 +179,13 @@ def lmms_letter(text: str, choices: Sequence[str]) -> str | None:
         >>> [lmms_letter(text, ["apple", "pear"]) for text in ("Answer:B", "B. pear", "DNA test or B", "b")]
         ['B', 'B', 'B', None]
     """
-    padded = _padded(text)
+    padded = between_blanks(text)
     letters = LETTERS[: len(choices)]
     for form, place in (("({})", "({})"), ("{} ", " {} "), ("{}.", " {}.")):
         found = [letter for letter in letters if form.format(letter) in padded]
         if found:
             return max(found, key=lambda letter: padded.rfind(place.format(letter)))
     return _by_words(padded, choices)
-
-
-def _padded(text: str) -> str:
-    for sign in ",.!?;:'":
-        text = text.strip(sign)
-    return f" {text} "
 
 
 def _by_words(padded: str, choices: Sequence[str]) -> str | None:
@@ -199,7 +201,9 @@ def _by_words(padded: str, choices: Sequence[str]) -> str | None:
 
 
 def open_candidates(text: str) -> list[float | str]:
-    """What a free answer may mean: numbers to two decimals and small texts; a lone character with a blank on a side.
+    """What a free answer may mean: numbers with two decimals, and texts in lower case.
+
+    A single character gets a blank before or after it, so that it is not found inside words.
 
     Example:
         >>> open_candidates("So the result is 0.3"), open_candidates("It could be C")
@@ -220,27 +224,21 @@ def _normal(text: str) -> list[float | str]:
 
 
 def is_open_right(text: str, gold: Sequence[str]) -> bool:
-    """A candidate number equals a gold number, or a gold text occurs in a candidate text.
+    """Whether a number of the answer is equal to a right number, or a text of the answer contains a right text.
 
     Source:
-        AlenjandroWang/MoIIE @ c614868, ``eval/mmmu/eval_mmmu.py``. lmms-eval @ 75571cf tests single characters, so that
-        no open question can be right there; that is not repeated.
+        AlenjandroWang/MoIIE @ c614868, ``eval/mmmu/eval_mmmu.py``. lmms-eval @ 75571cf compares single characters, so
+        that no open answer can be right; this is not repeated here.
     """
     wanted = [value for answer in gold for value in _normal(answer)]
-    for candidate in open_candidates(text):
-        if isinstance(candidate, str):
-            if any(isinstance(value, str) and value in candidate for value in wanted):
-                return True
-        elif candidate in wanted:
-            return True
-    return False
+    return any_agrees(open_candidates(text), wanted)
 
 
 LETTER_RULES = {"sound": stated_letter, "official": official_letter, "lmms_eval": lmms_letter}
 
 
 def mark(row: Row, text: str, rule: str) -> float:
-    """Share of a question that is right: 0 or 1, and 1 / n where the released scorer draws one of n options."""
+    """Mark of an answer: 0 or 1; if the released scorer would draw one of n options, 1 / n."""
     if row.extra["question_type"] != CHOICE:
         said = [text, *(part.text for part in answer_parts(text)[:1] if rule == "sound")]
         return float(any(is_open_right(one, row.answers) for one in said))
@@ -253,7 +251,7 @@ def mark(row: Row, text: str, rule: str) -> float:
 
 
 def is_read(row: Row, text: str, rule: str) -> bool:
-    """Whether a rule finds an option in a text; a free answer is read where there is one."""
+    """Whether a rule finds an option in a text. For a question without options, any text counts as read."""
     if row.extra["question_type"] != CHOICE:
         return bool(text.strip())
     letter = text if rule == "parsed" else LETTER_RULES[rule](text, row.choices)
@@ -263,29 +261,28 @@ def is_read(row: Row, text: str, rule: str) -> bool:
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
     """Accuracy over all questions, per domain and per subject, in percent.
 
-    - ``sound``: :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`, nothing is guessed.
-    - ``official``: :func:`official_letter`. Where the source draws an option at random its expected mark is given, so
-      that the score is what the source gives in the mean: silence scores one over the number of options.
-    - ``lmms_eval``: :func:`lmms_letter`, drawn options likewise.
-    - ``parsed``: answers are letters already, as ``eval_mmmu.py`` takes them; ``B.`` is wrong.
+    - ``sound``: :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`. Nothing is guessed.
+    - ``official``: :func:`official_letter`. If it finds no letter, the source draws one of n options at random. Here
+      such an answer scores 1 / n, the mean of these draws.
+    - ``lmms_eval``: :func:`lmms_letter`, and 1 / n in the same way.
+    - ``parsed``: answers are letters already, as ``eval_mmmu.py`` expects them; ``B.`` is wrong.
 
-    Open questions: :func:`is_open_right` under every rule, ``sound`` also without thinking and wrappers.
+    Open questions are scored by :func:`is_open_right` under every rule; ``sound`` first removes thinking and wrappers.
     """
     correct = {row.id: mark(row, answers[row.id], rule) for row in rows}
     domain_of = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
-    means = {
+    numbers = {
         **percent_by(rows, correct, lambda row: f"Overall-{domain_of[row.extra['subject']]}"),
         **percent_by(rows, correct, lambda row: row.extra["subject"]),
     }
     drawn = sum(0 < value < 1 for value in correct.values())
-    notes = (f"{drawn} answers name no option and count as one drawn at random",) if drawn else ()
-    numbers = {str(key): value for key, value in means.items()}
+    notes = (f"{drawn} answers name no option and count as options drawn at random",) if drawn else ()
     unread = sum(not is_read(row, answers[row.id], rule) for row in rows)
     return mean_score("mmmu", rule, "accuracy", correct, numbers, notes, unread)
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:
-    """Silence scores 0, under ``official`` and ``lmms_eval`` what drawing options scores."""
+    """Score of a model that never answers: 0; under ``official`` and ``lmms_eval``, the score of random options."""
     if rule in ("sound", "parsed"):
         return 0.0
     shares = [1 / len(row.choices) if row.extra["question_type"] == CHOICE else 0.0 for row in rows]

@@ -1,7 +1,7 @@
-"""MM-Vet: 218 open questions, graded by a language model elsewhere; here its questions and the file for its grader.
+"""MM-Vet: 218 open questions, graded by a language model. moiety asks them and writes the file for that grader.
 
-Yu et al. 2023 (2308.02490). Grades are 0, 0.1, ..., 1 an answer; there is no rule without the grader, so none is
-offered. What the grader gives back is scored by :mod:`moiety.evaluate.benchmarks.rules.graded`.
+Yu et al. 2023 (2308.02490). The grader gives each answer 0, 0.1, ..., or 1. moiety has no rule that replaces it.
+:mod:`moiety.evaluate.benchmarks.rules.graded` computes the score from the grades.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read(release: Release) -> Questions:
 
 
 def read_llava(release: Release) -> Questions:
-    """The questions of the LLaVA line's list, which are the same; it has no capabilities."""
+    """The same questions from the list of LLaVA, which does not name their capabilities."""
     path = release.one(*LLAVA_QUESTIONS)
     lines = ((line, entry_with(entry, _LLAVA_ENTRY, f"{path}:{line}")) for line, entry in read_lines(path))
     rows = [
@@ -52,7 +52,7 @@ def read_llava(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of the hub's table."""
+    """The questions of the table from the Hugging Face Hub."""
     rows = []
     for file, line, entry in table.rows():
         entry = entry_with(entry, {"question_id": (int, str), "question": str, "answer": str}, f"{file}:{line}")
@@ -66,7 +66,7 @@ def read_hub(table: HubTable) -> Questions:
 
 
 def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
-    """The object of answers by question that the grader reads."""
+    """The file for the grader: a JSON object of question id -> answer."""
     write_document(path, {row.id: answers[row.id] for row in rows})
 
 

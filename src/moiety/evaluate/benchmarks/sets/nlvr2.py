@@ -1,16 +1,16 @@
-"""NLVR2: is a sentence true of two photos?
+"""NLVR2: questions whether a sentence is true of two photos.
 
-Suhr et al. 2019 (1811.00491), development set. No project prescribes a prompt for it; ours is :data:`PROMPT`.
+Suhr et al. 2019 (1811.00491), development set. No project prescribes a prompt; moiety uses :data:`PROMPT`.
 
-- ``sound`` (default): true or yes, false or no as :func:`moiety.evaluate.statements.stated_word` reads it; anything
-  else is wrong.
-- ``official``: the text equals the label but for case and blanks at its end.
+- ``sound`` (default): true or yes, and false or no, as :func:`moiety.evaluate.statements.stated_word` reads them. Any
+  other answer is wrong.
+- ``official``: the text is equal to the label, except for case and blanks at its end.
 
-No answer scores 0 under both.
+An empty answer scores 0 under both rules.
 
 Source:
-    clic-lab/nlvr @ 3afe9e5, ``nlvr2/eval/metrics.py``; consistency counts sentences right over all their pairs, grouped
-    as there by the identifier without its third part.
+    clic-lab/nlvr @ 3afe9e5, ``nlvr2/eval/metrics.py``. Consistency is the share of sentences that are right for all
+    their pairs of photos. As there, sentences are grouped by the identifier without its third part.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from moiety.evaluate.statements import stated_word
 from moiety.vlm.rows import Row
 
 SPLITS = ("dev", "test1", "balanced_dev", "balanced_test1", "unbalanced_dev", "unbalanced_test1")
-"""Those with public labels, the benchmark itself first."""
+"""Splits with public labels. The first is the benchmark itself."""
 _SIDES = (("left_image", "image_0"), ("right_image", "image_1"))
 PROMPT = "{sentence}\nIs this true of the left and the right image? Answer with True or False."
 _WORDS = {"true": "true", "yes": "true", "false": "false", "no": "false"}
 
 
 def stated_truth(text: str, label: str) -> bool:
-    """Whether what the text states is what the label says.
+    """Whether the text states the same as the label.
 
     Example:
         >>> stated_truth("Yes, it is.", "True"), stated_truth("untrue", "True"), stated_truth("Answer: no.", "False")
@@ -46,7 +46,7 @@ def stated_truth(text: str, label: str) -> bool:
 
 
 def same_but_for_case(text: str, label: str) -> bool:
-    """The released comparison; a blank in front is wrong, one behind is not.
+    """The released comparison. A blank before the word makes it wrong; a blank after it does not.
 
     Example:
         >>> same_but_for_case("TRUE ", "True"), same_but_for_case(" True", "True")
@@ -59,7 +59,7 @@ RULES: Mapping[str, Callable[[str, str], bool]] = {"sound": stated_truth, "offic
 
 
 def read(release: Release) -> Questions:
-    """The sentences of the development set, each with the left and the right picture; without it another split's."""
+    """The sentences of the first split in :data:`SPLITS` that is there, each with its left and right picture."""
     split, path = next((split, path) for split in SPLITS for path in [release.find(*_files(split))] if path is not None)
     rows = []
     for line, entry in read_entries(path):
@@ -71,7 +71,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The sentences of a hub's table, with both pictures inside."""
+    """The sentences of a table from the Hugging Face Hub, which holds both pictures."""
     rows = []
     for file, line, entry in table.rows():
         shown = entry.get("images") or [entry.get(left) or entry.get(right) for left, right in _SIDES]
@@ -91,7 +91,8 @@ def _row(entry: Mapping[str, Any], pictures: Sequence[str], split: str, file: st
     name, label = entry["identifier"], entry["label"].capitalize()
     if label not in ("True", "False") or name.count("-") != 3:
         raise ValueError(
-            f"{file}:{line}: label {label!r} of {name!r}; expected True or False, of split-number-pair-number"
+            f"{file}:{line}: got label {label!r} and identifier {name!r}; expected True or False, and an identifier of "
+            "the form split-number-pair-number"
         )
     prompt = PROMPT.format(sentence=entry["sentence"])
     return asked(name, prompt, pictures, answers=[label], extra={"split": split}, file=file, line=line)
@@ -104,7 +105,7 @@ def _files(split: str) -> tuple[str, ...]:
 
 
 def sentence_of(row: Row) -> Hashable:
-    """The identifier without its third part, the pair of pictures."""
+    """The identifier without its third part, which numbers the pair of pictures."""
     split, sentence, _, number = row.id.split("-")
     return split, sentence, number
 

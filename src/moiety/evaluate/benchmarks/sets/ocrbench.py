@@ -1,11 +1,11 @@
 """OCRBench: reading text in pictures, 1,000 questions of ten kinds.
 
-Liu et al. 2023 (2305.07895). One rule, that of lmms-eval: an answer is right if a label stands anywhere in it. The
-score is the number of points; no answer scores 0.
+Liu et al. 2023 (2305.07895). The only rule is that of lmms-eval: an answer is right if it contains a label. The score
+is the number of right answers (points). An empty answer scores 0.
 
 Source:
-    EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/ocrbench/utils.py``, whose value is points over 1,000 whatever was
-    asked.
+    EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/ocrbench/utils.py``. It divides the points by 1,000, even if fewer
+    questions were asked.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 
 
 def read(release: Release) -> Questions:
-    """The questions in the order of the file; ids are their places, from 0."""
+    """The questions in the order of the file. Ids are their places in it, from 0."""
     path = release.one(*QUESTIONS)
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path)):
@@ -44,7 +44,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of the hub's table, whose keys have other names; ids are its lines, from 0."""
+    """The questions of the table from the Hugging Face Hub, which has other keys. Ids are its lines, from 0."""
     rows = []
     for number, (file, _, entry) in enumerate(table.rows()):
         renamed = {
@@ -65,7 +65,7 @@ def _row(number: int, entry: Mapping[str, Any], picture: str, file: str) -> Row:
 
 
 def contains_label(text: str, labels: Sequence[str], formula: bool) -> bool:
-    r"""Whether any label stands in the text: formulas without any blank, all else on one line in lower case.
+    r"""Whether a text contains a label. Formulas are compared without blanks, other text on one line in lower case.
 
     Example:
         >>> contains_label("x ^ 2", ["x^2"], formula=True), contains_label("It says ＥＸＩＴ.", ["Exit"], formula=False)
@@ -88,7 +88,7 @@ def _mark(row: Row, text: str) -> float:
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Points, one for each right answer; also in percent and by kind of question."""
+    """Points, one for each right answer; also accuracy in percent, and points for each kind of question."""
     marks = np.array([_mark(row, answers[row.id]) for row in rows])
 
     def points(weights: NDArray[np.float64]) -> float:

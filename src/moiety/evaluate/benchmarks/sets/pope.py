@@ -1,4 +1,4 @@
-"""POPE: is there such a thing in the picture? Half the questions name an object that is not there."""
+"""POPE: questions whether an object is in the picture. Half of them name an object that is not there."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ _QUESTION: Mapping[str, Kinds] = {"question_id": (int, str), "image": str, "text
 
 
 def read(release: Release) -> Questions:
-    """Questions with labels, in the order of the files: those of one data set, COCO before all others.
+    """Questions with labels, in the order of the files. They belong to one data set: COCO, if its files are there.
 
-    Without a file of questions ids are ``category/number``. With one its ids and prompts are taken and each of its
-    lines is joined with the label of the same category, picture and question: the official script pairs by line, which
-    is a silent error where the two files are of different versions.
+    Without a file of questions, ids are ``category/number``. With one, its ids and prompts are used, and each of its
+    lines is joined with the label of the same category, picture and question. The official script joins by line number
+    instead, which gives wrong labels without an error if the two files are of different versions.
 
     Raises:
         ValueError: questions and labels do not join one to one, or a label is neither yes nor no.
@@ -44,12 +44,12 @@ def read(release: Release) -> Questions:
     asked_from = release.find(*QUESTION_FILES) if world == WORLDS[0] else None
     rows = labelled if asked_from is None else _joined(labelled, asked_from, release.folder)
     others = ", ".join(worlds[1:])
-    notes = (f"asked on {world} alone; {others} lies there, too: give it a folder of its own",) if others else ()
+    notes = (f"only {world} is asked; to ask {others}, put it into another folder",) if others else ()
     return Questions(rows, beside(release, *PICTURES), notes=notes)
 
 
 def _worlds(release: Release) -> list[str]:
-    """Data sets of which there are labels, the known ones first."""
+    """Data sets that have labels here; known data sets come first."""
     names = {file.name.lower().split("_pope_")[0] for file in release.all(LABELS)}
     return [world for world in WORLDS if world in names] + sorted(names - set(WORLDS))
 
@@ -63,7 +63,7 @@ def _labelled(release: Release, world: str, category: str) -> list[Row]:
 
 
 def _joined(labelled: Sequence[Row], path: Readable, folder: Path) -> list[Row]:
-    """The questions of a file of the LLaVA line, in the categories of which there are both questions and labels."""
+    """The questions of a LLaVA question file, for the categories that have both questions and labels."""
     entries = [(line, entry_with(entry, _QUESTION, f"{path}:{line}")) for line, entry in read_lines(path)]
     both = {row.type for row in labelled} & {entry["category"] for _, entry in entries}
     by_question = {(row.type, row.images, _bare(row.turns[0].text)): row for row in labelled if row.type in both}
@@ -88,7 +88,7 @@ def _joined(labelled: Sequence[Row], path: Readable, folder: Path) -> list[Row]:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """Questions of the hub's table; pictures have the names that they have elsewhere."""
+    """Questions of the table from the Hugging Face Hub. Pictures have the same names as in the other layouts."""
     rows, names = [], dict[str, str]()
     for file, line, entry in table.rows():
         entry = entry_with(entry, {"question_id": (int, str), "question": str, "answer": str}, f"{file}:{line}")
@@ -118,21 +118,21 @@ def _row(entry: Mapping[str, Any], world: str, category: str, path: str, line: i
 
 
 def _bare(text: str) -> str:
-    """The question alone: without mark of the picture and request for a short answer."""
+    """The question without the image mark and without the request for a short answer."""
     return text.replace("<image>", "").replace(SHORT_ANSWER, "").strip()
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Accuracy, precision, recall, F1 and share of yes per category; the headline is the mean F1 of the categories.
+    """Accuracy, precision, recall, F1 and share of yes per category. The headline is the mean F1 of the categories.
 
-    - ``official``: ``no`` if a word of the first sentence is exactly No, no or not, else yes: an empty answer is yes.
-      The default, because every published number rests on it; answers without a verdict, which it reads as yes, are
-      counted as not read.
-    - ``sound``: yes or no as :func:`moiety.evaluate.statements.stated_word` reads it; anything else is wrong and counts
-      as no yes.
-    - ``lmms_eval``: the whole text is yes or no; else wrong, but neither a false positive nor a miss. ``yes_ratio`` is
-      that of the labels.
-    - ``vcd``: right if the text contains the label.
+    - ``official``, the default, because every published number uses it: the answer is no if a word of the first
+      sentence is exactly No, no or not. Every other answer is yes, even an empty one. Answers without yes or no are
+      also counted as not read.
+    - ``sound``: yes or no as :func:`moiety.evaluate.statements.stated_word` reads it. Any other answer is wrong and
+      does not count as yes.
+    - ``lmms_eval``: the whole text must be yes or no. Any other answer is wrong, but counts neither as a false positive
+      nor as a miss. ``yes_ratio`` is the share of yes among the labels.
+    - ``vcd``: the answer is right if it contains the label.
 
     Source:
         RUCAIBox/POPE @ 3df3ba1 and AlenjandroWang/MoIIE @ c614868, ``eval/pope/eval_pope.py``; lmms-eval @ 75571cf;
@@ -166,9 +166,10 @@ def _label_ratio(labels: Sequence[str], chosen: NDArray[np.float64]) -> float:
 
 
 def floor(rows: Sequence[Row], rule: str) -> float:
-    """Silence is yes under ``official``: F1 2y / (1 + y) for a share y of true yes, 66.7 for one half.
+    """Score of a model that never answers.
 
-    Under ``vcd`` silence contradicts every label, under the others it has no verdict: 0.
+    Under ``official``, an empty answer is yes. With a share y of labels yes, this gives an F1 of 2y / (1 + y), which is
+    66.7 for one half. Under the other rules, an empty answer is wrong, and the score is 0.
     """
     if rule != "official":
         return 0.0
@@ -180,7 +181,7 @@ def floor(rows: Sequence[Row], rule: str) -> float:
 
 
 def portion(rows: Sequence[Row]) -> str:
-    """Data set and categories, where they are not all of COCO."""
+    """Which part of the benchmark was asked: data set and categories; empty for all of COCO."""
     world = str(rows[0].extra.get("world", WORLDS[0]))
     present = [category for category in CATEGORIES if any(row.type == category for row in rows)]
     told = listed(present, len(CATEGORIES)) if len(present) < len(CATEGORIES) else ""

@@ -26,12 +26,12 @@ _ANSWER_IS = re.compile(r"The answer is ([A-Z]).")
 
 
 def read(release: Release) -> Questions:
-    """The questions of the test split, in the order of the questions file, with choices and answers by id.
+    """The questions of the test split, in the order of the question file. Choices and answers are joined by id.
 
-    The file may hold some of the questions, those with a picture for instance: a part.
+    The file may hold only a part of the split, for instance the questions with a picture.
 
     Raises:
-        ValueError: a question is not one of the test split, one has no problem, or an answer is the index of no choice.
+        ValueError: a question is not in the test split or has no problem, or an answer is not the index of a choice.
     """
     path = release.one(*QUESTION_FILES)
     problems, split = _problems(release)
@@ -50,12 +50,12 @@ def read(release: Release) -> Questions:
 
 
 def read_site(release: Release) -> Questions:
-    """The questions of the test split from the problems themselves, asked as the LLaVA line does.
+    """The questions of the test split, made from the problems, with the prompts of LLaVA.
 
-    There may be problems to some of them only: a part.
+    The folder may hold the problems of only a part of the split.
 
     Raises:
-        ValueError: an answer is the index of no choice.
+        ValueError: an answer is not the index of a choice.
     """
     problems, split = _problems(release)
     rows = []
@@ -67,7 +67,7 @@ def read_site(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions of the hub's table, which has no ids: they are its lines, from 0."""
+    """The questions of the table from the Hugging Face Hub. It has no ids, so the ids are its lines, from 0."""
     rows = [
         _of_problem(str(place), entry, entry.get("image"), file, line)
         for place, (file, line, entry) in enumerate(table.rows())
@@ -85,7 +85,7 @@ def _problems(release: Release) -> tuple[dict[str, Any], list[str]]:
 
 
 def _lacking(rows: Sequence[Row], split: Sequence[str]) -> str:
-    """What of the test split is not asked, unless that is told by what is asked."""
+    """How much of the test split is asked; empty if all of it is asked, or exactly the questions with a picture."""
     if len(rows) == len(split) or all(row.extra["has_image"] for row in rows):
         return ""
     return f"{len(rows):,} of {len(split):,} questions"
@@ -100,7 +100,7 @@ def _of_conversation(entry: Mapping[str, Any], problems: Mapping[str, Any], path
 
 
 def _of_problem(name: str, problem: Any, picture: str | None, path: str, number: int) -> Row:
-    """A question as the LLaVA line asks it: what is known first, then question and options."""
+    """A question with the prompt of LLaVA: first the context, then the question and the options."""
     place = f"{path}: question {name!r}"
     entry_with(problem, {"question": str, "choices": list}, place)
     known = f"Context: {problem['hint']}\n" if problem.get("hint") else ""
@@ -113,7 +113,9 @@ def _row(name: str, question: str, problem: Any, picture: str | None, path: str,
     problem = entry_with(problem, {"choices": list, "answer": int}, f"{path}: its problem")
     choices = texts_in(problem, "choices", place)
     if not 0 <= problem["answer"] < len(choices):
-        raise ValueError(f"{place}: answer {problem['answer']} is no index of its {len(choices)} choices, from 0")
+        raise ValueError(
+            f"{place}: answer {problem['answer']} is not the index of one of its {len(choices)} choices, counted from 0"
+        )
     answer = LETTERS[problem["answer"]]
     return asked(
         name,
@@ -130,12 +132,12 @@ def _row(name: str, question: str, problem: Any, picture: str | None, path: str,
 
 # -- rules -------------------------------------------------------------------------------------------------------------
 def official_letter(text: str, choices: Sequence[str]) -> str:
-    """The rule of the LLaVA line: the letter alone, ``X. ...``, or one ``The answer is X`` with a character behind it.
+    """The rule of LLaVA: the letter alone, ``X. ...``, or one ``The answer is X`` with another character after it.
 
-    ``FAILED`` where nothing of that is there: ``A.`` alone, ``(A)``, ``a``, and ``The answer is A`` at the very end.
+    Any other answer gives ``FAILED``, for instance ``A.`` alone, ``(A)``, ``a``, or ``The answer is A`` at the end.
 
     Source:
-        AlenjandroWang/MoIIE @ c614868, ``eval/scienceqa/eval_science_qa.py``. Its random choice never comes to pass.
+        AlenjandroWang/MoIIE @ c614868, ``eval/scienceqa/eval_science_qa.py``. Its random choice is never reached.
 
     Example:
         >>> [official_letter(text, []) for text in ("B", "B. it melts", "B.", "The answer is B.", "The answer is B")]
@@ -150,7 +152,7 @@ def official_letter(text: str, choices: Sequence[str]) -> str:
 
 
 def lmms_letter(text: str, choices: Sequence[str]) -> str:
-    """A letter in any case and nothing else, or a capital with a full stop behind it.
+    """A single letter in any case, or a capital letter at the start if a full stop follows it.
 
     Source:
         EvolvingLMMs-Lab/lmms-eval @ 75571cf, ``tasks/scienceqa/utils.py``.
@@ -161,7 +163,10 @@ def lmms_letter(text: str, choices: Sequence[str]) -> str:
 
 
 def internvl_letter(text: str, choices: Sequence[str]) -> str:
-    """The first character, else the first option whose words occur, else the letter of ``X.`` or ``(X)`` at the start.
+    """The letter that the code of InternVL reads.
+
+    It is the first character if that is a letter of an option; otherwise the first option whose text occurs in the
+    answer; otherwise the letter of ``X.`` or ``(X)`` at the start.
 
     Source:
         OpenGVLab/InternVL @ 2410d1d, ``evaluate_scienceqa.py``.
@@ -191,7 +196,7 @@ RULES: Mapping[str, Callable[[str, Sequence[str]], str | None]] = {
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Accuracy over all questions (the headline) and over those with a picture; silence scores 0.
+    """Accuracy over all questions (the headline) and over those with a picture. An empty answer scores 0.
 
     Rules are :func:`official_letter`, :func:`lmms_letter`, :func:`internvl_letter` and, as default ``sound``,
     :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`.
@@ -212,7 +217,7 @@ SCIENCEQA = Benchmark(
             LLAVA,
             (QUESTION_FILES, "problems.json", "pid_splits.json"),
             read,
-            beside="the first may hold questions with pictures alone; pictures in images/test/ID/image.png",
+            beside="the first file may hold only questions with pictures; pictures in images/test/ID/image.png",
         ),
         Layout(
             SITE,

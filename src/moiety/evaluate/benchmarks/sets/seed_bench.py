@@ -1,4 +1,4 @@
-"""SEED-Bench: nineteen thousand questions with four options; SEED-I are those on single pictures, types 1 to 9."""
+"""SEED-Bench: nineteen thousand questions with four options. SEED-I is the part about single pictures, types 1 to 9."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS: Mapping[str, Kinds] = {
 
 
 def read(release: Release) -> Questions:
-    """The questions on pictures, in the order of the file; those on videos are passed over."""
+    """The questions about pictures, in the order of the file. Questions about videos are left out."""
     path = release.one(QUESTIONS)
     rows = []
     for number, entry in enumerate(list_in(read_json(path), path, "questions"), start=1):
@@ -39,7 +39,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(table: HubTable) -> Questions:
-    """The questions on pictures of the hub's table."""
+    """The questions about pictures from the table of the Hugging Face Hub."""
     rows, names = [], dict[str, str]()
     for file, line, entry in table.rows():
         row = _row(entry, file, line)
@@ -51,7 +51,7 @@ def read_hub(table: HubTable) -> Questions:
 
 
 def _row(entry: Any, file: str, line: int) -> Row | None:
-    """A question on a picture; None: it is on a video."""
+    """The row of a question about a picture; None for a question about a video."""
     place = f"{file}: question {line}"
     entry = entry_with(entry, _KINDS, place)
     if entry["data_type"] != IMAGE:
@@ -81,15 +81,18 @@ RULES: Mapping[str, Callable[[str, Sequence[str]], str | None]] = {
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Accuracy on pictures (SEED-I, the headline), and by type of question; on videos where such questions were asked.
+    """Accuracy on pictures (SEED-I, the headline), by type of question, and by pictures and videos.
 
-    ``official`` wants the letter and nothing else, ``internvl`` the letter as first character, ``lmms_eval`` likewise
-    after blanks and in any case; ``sound`` is :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`. Silence:
-    0.
+    - ``sound``: :func:`moiety.evaluate.benchmarks.rules.letters.stated_letter`.
+    - ``official``: the text must be the letter and nothing else.
+    - ``internvl``: the first character must be the letter.
+    - ``lmms_eval``: the same, but blanks before the letter and its case do not matter.
+
+    An empty answer scores 0.
 
     Source:
-        AlenjandroWang/MoIIE @ c614868, ``convert_seed_for_submission.py``; OpenGVLab/InternVL @ 2410d1d (its failure on
-        an empty text is a wrong answer here); lmms-eval @ 75571cf.
+        AlenjandroWang/MoIIE @ c614868, ``convert_seed_for_submission.py``; OpenGVLab/InternVL @ 2410d1d (it stops at an
+        empty text, which is a wrong answer here); lmms-eval @ 75571cf.
     """
     read_as = RULES[rule]
     correct = {row.id: float(read_as(answers[row.id], row.choices) == row.extra["answer"]) for row in rows}
@@ -104,7 +107,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
     means = {
         f"all of {key}": value for key, value in percent_by(rows, correct, lambda row: row.extra["data_type"]).items()
     }
-    types = {str(key): value for key, value in percent_by(rows, correct, lambda row: row.type).items()}
+    types = percent_by(rows, correct, lambda row: row.type)
     numbers = dict([headline]) | {"all": 100 * float(marks.mean())} | means | types
     unread = unread_letters(rows, answers, read_as)
     return BenchmarkScore("seed", rule, headline, numbers, len(rows), correct, statistic=accuracy, unread=unread)

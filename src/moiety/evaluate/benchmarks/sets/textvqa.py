@@ -1,10 +1,12 @@
 """TextVQA: questions whose answer is written in the picture.
 
-Singh et al. 2019 (1904.08920), version 0.5.1, validation. Rule ``official`` (lmms-eval gives the same numbers) is the
-m4c rule of ten people, ``stvqa`` counts an answer that anybody gave. No answer scores 0 unless a person gave none.
+Singh et al. 2019 (1904.08920), version 0.5.1, validation. Rule ``official`` is the m4c rule for the answers of ten
+people; lmms-eval gives the same numbers. Rule ``stvqa`` accepts an answer that any of them gave. An empty answer scores
+0, unless a person also gave one.
 
-The LLaVA line shows recognised text in the prompt. Where its question file lies beside the annotations those prompts
-are used, joined on picture and question; without it the bare question is asked, and scores are not comparable.
+LLaVA shows recognised text in the prompt. If its question file lies beside the annotations, its prompts are used; they
+are joined by picture and question. Without that file only the question is asked, and the scores of both ways do not
+compare.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ RULES: Mapping[str, PeopleRule] = {"official": long_score, "lmms_eval": long_sco
 
 
 def read(release: Release) -> Questions:
-    """The validation questions, with recognised text in the prompt where a file of such prompts is there."""
+    """The validation questions, with recognised text in the prompt if a file of such prompts is there."""
     path = release.one(ANNOTATIONS)
     prompts = _prompts(release)
     entries = enumerate(list_in(read_json(path), path, "data"))
@@ -46,7 +48,7 @@ def read(release: Release) -> Questions:
 
 
 def read_hub(release: Release) -> Questions:
-    """The questions of the hub's table, likewise."""
+    """The same questions from the table of the Hugging Face Hub."""
     table = hub_table(release, SPLIT)
     assert table is not None, "the need is met"
     prompts, rows, names = _prompts(release), [], dict[str, str]()
@@ -63,7 +65,7 @@ def _row(entry: Any, prompts: Mapping[tuple[str, str], str] | None, place: str, 
     if prompts is not None and key not in prompts:
         raise ValueError(
             f"{place} ({entry['question']!r:.60} on {entry['image_id']!r}) has no prompt in the LLaVA question "
-            "file beside it; fetch both anew, or take that file away to ask without recognised text"
+            "file beside it; fetch both again, or remove that file to ask without recognised text"
         )
     prompt = asked_shortly(entry["question"]) if prompts is None else prompts[key]
     people, extra = people_in(entry, place), {"recognised_text": prompts is not None}
@@ -72,7 +74,7 @@ def _row(entry: Any, prompts: Mapping[tuple[str, str], str] | None, place: str, 
 
 
 def _prompts(release: Release) -> dict[tuple[str, str], str] | None:
-    """(picture id, question in lower case) -> prompt; None where there is no such file."""
+    """(picture id, question in lower case) -> prompt; None if there is no such file."""
     path = release.find(*PROMPTS)
     if path is None:
         return None

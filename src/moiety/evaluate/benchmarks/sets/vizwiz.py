@@ -1,7 +1,8 @@
 """VizWiz: questions that blind people asked about their own photos, some of which cannot be answered.
 
-Gurari et al. 2018 (1802.08218). The only rule with public numbers is that of lmms-eval, ten people in the long form; no
-answer scores 0 unless a person gave none. Test answers are kept by the server: ``vizwiz_test`` writes the file for it.
+Gurari et al. 2018 (1802.08218). The only rule with public numbers is that of lmms-eval. It compares with ten people in
+the long form. An empty answer scores 0, unless a person also gave one. The answers of the test split are not public;
+``vizwiz_test`` writes the file for its server.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ RULES: Mapping[str, PeopleRule] = {"lmms_eval": long_score}
 
 
 def read_val(release: Release) -> Questions:
-    """The validation questions with their people's answers."""
+    """The validation questions with the answers of ten people."""
     return _read(release, "val")
 
 
@@ -46,12 +47,12 @@ def _read(release: Release, split: str) -> Questions:
 
 
 def read_hub_val(table: HubTable) -> Questions:
-    """The validation questions of the hub's table."""
+    """The validation questions of the table from the Hugging Face Hub."""
     return _read_hub(table, "val")
 
 
 def read_hub_test(table: HubTable) -> Questions:
-    """The test questions of the hub's table."""
+    """The test questions of the table from the Hugging Face Hub."""
     return _read_hub(table, "test")
 
 
@@ -75,7 +76,7 @@ def _row(picture: str, question: str, entry: Mapping[str, Any], split: str, plac
 
 
 def read_llava(release: Release) -> Questions:
-    """The test questions of the LLaVA line's list, with its prompts."""
+    """The test questions from the list of LLaVA, with its prompts."""
     path = release.one(*LLAVA_TEST)
     rows = []
     for line, entry in read_lines(path):
@@ -90,13 +91,13 @@ def _files(split: str) -> tuple[str, ...]:
 
 
 def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> BenchmarkScore:
-    """Mean agreement in percent, also by answer type where the file names it."""
+    """Mean agreement in percent; also by answer type if the file names it."""
     typed = all("answer_type" in row.extra for row in rows)
     return people_score("vizwiz", rows, answers, rule, RULES, ("answer_type",) if typed else ())
 
 
 def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
-    """The list of ``image`` and ``answer`` that the server takes; answers in their long form, as MoIIE's are."""
+    """The list of ``image`` and ``answer`` for the server. Answers are in the long form, as in MoIIE."""
     write_document(path, [{"image": row.extra["image"], "answer": long_form(answers[row.id])} for row in rows])
 
 

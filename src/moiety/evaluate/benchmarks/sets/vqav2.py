@@ -1,10 +1,10 @@
 """VQAv2: open questions about photos, each answered by ten people.
 
-Goyal et al. 2017 (1612.00837). Rule ``official`` is that of the evaluation server, ``lmms_eval`` always brings both
-sides to one form, ``m4c`` is the longer form that InternVL and others use. No answer scores 0 unless a person gave
-none.
+Goyal et al. 2017 (1612.00837). Rule ``official`` is that of the evaluation server. Rule ``lmms_eval`` always normalises
+both answer and label. Rule ``m4c`` is the longer normalisation that InternVL and others use. An empty answer scores 0,
+unless a person also gave one.
 
-Answers of test-dev, which tables quote, are public to its server alone: ``vqav2_testdev`` writes the file to hand in.
+Published tables show test-dev, whose answers are not public; ``vqav2_testdev`` writes the file for its server.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _ANNOTATION: Mapping[str, Kinds] = {
     **{"answers": (list, dict)},
 }
 Annotations = dict[int, tuple[dict[str, Any], list[str]]]
-"""Question id -> its annotation, and what ten people answered."""
+"""Question id -> its annotation, and the answers of ten people."""
 RULES: Mapping[str, PeopleRule] = {"official": vqa_score, "lmms_eval": short_score, "m4c": long_score}
 
 
 def read_val(release: Release) -> Questions:
-    """The validation questions with their people's answers, joined by question id."""
+    """The validation questions with the answers of ten people, joined by question id."""
     path = release.one(ANNOTATIONS)
     annotations: Annotations = {}
     for number, entry in enumerate(list_in(read_json(path), path, "annotations")):
@@ -55,7 +55,7 @@ def read_val(release: Release) -> Questions:
     found = _read(release, "val2014", "val2014", annotations)
     if len(found.rows) != len(annotations):
         raise ValueError(
-            f"{path} has {len(annotations)} annotations for {len(found.rows)} questions; fetch both files anew"
+            f"{path} has {len(annotations)} annotations for {len(found.rows)} questions; fetch both files again"
         )
     return found
 
@@ -72,19 +72,19 @@ def _read(release: Release, split: str, pictures: str, annotations: Annotations 
         entry = entry_with(entry, _QUESTION, f"{path}: question {number}")
         name = int(entry["question_id"])
         if annotations is not None and name not in annotations:
-            raise ValueError(f"{path}: question {name} has no annotation in {ANNOTATIONS}; fetch both files anew")
+            raise ValueError(f"{path}: question {name} has no annotation in {ANNOTATIONS}; fetch both files again")
         annotation, people = ({}, []) if annotations is None else annotations[name]
         rows.append(_row(name, pictures, entry, annotation, people, str(path)))
     return Questions(rows, beside(release, pictures))
 
 
 def read_hub_val(table: HubTable) -> Questions:
-    """The validation questions of the hub's table, which holds their people's answers."""
+    """The validation questions of the table from the Hugging Face Hub, which holds the answers of ten people."""
     return _read_hub(table, "val2014")
 
 
 def read_hub_testdev(table: HubTable) -> Questions:
-    """The questions of test-dev of the hub's table, without answers."""
+    """The questions of test-dev from the table of the Hugging Face Hub, without answers."""
     return _read_hub(table, "test2015")
 
 
@@ -115,7 +115,7 @@ def _row(
 
 
 def read_llava(release: Release) -> Questions:
-    """The questions of test-dev from the LLaVA line's list, with its prompts."""
+    """The questions of test-dev from the list of LLaVA, with its prompts."""
     path = release.one(*LLAVA_TESTDEV)
     rows = []
     for line, entry in read_lines(path):
@@ -132,7 +132,7 @@ def score(rows: Sequence[Row], answers: Mapping[str, str], rule: str) -> Benchma
 
 
 def write_answers(rows: Sequence[Row], answers: Mapping[str, str], path: Path) -> None:
-    """The list of ``question_id`` and ``answer`` that the server takes; answers in their long form, as MoIIE's are."""
+    """The list of ``question_id`` and ``answer`` for the server. Answers are in the long form, as in MoIIE."""
     said = ((row.extra["question_id"], long_form(answers[row.id])) for row in rows)
     write_document(path, [{"question_id": name, "answer": text} for name, text in said])
 
