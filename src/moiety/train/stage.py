@@ -165,7 +165,7 @@ def _model_of(
     history = history_of(model, source)
     require_trained_projector(stage, history, source)
     if not recipe.model.trained_projector:
-        refuse_drawn_projector(stage, model, source)
+        refuse_drawn_projector(stage, model, history, source)
     present = settings_of(model)
     if moe is not None and present is None:
         model.config.provenance = {**(model.config.provenance or {}), "origin": history["origin"]}

@@ -107,28 +107,32 @@ def require_trained_projector(stage: StageSettings, history: dict[str, Any], sou
     Raises:
         RuntimeError: no stage has trained the projector of a scratch or assembled model.
     """
-    trained = any("projector" in past["trains"] for past in history["stages"])
-    if stage.sparse and history["origin"] in (SCRATCH, ORIGIN) and not trained:
+    if stage.sparse and history["origin"] in (SCRATCH, ORIGIN) and not _projector_was_trained(history):
         raise RuntimeError(
             f"stage {stage.name!r} is sparse, but the projector of {source} was never trained: its pictures are noise. "
             "Put a dense stage with `trains: [projector, ...]` before it"
         )
 
 
-def refuse_drawn_projector(stage: StageSettings, model: Any, source: Path) -> None:
+def refuse_drawn_projector(stage: StageSettings, model: Any, history: dict[str, Any], source: Path) -> None:
     """Refuse a sparse stage for a model whose projector still has the numbers that transformers drew for it.
 
     Args:
         stage: Settings of the stage.
         model: The model, with its weights.
+        history: Its history; after a stage that trains the projector, however short, the weights are not asked.
         source: Its folder, for the message.
 
     Raises:
         RuntimeError: see :func:`moiety.vlm.projector.is_as_drawn`.
     """
-    if stage.sparse and is_as_drawn(model):
+    if stage.sparse and not _projector_was_trained(history) and is_as_drawn(model):
         raise RuntimeError(
             f"stage {stage.name!r} is sparse, but the projector of {source} looks as if it was never trained: its "
             "biases are zero and its weights have the spread of fresh ones. Put a dense stage with "
             "`trains: [projector]` before it, or say model.trained_projector=true if you know that it was trained"
         )
+
+
+def _projector_was_trained(history: dict[str, Any]) -> bool:
+    return any("projector" in past["trains"] for past in history["stages"])

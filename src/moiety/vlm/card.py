@@ -116,7 +116,7 @@ def _front_matter(model: Any, history: Mapping[str, Any]) -> str:
     sources = [part["source"] for part in parts] or [(history.get("upcycled") or {}).get("source")]
     # only an id of the Hub means something to other people; a folder of this machine does not
     bases = [name for name in sources if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
-    licences = list(dict.fromkeys(part.get("licence") for part in parts))
+    licences: Any = list(dict.fromkeys(part.get("licence") for part in parts))
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text",
