@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import Result
 
+from moiety.cli.look import load_both
 from moiety.vlm.card import write_card
 from moiety.vlm.model import load
 from tests import model_folders
@@ -135,6 +137,20 @@ def test_evaluate_adds_its_scores_to_the_card(moiety: Run, sparse: Path, rows: P
     assert card.count(f"### {rows.name} (") == 1
     assert "first 2" in card
     assert re.search(r"\| (exist|place) \| \w+ \| \d+ \| [\d.]+", card)
+
+
+def test_evaluate_reads_weights_in_the_type_that_is_asked_for(
+    moiety: Run, sparse: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr("moiety.cli.answers.load_both", lambda *words: seen.append(load_both(*words)) or seen[-1])
+    for words, dtype in (([], torch.float32), (["--dtype", "bfloat16"], torch.bfloat16)):
+        result = moiety("evaluate", sparse, rows, "--limit", 1, "--max-new-tokens", 1, *words)
+        assert result.exit_code == 0, result.stderr
+        assert seen[-1][0].dtype == dtype
+    result = moiety("evaluate", sparse, rows, "--dtype", "half")
+    assert result.exit_code == 2
+    assert "dtype='half' is unknown; give one of float32, bfloat16" in result.stderr
 
 
 def test_evaluate_limit_and_blank_pictures(moiety: Run, sparse: Path, rows: Path) -> None:

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import Result
 
 from moiety.cli.models import moe_settings
 from moiety.vlm.assemble.join import assemble
+from moiety.vlm.model import load
 from moiety.vlm.scratch import build_scratch
 from tests import model_folders
 from tests.vlm.assemble.parts import language_folder, tower_folder
@@ -30,6 +33,16 @@ def test_upcycle_writes_a_model_with_its_receipt(moiety: Run, dense: Path, tmp_p
     again = moiety("upcycle", dense, target)
     assert again.exit_code == 2
     assert again.stderr == f"error: {target} exists; choose another folder or give --overwrite\n"
+
+
+def test_upcycle_writes_the_type_that_is_asked_for(moiety: Run, dense: Path, tmp_path: Path) -> None:
+    result = moiety("upcycle", dense, tmp_path / "half", "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.stderr
+    assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.bfloat16}
+    assert load(tmp_path / "half").dtype == torch.bfloat16
+    result = moiety("upcycle", dense, tmp_path / "x", "--dtype", "int4")
+    assert result.exit_code == 2
+    assert "dtype='int4' is unknown; give one of float32, bfloat16" in result.stderr
 
 
 def test_dry_run_counts_and_writes_nothing(moiety: Run, dense: Path, tmp_path: Path) -> None:

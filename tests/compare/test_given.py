@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
 from moiety.compare import run_compare
@@ -27,12 +28,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense LLaVA whose config does not say that moiety built it."""
+    """A dense LLaVA whose config does not say that moiety built it, and whose projector is not as it was drawn."""
     folder = tmp_path_factory.mktemp("given") / "llava"
     shutil.copytree(dense_folder(), folder)
     config = json.loads((folder / "config.json").read_text())
     assert config.pop("provenance")["origin"] == "scratch"
     (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    moved = {name: tensor + 1e-3 for name, tensor in weights.items() if "multi_modal_projector" in name}
+    save_file({**weights, **moved}, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 

@@ -1,5 +1,6 @@
 """Answers do not depend on batches, stops or order; equal questions are asked once; the model is left as it was."""
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,14 @@ def test_the_digest_sees_a_step_of_training(model: Any) -> None:
     with torch.no_grad():
         next(iter(small_parameters(model))).add_(1e-3)
     assert weights_digest(model) != before
+
+
+def test_the_digest_tells_types_apart() -> None:
+    """Numbers that bfloat16 holds exactly are the same in float32, but the answers need not be."""
+    half = torch.nn.Linear(4, 4).to(torch.bfloat16)
+    whole = copy.deepcopy(half).to(torch.float32)
+    assert torch.equal(half.weight.float(), whole.weight)
+    assert weights_digest(half) != weights_digest(whole)
 
 
 def small_parameters(model: Any) -> Iterator[torch.nn.Parameter]:

@@ -19,6 +19,7 @@ from moiety.train.ledger import read_record
 from moiety.train.log_files import read_log
 from moiety.vlm.model import load, moe_layers, settings_of
 from moiety.vlm.parts import part_of
+from moiety.vlm.projector import is_as_drawn
 from moiety.vlm.rows import BadRows
 from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
@@ -156,14 +157,23 @@ def test_a_sparse_stage_wants_a_trained_projector(tmp_path: Path) -> None:
     words = stage("words", ["captions.jsonl"], ["decoder", "head"], 1)
     with pytest.raises(RuntimeError, match=r"stage 'tune' is sparse, but the projector of .* was never trained"):
         run_recipe(with_stages(recipe_for(root), words, sparse), quiet=True)
-    # a model from outside brings its projector
+    # of a model from outside nobody says so, but its weights do
     outside = with_stages(recipe_for(root), sparse, model={"source": str(root / "runs" / "scratch")})
     (root / "runs" / "scratch" / "moiety_stage.json").unlink()
     config = root / "runs" / "scratch" / "config.json"
     config.write_text(
         json.dumps({**json.loads(config.read_text()), "provenance": None})
     )  # nobody says where it is from
-    assert run_recipe(outside, quiet=True)[0].metrics["steps"] == 2
+    with pytest.raises(
+        RuntimeError, match=r"looks as if it was never trained.*trains: \[projector\].*trained_projector=true"
+    ):
+        run_recipe(outside, quiet=True)
+    known = {"source": str(root / "runs" / "scratch"), "trained_projector": True}
+    assert run_recipe(with_stages(outside, sparse, model=known), quiet=True)[0].metrics["steps"] == 2
+    # the remedy of the message: a projector stage of a single step is seen in the weights
+    first = stage("first", ["captions.jsonl"], ["projector"], 1)
+    dense, _ = run_recipe(with_stages(outside, first, sparse, output=str(root / "runs" / "both")), quiet=True)
+    assert not is_as_drawn(load(dense.folder))
 
 
 def test_bad_rows_stop_the_run_before_it_starts_or_are_counted(

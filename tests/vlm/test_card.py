@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
@@ -37,6 +38,27 @@ def test_a_card_says_what_the_model_is(tmp_path: Path) -> None:
     assert "vision×1 + inter×2 + text×1" in card.text
     assert re.search(r"differed from the dense model's by \d\.\de-\d\d \(relative\)\.", card.text)
     assert NOT_EVALUATED in card.text
+
+
+@pytest.mark.parametrize(
+    ("licences", "sources", "licence", "base"),
+    [
+        (("apache-2.0", "mit"), ("some/words", "other/eyes"), ["apache-2.0", "mit"], ["some/words", "other/eyes"]),
+        (("mit", "mit"), ("some/words", "eyes"), "mit", "some/words"),
+        (("mit", None), ("words", "eyes"), None, None),
+    ],
+)
+def test_a_card_carries_licence_and_base_of_both_parts(
+    tmp_path: Path, licences: tuple[Any, Any], sources: tuple[str, str], licence: Any, base: Any
+) -> None:
+    model = upcycle(LLAVA.build(), MoESettings(scheme="moiie"))
+    parts = [{"source": source, "licence": given} for source, given in zip(sources, licences, strict=True)]
+    receipt = {"relative_difference": 0.0}
+    model.config.provenance["assembled"] = {"language": parts[0], "tower": parts[1], "receipt": receipt}
+    model.config.provenance["upcycled"]["source"] = "/models/joined"
+    write_card(tmp_path, model)
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.base_model) == (licence, base)
 
 
 def test_a_folder_of_this_machine_names_no_base_to_others(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.look import DeviceOption
-from moiety.cli.options import AsJson, output_file, set_option
+from moiety.cli.options import AsJson, DtypeOption, output_file, set_option
 
 if TYPE_CHECKING:
     from moiety.evaluate.benchmarks.run import Asking
@@ -76,6 +76,7 @@ class Asked:
         ),
     ] = 100
     device: DeviceOption = None
+    dtype: DtypeOption = None
     as_json: AsJson = False
 
     def asking(self, rule: str | None = None) -> Asking:
@@ -105,6 +106,7 @@ class Asked:
         """How the model was asked, in words, for the heading of a table."""
         how = [how_decoded(decoding_settings(self.decoding, self.settings), self.clamp_alpha)]
         how += ["blank pictures"] * self.blank_image + [f"first {self.limit}"] * bool(self.limit)
+        how += [f"weights in {self.dtype}"] if self.dtype else []
         return ", ".join(how)
 
 

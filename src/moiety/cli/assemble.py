@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from moiety.cli.door import calm_libraries, say
+from moiety.cli.options import known_dtype
 from moiety.cli.screen import show
 
 
@@ -26,7 +27,9 @@ def assemble(
     template: Annotated[
         str | None, typer.Option(help="Chat template. Without: the one whose tokens the tokenizer has.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Type of all weights: float32 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Type of all weights: float32 or bfloat16.", callback=known_dtype)
+    ] = "float32",
     seed: Annotated[int, typer.Option(min=0, help="Draws the weights of the projector.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
 ) -> None:
@@ -37,11 +40,8 @@ def assemble(
     """
     import torch
 
-    from moiety.cli.models import DTYPES
     from moiety.vlm.assemble.join import assemble as join_parts
 
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is unknown; give one of {', '.join(DTYPES)}")
     if destination.exists() and not overwrite:
         raise FileExistsError(f"{destination} exists; choose another folder or give --overwrite")
     calm_libraries()

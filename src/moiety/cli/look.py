@@ -32,7 +32,7 @@ ImagesOption = Annotated[
 ]
 
 
-def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
+def load_both(folder: str, device: str | None, dtype: str | None = None) -> tuple[Any, Any]:
     """Model and processor of a folder; the template needs no training marks here."""
     from moiety.devices import device_named
     from moiety.vlm.model import load
@@ -40,7 +40,7 @@ def load_both(folder: str, device: str | None) -> tuple[Any, Any]:
 
     calm_libraries()
     chosen = device_named(device)
-    return load(folder, device=chosen).eval(), load_processor(folder, marks=False)
+    return load(folder, dtype, device=chosen).eval(), load_processor(folder, marks=False)
 
 
 def pictures_of(rows: Sequence[Row], data: Sequence[Path], images: Sequence[str] | None) -> Images:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.door import calm_libraries, say
-from moiety.cli.options import AsJson, keys_of, output_folder, set_option
+from moiety.cli.options import DTYPES, AsJson, DtypeOption, keys_of, output_folder, set_option
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ USUAL_STAGES = {
     "1: projector": ["projector"],
     "2: all": ["vision_tower", "projector", "embeddings", "decoder", "router", "experts", "head"],
 }
-DTYPES = ("float32", "bfloat16")
 
 
 def upcycle(
@@ -46,6 +45,7 @@ def upcycle(
     processor: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder or id that holds the processor, if SRC holds none.")
     ] = None,
+    dtype: DtypeOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace DST if it exists.")] = False,
     allow_damage: Annotated[
         bool, typer.Option("--allow-damage", help="Write the model also if it has lost what SRC had learned.")
@@ -72,7 +72,7 @@ def upcycle(
         return
     logging.getLogger("moiety.vlm.upcycle").setLevel(logging.WARNING)  # the receipt is printed below
     options: dict[str, Any] = {"revision": revision, "overwrite": overwrite, "allow_damage": allow_damage, "seed": seed}
-    receipt = upcycle_folder(source, destination, moe, processor=processor, **options)
+    receipt = upcycle_folder(source, destination, moe, processor=processor, dtype=dtype, **options)
     show(str(receipt))
     say(f"wrote {destination}")
 

@@ -22,7 +22,25 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the recipe to change, for instance moe.top_k=2."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+DTYPES = ("float32", "bfloat16")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def known_dtype(value: str | None) -> str | None:
+    """Callback of an option ``--dtype``.
+
+    Raises:
+        ValueError: it is none of :data:`DTYPES`.
+    """
+    if value is not None and value not in DTYPES:
+        raise ValueError(f"dtype={value!r} is unknown; give one of {', '.join(DTYPES)}")
+    return value
+
+
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="Type of all weights: float32 or bfloat16. Default: as saved.", callback=known_dtype),
+]
 
 
 def set_option(example: str, section: str = "", where: str = "") -> Any:

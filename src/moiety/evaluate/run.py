@@ -227,13 +227,15 @@ def answer_shared(model: Any, prompts: SharedPrompts, max_new_tokens: int) -> to
 def weights_digest(model: nn.Module) -> str:
     """Short fingerprint of a model's parameters: names, shapes and up to 64 evenly spaced values of each.
 
-    It is fast for billions of parameters. Training changes it; saving and loading do not.
+    It is fast for billions of parameters. Training changes it, and so does a type other than float32; saving and
+    loading do not.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
         values = flat[:: max(1, flat.numel() // 64)][:64].double().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {values.tolist()}".encode())
+        kind = "" if parameter.dtype == torch.float32 else f" {parameter.dtype}"  # the same numbers answer otherwise
+        digest.update(f"{name} {tuple(parameter.shape)}{kind} {values.tolist()}".encode())
     return digest.hexdigest()[:16]
 
 

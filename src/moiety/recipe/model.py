@@ -68,6 +68,9 @@ class ModelSettings(Section):
         None, description="chat template with generation marks: plain, vicuna, llama3, chatml, phi3"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the weights")
+    trained_projector: Switch = Field(
+        False, description="say that the projector of `source` was trained, although its weights look like fresh ones"
+    )
     allow_damage: Switch = Field(
         False, description="upcycle a trained model also with experts that do not start as its FFN and lose its answers"
     )

@@ -33,7 +33,7 @@ from moiety.train.log_files import LogFiles, read_log
 from moiety.train.progress import without_weight_bars
 from moiety.train.resources import peak_memory_gib, reset_peak_memory
 from moiety.train.stage_data import StageData, prepare_data
-from moiety.train.start import history_of, require_trained_projector
+from moiety.train.start import history_of, refuse_drawn_projector, require_trained_projector
 from moiety.train.trainer import MoietyTrainer
 from moiety.vlm.card import Training, write_card
 from moiety.vlm.centring import centre_gates
@@ -164,6 +164,8 @@ def _model_of(
     model = load(source, dtype=recipe.model.dtype)
     history = history_of(model, source)
     require_trained_projector(stage, history, source)
+    if not recipe.model.trained_projector:
+        refuse_drawn_projector(stage, model, history, source)
     present = settings_of(model)
     if moe is not None and present is None:
         model.config.provenance = {**(model.config.provenance or {}), "origin": history["origin"]}

@@ -112,11 +112,25 @@ def add_results(folder: str | Path, title: str, heads: Sequence[str], rows: Sequ
 def _front_matter(model: Any, history: Mapping[str, Any]) -> str:
     scheme = _scheme(model)
     tags = ["moiety", *(["mixture-of-experts"] if moe_layers(model) else []), scheme]
-    source = (history.get("upcycled") or {}).get("source")
+    parts = _parts(history)
+    sources = [part["source"] for part in parts] or [(history.get("upcycled") or {}).get("source")]
     # only an id of the Hub means something to other people; a folder of this machine does not
-    base = source if isinstance(source, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None
-    data = ModelCardData(library_name="transformers", pipeline_tag="image-text-to-text", tags=tags, base_model=base)
+    bases = [name for name in sources if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name)]
+    licences: Any = list(dict.fromkeys(part.get("licence") for part in parts))
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=tags,
+        base_model=(bases if len(bases) > 1 else bases[0]) if bases else None,
+        license=(licences if len(licences) > 1 else licences[0]) if licences and None not in licences else None,
+    )
     return f"---\n{data.to_yaml()}\n---"
+
+
+def _parts(history: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The language model and the vision tower of an assembly; none for another model."""
+    found = history.get("assembled")
+    return [found[name] for name in ("language", "tower")] if found else []
 
 
 def _scheme(model: Any) -> str:

@@ -260,6 +260,7 @@ def upcycle_folder(
     overwrite: bool = False,
     allow_damage: bool = False,
     processor: str | Path | None = None,
+    dtype: str | None = None,
 ) -> ParityReceipt:
     """Upcycle the model in a folder (or of a Hub id) into a new folder, together with its processor.
 
@@ -271,6 +272,7 @@ def upcycle_folder(
         overwrite: Replace `destination` if it exists.
         allow_damage: Write the model also if it has lost what the dense model had learned.
         processor: Folder or id that holds the processor; None: that of `source`, if it has one.
+        dtype: Weights' type, ``float32`` or ``bfloat16``; None: the one they were saved in.
 
     Returns:
         The receipt. It is also written to ``provenance`` in ``config.json``.
@@ -286,9 +288,8 @@ def upcycle_folder(
     folder = local_folder(source, revision)
     _check_dense(folder, source)
     given = None if processor is None else load_processor(folder, marks=False, processor=processor)
-    model = upcycle(
-        load(folder), settings, seed=seed, in_place=True, processor=given or _processor_in(folder, settings)
-    )
+    reader = given or _processor_in(folder, settings)
+    model = upcycle(load(folder, dtype), settings, seed=seed, in_place=True, processor=reader)
     refuse_damage(model, source, allowed=allow_damage)
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))

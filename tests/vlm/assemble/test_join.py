@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
@@ -116,6 +117,7 @@ def test_history_card_and_licences(tmp_path: Path, parts: Path) -> None:
     assert "| language | words | apache-2.0 |" in card
     assert "| tower | eyes | not stated |" in card
     assert "No stage has trained the projector yet" in card
+    assert ModelCard.load(tmp_path / "llava" / "README.md").data.license is None  # one part does not state its own
     assert str(tmp_path) not in card + (tmp_path / "llava" / "config.json").read_text()
 
 
