@@ -66,6 +66,7 @@ def settings_of_case(meta: dict[str, Any], scheme: str) -> MoESettings:
         layers=meta["moe_layers"],
         mask_rule="last_token_as_text",
         aux_coef=coef,
+        aux_scope="joint_layers",  # as released; for a model from outside ours is per_layer
     )
 
 

@@ -126,12 +126,12 @@ def test_marks_of_video_and_sound(text: str) -> None:
         ({"type": "text", "text": "q", "bold": 1}, "'bold' of a content part is not read"),
         (
             {"type": "image_url", "image_url": {"url": "p", "detail": "low"}},
-            "turn 1: detail 'low': pictures are read wh",
+            "turn 1: detail 'low' is not read; remove it, every picture is read in full",
         ),
         ({"type": "image", "image": 3}, "turn 1: a picture must be a name"),
         (
             {"type": "image", "index": 1},
-            r"the parts name pictures by index in the order \[1\]; put them in that of 'im",
+            r"the parts name pictures by index in the order \[1\]; put the parts in the order of 'images'",
         ),
     ],
 )

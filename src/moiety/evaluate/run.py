@@ -32,6 +32,7 @@ from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.recipe.evaluate import DecodingSettings
 from moiety.vlm.contracts import cache_in, cache_keyword
 from moiety.vlm.data import Encoder
+from moiety.vlm.decoders import base_of
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
 from moiety.vlm.positions import select_rows
@@ -218,7 +219,7 @@ def answer_shared(model: Any, prompts: SharedPrompts, max_new_tokens: int) -> to
         **keywords_of_generate(model, prompts.openings), **options, max_new_tokens=1, return_dict_in_generate=True
     )
     cache = cache_in(opened)
-    select_rows(model.base_model, cache, prompts.opening_of.to(model.device))
+    select_rows(base_of(model), cache, prompts.opening_of.to(model.device))
     asked = keywords_of_generate(model, prompts.questions)
     tokens = model.generate(**asked, **options, **{cache_keyword(): cache}, max_new_tokens=max_new_tokens)
     return tokens[:, asked["input_ids"].shape[1] :]

@@ -71,7 +71,7 @@ class RoutingLossMixin:
         watching = nullcontext(DecoderCall()) if own is None else own.watching()
         with recording(trace), losses_added_by_trainer(), watching as kept:
             loss, outputs = super().compute_loss(  # type: ignore[misc]
-                model, dict(inputs), return_outputs=True, num_items_in_batch=num_items_in_batch
+                model, self.asked(model, inputs), return_outputs=True, num_items_in_batch=num_items_in_batch
             )
         if model.training:
             share, scaled = 1 / self._micro_batches, self._is_scaled(num_items_in_batch)
@@ -84,6 +84,10 @@ class RoutingLossMixin:
                 if extra is not None:
                     loss = loss + extra.total.to(loss.device) * (share if scaled else 1)
         return (loss, outputs) if return_outputs else loss
+
+    def asked(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The keywords of the forward: the batch as it is. A trainer that needs less of the outputs overrides this."""
+        return dict(inputs)
 
     def observe(
         self,

@@ -21,6 +21,7 @@ from moiety.train import checkpoints
 from moiety.train.arguments import check_arguments
 from moiety.train.asymoe.rates import SCALE_RATE, is_scale, is_undecayed
 from moiety.train.checkpoints import CheckpointError
+from moiety.train.labelled import only_labelled
 from moiety.train.loss import RoutingLossMixin
 from moiety.train.meter import RoutingMeter
 from moiety.train.progress import LossBar
@@ -70,6 +71,11 @@ class MoietyTrainer(RoutingLossMixin, Trainer):
         self.remove_callback(PrinterCallback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(LossBar)
+
+    def asked(self, model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """In training, logits of labelled positions alone are asked for; see :mod:`moiety.train.labelled`."""
+        batch = dict(inputs)
+        return only_labelled(self.accelerator.unwrap_model(model), batch) if model.training else batch
 
     def observe(self, *seen: Any) -> None:
         """Count one micro-batch for the logs."""

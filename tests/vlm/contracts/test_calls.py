@@ -51,7 +51,7 @@ def test_a_cache_under_a_strange_name_is_an_error() -> None:
 
 def test_a_missing_cache_is_an_error_where_one_is_in_use() -> None:
     assert cache_of_layer({"use_cache": False, "x": 1}) is None
-    with pytest.raises(ContractBroken, match="told use_cache=True and gets no cache under cache or past_key_values"):
+    with pytest.raises(ContractBroken, match="gets use_cache=True, but no cache under cache or past_key_values"):
         cache_of_layer({"use_cache": True, "x": 1})
 
 

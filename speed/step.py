@@ -1,0 +1,87 @@
+"""Tokens a second of a training step on a real model, with logits of all positions and of labelled positions alone.
+
+    moiety fetch-demo-weights weights
+    moiety assemble weights/smollm2-135m-instruct weights/dinov2-small weights/llava --image-size 84
+    python speed/step.py weights/llava grocery/conversations-caption-train.jsonl --images grocery/images
+
+One batch is trained on several times: the projector of the dense model alone, then all parts but the vision tower, then
+experts and routers of scheme moiie. Both ways take turns in each round. The table shows the median over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.utils import logging
+
+from moiety.recipe.recipe import MoESettings, Part
+from moiety.train.labelled import only_labelled
+from moiety.vlm.data import Collator, Encoder
+from moiety.vlm.images import Images
+from moiety.vlm.model import load
+from moiety.vlm.parts import freeze
+from moiety.vlm.rows import read_rows
+from moiety.vlm.templates import load_processor
+from moiety.vlm.upcycle import upcycle
+
+TRAINS: dict[str, tuple[str, list[Part]]] = {
+    "projector": ("dense", ["projector"]),
+    "all but the tower": ("dense", ["projector", "embeddings", "decoder", "head"]),
+    "experts and routers": ("moiie", ["router", "experts"]),
+}
+
+
+def seconds(model: Any, batch: Mapping[str, Any]) -> tuple[float, float]:
+    """Time of one forward and backward, and the loss."""
+    model.zero_grad(set_to_none=True)
+    start = time.perf_counter()
+    loss = model(**batch, use_cache=False).loss
+    loss.backward()
+    return time.perf_counter() - start, loss.item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="dense model folder")
+    parser.add_argument("rows", help="conversations in LLaVA's format")
+    parser.add_argument("--images", required=True, help="folder of their pictures")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    processor = load_processor(given.folder)
+    rows, _ = read_rows([given.rows])
+    encoder = Encoder(processor, Images([given.images]), max_length=2048)
+    picked = rows[:: max(1, len(rows) // given.batch_size)][: given.batch_size]
+    batch = Collator(processor.tokenizer.pad_token_id)([encoder.encode(row) for row in picked])
+    tokens = int(batch["attention_mask"].sum())
+    print("| what is trained | logits: all | labelled | time of labelled / all | loss: all | labelled |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, (scheme, parts) in TRAINS.items():
+        model = load(given.folder)
+        if scheme != "dense":
+            model = upcycle(model, MoESettings(scheme=scheme), in_place=True, processor=processor)
+        freeze(model.train(), parts)
+        ways = {"all": batch, "labelled": only_labelled(model, batch)}
+        found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        for number in range(given.rounds + 1):
+            for way, keywords in ways.items():
+                done = seconds(model, keywords)
+                if number:  # the first round warms up
+                    found[way].append(done)
+        rate = {way: tokens / statistics.median(time for time, _ in times) for way, times in found.items()}
+        pairs = zip(found["labelled"], found["all"], strict=True)
+        ratio = statistics.median(labelled / every for (labelled, _), (every, _) in pairs)
+        cells = [f"{rate['all']:.0f} tokens/s", f"{rate['labelled']:.0f} tokens/s", f"{ratio:.2f}"]
+        print(
+            f"| {name} | {' | '.join(cells)} | {found['all'][0][1]:.4f} | {found['labelled'][0][1]:.4f} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
