@@ -129,8 +129,9 @@ def draw_curve(folder: Path) -> None:
 def draw_loads(folder: Path) -> None:
     """The load of every expert in every layer over the steps, relative to an even load; nothing for a dense model.
 
-    One row of panels for each modality group, one panel for each expert that it sees. In a panel a row is a sparse
-    layer and a column is a logging step. White is an even load, red is less and blue is more.
+    There is one panel for each modality group. It holds one block for each expert that the group sees. In a block a row
+    is a sparse layer, the first one on top, and a column is a logging step. White is an even load, red is less and blue
+    is more.
     """
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
@@ -140,26 +141,27 @@ def draw_loads(folder: Path) -> None:
     if not names:
         return
     experts = {name: _experts_of(lines, name) for name in names}
-    columns = max(map(len, experts.values()))
     layers = len(next(line[_LOADS + names[0]] for line in lines if _LOADS + names[0] in line))
-    size = (2 + 2.2 * columns, 1 + (1 + 0.12 * layers) * len(names))
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(names), columns, sharex=True, sharey=True, squeeze=False)
-    for row, name in zip(panels, names, strict=True):
+    most = max(map(len, experts.values()))
+    figure = Figure(figsize=(8, len(names) * max(2.5, 0.5 + 0.1 * layers * most)))
+    height = figure.get_figheight()
+    figure.subplots_adjust(left=0.14, right=0.98, bottom=0.5 / height, top=1 - 0.3 / height, hspace=0.3)
+    panels = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    for axes, name in zip(panels, names, strict=True):
         drawn = [line for line in lines if _LOADS + name in line]
-        steps, norm = [line["step"] for line in drawn], TwoSlopeNorm(1, 0, max(2, len(experts[name])))
-        for place, axes in enumerate(row):
-            if place >= len(experts[name]):
-                axes.set_axis_off()
-                continue
-            values = [[line[_LOADS + name][layer][place] for line in drawn] for layer in range(layers)]
-            edges = [steps[0] - 0.5, *[(a + b) / 2 for a, b in itertools.pairwise(steps)], steps[-1] + 0.5]
-            mesh = axes.pcolormesh(edges, range(layers + 1), values, cmap="RdBu", norm=norm)
-            axes.set_title(f"{name} tokens, expert {experts[name][place].replace('_', ' ')}", fontsize=8)
-        figure.colorbar(mesh, ax=row, label="load / even load")
-        row[0].set_ylabel("sparse layer")
-    figure.supxlabel("optimizer step", fontsize=10)
-    figure.savefig(folder / LOADS, dpi=120, metadata={"Software": None})
+        steps = [line["step"] for line in drawn]
+        places = range(len(experts[name]))
+        rows = [[line[_LOADS + name][layer][place] for line in drawn] for place in places for layer in range(layers)]
+        edges = [steps[0] - 0.5, *[(a + b) / 2 for a, b in itertools.pairwise(steps)], steps[-1] + 0.5]
+        mesh = axes.pcolormesh(edges, range(len(rows) + 1), rows, cmap="RdBu", norm=TwoSlopeNorm(1, 0, max(2, most)))
+        axes.invert_yaxis()
+        axes.hlines([layers * place for place in places[1:]], edges[0], edges[-1], colors="black", linewidth=0.8)
+        labels = [expert.replace("_", " ") for expert in experts[name]]
+        axes.set_yticks([layers * (place + 0.5) for place in places], labels, fontsize=8)
+        axes.set_title(f"{name} tokens: expert, and in each block its {layers} layers", fontsize=9)
+        figure.colorbar(mesh, ax=axes, label="load / even load")
+    panels[-1].set_xlabel("optimizer step")
+    figure.savefig(folder / LOADS, dpi=100, metadata={"Software": None})
 
 
 def _experts_of(lines: Sequence[Mapping[str, Any]], name: str) -> list[str]:
