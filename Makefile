@@ -20,7 +20,7 @@ demo: $(VENV)/.ready       ## build, train and compare sparse models on handwrit
 demo-intent: $(VENV)/.ready   ## make spoken clips, learn their intents from the raw files; minutes, CPU only
 	$(BIN)/moiety intent demo
 
-test: $(VENV)/.ready       ## the test suite, about 6 minutes on two cores
+test: $(VENV)/.ready       ## the test suite, 7 to 15 minutes on two cores
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-browser: $(VENV)/.ready  ## what a person sees: app and pages in headless Chromium; brings gradio and selenium
