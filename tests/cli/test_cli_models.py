@@ -39,7 +39,11 @@ def test_upcycle_writes_the_type_that_is_asked_for(moiety: Run, dense: Path, tmp
     result = moiety("upcycle", dense, tmp_path / "half", "--dtype", "bfloat16")
     assert result.exit_code == 0, result.stderr
     assert {tensor.dtype for tensor in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.bfloat16}
-    assert load(tmp_path / "half").dtype == torch.bfloat16
+    half = load(tmp_path / "half")
+    assert half.dtype == torch.bfloat16
+    receipt = half.config.provenance["upcycled"]["receipt"]
+    assert receipt["dtype"] == "float32", "rounding is no part of what upcycling changes"
+    assert receipt["relative_difference"] <= 1e-5
     result = moiety("upcycle", dense, tmp_path / "x", "--dtype", "int4")
     assert result.exit_code == 2
     assert "dtype='int4' is unknown; give one of float32, bfloat16" in result.stderr

@@ -272,7 +272,7 @@ def upcycle_folder(
         overwrite: Replace `destination` if it exists.
         allow_damage: Write the model also if it has lost what the dense model had learned.
         processor: Folder or id that holds the processor; None: that of `source`, if it has one.
-        dtype: Weights' type, ``float32`` or ``bfloat16``; None: the one they were saved in.
+        dtype: Type of the new weights, ``float32`` or ``bfloat16``; None: as saved, which the receipt is measured in.
 
     Returns:
         The receipt. It is also written to ``provenance`` in ``config.json``.
@@ -289,7 +289,7 @@ def upcycle_folder(
     _check_dense(folder, source)
     given = None if processor is None else load_processor(folder, marks=False, processor=processor)
     reader = given or _processor_in(folder, settings)
-    model = upcycle(load(folder, dtype), settings, seed=seed, in_place=True, processor=reader)
+    model = upcycle(load(folder), settings, seed=seed, in_place=True, processor=reader)
     refuse_damage(model, source, allowed=allow_damage)
     history = model.config.provenance["upcycled"]
     history.update(source=str(source), revision=revision, weights_sha256=hash_weights(folder))
@@ -298,7 +298,7 @@ def upcycle_folder(
     if base is not None:
         places.insert(0, local_folder(base))  # adapters may have a tokenizer of their own
         history.update(adapters_of=str(places[0]), base_sha256=hash_weights(places[0]))
-    _write(model, destination, places, given)
+    _write(model if dtype is None else model.to(getattr(torch, dtype)), destination, places, given)
     return ParityReceipt(**history["receipt"])
 
 

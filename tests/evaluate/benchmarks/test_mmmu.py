@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from moiety.evaluate.benchmarks.benchmark import asked
-from moiety.evaluate.benchmarks.files.parquet import ParquetPictures, read_parquet
+from moiety.evaluate.benchmarks.files.parquet import HubTable, ParquetPictures
 from moiety.evaluate.benchmarks.sets.cmmmu import CATEGORIES, CMMMU, official_letters, sound_letters
 from moiety.evaluate.benchmarks.sets.mmmu import (
     DOMAINS,
@@ -142,7 +142,7 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match=r"a.parquet is not a complete parquet file .*; fetch it again"):
-        list(read_parquet(tmp_path / "a.parquet"))
+        list(HubTable({"a": tmp_path / "a.parquet"}).rows())
 
 
 def test_without_pyarrow_the_install_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,28 +16,6 @@ _HELD_BYTES = 2 * 2**30
 """Pictures kept in memory, whole row groups of them: questions come in the order of their length, not of the file."""
 
 
-def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of one file in order, as plain Python values.
-
-    Args:
-        path: A parquet file.
-        columns: Columns to read, as far as the file has them. None: all columns.
-
-    Raises:
-        ImportError: pyarrow is not installed.
-        ValueError: the file is not a parquet file.
-    """
-    for batch in _batches(path, columns):
-        yield from batch.to_pylist()
-
-
-def _batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[Any]:
-    with _opened(path) as file:
-        known = file.schema_arrow.names
-        wanted = known if columns is None else [name for name in columns if name in known]
-        yield from file.iter_batches(batch_size=64, columns=wanted)
-
-
 def _light_batches(path: Path, same: Sequence[str]) -> Iterator[tuple[Any, frozenset[str]]]:
     """Batches, and the columns of pictures in them whose bytes, most of the file, are left out.
 
