@@ -13,7 +13,7 @@ import importlib.metadata
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moiety.groups import Modality
 from moiety.moe.experts.bank import bank_in
 from moiety.moe.routers import resolve
 from moiety.recipe.recipe import MoESettings
@@ -31,18 +30,14 @@ from moiety.vlm.adapters import base_of_adapters
 from moiety.vlm.card import write_card
 from moiety.vlm.configs import dense_ffn, name_of, refuse_sparse
 from moiety.vlm.damage import refuse_damage
-from moiety.vlm.decoders import base_of, token_embeddings
 from moiety.vlm.loading import local_folder
 from moiety.vlm.model import adopt, config_of, groups_of, load, moe_layers, settings_of
-from moiety.vlm.positions import forget_offsets
 from moiety.vlm.quantised import quantisation_of, quantised_by, refuse_quantised
+from moiety.vlm.receipt import ParityError, ParityReceipt, compare_logits, logits_of, own_rounding, probe_batch
 from moiety.vlm.templates import control_ids, load_processor
 from moiety.vlm.vocabulary import check_folder_vocabulary
 
 logger = logging.getLogger(__name__)
-
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-"""Largest difference of logits, relative to the largest dense logit, that a receipt accepts."""
 
 COPY_RULE = "every expert = the dense FFN; wider experts repeat its rows with zero down columns"
 COPY_RULE_FULL = "vision, text and the FFN inside inter-modality experts = the dense FFN; branches add 0 at first"
@@ -57,39 +52,6 @@ PROCESSOR_FILES = (
     "chat_template*",
     "LICENSE*",
 )
-
-
-@dataclass(frozen=True)
-class ParityReceipt:
-    """The difference between the logits of an upcycled model and those of its dense model.
-
-    Args:
-        max_difference: Largest absolute difference of logits.
-        relative_difference: `max_difference` divided by the largest absolute dense logit.
-        tolerance: Largest relative difference that is accepted.
-        dtype: Type of the weights.
-        batch: Description of the inputs that were compared.
-        promised: Whether upcycling promises equality. If false, the tolerance was not enforced.
-    """
-
-    max_difference: float
-    relative_difference: float
-    tolerance: float
-    dtype: str
-    batch: str
-    promised: bool = True
-
-    def __str__(self) -> str:
-        accepted = f"accepted: {self.tolerance:.0e}" if self.promised else "not enforced"
-        return (
-            f"parity receipt: logits differ from the dense model's by {self.max_difference:.2e} at most, "
-            f"{self.relative_difference:.2e} relative ({accepted}, {self.dtype}; {self.batch})"
-            + ("" if self.promised else "; such experts do not start as the dense model")
-        )
-
-
-class ParityError(RuntimeError):
-    """The upcycled model does not compute the same logits as the dense model."""
 
 
 def upcycle(
@@ -126,13 +88,14 @@ def upcycle(
         resolve(settings)  # finds every mistake in the settings before the model is changed
     dense = model.eval() if in_place else copy.deepcopy(model).eval()
     probe = probe_batch(dense)
-    before = _logits(dense, probe)
+    before = logits_of(dense, probe)
+    rounding = own_rounding(dense, probe, before)
     earlier = dict(getattr(dense.config, "provenance", None) or {})
     activity = unit_activity(dense, calibration) if wants_activity(dense.config, settings) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         sparse = adopt(dense, settings, earlier, copy=True, activity=activity).eval()
-    receipt = compare_logits(before, _logits(sparse, probe), sparse.dtype)
+    receipt = compare_logits(before, logits_of(sparse, probe), sparse.dtype, rounding)
     receipt = replace(receipt, promised=starts_as_dense(sparse))
     logger.debug("%s", receipt)  # the provenance holds it, too
     if receipt.promised and receipt.relative_difference > receipt.tolerance:
@@ -192,61 +155,6 @@ def _version() -> str:
         return importlib.metadata.version("moiety")
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-# -- the receipt -----------------------------------------------------------------------------------------------------
-def probe_batch(model: Any) -> dict[str, Tensor]:
-    """A fixed batch of embeddings, which needs no processor. Its rows are mixed, text only, image only, left-padded.
-
-    Upcycling does not change tower and projector, so random vectors of the size of embeddings replace picture features.
-
-    Returns:
-        ``inputs_embeds (4, 24, hidden)``, ``attention_mask``, ``modality_ids`` and ``evidence_mask (4, 24)``.
-    """
-    table = token_embeddings(model)
-    generator = torch.Generator().manual_seed(20250)
-    batch, seq = 4, 24
-    tokens = torch.randint(0, table.weight.shape[0], (batch, seq), generator=generator)
-    embeds = table(tokens.to(table.weight.device)).detach()
-    pictures = torch.randn(embeds.shape, generator=generator).to(embeds) * embeds.float().std().to(embeds.dtype)
-    modality = torch.full((batch, seq), int(Modality.TEXT))
-    modality[0, 4:14] = modality[2, :] = modality[3, 10:18] = int(Modality.IMAGE)
-    mask = torch.ones(batch, seq, dtype=torch.long)
-    mask[3, :5] = 0
-    embeds = torch.where((modality == int(Modality.IMAGE)).to(embeds.device)[..., None], pictures, embeds)
-    return {
-        "inputs_embeds": embeds,
-        "attention_mask": mask.to(embeds.device),
-        "modality_ids": modality.to(embeds.device),
-        "evidence_mask": mask.bool().to(embeds.device),
-    }
-
-
-@torch.no_grad()
-def _logits(model: Any, probe: dict[str, Tensor]) -> Tensor:
-    """Logits at the positions of the probe that are not padding, ``(positions, vocab)``."""
-    if settings_of(model) is None:
-        probe = {name: value for name, value in probe.items() if name in ("inputs_embeds", "attention_mask")}
-    forget_offsets(base_of(model))
-    logits = model(**probe, use_cache=False).logits
-    return logits[probe["attention_mask"].bool()].float()
-
-
-def compare_logits(dense: Tensor, sparse: Tensor, dtype: torch.dtype) -> ParityReceipt:
-    """The receipt for the logits of a dense model and of its upcycled model.
-
-    Args:
-        dense: Logits before, ``(positions, vocab)``.
-        sparse: Logits after, the same shape.
-        dtype: Type of the weights; decides the tolerance.
-    """
-    difference = (dense - sparse).abs().max().item()
-    largest = dense.abs().max().item()
-    relative = difference / largest if largest else difference
-    if not torch.isfinite(sparse).all() or not torch.isfinite(dense).all():
-        relative = float("inf")
-    name = str(dtype).removeprefix("torch.")
-    return ParityReceipt(difference, relative, TOLERANCE[dtype], name, "4 rows: mixed, text, image, left-padded")
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------

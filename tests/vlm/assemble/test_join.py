@@ -14,8 +14,9 @@ from moiety.recipe.recipe import MoESettings, StageSettings
 from moiety.train.start import history_of, require_trained_projector
 from moiety.vlm.assemble.join import assemble
 from moiety.vlm.model import load
+from moiety.vlm.receipt import ParityError
 from moiety.vlm.templates import load_processor
-from moiety.vlm.upcycle import ParityError, upcycle_folder
+from moiety.vlm.upcycle import upcycle_folder
 from tests.vlm.assemble.parts import PATCH, SIDE, language_folder, tower_folder
 
 

@@ -25,9 +25,10 @@ from moiety.vlm.assemble.language import Language, read_language
 from moiety.vlm.assemble.tower import Tower, read_tower
 from moiety.vlm.card import write_card
 from moiety.vlm.decoders import output_layer, token_embeddings
+from moiety.vlm.receipt import ParityError, ParityReceipt, compare_logits
 from moiety.vlm.rows import IMAGE_MARK
 from moiety.vlm.templates import TEMPLATES, stop_at_end_of_turn, use_template
-from moiety.vlm.upcycle import ParityError, ParityReceipt, compare_logits, hash_weights
+from moiety.vlm.upcycle import hash_weights
 
 logger = logging.getLogger(__name__)
 
