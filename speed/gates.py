@@ -11,23 +11,18 @@ layers together. The last is what a loss or a log sees that averages over layers
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
-from transformers.utils import logging
+from rows import encoded, parser_over_rows
 
 from moiety.moe.statistics import Tally, least_load, tally
 from moiety.moe.trace import recording
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.centring import centre_gates
-from moiety.vlm.data import Collator, Encoder
-from moiety.vlm.images import Images
 from moiety.vlm.model import groups_of, load
-from moiety.vlm.rows import read_rows
-from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
 
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -57,22 +52,13 @@ def loads(model: Any, batch: Mapping[str, Any]) -> dict[str, tuple[float, float,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="dense model folder")
-    parser.add_argument("rows", help="conversations in LLaVA's format")
-    parser.add_argument("--images", required=True, help="folder of their pictures")
+    parser = parser_over_rows(__doc__)
     parser.add_argument("--calibration", type=int, default=16, help="rows that gates are centred on")
     parser.add_argument("--held-out", type=int, default=48, help="other rows, which are counted")
     parser.add_argument("--quick", action="store_true", help="the first scheme only")
     given = parser.parse_args()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    processor = load_processor(given.folder)
-    rows, _ = read_rows([given.rows])
-    encoder = Encoder(processor, Images([given.images]), max_length=2048)
-    collator = Collator(processor.tokenizer.pad_token_id)
     wanted = given.calibration + given.held_out
-    seen = [encoder.encode(row) for row in rows[:: max(1, len(rows) // wanted)][:wanted]]
+    processor, seen, collator = encoded(given, wanted)
     every = wanted // given.calibration
     places = range(0, wanted, every)[: given.calibration]
     calibration = collator([seen[place] for place in places])

@@ -10,22 +10,17 @@ experts and routers of scheme moiie. Both ways take turns in each round. The tab
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from transformers.utils import logging
+from rows import encoded, parser_over_rows
 
 from moiety.recipe.recipe import MoESettings, Part
 from moiety.train.labelled import only_labelled
-from moiety.vlm.data import Collator, Encoder
-from moiety.vlm.images import Images
 from moiety.vlm.model import load
 from moiety.vlm.parts import freeze
-from moiety.vlm.rows import read_rows
-from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
 
 TRAINS: dict[str, tuple[str, list[Part]]] = {
@@ -45,20 +40,12 @@ def seconds(model: Any, batch: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="dense model folder")
-    parser.add_argument("rows", help="conversations in LLaVA's format")
-    parser.add_argument("--images", required=True, help="folder of their pictures")
+    parser = parser_over_rows(__doc__)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    processor = load_processor(given.folder)
-    rows, _ = read_rows([given.rows])
-    encoder = Encoder(processor, Images([given.images]), max_length=2048)
-    picked = rows[:: max(1, len(rows) // given.batch_size)][: given.batch_size]
-    batch = Collator(processor.tokenizer.pad_token_id)([encoder.encode(row) for row in picked])
+    processor, seen, collator = encoded(given, given.batch_size)
+    batch = collator(seen)
     tokens = int(batch["attention_mask"].sum())
     print("| what is trained | logits: all | labelled | time of labelled / all | loss: all | labelled |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")

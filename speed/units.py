@@ -22,13 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from moiety.evaluate.plain_text import text_loss
+
 ROWS, LENGTH = 24, 64
-
-
-@torch.no_grad()
-def text_loss(model: Any, tokenizer: Any) -> float:
-    ids = [torch.tensor([tokenizer(text)["input_ids"]]) for text in TEXTS]
-    return sum(model(input_ids=row, labels=row).loss.item() for row in ids) / len(ids)
 
 
 @torch.no_grad()
@@ -88,13 +84,13 @@ def main() -> None:
     count, ffn = len(model.model.layers), model.config.intermediate_size
     print("| units by | down columns | half width, every second layer | half width, every layer |")
     print("| --- | --- | ---: | ---: |")
-    whole = text_loss(model, tokenizer)
+    whole = text_loss(model, tokenizer, TEXTS)
     print(f"| all (dense) | | {whole:.2f} | {whole:.2f} |", flush=True)
     choices = [("norms of weights", None, "copied")]
     choices += [(f"activity on {name}", name, fit) for name in seen for fit in ("copied", "free", "held")]
     for name, batch, fit in choices:
         losses = [
-            text_loss(narrow(model, layers, ffn // 2, None if batch is None else seen[batch], fit), tokenizer)
+            text_loss(narrow(model, layers, ffn // 2, None if batch is None else seen[batch], fit), tokenizer, TEXTS)
             for layers in (range(1, count, 2), range(count))
         ]
         print(f"| {name} | {fit} | {losses[0]:.2f} | {losses[1]:.2f} |", flush=True)

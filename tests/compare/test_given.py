@@ -264,6 +264,15 @@ def test_a_projector_that_nothing_trained_is_refused_in_the_plan(world: Path, tm
             RuntimeError, match=r"stage 'questions' is sparse, but the projector of .* was never trained"
         ):
             run_compare(asked, dry_run=dry)
+    outside = tmp_path / "outside"
+    shutil.copytree(dense_folder(), outside)
+    config = json.loads((outside / "config.json").read_text())
+    (outside / "config.json").write_text(json.dumps({**config, "provenance": None}))
+    drawn = recipe(world, tmp_path / "other", outside)
+    with pytest.raises(RuntimeError, match=r"looks as if it was never trained.* model\.trained_projector=true"):
+        run_compare(drawn, dry_run=True)
+    told = recipe(world, tmp_path / "other", outside, model={"trained_projector": True})
+    assert run_compare(told, dry_run=True).rows
 
 
 def test_only_a_sparse_stage_brings_back(world: Path, given: Path, tmp_path: Path) -> None:

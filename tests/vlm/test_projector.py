@@ -1,10 +1,17 @@
 """A projector as transformers drew it is told from one that learned, also by the smallest step."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from moiety.vlm.projector import is_as_drawn
+from moiety.vlm.projector import is_as_drawn, projector_in, projector_of
 from tests.tiny import tiny_llava
+
+
+def fresh(model: Any) -> bool:
+    return is_as_drawn(projector_of(model), model.config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -13,7 +20,7 @@ def test_a_fresh_projector_is_as_drawn(seed: int, dtype: torch.dtype) -> None:
     torch.manual_seed(seed)
     model = tiny_llava()
     _redraw(model, model.config.get_text_config().initializer_range)
-    assert is_as_drawn(model.to(dtype))
+    assert fresh(model.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -25,14 +32,14 @@ def test_one_step_of_the_smallest_rate_is_seen(dtype: torch.dtype) -> None:
     for parameter in learning:
         parameter.grad = torch.full_like(parameter, 1e-6)
     optimizer.step()
-    assert not is_as_drawn(model)
+    assert not fresh(model)
 
 
 def test_zero_biases_alone_are_no_evidence() -> None:
     """A projector that was trained without biases and converted has zeros there."""
     model = tiny_llava()
     _redraw(model, 0.05)
-    assert not is_as_drawn(model)
+    assert not fresh(model)
 
 
 def test_without_biases_nothing_is_known() -> None:
@@ -40,7 +47,17 @@ def test_without_biases_nothing_is_known() -> None:
     _redraw(model, model.config.get_text_config().initializer_range)
     for name in ("linear_1", "linear_2"):
         model.model.multi_modal_projector.get_submodule(name).bias = None
-    assert not is_as_drawn(model)
+    assert not fresh(model)
+
+
+def test_a_folder_tells_the_same(tmp_path: Path) -> None:
+    model = tiny_llava()
+    _redraw(model, model.config.get_text_config().initializer_range)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    found = projector_in(tmp_path)
+    assert len(found) == len(projector_of(model)) == 4
+    assert is_as_drawn(found, model.config)
 
 
 def _redraw(model: torch.nn.Module, spread: float) -> None:

@@ -26,6 +26,7 @@ from moiety.train.start import history_of, require_trained_projector
 from moiety.vlm.damage import SCRATCH, DamageError, allows_damage, refuse_damage
 from moiety.vlm.model import load
 from moiety.vlm.parameters import on_meta
+from moiety.vlm.projector import is_as_drawn, projector_in
 from moiety.vlm.templates import load_processor
 from moiety.vlm.upcycle import upcycle
 
@@ -135,9 +136,12 @@ def refuse_noise(recipe: Recipe, base: Path) -> None:
     """
     if recipe.model.source is None or any("projector" in stage.trains for stage in recipe.stages if not stage.sparse):
         return
-    history = history_of(on_meta(base, None), base)
+    empty, marked = on_meta(base, None), recipe.model.trained_projector
+    history = history_of(empty, base)
     for stage in recipe.stages:
-        require_trained_projector(stage, history, base)
+        require_trained_projector(
+            stage, history, base, lambda: is_as_drawn(projector_in(base), empty.config), marked=marked
+        )
 
 
 def _measure(

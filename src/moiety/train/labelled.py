@@ -1,8 +1,8 @@
 """Logits only where something is learned: most tokens of a batch are pictures, questions and padding.
 
-The head of a model multiplies every position with its whole vocabulary. In SmolLM2-135M that is a fifth of a step, and
-the logits are the largest tensor of it. A position without a label adds nothing to the loss, so its logits are left
-out. Hugging Face selects whole columns of a batch (``logits_to_keep``), so a column stays if any row learns there.
+The head of a model multiplies every position with its whole vocabulary. In SmolLM2-135M that is a fifth of all products
+of a step, and the logits are its largest tensor. A position without a label adds nothing to the loss, so its logits are
+left out. Hugging Face selects whole columns of a batch (``logits_to_keep``), so a column stays if any row learns there.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from moiety.train.log_files import LogFiles, read_log
 from moiety.train.progress import without_weight_bars
 from moiety.train.resources import peak_memory_gib, reset_peak_memory
 from moiety.train.stage_data import StageData, prepare_data
-from moiety.train.start import history_of, refuse_drawn_projector, require_trained_projector
+from moiety.train.start import history_of, require_trained_projector
 from moiety.train.trainer import MoietyTrainer
 from moiety.vlm.card import Training, write_card
 from moiety.vlm.centring import centre_gates
@@ -42,6 +42,7 @@ from moiety.vlm.damage import allows_damage, refuse_damage
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
+from moiety.vlm.projector import is_as_drawn, projector_of
 from moiety.vlm.templates import load_processor, stop_at_end_of_turn
 from moiety.vlm.upcycle import upcycle, with_special_ids
 
@@ -163,9 +164,10 @@ def _model_of(
     """The model that a stage trains, made sparse if the stage asks for it; its history; whether its gates are new."""
     model = load(source, dtype=recipe.model.dtype)
     history = history_of(model, source)
-    require_trained_projector(stage, history, source)
-    if not recipe.model.trained_projector:
-        refuse_drawn_projector(stage, model, history, source)
+    marked = recipe.model.trained_projector
+    require_trained_projector(
+        stage, history, source, lambda: is_as_drawn(projector_of(model), model.config), marked=marked
+    )
     present = settings_of(model)
     if moe is not None and present is None:
         model.config.provenance = {**(model.config.provenance or {}), "origin": history["origin"]}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from moiety.train.progress import without_weight_bars
 from moiety.vlm.assemble.join import ORIGIN
 from moiety.vlm.damage import SCRATCH
 from moiety.vlm.loading import local_folder
-from moiety.vlm.projector import is_as_drawn
 from moiety.vlm.rows import read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of
@@ -98,41 +97,34 @@ def history_of(model: Any, source: Path) -> dict[str, Any]:
     return known
 
 
-def require_trained_projector(stage: StageSettings, history: dict[str, Any], source: Path) -> None:
+def require_trained_projector(
+    stage: StageSettings, history: dict[str, Any], source: Path, drawn: Callable[[], bool], *, marked: bool = False
+) -> None:
     """Refuse a sparse stage for a model whose projector was never trained.
 
-    In a model that was built from nothing or assembled from parts, the projector is random until a stage trains it.
-    Nothing is known of a model from outside: :func:`refuse_drawn_projector` looks at its weights.
-
-    Raises:
-        RuntimeError: no stage has trained the projector of a scratch or assembled model.
-    """
-    if stage.sparse and history["origin"] in (SCRATCH, ORIGIN) and not _projector_was_trained(history):
-        raise RuntimeError(
-            f"stage {stage.name!r} is sparse, but the projector of {source} was never trained: its pictures are noise. "
-            "Put a dense stage with `trains: [projector, ...]` before it"
-        )
-
-
-def refuse_drawn_projector(stage: StageSettings, model: Any, history: dict[str, Any], source: Path) -> None:
-    """Refuse a sparse stage for a model whose projector still has the numbers that transformers drew for it.
+    In a model that was built from nothing or assembled from parts, the projector is random until a stage trains it. Of
+    a model from outside nothing is known, so its weights are asked. After a stage that trains the projector, however
+    short, nothing is asked.
 
     Args:
         stage: Settings of the stage.
-        model: The model, with its weights.
-        history: Its history; after a stage that trains the projector, however short, the weights are not asked.
-        source: Its folder, for the message.
+        history: Of :func:`history_of`.
+        source: Folder of the model, for the message.
+        drawn: Whether the projector has the numbers that transformers drew, see :mod:`moiety.vlm.projector`.
+        marked: The recipe says that somebody has trained it (``model.trained_projector``).
 
     Raises:
-        RuntimeError: see :func:`moiety.vlm.projector.is_as_drawn`.
+        RuntimeError: the projector was never trained, or looks so.
     """
-    if stage.sparse and not _projector_was_trained(history) and is_as_drawn(model):
-        raise RuntimeError(
-            f"stage {stage.name!r} is sparse, but the projector of {source} looks as if it was never trained: its "
-            "biases are zero and its weights have the spread of fresh ones. Put a dense stage with "
-            "`trains: [projector]` before it, or say model.trained_projector=true if you know that it was trained"
-        )
-
-
-def _projector_was_trained(history: dict[str, Any]) -> bool:
-    return any("projector" in past["trains"] for past in history["stages"])
+    if not stage.sparse or marked or any("projector" in past["trains"] for past in history["stages"]):
+        return
+    if history["origin"] in (SCRATCH, ORIGIN):
+        why = "was never trained: its pictures are noise"
+    elif drawn():
+        why = "looks as if it was never trained: its biases are zero and its weights have the spread of fresh ones"
+    else:
+        return
+    raise RuntimeError(
+        f"stage {stage.name!r} is sparse, but the projector of {source} {why}. Put a dense stage with "
+        "`trains: [projector, ...]` before it, or say model.trained_projector=true if you know that it was trained"
+    )

@@ -22,8 +22,9 @@ from torch import Tensor
 from moiety.groups import Modality
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.configs import dense_ffn, from_outside, resolved, settings_of
-from moiety.vlm.decoders import base_of, text_decoder, token_embeddings
+from moiety.vlm.decoders import base_of, text_decoder
 from moiety.vlm.positions import forget_offsets
+from moiety.vlm.receipt import random_embeddings
 
 _ROWS, _LENGTH = 24, 64
 
@@ -90,16 +91,11 @@ def random_batch(model: Any) -> dict[str, Tensor]:
         ``inputs_embeds (24, 64, hidden)``, ``attention_mask`` and ``modality_ids (24, 64)``; every second row begins
         with 32 picture tokens.
     """
-    table = token_embeddings(model)
-    generator = torch.Generator().manual_seed(2311)
-    tokens = torch.randint(0, table.weight.shape[0], (_ROWS, _LENGTH), generator=generator)
-    embeds = table(tokens.to(table.weight.device)).detach()
-    pictures = torch.randn(embeds.shape, generator=generator).to(embeds) * embeds.float().std().to(embeds.dtype)
     modality = torch.full((_ROWS, _LENGTH), int(Modality.TEXT))
     modality[::2, : _LENGTH // 2] = int(Modality.IMAGE)
-    seen = (modality == int(Modality.IMAGE)).to(embeds.device)
+    embeds = random_embeddings(model, modality, seed=2311)
     return {
-        "inputs_embeds": torch.where(seen[..., None], pictures, embeds),
+        "inputs_embeds": embeds,
         "attention_mask": torch.ones_like(modality).to(embeds.device),
         "modality_ids": modality.to(embeds.device),
     }

@@ -36,7 +36,7 @@ def part_of(name: str) -> Part:
     """
     words = name.split(".")
     known = set(words)
-    if known & _PROJECTORS:
+    if is_of_projector(name):
         return "projector"
     if known & set(DECODERS):
         return _part_of_decoder(words)
@@ -48,6 +48,11 @@ def part_of(name: str) -> Part:
         f"parameter {name!r} belongs to no known part; add the name of its module to vlm/parts.py "
         f"({', '.join(sorted({*_PROJECTORS, *TOWERS, *DECODERS, HEAD}))} are known)"
     )
+
+
+def is_of_projector(name: str) -> bool:
+    """Whether a parameter belongs to the projector, also by its name in files of other layouts."""
+    return not _PROJECTORS.isdisjoint(name.split("."))
 
 
 def _part_of_decoder(words: list[str]) -> Part:

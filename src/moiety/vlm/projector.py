@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from torch import Tensor
 
-from moiety.vlm.parts import part_of
+from moiety.vlm.parts import is_of_projector
 
 _DEVIATIONS = 5
 _USUAL_RANGE = 0.02
 
 
-def is_as_drawn(model: Any) -> bool:
-    r"""Whether the projector has the statistics of transformers' initialisation.
+def projector_of(model: Any) -> dict[str, Tensor]:
+    """Name -> parameter of the projector of a model."""
+    return {name: tensor for name, tensor in model.named_parameters() if is_of_projector(name)}
+
+
+def projector_in(folder: str | Path) -> dict[str, Tensor]:
+    """The same from the weights of a local folder; no other tensor is read."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys() if is_of_projector(name)}  # noqa: SIM118
+    return found
+
+
+def is_as_drawn(projector: Mapping[str, Tensor], config: Any) -> bool:
+    r"""Whether a projector has the statistics of transformers' initialisation.
 
     Both must hold: every bias is exactly zero, and the standard deviation of every matrix is ``initializer_range`` of
     the config. A matrix of *n* drawn numbers has it within a relative error of :math:`1 / \sqrt{2 n}`; five times that
@@ -22,17 +39,17 @@ def is_as_drawn(model: Any) -> bool:
     counted as drawn. A projector without biases says nothing for sure and is not counted as drawn either.
 
     Args:
-        model: A vision-language model with its weights, dense or sparse.
+        projector: Of :func:`projector_of` or :func:`projector_in`.
+        config: Of the model.
 
     Returns:
         True if nothing speaks for training.
     """
-    tensors = {name: tensor for name, tensor in model.named_parameters() if part_of(name) == "projector"}
-    biases = [tensor for name, tensor in tensors.items() if name.endswith("bias")]
-    matrices = [tensor for tensor in tensors.values() if tensor.dim() > 1]
+    biases = [tensor for name, tensor in projector.items() if name.endswith("bias")]
+    matrices = [tensor for tensor in projector.values() if tensor.dim() > 1]
     if not biases or not matrices or any(bool(bias.any()) for bias in biases):
         return False
-    ranges = _ranges(model.config)
+    ranges = _ranges(config)
     return all(_has_spread(matrix, ranges) for matrix in matrices)
 
 

@@ -58,23 +58,37 @@ def probe_batch(model: Any) -> dict[str, Tensor]:
     Returns:
         ``inputs_embeds (4, 24, hidden)``, ``attention_mask``, ``modality_ids`` and ``evidence_mask (4, 24)``.
     """
-    table = token_embeddings(model)
-    generator = torch.Generator().manual_seed(20250)
     batch, seq = 4, 24
-    tokens = torch.randint(0, table.weight.shape[0], (batch, seq), generator=generator)
-    embeds = table(tokens.to(table.weight.device)).detach()
-    pictures = torch.randn(embeds.shape, generator=generator).to(embeds) * embeds.float().std().to(embeds.dtype)
     modality = torch.full((batch, seq), int(Modality.TEXT))
     modality[0, 4:14] = modality[2, :] = modality[3, 10:18] = int(Modality.IMAGE)
     mask = torch.ones(batch, seq, dtype=torch.long)
     mask[3, :5] = 0
-    embeds = torch.where((modality == int(Modality.IMAGE)).to(embeds.device)[..., None], pictures, embeds)
+    embeds = random_embeddings(model, modality, seed=20250)
     return {
         "inputs_embeds": embeds,
         "attention_mask": mask.to(embeds.device),
         "modality_ids": modality.to(embeds.device),
         "evidence_mask": mask.bool().to(embeds.device),
     }
+
+
+def random_embeddings(model: Any, modality_ids: Tensor, seed: int) -> Tensor:
+    """Embeddings of random tokens, and random vectors of their size in the place of pictures.
+
+    Args:
+        model: The model whose table is read.
+        modality_ids: ``(batch, seq)``.
+        seed: Of tokens and vectors.
+
+    Returns:
+        ``(batch, seq, hidden)``, on the device and in the type of the table.
+    """
+    table = token_embeddings(model)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, table.weight.shape[0], modality_ids.shape, generator=generator)
+    embeds = table(tokens.to(table.weight.device)).detach()
+    pictures = torch.randn(embeds.shape, generator=generator).to(embeds) * embeds.float().std().to(embeds.dtype)
+    return torch.where((modality_ids == int(Modality.IMAGE)).to(embeds.device)[..., None], pictures, embeds)
 
 
 @torch.no_grad()

@@ -127,9 +127,10 @@ def test_a_sparse_stage_waits_for_the_projector(parts: Path, tmp_path: Path) -> 
     history = history_of(load(tmp_path / "llava"), tmp_path / "llava")
     stage = StageSettings(name="sparse", sparse=True, data=["x.jsonl"], trains=["experts", "router"])
     with pytest.raises(RuntimeError, match=r"the projector of .* was never trained"):
-        require_trained_projector(stage, history, tmp_path / "llava")
+        require_trained_projector(stage, history, tmp_path / "llava", lambda: False)
+    require_trained_projector(stage, history, tmp_path / "llava", lambda: False, marked=True)
     history["stages"] = [{"trains": ["projector"]}]
-    require_trained_projector(stage, history, tmp_path / "llava")
+    require_trained_projector(stage, history, tmp_path / "llava", lambda: True)
 
 
 def test_a_language_model_that_would_answer_otherwise(parts: Path, tmp_path: Path) -> None:
