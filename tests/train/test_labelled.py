@@ -39,10 +39,10 @@ def test_every_family_learns_the_same_from_fewer_logits(family: str) -> None:
     less = only_labelled(model, batch)
     found, fewer, kept = loss_and_gradient(model, less)
     assert kept == 4 < every
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)  # measured: equal in every bit, gradients too
     assert set(fewer) == set(gradients)
     for name, value in fewer.items():
-        torch.testing.assert_close(value, gradients[name], rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(value, gradients[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def test_other_batches_stay_as_they_are() -> None:

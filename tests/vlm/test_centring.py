@@ -66,11 +66,11 @@ def test_the_mean_of_each_modality_prefers_no_expert(scheme: str) -> None:
         for members, gate in zip(router.groups.gate_members, router.gates.values(), strict=True):
             for member in members:
                 scores = gate.weight @ by_group[member]
-                assert scores.abs().max() < 1e-4 * by_group[member].norm()
+                assert scores.abs().max() < 1e-7 * by_group[member].norm()  # measured: 3.6e-9
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, drawn[name])}
     assert changed
     assert all(".router.gates." in name for name in changed)
-    torch.testing.assert_close(model(**batch()).logits, logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(model(**batch()).logits, logits, rtol=0, atol=5e-6)  # measured: 2.4e-7
 
 
 def test_experts_are_used_more_evenly() -> None:
