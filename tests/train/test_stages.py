@@ -313,3 +313,28 @@ def test_the_plan_of_a_recipe(finished: Finished, world: Path, tmp_path: Path) -
     counted = with_stages(recipe, {**stage("tune", ["questions.jsonl"], ["experts"], 1, sparse=True), "train": epochs})
     assert plan(counted).stages[0].steps == 6  # 12 rows, 3 batches, 2 steps an epoch
     assert not plan(counted.model_copy(update={"output": str(tmp_path)})).stages[0].finished
+
+
+def test_features_of_a_frozen_tower_are_kept_for_epochs_and_schemes(tmp_path: Path) -> None:
+    """Three epochs and two schemes compute each picture once, the loss is that of a tower that runs every step."""
+    root = write_world(tmp_path, repeats=1)
+    dense = stage("project", ["captions.jsonl"], ["projector"], 3)
+    tune = stage("tune", ["questions.jsonl"], ["projector", "decoder", "router", "experts"], 3, sparse=True)
+    plain = with_stages(recipe_for(root), dense, tune)
+    kept = plain.model_copy(
+        update={
+            "output": str(tmp_path / "kept"),
+            "data": plain.data.model_copy(update={"cache_features": str(tmp_path / "features")}),
+        }
+    )
+    slow, fast = run_recipe(plain, quiet=True), run_recipe(kept, quiet=True)
+    assert fast[0].metrics["pictures_of_tower"] == {"computed": 4, "read": 8, "not_kept": 0}
+    assert fast[1].metrics["pictures_of_tower"]["computed"] <= 1, "a step of text alone looks at a blank picture"
+    assert "pictures_of_tower" not in slow[0].metrics
+    for before, after in zip(slow, fast, strict=True):
+        for name in ("first_cross_entropy", "last_cross_entropy"):
+            assert after.metrics[name] == pytest.approx(before.metrics[name], rel=1e-4)
+    moved = {**kept.model_dump(mode="json"), "data": {**kept.data.model_dump(), "cache_features": "elsewhere"}}
+    assert all(result.reused for result in run_recipe(Recipe.model_validate(moved), quiet=True)), "only where they lie"
+    with pytest.raises(StageChanged, match="cache_features"):
+        run_recipe(plain.model_copy(update={"output": kept.output}), quiet=True)

@@ -71,6 +71,16 @@ def test_experts_and_router_leave_dense_ffns_alone() -> None:
     assert all(".layers.1.mlp." in name for name in learning(model))
 
 
+@pytest.mark.parametrize("made", [lambda name: FAMILIES[name].build(), sparse], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_can_train_its_head_alone(name: str, made: Any) -> None:
+    """The text config of Qwen's families does not say whether embeddings and head are tied."""
+    model = made(name)
+    freeze(model, ["head"])
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert {part_of(key) for key in learning(model)} == {"embeddings" if tied else "head"}
+
+
 def test_tied_embeddings_and_head_learn_together() -> None:
     model = sparse("gemma3")
     freeze(model, ["head"])

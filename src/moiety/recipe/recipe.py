@@ -145,6 +145,11 @@ class DataSettings(Section):
         None, description="file with rows that no stage reads; `moiety data check --fix-list` writes it"
     )
     merge_turns: Switch = Field(False, description="join the rows of one picture into one conversation")
+    cache_features: str | None = Field(
+        None,
+        description="folder that keeps what a frozen vision tower makes of each picture, so that it is computed once "
+        "for all epochs, schemes and seeds; relative to the working folder, as `output` is; null: computed every step",
+    )
     labels: Literal["assistant", "prefix"] = Field(
         "assistant", description="how the trained parts of a conversation are found"
     )

@@ -88,13 +88,15 @@ def identity_of(
     Raises:
         FileNotFoundError: a conversation file does not exist.
     """
-    tree, digests = _given(stage), FileDigests(recipe.output)
+    tree, digests, data = _given(stage), FileDigests(recipe.output), _given(recipe.data)
+    if "cache_features" in data:  # features differ in their last digits from those of a whole batch, wherever they lie
+        data["cache_features"] = True
     tree["train"] = {key: value for key, value in tree.get("train", {}).items() if key not in _NEUTRAL}
     return {
         "seed": seed,
         "model": _given(recipe.model),
         "moe": None if moe is None else _given(moe),
-        "data": {key: value for key, value in _given(recipe.data).items() if key not in ("root", "made_by")},
+        "data": {key: value for key, value in data.items() if key not in ("root", "made_by")},
         "files": {name: _digest(Path(recipe.data.root) / name) for name in stage.data},
         "stage": tree,
         "start": fingerprint_of(source),

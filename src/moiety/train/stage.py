@@ -6,7 +6,7 @@ import gc
 import logging
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from moiety.vlm.card import Training, write_card
 from moiety.vlm.centring import centre_gates
 from moiety.vlm.configs import resolved
 from moiety.vlm.damage import allows_damage, refuse_damage
+from moiety.vlm.kept_features import KeptFeatures, called_tower, kept_features
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
@@ -148,7 +149,9 @@ def _run(
         work_folder(folder).mkdir(parents=True, exist_ok=True)
         write_record(work_folder(folder), identity, recipe, None)
     ranks.wait_for_everyone()
-    metrics = _train(model, processor, data, stage, work_folder(folder), seed, on_progress, quiet)
+    with _kept(model, data, recipe) as kept:
+        metrics = _train(model, processor, data, stage, work_folder(folder), seed, on_progress, quiet)
+    metrics |= _pictures_of_tower(kept)
     metrics |= {"trainable_parameters": learning, "rows": len(data.dataset), "rows_skipped": data.num_skipped}
     scheme = "dense" if moe is None else moe.scheme
     history["stages"] = [*history["stages"], _entry(stage, scheme, seed, metrics)]
@@ -199,6 +202,26 @@ def _centre(model: Any, data: StageData, history: dict[str, Any]) -> None:
     if done is not None:
         logger.info("%s", done)
         history["upcycled"] = {**history["upcycled"], "gates": asdict(done)}
+
+
+def _kept(model: Any, data: StageData, recipe: Recipe) -> AbstractContextManager[KeptFeatures | None]:
+    """The frozen tower reads and writes feature files, if the recipe names a folder for them."""
+    folder = recipe.data.cache_features
+    if folder is None:
+        return nullcontext()
+    if called_tower(model) is None:
+        logger.warning("data.cache_features: this family computes all pictures of a batch at once, so nothing is kept")
+    return kept_features(model, folder, len({name for row in data.dataset.rows for name in row.images}))
+
+
+def _pictures_of_tower(kept: KeptFeatures | None) -> dict[str, Any]:
+    """How many pictures the frozen tower computed and how many were read, for the record and for the reader."""
+    if kept is None:
+        return {}
+    logger.info("vision tower: %d pictures computed, %d read from %s", kept.computed, kept.read, kept.folder)
+    if kept.passed:
+        logger.warning("%d calls of the vision tower have a form that cannot be kept; they were computed", kept.passed)
+    return {"pictures_of_tower": {"computed": kept.computed, "read": kept.read, "not_kept": kept.passed}}
 
 
 def _train(

@@ -95,7 +95,7 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
         if part not in get_args(Part):
             raise ValueError(f"unknown part {part!r}; {nearest_name(part, get_args(Part))}")
     wanted = set(trains)
-    if model.config.get_text_config().tie_word_embeddings and wanted & {"embeddings", "head"}:
+    if _is_tied(model) and wanted & {"embeddings", "head"}:
         wanted |= {"embeddings", "head"}
     unread, adapters = unread_parameters(base_of(model)), adapter_parameters(model)
     counts: dict[Part, int] = {}
@@ -112,3 +112,9 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
     if absent:
         logger.debug("%s has no %s; ignored", type(model).__name__, ", ".join(absent))
     return counts
+
+
+def _is_tied(model: Any) -> bool:
+    """Whether embeddings and head are one tensor. The weights are asked: configs of some families do not say it."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight

@@ -39,19 +39,28 @@ def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
     return None
 
 
+def feature_layers(base: nn.Module) -> tuple[int, ...]:
+    """The hidden states of the tower that a base model reads, by index; empty if it reads the last one after its norm.
+
+    Hidden state 0 is the embedding, hidden state i the output of block i-1. InternVL means the last one after its norm
+    when it says -1.
+    """
+    config: Any = base.config
+    chosen = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", None))
+    if chosen is None or (chosen == -1 and type(base).__name__.startswith("InternVL")):
+        return ()
+    return (chosen,) if isinstance(chosen, int) else tuple(chosen)
+
+
 def unread_modules(base: nn.Module) -> list[nn.Module]:
     """Modules of the tower whose output `base` never uses: blocks after the feature layer, last norm and pooling."""
     tower = vision_tower(base)
-    config: Any = base.config
-    selected = getattr(config, "vision_feature_layer", getattr(config, "vision_feature_layers", None))
     unread = [getattr(tower, name, None) for name in ("head", "pooler")]
-    normed = selected == -1 and type(tower).__name__.startswith("InternVL")
-    if selected is not None and not normed:
+    chosen = feature_layers(base)
+    if chosen:
         unread += [getattr(tower, name, None) for name in ("post_layernorm", "layernorm")]
         layers = tower_layers(tower)
         if layers is not None:
-            chosen = [selected] if isinstance(selected, int) else selected
-            # hidden state 0 is the embedding, hidden state i the output of block i-1
             last = max(index if index >= 0 else len(layers) + 1 + index for index in chosen)
             unread += list(layers[last:])
     return [module for module in unread if isinstance(module, nn.Module)]
