@@ -223,3 +223,15 @@ def test_another_processor_with_its_own_expansion() -> None:
     batch = Collator(0)(items)
     assert batch["pixel_values"].shape == (2, 2, 3, 16, 16)
     assert not batch["pixel_values"][0, 1].any()  # all-zero pictures are padding to this family
+
+
+def test_a_count_of_pictures_is_not_taken_for_tokens() -> None:
+    """LLaVA-OneVision says how many pictures each row has. Text rows say nothing."""
+    pixels = torch.arange(2.0 * 3 * 8 * 8).reshape(1, 2, 3, 8, 8)
+    seen = {"pixel_values": pixels, "image_sizes": torch.tensor([[8, 8]]), "batch_num_images": torch.tensor([1])}
+    texts = [torch.arange(5), torch.arange(3), torch.arange(4)]
+    rows = [{"input_ids": ids, "labels": ids, "modality_ids": torch.zeros_like(ids)} for ids in texts]
+    batch = Collator(0)([rows[0] | seen, rows[1], rows[2] | seen])
+    assert batch["batch_num_images"].tolist() == [1, 1]
+    assert batch["image_sizes"].shape == (2, 2)
+    assert batch["input_ids"].shape == batch["labels"].shape == (3, 5)

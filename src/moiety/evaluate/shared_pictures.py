@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moiety.groups import Modality
 from moiety.vlm.contracts import MODALITY_TYPES
+from moiety.vlm.encoded import positions_in
 
 _POSITIONS = {"input_ids", "modality_ids", "evidence_mask", MODALITY_TYPES}
 """What may be said of each token. Families that say more see the tokens of a picture in both directions."""
@@ -51,7 +52,7 @@ def shared_prompts(prompts: Sequence[Prompt], pictures: Sequence[Hashable], coll
         about the same pictures have different text before the last one; or the family needs to be told more about
         each token.
     """
-    if len(set(pictures)) == len(pictures) or any(_positions(prompt) - _POSITIONS for prompt in prompts):
+    if len(set(pictures)) == len(pictures) or any(positions_in(prompt) - _POSITIONS for prompt in prompts):
         return None
     first: dict[Hashable, int] = {}
     leaders = [first.setdefault(shown, number) for number, shown in enumerate(pictures)]
@@ -81,15 +82,11 @@ def opening_length(prompt: Prompt) -> int:
     return int(seen[-1]) + 1 if len(seen) else 0
 
 
-def _positions(prompt: Prompt) -> set[str]:
-    """Names of the tensors that hold one value for each token."""
-    return {name for name, value in prompt.items() if value.ndim == 1}
-
-
 def _cut(prompt: Prompt, part: slice) -> dict[str, Tensor]:
     """Some tokens of a prompt, and all its pictures."""
-    return {name: value[part] if value.ndim == 1 else value for name, value in prompt.items()}
+    flat = positions_in(prompt)
+    return {name: value[part] if name in flat else value for name, value in prompt.items()}
 
 
 def _without_pictures(prompt: Prompt) -> dict[str, Tensor]:
-    return {name: value for name, value in prompt.items() if value.ndim == 1 and name != MODALITY_TYPES}
+    return {name: prompt[name] for name in positions_in(prompt) - {MODALITY_TYPES}}

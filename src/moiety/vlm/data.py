@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from moiety.groups import Modality
 from moiety.vlm.asymoe.spans import evidence_mask, image_key, span_ids, span_order
+from moiety.vlm.encoded import positions_in
 from moiety.vlm.images import Pictures, as_rgb
 from moiety.vlm.placeholders import PLACEHOLDERS, ids_from_placeholders, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
@@ -201,9 +202,11 @@ class Encoder:
         system = messages[0]["content"][0]["text"] if messages[0]["role"] == "system" else ""
         if system not in self._openings:
             empty = {"role": "user", "content": [{"type": "text", "text": ""}]}  # some templates look at the first part
-            self._openings[system] = self._tokenise([*messages[: messages[0]["role"] == "system"], empty])[0][
-                "input_ids"
-            ]
+            try:
+                found = self._tokenise([*messages[: messages[0]["role"] == "system"], empty])[0]["input_ids"]
+            except ValueError:  # PaliGemma's processor refuses a text alone; in its prompts a picture comes first
+                found = input_ids[:0]
+            self._openings[system] = found
         shared = [int(a) == int(b) for a, b in zip(self._openings[system], input_ids, strict=False)]
         return [*shared, False].index(False)
 
@@ -258,7 +261,7 @@ class Collator:
             ``evidence_mask`` (false on padding) and ``labels`` if the rows have them, each ``(batch, seq)``. Picture
             tensors are present if a row has pictures. Scalars of the rows become ``(batch,)``.
         """
-        positions = {key for row in rows for key, value in row.items() if value.ndim == 1}
+        positions = {key for row in rows for key in positions_in(row)}
         batch = {}
         for key in sorted(positions):
             filler = self.pad_token_id if key == "input_ids" else _PADDING.get(key, 0)

@@ -21,6 +21,7 @@ from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.vlm.data import Encoder
 from moiety.vlm.decoder_calls import embeddings_changed
 from moiety.vlm.decoders import attention_kept, decoder_of
+from moiety.vlm.encoded import positions_in
 from moiety.vlm.rows import Row
 
 BOX = "answer_box"
@@ -69,10 +70,10 @@ def force(encoder: Encoder, row: Row, answer: str) -> Forced:
     length = len(prompt["input_ids"])
     said = encoder.processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
     modality_ids, given = prompt.pop("modality_ids"), prompt.pop("evidence_mask")
-    keywords = {}
+    keywords, flat = {}, positions_in(prompt)
     for name, value in prompt.items():
         tail = torch.tensor(said if name == "input_ids" else [0] * len(said), dtype=value.dtype)
-        keywords[name] = torch.cat([value, tail]).unsqueeze(0) if value.ndim == 1 else value
+        keywords[name] = torch.cat([value, tail]).unsqueeze(0) if name in flat else value
     keywords["attention_mask"] = torch.ones_like(keywords["input_ids"])
     modality_ids = torch.cat([modality_ids, torch.zeros(len(said), dtype=modality_ids.dtype)])
     evidence = torch.cat([given, torch.zeros(len(said), dtype=torch.bool)])
