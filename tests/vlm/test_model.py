@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
+from transformers import AutoConfig
 
 from moiety.moe.experts.kinds import FFNExperts
 from moiety.moe.routers import SCHEMES
@@ -149,3 +152,18 @@ def test_a_stock_trainer_is_warned_once(model: Any, caplog: pytest.LogCaptureFix
     model.eval()
     assert [record.getMessage() for record in caplog.records] == [caplog.messages[0]]
     assert "multiplies auxiliary losses by accumulation steps and ranks; use moiety.MoietyTrainer" in caplog.text
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_engines_find_the_number_of_experts_in_the_config_of_the_decoder(name: str, tmp_path: Path) -> None:
+    """Old folders do not have these names; reading fills them in."""
+    model = sparse(name)
+    model.config.save_pretrained(tmp_path)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    told = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    assert {key: tree["text_config"].pop(key) for key in told} == told
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    text = AutoConfig.from_pretrained(tmp_path).get_text_config()
+    assert {key: getattr(text, key) for key in told} == told
+    dense = adopt(FAMILIES[name].build(), MoESettings(scheme="dense"), copy=True)
+    assert not hasattr(dense.config.get_text_config(), "num_experts")

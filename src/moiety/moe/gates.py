@@ -119,6 +119,20 @@ class Router(nn.Module, abc.ABC):
                 read it.
         """
 
+    def logits(
+        self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"]
+    ) -> Float[Tensor, "tokens experts"]:
+        """The scores of all experts for every token, -inf where an expert is closed to it.
+
+        For programs that choose and compute with code of their own. A softmax over the `top_k` largest is the weight of
+        each chosen expert, with ``norm_topk``.
+
+        Args:
+            x: Input of the sparse layer, ``(tokens, hidden)``.
+            modality_ids: What each token is, ``(tokens,)``; -1 on padding.
+        """
+        return self(x, modality_ids).logits
+
     def modality_group_of(self, modality_ids: Int[Tensor, " tokens"]) -> Int[Tensor, " tokens"]:
         """Position of each token's modality group in ``groups.names``; -1 on padding.
 
@@ -189,6 +203,12 @@ class GatedRouter(Router):
         """Score, choose, weigh."""
         group = self.modality_group_of(modality_ids)
         return self.decide(self._visible_scores(self._scores(x), group), group, x.dtype)
+
+    def logits(
+        self, x: Float[Tensor, "tokens hidden"], modality_ids: Int[Tensor, " tokens"]
+    ) -> Float[Tensor, "tokens experts"]:
+        """The scores of each token's own gate at the places of its experts."""
+        return self._visible_scores(self._scores(x), self.modality_group_of(modality_ids))
 
     def decide(
         self, logits: Float[Tensor, "tokens experts"], group: Int[Tensor, " tokens"], dtype: torch.dtype

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from moiety.groups import ExpertGroups
 from moiety.moe.asymoe.activated import factors_of
@@ -149,8 +152,35 @@ def _checks_moe(base: type) -> Any:
         base.__post_init__(self, **kwargs)  # type: ignore[attr-defined]
         settings = DENSE if self.moe is None else MoESettings.model_validate(self.moe)
         self.moe = settings.model_dump()
+        tell_engines(self, settings)
 
     return __post_init__
+
+
+def tell_engines(config: Any, settings: MoESettings) -> None:
+    """Write how many experts there are where engines look for it, in the config of the decoder.
+
+    vLLM, SGLang and the expert parallelism of transformers read these names. Folders of earlier versions get them when
+    they are read. moiety itself reads the section ``moe``.
+    """
+    if settings.scheme == "dense" or not settings.experts:
+        return
+    text = config.get_text_config()
+    text.num_experts = sum(settings.experts.values())
+    text.num_experts_per_tok = settings.top_k
+    text.moe_intermediate_size = settings.expert_ffn
+
+
+def register_configs(families: Iterable[str]) -> None:
+    """Let transformers read the configs of sparse models of some families, without importing a model.
+
+    Args:
+        families: Model types of dense families, such as ``llava``. A type that this transformers lacks is passed over.
+    """
+    for name in families:
+        if name in CONFIG_MAPPING:
+            config = config_with_moe(CONFIG_MAPPING[name])  # type: ignore[arg-type]
+            AutoConfig.register(config.model_type, config, exist_ok=True)  # type: ignore[attr-defined]
 
 
 _REPLACED = ("model_type", "architectures", "moe", "provenance")

@@ -31,6 +31,7 @@ from moiety.vlm.configs import (
     groups_of,
     settings_of,
     sparse_config,
+    tell_engines,
 )
 from moiety.vlm.generation import GeneratesWithIds
 from moiety.vlm.loading import dense_class, model_type_of, read_config, read_model, refuse_partial
@@ -262,6 +263,7 @@ def adopt(
     model.config.__class__ = type(new)
     vars(model.config).pop("model_type", None)  # a config that was read keeps its old type beside the class's
     model.config.moe, model.config.provenance = new.moe, provenance
+    tell_engines(model.config, MoESettings.model_validate(new.moe))
     model.config.architectures = [cls.__name__]
     model.__class__ = cls
     model._become_sparse(getattr(model, "experts_backend", None) or Backend(), copy=copy, activity=activity)
