@@ -138,6 +138,7 @@ def carried_over(scheme: str, reference: MoESettings) -> MoESettings:
         "scheme": scheme,
         "experts": counts,
         "top_k": top_k if gated else None,
+        "balance": reference.balance if gated else "loss",
         "aux_coef": _loss_weights(reference.aux_coef, own.gate_names),
         "kinds": {group: kind for group, kind in (reference.kinds or {}).items() if group in counts} or None,
         "expert_ffn": None,

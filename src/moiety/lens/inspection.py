@@ -32,7 +32,7 @@ from moiety.lens.trace.reader import read_trace
 from moiety.vlm.configs import name_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import as_rgb, open_picture
-from moiety.vlm.model import settings_of
+from moiety.vlm.model import moe_layers, settings_of
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 
 if TYPE_CHECKING:
@@ -231,7 +231,11 @@ def evidence_pictures(
 def header_of(model: Any, seen: Observation, max_new_tokens: int) -> dict[str, Any]:
     """The facts that the numbers belong to: model, scheme, rules, sample and decoding."""
     settings = settings_of(model)
+    routers = {layer.layer_index: layer.router for layer in moe_layers(model)}
+    biases = {index: getattr(router, "selection", None) for index, router in routers.items()}
+    found = {index: bias.bias.tolist() for index, bias in biases.items() if bias is not None}
     return {
+        **({"selection_bias": found} if found else {}),  # layer -> (modality groups, experts)
         "model": name_of(model),
         "scheme": f"{seen.scheme}: {seen.groups.describe()}",
         "mask_rule": settings.mask_rule if settings else "exact",

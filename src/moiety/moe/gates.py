@@ -17,6 +17,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from moiety.groups import ExpertGroups, Modality
 from moiety.moe.asymoe.context import Context
+from moiety.moe.balance import SelectionBias
 from moiety.moe.trace import Routing
 from moiety.recipe.recipe import MoESettings
 
@@ -183,6 +184,7 @@ class GatedRouter(Router):
             }
         )
         self.layouts = tuple(_layout(groups, gate, first) for gate, first in enumerate(ends[:-1]))
+        self.selection = None if settings.balance == "loss" else SelectionBias(groups, settings.bias_rate)
         GatedRouter.initialise(self)
 
     def initialise(self, init: Any = nn.init) -> None:
@@ -213,9 +215,14 @@ class GatedRouter(Router):
     def decide(
         self, logits: Float[Tensor, "tokens experts"], group: Int[Tensor, " tokens"], dtype: torch.dtype
     ) -> Routing:
-        """Choose by `logits` and weigh; weights have type `dtype`."""
+        """Choose by `logits`, and a selection bias if there is one; weigh by `logits`; weights have type `dtype`."""
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        chosen, index = scores.topk(self.top_k, dim=-1)
+        if self.selection is None:
+            chosen, index = scores.topk(self.top_k, dim=-1)
+        else:
+            found = self.selection(scores, group).topk(self.top_k, dim=-1).indices
+            chosen, order = scores.gather(-1, found).sort(dim=-1, descending=True)  # largest weight first
+            index = found.gather(-1, order)
         # a softmax over the chosen scores is the softmax over all visible ones, renormalised
         weights = chosen.softmax(dim=-1) if self.settings.norm_topk else scores.softmax(dim=-1).gather(-1, index)
         index, weights = self.without_padding(index, weights.to(dtype), group)

@@ -190,8 +190,8 @@ def auxiliary_losses(
     Args:
         trace: Decisions of one forward.
         groups: Expert table of the scheme.
-        settings: Recipe section ``moe``. It reads ``aux_coef``, ``aux_scope``, ``aux_stats`` and ``z_loss_coef``, and
-            ``alpha_mode``, ``alpha_target`` and ``alpha_weight`` of the section ``asymoe``.
+        settings: Recipe section ``moe``. It reads ``balance``, ``aux_coef``, ``aux_scope``, ``aux_stats``,
+            ``z_loss_coef``, and ``alpha_mode``, ``alpha_target`` and ``alpha_weight`` of the section ``asymoe``.
         reduce: Sums a tensor, and its gradient, over ranks. None: :func:`sum_over_ranks` where ``aux_stats`` is
             ``global``, otherwise the sums of this process alone.
     """
@@ -218,7 +218,7 @@ def auxiliary_losses(
     total = settings.z_loss_coef * z
     for name, loss in balance.items():
         coef = settings.aux_coef.get(name, 0.0) if isinstance(settings.aux_coef, dict) else settings.aux_coef
-        total = total + coef * loss
+        total = total + (0.0 if settings.balance == "bias" else coef) * loss
     own, alpha = settings.asymoe, None
     if own is not None and own.text_kind == "evidence" and own.alpha_mode == "target":
         alpha = alpha_target_loss(layers, groups, own.alpha_target, reduce)

@@ -27,12 +27,13 @@ class StaysPrecise(nn.Module):
     """
 
     precise: ClassVar[tuple[str, ...] | None] = None
-    """Names of the parameters that stay in float32. None: all own parameters of the module."""
+    """Names of the parameters or buffers that stay in float32. None: all own parameters of the module."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         names = self._parameters if self.precise is None else self.precise
-        own = [parameter for name in names if (parameter := self._parameters.get(name)) is not None]
-        kept = {id(tensor) for parameter in own for tensor in (parameter, parameter.grad) if tensor is not None}
+        tensors = {**self._buffers, **self._parameters}
+        own = [tensor for name in names if (tensor := tensors.get(name)) is not None]
+        kept = {id(tensor) for found in own for tensor in (found, found.grad) if tensor is not None}
 
         def wide(tensor: Tensor) -> Tensor:
             moved = fn(tensor)

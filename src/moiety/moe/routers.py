@@ -148,6 +148,11 @@ def resolve(settings: MoESettings) -> tuple[type[Router], ExpertGroups, int]:
         groups.check_top_k(top_k, settings.norm_topk)
     else:
         top_k = gateless_top_k(groups, settings)
+    if settings.balance != "loss" and not issubclass(router, GatedRouter):
+        raise ValueError(
+            f"moe.balance is {settings.balance!r}, but scheme {settings.scheme!r} has no gates that a selection bias "
+            "could act on; use balance: loss, or a scheme with gates"
+        )
     if isinstance(settings.aux_coef, dict):
         for name in settings.aux_coef:
             if name not in groups.gate_names:

@@ -67,6 +67,12 @@ class MoESettings(Section):
         "all experts are used from the start; null: centred, but random for a model that moiety built from nothing",
     )
     router_jitter: float = Field(0.0, ge=0, lt=1, description="training noise: block input times U(1-eps, 1+eps)")
+    balance: Literal["loss", "bias", "both"] = Field(
+        "loss",
+        description="what spreads the load: the load-balancing loss, a bias of each expert and modality group that "
+        "counts in the choice alone, or both",
+    )
+    bias_rate: float = Field(0.001, gt=0, description="move of the selection bias after each step, in units of scores")
     aux_coef: float | dict[str, float] = Field(
         0.001, description="weight of the load-balancing loss: one number, or one for each modality group"
     )

@@ -15,14 +15,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import TrainerCallback
 
 from moiety.groups import ExpertGroups
+from moiety.moe.balance import LoadBalance
 from moiety.moe.losses import AuxiliaryLosses, auxiliary_losses
 from moiety.moe.trace import Routing, RoutingTrace, recording
 from moiety.recipe.recipe import MoESettings
 from moiety.train.asymoe.objectives import AsymmetricLosses, AsymmetricObjective, split_batch
 from moiety.vlm.decoder_calls import DecoderCall
 from moiety.vlm.model import groups_of, losses_added_by_trainer, settings_of
+from moiety.vlm.splice import sparse_layers
 
 
 class TrainedForwards(RoutingTrace):
@@ -36,6 +39,17 @@ class TrainedForwards(RoutingTrace):
         """Add a decision if it has a gradient."""
         if torch.is_grad_enabled():
             super().append(layer_index, routing)
+
+
+class MovesBiases(TrainerCallback):
+    """Moves the selection biases after each optimizer step."""
+
+    def __init__(self, balance: LoadBalance) -> None:
+        self.balance = balance
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called between the optimizer step and the zeroing of gradients."""
+        self.balance.step()
 
 
 class RoutingLossMixin:
@@ -74,6 +88,8 @@ class RoutingLossMixin:
                 model, self.asked(model, inputs), return_outputs=True, num_items_in_batch=num_items_in_batch
             )
         if model.training:
+            if self._balance is not None:
+                self._balance.add(trace)
             share, scaled = 1 / self._micro_batches, self._is_scaled(num_items_in_batch)
             losses, more = self._routing_losses(trace), None
             if own is not None:
@@ -118,6 +134,23 @@ class RoutingLossMixin:
         trainer: Any = self
         bare = trainer.accelerator.unwrap_model(trainer.model)
         return AsymmetricObjective(bare, self._table[1], own, trainer.args.seed, trainer.accelerator.autocast)
+
+    @functools.cached_property
+    def _balance(self) -> LoadBalance | None:
+        """Selection biases that follow the load, moved after each optimizer step; None where there are none.
+
+        A router that does not train decides as before, so its biases stay.
+        """
+        trainer: Any = self
+        layers = sparse_layers(trainer.accelerator.unwrap_model(trainer.model))
+        learning = [layer for layer in layers if any(weight.requires_grad for weight in layer.router.parameters())]
+        biases = [(layer.layer_index, getattr(layer.router, "selection", None)) for layer in learning]
+        found = [(index, bias) for index, bias in biases if bias is not None]
+        if not found:
+            return None
+        balance = LoadBalance(found)
+        trainer.add_callback(MovesBiases(balance))
+        return balance
 
     @functools.cached_property
     def _table(self) -> tuple[MoESettings, ExpertGroups] | None:
