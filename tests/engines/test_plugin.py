@@ -99,6 +99,7 @@ def test_configs_alone_let_transformers_read_a_folder(tmp_path: Path) -> None:
         ({"scheme": "asymoe"}, 1, "its evidence cache has no place in vLLM's blocks of keys and values; use `moiety"),
         ({"kinds": {"vision": "ffn", "inter": "bilinear", "text": "ffn"}}, 1, "kinds .*'bilinear'.* cannot be served"),
         ({"mask_rule": "last_token_as_text"}, 1, "may split a picture between two steps, and then a wrong token"),
+        ({"balance": "bias"}, 1, "choose by the scores alone and would leave the selection bias out; use `moiety"),
         ({}, 2, r"pipeline parallelism \(2 stages\) is not supported: later stages get no token ids; use tensor"),
     ],
 )

@@ -30,6 +30,11 @@ def refuse_what_is_not_served(settings: MoESettings, pipeline_parallel_size: int
             f"mask_rule {settings.mask_rule!r} cannot be served by vLLM: it may split a picture between two steps, and "
             "then a wrong token would count as the last of the picture; use `moiety serve`"
         )
+    if settings.balance != "loss":
+        raise ValueError(
+            f"moe.balance {settings.balance!r} cannot be served by vLLM: its kernels choose by the scores alone and "
+            "would leave the selection bias out; use `moiety serve`"
+        )
     if pipeline_parallel_size > 1:
         raise ValueError(
             f"pipeline parallelism ({pipeline_parallel_size} stages) is not supported: later stages get no token ids; "
