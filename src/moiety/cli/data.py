@@ -17,7 +17,8 @@ from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
     from moiety.groups import ExpertGroups
-    from moiety.recipe.recipe import Recipe, StageSettings
+    from moiety.recipe.recipe import MoESettings, Recipe, StageSettings
+    from moiety.train.memory import StageMemory
     from moiety.vlm.check import DataReport
     from moiety.vlm.data import Encoder
     from moiety.vlm.skips import Skips
@@ -57,6 +58,8 @@ class Reading:
     seed: int | None = None
     groups: ExpertGroups | None = None
     skip: Skips | None = None
+    stages: tuple[StageSettings, ...] = ()
+    recipe: Recipe | None = None
 
     def report(self) -> DataReport:
         """Check every row."""
@@ -88,23 +91,28 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Show one row as the model reads it, then every bad row with its line. The exit code is 1 if a row is bad."""
+    from moiety.train.memory import memory_table
     from moiety.vlm.check import describe_sample
     from moiety.vlm.problems import num_bad
     from moiety.vlm.skips import write_skips
 
     reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
+    needs = memory_needed(reports)
     problems = list(dict.fromkeys(problem for _, report in reports for problem in report.problems))
     notes = list(dict.fromkeys(note for _, report in reports for note in report.notes))
     if fix_list is not None:
         say(f"wrote {write_skips(fix_list, problems)} rows to {fix_list}; data.skip of a recipe leaves them out")
     if as_json:
         rows = {reading.name: numbers_of(report) for reading, report in reports}
-        show_json({"rows": rows, "problems": [asdict(problem) for problem in problems], "notes": notes})
+        memory = {name: asdict(found) | {"total": found.total} for name, found in needs.items()}
+        show_json({"rows": rows, "problems": [asdict(found) for found in problems], "notes": notes, "memory": memory})
     else:
         shown = next(((reading, report.good[0]) for reading, report in reports if report.good), None)
         if shown is not None:
             show(describe_sample(shown[1], shown[0].encoder), "")
         show(overview(reports))
+        if needs:
+            show("", memory_table(needs))
         for line in (*(f"note: {note}" for note in notes), *map(str, problems)):
             typer.echo(line)
         show(f"{len(problems)} problems in {num_bad(problems)} rows" if problems else "no problems")
@@ -242,10 +250,44 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
         sparse = any(stage.sparse for stage in stages) and recipe.moe.scheme != "dense"
         title = f"stage{'s' * (len(stages) > 1)} {', '.join(stage.name for stage in stages)}"
         groups = resolve(recipe.moe)[1] if sparse else None
-        found.append(Reading(title, [root / name for name in names], encoder, merge, recipe.seed, groups, skip))
+        files = [root / name for name in names]
+        found.append(Reading(title, files, encoder, merge, recipe.seed, groups, skip, tuple(stages), recipe))
     if recipe.evaluate.data:
         found.append(Reading("evaluate", [root / name for name in recipe.evaluate.data], encoder))
     return found
+
+
+def memory_needed(reports: Sequence[tuple[Reading, DataReport]]) -> dict[str, StageMemory]:
+    """Stage -> what it needs in memory for a batch of its longest good rows. A single file has no stages."""
+    from moiety.train.memory import memory_of
+    from moiety.train.plan import dtype_of, encoder_of
+
+    found = {}
+    for reading, report in reports:
+        longest = sorted(zip(report.lengths, range(len(report.good)), strict=True), reverse=True)
+        for stage in reading.stages:
+            assert reading.recipe is not None
+            encoder = encoder_of(reading.recipe, reading.encoder.processor)
+            rows = [report.good[place] for _, place in longest[: stage.train.per_device_train_batch_size]]
+            config, moe = config_of_recipe(reading.recipe)
+            batch = [encoder.encode(row) for row in rows]
+            dtype = dtype_of(reading.recipe)
+            found[stage.name] = memory_of(
+                config, moe if stage.sparse else None, stage, batch, encoder.pad_token_id, dtype
+            )
+    return found
+
+
+def config_of_recipe(recipe: Recipe) -> tuple[Any, MoESettings | None]:
+    """The config of the model that a recipe starts from, and the settings it is to be made sparse with."""
+    from moiety.vlm.model import config_of
+    from moiety.vlm.scratch import scratch_model
+
+    moe = None if recipe.moe.scheme == "dense" else recipe.moe
+    if recipe.model.source is not None:
+        return config_of(recipe.model.source), moe
+    assert recipe.model.scratch is not None
+    return scratch_model(recipe.model.scratch, recipe_processor(recipe), recipe.seed).config, moe
 
 
 def recipe_processor(recipe: Recipe) -> Any:
