@@ -11,7 +11,7 @@ import typer
 
 from moiety.cli import worlds
 from moiety.cli.door import CheckFailed, progress_line, say
-from moiety.cli.options import AsJson, output_file, set_option
+from moiety.cli.options import AsJson, ProcessorOption, output_file, set_option
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
@@ -82,6 +82,7 @@ def check(
     what: What,
     images: ImagesOption = None,
     model: ModelOption = None,
+    processor: ProcessorOption = None,
     max_length: LengthOption = 2048,
     settings: SetOption = None,
     fix_list: Annotated[
@@ -96,7 +97,9 @@ def check(
     from moiety.vlm.problems import num_bad
     from moiety.vlm.skips import write_skips
 
-    reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
+    reports = [
+        (reading, reading.report()) for reading in readings(what, images, model, max_length, settings, processor)
+    ]
     needs = memory_needed(reports)
     problems = list(dict.fromkeys(problem for _, report in reports for problem in report.problems))
     notes = list(dict.fromkeys(note for _, report in reports for note in report.notes))
@@ -125,12 +128,15 @@ def stats(
     what: What,
     images: ImagesOption = None,
     model: ModelOption = None,
+    processor: ProcessorOption = None,
     max_length: LengthOption = 2048,
     settings: SetOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Count rows, types of question and tokens, and draw the lengths of the rows. Bad rows are counted separately."""
-    reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
+    reports = [
+        (reading, reading.report()) for reading in readings(what, images, model, max_length, settings, processor)
+    ]
     if as_json:
         show_json({reading.name: numbers_of(report) for reading, report in reports})
         return
@@ -210,7 +216,12 @@ def histogram(title: str, lengths: Sequence[int]) -> list[str]:
 
 
 def readings(
-    what: str, images: list[str] | None, model: str | None, max_length: int, settings: list[str] | None
+    what: str,
+    images: list[str] | None,
+    model: str | None,
+    max_length: int,
+    settings: list[str] | None,
+    processor: str | None = None,
 ) -> list[Reading]:
     """The files that `what` names: one conversation file, or everything that a recipe reads.
 
@@ -224,8 +235,10 @@ def readings(
     if path.suffix in CONVERSATIONS:
         if settings:
             raise ValueError(f"--set {settings[0]} changes a key of a recipe, and {path} is a conversation file")
-        encoder = Encoder(processor_for(path, model), Images(images or [path.parent]), max_length)
+        encoder = Encoder(processor_for(path, model, processor), Images(images or [path.parent]), max_length)
         return [Reading(path.name, [path], encoder)]
+    if processor is not None:
+        raise ValueError(f"--processor is for a FILE; a recipe names it: --set model.processor={processor}")
     return recipe_readings(load(what, settings))
 
 
@@ -305,15 +318,17 @@ def recipe_processor(recipe: Recipe) -> Any:
     return scratch_processor(model.scratch, texts_of(recipe), model.template or "plain")
 
 
-def processor_for(path: Path, model: str | None) -> Any:
-    """The processor of `model`, or a small one made from the texts of the file."""
+def processor_for(path: Path, model: str | None, processor: str | None = None) -> Any:
+    """The processor of `model` or of a folder of its own, or a small one made from the texts of the file."""
     from moiety.recipe.recipe import ScratchSettings
     from moiety.vlm.rows import read_rows
     from moiety.vlm.scratch import scratch_processor
     from moiety.vlm.templates import load_processor
 
     if model is not None:
-        return load_processor(model)
+        return load_processor(model, processor=processor)
+    if processor is not None:
+        raise ValueError(f"--processor {processor} reads rows for a model; give that as well: --model FOLDER")
     say("without --model, rows are read with a small tokenizer made from this file; your model will give other lengths")
     texts = [turn.text for row in read_rows([path])[0] for turn in row.turns]
     return scratch_processor(ScratchSettings(), texts, "plain")
