@@ -32,9 +32,7 @@ def serve(
         int,
         typer.Option(metavar="N", min=1, help="Longest answer, in tokens; also the length where a request names none."),
     ] = 512,
-    max_images: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Largest number of pictures in one request.")
-    ] = 16,
+    max_images: Annotated[int, typer.Option(metavar="N", min=0, help="Most pictures in one request.")] = 16,
     max_body_mb: Annotated[
         int, typer.Option(metavar="N", min=1, help="Largest request in MiB, pictures included.")
     ] = 32,
