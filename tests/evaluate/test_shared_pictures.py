@@ -70,7 +70,7 @@ def test_shared_answers_and_likelihoods_equal_those_of_whole_prompts(name: str, 
         for number, said, scores in _made(opened.answer(part, 5, **_ASKED), part):
             (_, whole, whole_scores) = _made(_whole(model, [prompts[number]]), [Question(0, 0, {})])[0]
             assert torch.equal(said, whole)
-            # relative to the largest log-likelihood; measured at 1.9e-7 for dense models, sparse ones keep the same bound
+            # relative to the largest log-likelihood; 1.9e-7 was measured for dense models alone
             torch.testing.assert_close(scores, whole_scores, rtol=0, atol=2e-5 * float(whole_scores.abs().max()))
             tokens.append(tuple(said.tolist()))
     assert len(set(tokens)) > 1, "answers that are all equal would show nothing"

@@ -77,12 +77,13 @@ def split_prompts(prompts: Iterable[Prompt], pictures: Sequence[Hashable]) -> Sp
         key = (shown, *said)
         first.setdefault(key, (number, prompt))
         alike.setdefault(key, []).append((number, _without_pictures(_cut(prompt, slice(end, None)))))
-    openings, questions = [], []
-    for key, (number, prompt) in first.items():
-        if len(alike[key]) == 1:
+    openings: list[dict[str, Tensor]] = []
+    questions: list[Question] = []
+    for shared, (number, prompt) in first.items():
+        if len(alike[shared]) == 1:
             whole[number] = prompt
             continue
-        questions += [Question(one, len(openings), rest) for one, rest in alike[key]]
+        questions += [Question(one, len(openings), rest) for one, rest in alike[shared]]
         openings.append(_cut(prompt, slice(opening_length(prompt))))
     return Split(openings, questions, whole)
 
