@@ -34,6 +34,7 @@ WING = (
     ),
     (
         *("intent.clips.registry", "intent.clips.feature_cache", "intent.clips.pretrained", "intent.clips.reading"),
+        *("intent.clips.demo_encoders", "intent.clips.whisper_weights"),
         *("intent.data", "intent.labels", "intent.network", "intent.world"),
     ),
     (
