@@ -39,7 +39,14 @@ WING = (
     ),
     (
         *("intent.__init__", "intent.answers", "intent.classifier", "intent.explanation", "intent.recipe"),
-        *("intent.scope", "intent.storage", "intent.training", "intent.data.sources", "intent.data.folds"),
+        *(
+            "intent.scope",
+            "intent.storage",
+            "intent.training",
+            "intent.word_blend",
+            "intent.data.sources",
+            "intent.data.folds",
+        ),
     ),
     ("intent.compare",),
     ("intent.demo",),
