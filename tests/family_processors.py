@@ -47,8 +47,8 @@ NAMED: dict[str, dict[str, str]] = {
 _PLACEHOLDER = {"gemma3": "<image_soft_token>", "internvl": "<IMG_CONTEXT>"} | dict.fromkeys(
     ("qwen2_5_vl", "qwen3_vl"), "<|image_pad|>"
 )
-WITH_PROCESSOR = [name for name in FAMILIES if "-" not in name or name == "llava-onevision"]
-"""One of each kind of processor; that of LLaVA is tried everywhere else."""
+WITH_PROCESSOR = [name for name in FAMILIES if "-" not in name or name in ("llava-onevision", "llava-llama")]
+"""One family of each kind of processor."""
 _SIZE = {"height": SIDE, "width": SIDE}
 _LONGEST = {"longest_edge": SIDE}
 
@@ -90,7 +90,9 @@ PICTURES = {f"{colour}.png": Image.new("RGB", (16, 16), colour) for colour in ("
 
 
 def _tokenizer(name: str) -> Any:
-    trained = train_tokenizer(TEXTS, 512, SPECIAL)
+    # vLLM looks up the line ends that Gemma's tokenizer has as tokens
+    lines = ["\n" * count for count in range(1, 5)] if name == "gemma3" else []
+    trained = train_tokenizer(TEXTS, 512, [*SPECIAL, *lines])
     start = {"bos_token": "<bos>"} if name == "paligemma" else {}
     return PreTrainedTokenizerFast(
         tokenizer_object=trained._tokenizer,
@@ -150,6 +152,12 @@ def _processor(name: str, tokenizer: Any) -> Any:
             tokenizer=tokenizer,
             video_processor=_video("internvl", "InternVLVideoProcessor", size=_SIZE),
             image_seq_length=1,
+        )
+    if name == "llava-llama":
+        images = _class("clip.image_processing_pil_clip", "CLIPImageProcessorPil")
+        made = images(size={"shortest_edge": SIDE}, crop_size=_SIZE)
+        return hf.LlavaProcessor(
+            made, tokenizer, PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
         )
     images = _class("qwen2_vl.image_processing_pil_qwen2_vl", "Qwen2VLImageProcessorPil")(
         patch_size=PATCH, temporal_patch_size=2, merge_size=2, min_pixels=SIDE**2, max_pixels=SIDE**2

@@ -34,11 +34,19 @@ WING = (
     ),
     (
         *("intent.clips.registry", "intent.clips.feature_cache", "intent.clips.pretrained", "intent.clips.reading"),
+        *("intent.clips.demo_encoders", "intent.clips.whisper_weights"),
         *("intent.data", "intent.labels", "intent.network", "intent.world"),
     ),
     (
         *("intent.__init__", "intent.answers", "intent.classifier", "intent.explanation", "intent.recipe"),
-        *("intent.scope", "intent.storage", "intent.training", "intent.data.sources", "intent.data.folds"),
+        *(
+            "intent.scope",
+            "intent.storage",
+            "intent.training",
+            "intent.word_blend",
+            "intent.data.sources",
+            "intent.data.folds",
+        ),
     ),
     ("intent.compare",),
     ("intent.demo",),

@@ -97,7 +97,16 @@ def test_a_recipe_checks_all_its_stages_and_questions(moiety: Run, rows: Path, t
     found = json.loads(moiety("data", "stats", recipe, "--json").stdout)
     pictures = {name: part["tokens"]["image"] for name, part in found.items()}
     assert pictures == {"stages words, again": 32, "stage experts": 16, "evaluate": 32}
-    assert moiety("data", "check", recipe).exit_code == 0
+    sound = moiety("data", "check", recipe)
+    assert sound.exit_code == 0
+    for word in ("memory", "activations", "longest row", "GiB of one training process"):
+        assert word in sound.stdout
+    needs = json.loads(moiety("data", "check", recipe, "--json").stdout)["memory"]
+    assert set(needs) == {"words", "again", "experts"}
+    for found in needs.values():
+        parts = ("parameters", "gradients", "optimizer", "activations")
+        assert found["total"] == pytest.approx(sum(found[part] for part in parts))
+        assert found["activations"] > 0
     short = moiety("data", "check", recipe, "--set", "data.max_length=20")
     assert short.exit_code == 1
     assert "data.max_length is 20; raise it to" in short.stdout

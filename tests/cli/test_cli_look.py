@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,6 +100,41 @@ def test_chat_through_a_pipe_survives_mistakes(moiety: Run, sparse: Path, tmp_pa
 
 def test_chat_ends_with_its_input(moiety: Run, dense: Path) -> None:
     assert moiety("chat", dense, "--max-new-tokens", 1, given="Hello?\n").exit_code == 0
+
+
+@pytest.fixture
+def bare(sparse: Path, tmp_path: Path) -> Path:
+    """The sparse model without its processor."""
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copyfile(sparse / name, tmp_path / "bare" / name)
+    return tmp_path / "bare"
+
+
+def test_a_folder_without_processor_is_used_with_that_of_another(
+    moiety: Run, bare: Path, sparse: Path, rows: Path, tmp_path: Path
+) -> None:
+    picture = model_folders.picture_file()
+    verbs: dict[str, list[Any]] = {
+        "evaluate": [bare, rows, "--limit", 1, "--max-new-tokens", 1],
+        "chat": [bare, "--max-new-tokens", 1],
+        "inspect": [bare, picture, "Where?", "--max-new-tokens", 1, "-o", tmp_path / "look"],
+        "ground": [bare, rows, "-o", tmp_path / "ground"],
+    }
+    for verb, words in verbs.items():
+        missing = moiety(verb, *words, given="Hello?\n")
+        assert missing.exit_code == 2, verb
+        assert f"no processor in {bare}" in missing.stderr
+        assert "Give the folder that has it: --processor FOLDER" in missing.stderr
+        found = moiety(verb, *words, "--processor", sparse, given="Hello?\n")
+        assert found.exit_code == 0, (verb, found.stderr)
+    told = moiety("data", "check", rows, "--model", bare)
+    assert (told.exit_code, f"no processor in {bare}" in told.stderr) == (2, True)
+    assert moiety("data", "check", rows, "--model", bare, "--processor", sparse).exit_code == 0
+    refused = moiety("data", "check", rows, "--processor", sparse)
+    assert f"--processor {sparse} reads rows for a model; give that as well: --model FOLDER" in refused.stderr
+    refused = moiety("data", "check", "demo", "--processor", sparse)
+    assert f"--processor is for a FILE; a recipe names it: --set model.processor={sparse}" in refused.stderr
 
 
 def test_chat_refuses_a_first_picture_that_is_missing(moiety: Run, dense: Path) -> None:

@@ -199,14 +199,12 @@ def test_without_a_plan_and_a_width_the_full_size_is_for_models_from_outside(sma
     assert as_wide_as_dense(MoESettings(), outside) is None
 
 
-def test_who_starts_as_the_dense_model_and_how_much_a_run_needs(small: LlavaConfig) -> None:
+def test_who_starts_as_the_dense_model(small: LlavaConfig) -> None:
     variants = {"narrow": {"moe": {"expert_ffn": 32}, "budget": "own"}, "wide": {"moe": {"layers": [0]}}}
     asked = recipe({"variants": variants}, norm_topk=True)
     rows = {found.name: found.row for found in plan_schemes(asked, small, ["dense", "dense_wide", "moiie", *variants])}
     starts = {name: row.starts_as_dense for name, row in rows.items()}
     assert starts == {"dense": True, "dense_wide": True, "moiie": True, "narrow": False, "wide": True}
-    experts = 3 * 64 * 128 * 4  # one of two layers is sparse, and its four experts alone are trained
-    assert rows["moiie"].gib == pytest.approx((rows["moiie"].total + 3 * experts) * 4 / 2**30)
 
 
 def test_controls_of_a_design_share_its_widths(small: LlavaConfig) -> None:

@@ -123,9 +123,9 @@ def test_a_skewed_gate_is_spread() -> None:
     settings = MoESettings(balance="bias", bias_rate=0.02)
     layer = ModalityMoE(8, 16, settings)
     with torch.no_grad():
-        layer.router.gates["vision"].weight.zero_()[:2, 0] = 1.0
+        layer.router.gates["vision"].weight.zero_()[:2, :2] = torch.eye(2)
     x, ids = torch.randn(1, 64, 8), torch.ones(1, 64, dtype=torch.long)
-    x[..., 0] = 1 + torch.rand(1, 64)
+    x[..., :2] = 1 + torch.rand(1, 64, 2)  # the third expert has score 0 and is never among the two largest
     balance = LoadBalance([(0, layer.router.selection)])
 
     def least() -> float:

@@ -11,7 +11,9 @@ from toy import encoded, row, scratch_folder, sparse_model, write_world
 
 from moiety.recipe.recipe import TrainSettings
 from moiety.train import MoietyTrainer, training_arguments
+from moiety.vlm.contracts import cache_in
 from moiety.vlm.model import load, moe_layers
+from tests.tiny import CACHE
 
 ROWS = [row("a", "red.png", "Which colour?", "red"), row("b", None, "Repeat the word blue.", "blue blue")]
 
@@ -56,7 +58,8 @@ def test_a_frozen_router_keeps_its_biases(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_saved_bias_is_the_loaded_bias(world: Path, tmp_path: Path, dtype: str) -> None:
-    model = sparse_model(world, balance="both").to(getattr(torch, dtype)).eval()
+    sparse_model(world, balance="both").save_pretrained(tmp_path / "made")
+    model = load(tmp_path / "made", dtype=dtype)  # a cast of the whole model would also round its rotary positions
     for layer in moe_layers(model):
         layer.router.selection.bias.normal_(std=2.0)
     model.save_pretrained(tmp_path / "saved")
@@ -68,6 +71,6 @@ def test_a_saved_bias_is_the_loaded_bias(world: Path, tmp_path: Path, dtype: str
         full = again(input_ids=ids)
         assert torch.equal(full.logits, model(input_ids=ids).logits)
         first = again(input_ids=ids[:, :3], use_cache=True)
-        second = again(input_ids=ids[:, 3:], past_key_values=first.past_key_values)
+        second = again(input_ids=ids[:, 3:], **{CACHE: cache_in(first)})
     tolerance = 1e-5 if dtype == "float32" else 2e-2
     torch.testing.assert_close(second.logits[:, -1], full.logits[:, -1], atol=tolerance, rtol=tolerance)

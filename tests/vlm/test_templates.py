@@ -154,7 +154,7 @@ def test_templates_without_marks_are_refused_with_the_remedy(tmp_path: Path) -> 
 
 
 def test_folders_without_a_processor(tmp_path: Path) -> None:
-    advice = r"--processor FOLDER`, or model\.processor=FOLDER in a recipe.* get their processor from `moiety assemble`"
+    advice = r"--processor FOLDER, or model\.processor=FOLDER in a recipe.* get their processor from `moiety assemble`"
     with pytest.raises(FileNotFoundError, match=f"no processor in {tmp_path}: .*{advice}"):
         load_processor(tmp_path)
     shared_processor().tokenizer.save_pretrained(tmp_path)

@@ -54,7 +54,7 @@ def ask_files(model: str, files: ConversationFiles, asked: Asked) -> Lines:
     rows = load_rows(data)[: asking.limit]
     longest = asking.max_new_tokens or LONGEST_ANSWER
     pictures = pictures_of(rows, data, files.images)
-    both = load_both(model, asked.device, asked.dtype)
+    both = load_both(model, asked.device, asked.dtype, asked.processor)
     result = evaluate_model(
         *both,
         rows,

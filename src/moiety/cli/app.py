@@ -9,6 +9,7 @@ import typer
 
 from moiety.cli.door import STOPPED, say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
+from moiety.cli.options import ProcessorOption
 
 SECONDS_TO_END = 5
 """After Ctrl-C or a termination signal, once the page is closed and its pictures are deleted."""
@@ -28,12 +29,13 @@ def demo_app(
         int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens; it can be changed in the page.")
     ] = 64,
     device: DeviceOption = None,
+    processor: ProcessorOption = None,
 ) -> None:
     """Open a page to talk with a model about a picture; the page shows which expert read which token."""
     from moiety.app.server import check_app, leave_within, run_app
 
     chosen = check_app(host, port)
-    loaded = load_both(model, device)
+    loaded = load_both(model, device, processor=processor)
 
     def told(address: str, public: str | None) -> None:
         say(f"open {address} · Ctrl-C stops")

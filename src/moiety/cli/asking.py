@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.look import DeviceOption
-from moiety.cli.options import AsJson, DtypeOption, output_file, set_option
+from moiety.cli.options import AsJson, DtypeOption, ProcessorOption, output_file, set_option
 
 if TYPE_CHECKING:
     from moiety.evaluate.benchmarks.run import Asking
@@ -76,6 +76,7 @@ class Asked:
         ),
     ] = 100
     device: DeviceOption = None
+    processor: ProcessorOption = None
     dtype: DtypeOption = None
     as_json: AsJson = False
 

@@ -68,7 +68,9 @@ def ask_benchmarks(model: str, given: BenchmarkFiles, asked: Asked) -> Lines:
     check_writable(output, is_folder=True)
     keeps_files(output, {"*.jsonl": f"the answers in {output}"})
     read_all(names, data, asking.rule)  # before the model: a missing file should not cost the time to load one
-    runs = evaluate_benchmarks(*load_both(model, asked.device, asked.dtype), names, data, output, asking, _Lines())
+    runs = evaluate_benchmarks(
+        *load_both(model, asked.device, asked.dtype, asked.processor), names, data, output, asking, _Lines()
+    )
     if asked.as_json:
         show_json([vars(run) | {"score": None if run.score is None else run.score.to_dict()} for run in runs])
         return HEADS, [run.line for run in runs]

@@ -49,15 +49,18 @@ def stages(comparison: Comparison) -> Table:
 
 
 def before_training(comparison: Comparison) -> Table:
-    """How each scheme starts, and what one run of it needs."""
+    """How each scheme starts, and what one run of it needs in memory, by part."""
+    from moiety.train.memory import NOTE, StageMemory
+
     words = {True: "yes", False: "no", None: ""}
-    rows = [(row.scheme, words[row.starts_as_dense], f"{row.gib:.2f}") for row in comparison.rows]
-    most = max((row.gib for row in comparison.rows), default=0.0)
-    note = (
-        f"one run is in memory at a time: {most:.2f} GiB for weights, gradients and optimizer are enough, activations "
-        "come on top"
-    )
-    return table("start and memory", ("scheme", "starts as the dense model", "#GiB of one run"), rows, note)
+    rows, memory = [], comparison.context["memory"]
+    for row in comparison.rows:
+        found = StageMemory(**memory[row.scheme])
+        rows.append((row.scheme, words[row.starts_as_dense], *found.shown()))
+    most = max((StageMemory(**found).total for found in memory.values()), default=0.0)
+    note = f"one run is in memory at a time: {most:.2f} GiB are enough. {NOTE}"
+    heads = ("scheme", "starts as the dense model", *(f"#{part}" for part in StageMemory.PARTS))
+    return table("start and memory", heads, rows, note)
 
 
 def parameters(comparison: Comparison) -> Table:

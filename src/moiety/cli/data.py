@@ -11,13 +11,14 @@ import typer
 
 from moiety.cli import worlds
 from moiety.cli.door import CheckFailed, progress_line, say
-from moiety.cli.options import AsJson, output_file, set_option
+from moiety.cli.options import AsJson, ProcessorOption, output_file, set_option
 from moiety.cli.recipes import load
 from moiety.cli.screen import show, show_json, table
 
 if TYPE_CHECKING:
     from moiety.groups import ExpertGroups
-    from moiety.recipe.recipe import Recipe, StageSettings
+    from moiety.recipe.recipe import MoESettings, Recipe, StageSettings
+    from moiety.train.memory import StageMemory
     from moiety.vlm.check import DataReport
     from moiety.vlm.data import Encoder
     from moiety.vlm.skips import Skips
@@ -57,6 +58,8 @@ class Reading:
     seed: int | None = None
     groups: ExpertGroups | None = None
     skip: Skips | None = None
+    stages: tuple[StageSettings, ...] = ()
+    recipe: Recipe | None = None
 
     def report(self) -> DataReport:
         """Check every row."""
@@ -79,6 +82,7 @@ def check(
     what: What,
     images: ImagesOption = None,
     model: ModelOption = None,
+    processor: ProcessorOption = None,
     max_length: LengthOption = 2048,
     settings: SetOption = None,
     fix_list: Annotated[
@@ -88,23 +92,30 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Show one row as the model reads it, then every bad row with its line. The exit code is 1 if a row is bad."""
+    from moiety.train.memory import memory_table
     from moiety.vlm.check import describe_sample
     from moiety.vlm.problems import num_bad
     from moiety.vlm.skips import write_skips
 
-    reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
+    reports = [
+        (reading, reading.report()) for reading in readings(what, images, model, max_length, settings, processor)
+    ]
+    needs = memory_needed(reports)
     problems = list(dict.fromkeys(problem for _, report in reports for problem in report.problems))
     notes = list(dict.fromkeys(note for _, report in reports for note in report.notes))
     if fix_list is not None:
         say(f"wrote {write_skips(fix_list, problems)} rows to {fix_list}; data.skip of a recipe leaves them out")
     if as_json:
         rows = {reading.name: numbers_of(report) for reading, report in reports}
-        show_json({"rows": rows, "problems": [asdict(problem) for problem in problems], "notes": notes})
+        memory = {name: asdict(found) | {"total": found.total} for name, found in needs.items()}
+        show_json({"rows": rows, "problems": [asdict(found) for found in problems], "notes": notes, "memory": memory})
     else:
         shown = next(((reading, report.good[0]) for reading, report in reports if report.good), None)
         if shown is not None:
             show(describe_sample(shown[1], shown[0].encoder), "")
         show(overview(reports))
+        if needs:
+            show("", memory_table(needs))
         for line in (*(f"note: {note}" for note in notes), *map(str, problems)):
             typer.echo(line)
         show(f"{len(problems)} problems in {num_bad(problems)} rows" if problems else "no problems")
@@ -117,12 +128,15 @@ def stats(
     what: What,
     images: ImagesOption = None,
     model: ModelOption = None,
+    processor: ProcessorOption = None,
     max_length: LengthOption = 2048,
     settings: SetOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Count rows, types of question and tokens, and draw the lengths of the rows. Bad rows are counted separately."""
-    reports = [(reading, reading.report()) for reading in readings(what, images, model, max_length, settings)]
+    reports = [
+        (reading, reading.report()) for reading in readings(what, images, model, max_length, settings, processor)
+    ]
     if as_json:
         show_json({reading.name: numbers_of(report) for reading, report in reports})
         return
@@ -202,7 +216,12 @@ def histogram(title: str, lengths: Sequence[int]) -> list[str]:
 
 
 def readings(
-    what: str, images: list[str] | None, model: str | None, max_length: int, settings: list[str] | None
+    what: str,
+    images: list[str] | None,
+    model: str | None,
+    max_length: int,
+    settings: list[str] | None,
+    processor: str | None = None,
 ) -> list[Reading]:
     """The files that `what` names: one conversation file, or everything that a recipe reads.
 
@@ -216,8 +235,10 @@ def readings(
     if path.suffix in CONVERSATIONS:
         if settings:
             raise ValueError(f"--set {settings[0]} changes a key of a recipe, and {path} is a conversation file")
-        encoder = Encoder(processor_for(path, model), Images(images or [path.parent]), max_length)
+        encoder = Encoder(processor_for(path, model, processor), Images(images or [path.parent]), max_length)
         return [Reading(path.name, [path], encoder)]
+    if processor is not None:
+        raise ValueError(f"--processor is for a FILE; a recipe names it: --set model.processor={processor}")
     return recipe_readings(load(what, settings))
 
 
@@ -242,10 +263,44 @@ def recipe_readings(recipe: Recipe) -> list[Reading]:
         sparse = any(stage.sparse for stage in stages) and recipe.moe.scheme != "dense"
         title = f"stage{'s' * (len(stages) > 1)} {', '.join(stage.name for stage in stages)}"
         groups = resolve(recipe.moe)[1] if sparse else None
-        found.append(Reading(title, [root / name for name in names], encoder, merge, recipe.seed, groups, skip))
+        files = [root / name for name in names]
+        found.append(Reading(title, files, encoder, merge, recipe.seed, groups, skip, tuple(stages), recipe))
     if recipe.evaluate.data:
         found.append(Reading("evaluate", [root / name for name in recipe.evaluate.data], encoder))
     return found
+
+
+def memory_needed(reports: Sequence[tuple[Reading, DataReport]]) -> dict[str, StageMemory]:
+    """Stage -> what it needs in memory for a batch of its longest good rows. A single file has no stages."""
+    from moiety.train.memory import memory_of
+    from moiety.train.plan import dtype_of, encoder_of
+
+    found = {}
+    for reading, report in reports:
+        longest = sorted(zip(report.lengths, range(len(report.good)), strict=True), reverse=True)
+        for stage in reading.stages:
+            assert reading.recipe is not None
+            encoder = encoder_of(reading.recipe, reading.encoder.processor)
+            rows = [report.good[place] for _, place in longest[: stage.train.per_device_train_batch_size]]
+            config, moe = config_of_recipe(reading.recipe)
+            batch = [encoder.encode(row) for row in rows]
+            dtype = dtype_of(reading.recipe)
+            found[stage.name] = memory_of(
+                config, moe if stage.sparse else None, stage, batch, encoder.pad_token_id, dtype
+            )
+    return found
+
+
+def config_of_recipe(recipe: Recipe) -> tuple[Any, MoESettings | None]:
+    """The config of the model that a recipe starts from, and the settings it is to be made sparse with."""
+    from moiety.vlm.model import config_of
+    from moiety.vlm.scratch import scratch_model
+
+    moe = None if recipe.moe.scheme == "dense" else recipe.moe
+    if recipe.model.source is not None:
+        return config_of(recipe.model.source), moe
+    assert recipe.model.scratch is not None
+    return scratch_model(recipe.model.scratch, recipe_processor(recipe), recipe.seed).config, moe
 
 
 def recipe_processor(recipe: Recipe) -> Any:
@@ -263,15 +318,17 @@ def recipe_processor(recipe: Recipe) -> Any:
     return scratch_processor(model.scratch, texts_of(recipe), model.template or "plain")
 
 
-def processor_for(path: Path, model: str | None) -> Any:
-    """The processor of `model`, or a small one made from the texts of the file."""
+def processor_for(path: Path, model: str | None, processor: str | None = None) -> Any:
+    """The processor of `model` or of a folder of its own, or a small one made from the texts of the file."""
     from moiety.recipe.recipe import ScratchSettings
     from moiety.vlm.rows import read_rows
     from moiety.vlm.scratch import scratch_processor
     from moiety.vlm.templates import load_processor
 
     if model is not None:
-        return load_processor(model)
+        return load_processor(model, processor=processor)
+    if processor is not None:
+        raise ValueError(f"--processor {processor} reads rows for a model; give that as well: --model FOLDER")
     say("without --model, rows are read with a small tokenizer made from this file; your model will give other lengths")
     texts = [turn.text for row in read_rows([path])[0] for turn in row.turns]
     return scratch_processor(ScratchSettings(), texts, "plain")

@@ -12,7 +12,7 @@ import typer
 
 from moiety.cli.door import say
 from moiety.cli.look import DeviceOption, load_both
-from moiety.cli.options import AsJson, output_folder, split
+from moiety.cli.options import AsJson, ProcessorOption, output_folder, split
 from moiety.cli.screen import show, show_json
 
 TWO_FORMS = (
@@ -46,6 +46,7 @@ def inspect(
     dpi: Annotated[int, typer.Option(help="Resolution of the PNG files, in dots per inch.")] = 130,
     max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")] = 32,
     device: DeviceOption = None,
+    processor: ProcessorOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw which expert read which token, for one question or for a whole run that was traced.
@@ -55,7 +56,7 @@ def inspect(
     """
     if trace is None and model is not None and image is not None and question is not None and only is None:
         with _exporting(kind, dpi):
-            ask(model, image, question, beside, output, max_new_tokens, device, as_json)
+            ask(model, image, question, beside, output, max_new_tokens, device, as_json, processor)
     elif trace is not None and model is None:
         with _exporting(kind, dpi):
             open_traces([trace, *([Path(beside)] if beside else [])], only, output, as_json)
@@ -78,6 +79,7 @@ def ask(
     max_new_tokens: int,
     device: str | None,
     as_json: bool,
+    processor: str | None = None,
 ) -> None:
     """Ask one question, of two models where there is a second one, and draw who read what."""
     from moiety.lens import inspect_beside, inspect_image
@@ -86,11 +88,13 @@ def ask(
     picture = open_picture(image)  # before the model: a wrong path should not cost the time to load one
     if beside is not None:
         check_sparse(beside)
-    report = inspect_image(*load_both(model, device), picture, question, output, max_new_tokens=max_new_tokens)
+    report = inspect_image(
+        *load_both(model, device, processor=processor), picture, question, output, max_new_tokens=max_new_tokens
+    )
     reports = [report]
     if beside is not None:
-        other, processor = load_both(beside, device)
-        reports.append(inspect_beside(report, other, processor, picture, max_new_tokens=max_new_tokens))
+        other, reader = load_both(beside, device, processor=processor)
+        reports.append(inspect_beside(report, other, reader, picture, max_new_tokens=max_new_tokens))
     if as_json:
         found = [dataclasses.asdict(one) for one in reports]
         show_json(found if len(found) > 1 else found[0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moiety.cli import intent_labels
+from moiety.cli import intent_encoders, intent_labels
 from moiety.cli.door import keeps_files, progress_line, say, stop
 from moiety.cli.intent_grades import (
     check_inputs,
@@ -31,6 +31,7 @@ app = typer.Typer(
     help="Recognise what speakers want (their intents) from text, audio and video.",
 )
 app.command("describe-labels")(intent_labels.describe_labels)
+app.command("fetch-demo-encoders")(intent_encoders.fetch_demo_encoders)
 
 ModelFolder = Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that `moiety intent fit` wrote.")]
 Overrides = Annotated[

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moiety.cli.door import calm_libraries, progress_line, say
-from moiety.cli.options import AsJson, output_folder
+from moiety.cli.options import AsJson, ProcessorOption, output_folder
 from moiety.cli.screen import show, show_json
 
 if TYPE_CHECKING:
@@ -32,15 +32,17 @@ ImagesOption = Annotated[
 ]
 
 
-def load_both(folder: str, device: str | None, dtype: str | None = None) -> tuple[Any, Any]:
-    """Model and processor of a folder; the template needs no training marks here."""
+def load_both(
+    folder: str, device: str | None, dtype: str | None = None, processor: str | None = None
+) -> tuple[Any, Any]:
+    """Model and processor of a folder, or of two; the template needs no training marks here."""
     from moiety.devices import device_named
     from moiety.vlm.model import load
     from moiety.vlm.templates import load_processor
 
     calm_libraries()
     chosen = device_named(device)
-    return load(folder, dtype, device=chosen).eval(), load_processor(folder, marks=False)
+    return load(folder, dtype, device=chosen).eval(), load_processor(folder, marks=False, processor=processor)
 
 
 def pictures_of(rows: Sequence[Row], data: Sequence[Path], images: Sequence[str] | None) -> Images:
@@ -80,6 +82,7 @@ def ground(
         typer.Option("--output", "-o", help="Folder for the page, picture and numbers.", callback=output_folder),
     ] = Path("ground"),
     device: DeviceOption = None,
+    processor: ProcessorOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure, layer by layer, whether a model answers from the pictures and the given text, or from memory."""
@@ -90,7 +93,9 @@ def ground(
     rows = load_rows(data)[:limit]
     found = pictures_of(rows, data, images)
     numbers = [
-        read_rows_of(*load_both(name, device), rows, found, progress=progress_line(f"{role}: questions"))
+        read_rows_of(
+            *load_both(name, device, processor=processor), rows, found, progress=progress_line(f"{role}: questions")
+        )
         for role, name in (("model", model), ("reference", reference))
         if name is not None
     ]
@@ -107,6 +112,7 @@ def chat(
     image: Annotated[Path | None, typer.Option(help="Picture that the first question is about.")] = None,
     max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")] = 128,
     device: DeviceOption = None,
+    processor: ProcessorOption = None,
 ) -> None:
     """Talk with a model about pictures, in a terminal or through a pipe."""
     from moiety.chat import HELP, Conversation, run_chat
@@ -115,7 +121,7 @@ def chat(
     first = None if image is None else open_picture(image)  # before the model: a wrong path should not cost its loading
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a stray byte in a pipe costs one letter, not the conversation
-    conversation = Conversation(*load_both(model, device), max_new_tokens=max_new_tokens)
+    conversation = Conversation(*load_both(model, device, processor=processor), max_new_tokens=max_new_tokens)
     if first is not None:
         conversation.add_image(first)
     say(HELP)

@@ -246,10 +246,9 @@ def memory_table(stages: dict[str, ParameterCount]) -> Any:
 
 def config_and_settings(what: str, overrides: list[str] | None) -> tuple[Any, MoESettings | None]:
     """The config a model folder or a recipe stands for, and the settings it is to be made sparse with."""
-    from moiety.cli.data import recipe_processor
+    from moiety.cli.data import config_of_recipe
     from moiety.cli.recipes import load, shipped
     from moiety.vlm.model import config_of
-    from moiety.vlm.scratch import scratch_model
 
     if Path(what).is_dir() or (not what.endswith((".yaml", ".yml")) and what not in shipped()):
         if overrides:
@@ -258,11 +257,7 @@ def config_and_settings(what: str, overrides: list[str] | None) -> tuple[Any, Mo
                 "well to count the dense model with other settings"
             )
         return config_of(what), None
-    recipe = load(what, overrides)
-    moe = None if recipe.moe.scheme == "dense" else recipe.moe
-    if recipe.model.source is not None:
-        return config_of(recipe.model.source), moe
-    return scratch_model(recipe.model.scratch, recipe_processor(recipe), recipe.seed).config, moe
+    return config_of_recipe(load(what, overrides))
 
 
 def settings_in(config: Any) -> MoESettings:

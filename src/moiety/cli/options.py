@@ -43,6 +43,12 @@ DtypeOption = Annotated[
 ]
 
 
+ProcessorOption = Annotated[
+    str | None,
+    typer.Option("--processor", metavar="DIR", help="Folder or id that holds the processor, if the model has none."),
+]
+
+
 def set_option(example: str, section: str = "", where: str = "") -> Any:
     """The option ``--set`` of one verb.
 

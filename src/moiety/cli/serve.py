@@ -10,6 +10,7 @@ import typer
 
 from moiety.cli.door import say
 from moiety.cli.look import DeviceOption, ModelFolder, load_both
+from moiety.cli.options import ProcessorOption
 
 
 def serve(
@@ -26,13 +27,12 @@ def serve(
         str | None, typer.Option(help="Name of the model in the protocol; default: the name of its folder.")
     ] = None,
     device: DeviceOption = None,
+    processor: ProcessorOption = None,
     max_new_tokens: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Longest answer, in tokens; also the length where a request names none."),
     ] = 512,
-    max_images: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Largest number of pictures in one request.")
-    ] = 16,
+    max_images: Annotated[int, typer.Option(metavar="N", min=0, help="Most pictures in one request.")] = 16,
     max_body_mb: Annotated[
         int, typer.Option(metavar="N", min=1, help="Largest request in MiB, pictures included.")
     ] = 32,
@@ -52,7 +52,9 @@ def serve(
         from moiety.serve.answering import ChatHandler
 
         limits = Limits(max_new_tokens=max_new_tokens, max_images=max_images, max_body_bytes=max_body_mb * 2**20)
-        handler = ChatHandler(*load_both(model, device), name or Path(model).resolve().name, limits)
+        handler = ChatHandler(
+            *load_both(model, device, processor=processor), name or Path(model).resolve().name, limits
+        )
 
         def ready() -> None:
             say(f"{handler.name} answers at {address_of(bound)}/v1 (OpenAI's chat protocol); stop with Ctrl-C")

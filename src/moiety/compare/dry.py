@@ -15,10 +15,12 @@ from moiety.compare.starts import base_of_recipe, refuse_noise, texts_to_keep
 from moiety.compare.summary import Comparison
 from moiety.compare.verdicts import Floors
 from moiety.evaluate.report import types_of
-from moiety.recipe.recipe import Recipe
+from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.records.run_files import RESULT
 from moiety.train.checkpoints import checkpoints_in
 from moiety.train.ledger import read_record, work_folder
+from moiety.train.memory import StageMemory, largest_batch, memory_of
+from moiety.train.plan import dtype_of, encoder_of, rows_of, training_processor
 from moiety.train.plan import plan as plan_training
 from moiety.train.progress import without_weight_bars
 from moiety.train.start import start_folder, texts_of
@@ -56,11 +58,12 @@ def dry_run(recipe: Recipe, schemes: Sequence[str], pairs: Sequence[tuple[str, i
         pairs: (scheme, seed) of the runs that were asked for.
     """
     texts_to_keep(recipe)
-    planned, output = _plan_only(recipe, schemes), Path(recipe.output)
+    (planned, memory), output = _plan_only(recipe, schemes), Path(recipe.output)
     stages = [asdict(stage) | {"state": state_of(output / stage.name)} for stage in plan_training(recipe).stages]
     context = {
         "stages": stages,
         "runs": [asdict(run) for run in planned_runs(recipe, planned, pairs)],
+        "memory": {name: asdict(found) for name, found in memory.items()},
         "recipe": recipe.model_dump(mode="json"),
     }
     return Comparison(
@@ -117,12 +120,37 @@ def state_of(folder: Path) -> str:
     return f"{BEGUN} after step {found[-1].name.rpartition('-')[2]}" if found else TO_DO
 
 
-def _plan_only(recipe: Recipe, schemes: Sequence[str]) -> list[PlannedScheme]:
+def _plan_only(recipe: Recipe, schemes: Sequence[str]) -> tuple[list[PlannedScheme], dict[str, StageMemory]]:
     """Make the plan without leaving a file. A model that is trained from nothing is built in a temporary folder."""
     if recipe.model.scratch is None:
         base = start_folder(recipe)
         refuse_noise(recipe, base)
-        return plan_schemes(recipe, config_of(base), schemes)
+        planned = plan_schemes(recipe, config_of(base), schemes)
+        return planned, memory_of_schemes(recipe, base, planned)
     with without_weight_bars(), tempfile.TemporaryDirectory(prefix="moiety-compare-") as aside:
-        build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=recipe.model.template or "plain")
-        return plan_schemes(recipe, config_of(aside), schemes)
+        base = build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=recipe.model.template or "plain")
+        planned = plan_schemes(recipe, config_of(base), schemes)
+        return planned, memory_of_schemes(recipe, base, planned)
+
+
+def memory_of_schemes(recipe: Recipe, base: Path, planned: Sequence[PlannedScheme]) -> dict[str, StageMemory]:
+    """Scheme -> memory of one run, in the sparse stage that needs most.
+
+    Args:
+        recipe: The recipe.
+        base: Folder of the model that all schemes start from.
+        planned: The schemes. Those with equal settings need the same.
+    """
+    encoder, config = encoder_of(recipe, training_processor(recipe, base)), config_of(base)
+    found: dict[str, StageMemory] = {}
+    for stage in (stage for stage in recipe.stages if stage.sparse):
+        batch = largest_batch(rows_of(stage, recipe), encoder, stage.train.per_device_train_batch_size)
+        known: list[tuple[MoESettings | None, StageMemory]] = []
+        for scheme in planned:
+            needs = next((needs for settings, needs in known if settings == scheme.settings), None)
+            if needs is None:
+                needs = memory_of(config, scheme.settings, stage, batch, encoder.pad_token_id, dtype_of(recipe))
+                known.append((scheme.settings, needs))
+            if scheme.name not in found or needs.total > found[scheme.name].total:
+                found[scheme.name] = needs
+    return found

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from moiety.compare.summary import SchemeRow
 from moiety.compare.variants import UNWIDENED, as_wide_as_dense, check_names, meaning_of, settings_for
 from moiety.compare.verdicts import EQUAL
 from moiety.recipe.recipe import MoESettings, Recipe
 from moiety.vlm.configs import dense_ffn, sparse_config
 from moiety.vlm.model import config_of
-from moiety.vlm.parameters import ParameterCount, count_parameters, on_meta, stage_memory
+from moiety.vlm.parameters import ParameterCount, count_parameters, on_meta
 from moiety.vlm.upcycle import starts_as_dense
 
 FEWER = "fewer activated parameters"
@@ -92,7 +90,6 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
         meaning=meaning_of(name, recipe),
         why_unequal=AS_WIDE if full else "",
         starts_as_dense=settings is None or starts_as_dense(on_meta(config, settings)),
-        gib=_memory(count, recipe),
     )
     return PlannedScheme(row, settings)
 
@@ -100,12 +97,6 @@ def _planned(name: str, recipe: Recipe, config: Any, dense: ParameterCount, refe
 def _of_decoder(count: ParameterCount) -> int:
     """Activated parameters of the language model alone. Tower and projector are the same in every scheme."""
     return count.activated - count.by_part.get("vision_tower", 0) - count.by_part.get("projector", 0)
-
-
-def _memory(count: ParameterCount, recipe: Recipe) -> float:
-    """GiB of one run in the sparse stage that needs most."""
-    dtype = getattr(torch, recipe.model.dtype)
-    return max((stage_memory(count, stage.trains, dtype) for stage in recipe.stages if stage.sparse), default=0.0)
 
 
 def _widths(settings: MoESettings | None, config: Any) -> dict[str, int]:

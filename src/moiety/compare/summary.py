@@ -35,7 +35,6 @@ class SchemeRow:
         why_unequal: Why its activated parameters cannot be those of the reference; empty where there is nothing to say.
         starts_as_dense: Whether it computes the same as the dense base before it is trained; None: not known.
         start_text_loss: Its loss on plain text before it is trained; None: not measured.
-        gib: Memory of one run in GiB: weights, gradients and optimizer, without activations.
     """
 
     scheme: str
@@ -51,7 +50,6 @@ class SchemeRow:
     why_unequal: str = ""
     starts_as_dense: bool | None = None
     start_text_loss: float | None = None
-    gib: float = 0.0
 
     @property
     def has_equal_budget(self) -> bool:

@@ -1,14 +1,18 @@
-"""Puts questions into batches: equal questions once, those about one picture together."""
+"""Puts questions into windows: equal questions once, those about one picture together."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
 
 from moiety.evaluate.decoding import CONTEXT
 from moiety.evaluate.identities import prompt_turns
 from moiety.vlm.images import Pictures
 from moiety.vlm.problems import BadRows, Problem
 from moiety.vlm.rows import Row
+
+AHEAD = 4
+"""Batches of questions that are put in order of their length together."""
 
 
 def check_pictures(rows: Sequence[Row], images: Pictures) -> None:
@@ -59,11 +63,17 @@ class Shown:
         return self._sizes[name]
 
 
-def batches(rows: Sequence[Row], shown: Shown, batch_size: int) -> Iterator[list[list[Row]]]:
-    """Batches of groups of rows that get the same answer.
+def windows(rows: Sequence[Row], shown: Shown, batch_size: int) -> Iterator[list[list[Row]]]:
+    """Windows of groups of rows that get the same answer. A window holds the pictures that are kept at one time.
 
-    Questions about one picture come together, because their openings are computed once. Pictures with questions of
-    similar length come together, so that little is padded.
+    All questions about a picture are in one window, next to each other, the short ones first. A window holds at most
+    `batch_size` pictures, and at most :data:`AHEAD` batches unless one picture has more questions. Pictures with
+    questions of similar length come together, so that little is padded.
+
+    Args:
+        rows: Rows of :func:`moiety.evaluate.identities.told_apart`.
+        shown: Tells what a row shows.
+        batch_size: Questions that are asked at once.
     """
     groups: dict[Hashable, list[Row]] = {}
     for row in rows:
@@ -74,18 +84,28 @@ def batches(rows: Sequence[Row], shown: Shown, batch_size: int) -> Iterator[list
         of_picture.setdefault(shown(same[0]) or same[0].id, []).append(same)
     for questions in of_picture.values():
         questions.sort(key=_length)
-    ordered = sorted(of_picture.values(), key=lambda questions: _length(questions[-1]))
-    batch: list[list[Row]] = []
-    for questions in ordered:
-        if batch and len(batch) + len(questions) > batch_size:
-            yield batch
-            batch = []
-        batch += questions
-        while len(batch) > batch_size:
-            yield batch[:batch_size]
-            batch = batch[batch_size:]
-    if batch:
-        yield batch
+    window: list[list[Row]] = []
+    pictures = 0
+    for questions in sorted(of_picture.values(), key=lambda questions: _length(questions[-1])):
+        if window and (pictures == batch_size or len(window) + len(questions) > AHEAD * batch_size):
+            yield window
+            window, pictures = [], 0
+        window, pictures = window + questions, pictures + 1
+    if window:
+        yield window
+
+
+def cut(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Parts of at most `size` items, as equal in number as can be.
+
+    Example:
+        >>> list(cut([1, 2, 3, 4, 5], 4))
+        [[1, 2, 3], [4, 5]]
+    """
+    parts = -(-len(items) // size)
+    for part in range(parts):
+        short = -(-len(items) * part // parts)
+        yield items[short : -(-len(items) * (part + 1) // parts)]
 
 
 def _length(same: Sequence[Row]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import LogitsProcessorList
 
-from moiety.evaluate.batches import Shown, batches, check_pictures
+from moiety.evaluate.batches import Shown, check_pictures, cut, windows
 from moiety.evaluate.decoding import (
     HAS_RIVAL,
     collator_of_prompts,
@@ -25,20 +25,20 @@ from moiety.evaluate.decoding import (
 )
 from moiety.evaluate.identities import told_apart
 from moiety.evaluate.predictions import PredictionFile
+from moiety.evaluate.recent import RecentPictures, processing_once
 from moiety.evaluate.report import EvaluationResult, score_predictions
-from moiety.evaluate.shared_pictures import SharedPrompts, shared_prompts
+from moiety.evaluate.shared_pictures import Opened, Question, split_prompts
 from moiety.evaluate.watch import Watch
 from moiety.moe.asymoe.experts.evidence import EvidenceExperts, clamped_alpha
 from moiety.recipe.evaluate import DecodingSettings
-from moiety.vlm.contracts import cache_in, cache_keyword
 from moiety.vlm.data import Encoder
-from moiety.vlm.decoders import base_of
 from moiety.vlm.images import Images, Pictures
 from moiety.vlm.model import settings_of
-from moiety.vlm.positions import select_rows
 from moiety.vlm.rows import Row
 
 Progress = Callable[[int, int], None]
+_Groups = Sequence[Sequence[Row]]
+"""The rows of each prompt; rows with one prompt ask the same."""
 
 
 def evaluate_model(
@@ -124,14 +124,15 @@ def answer_rows(
     if predictions is not None or watch is not None:
         settings |= {"weights": weights_digest(model), "max_new_tokens": max_new_tokens, "blank_image": blank_image}
     written, add = _store(predictions, settings, rows)
-    way = _Way(model, encoder_of_prompts(processor, images), decoding, max_new_tokens, blank_image, watch)
+    encoder = encoder_of_prompts(processing_once(processor), RecentPictures(images))
+    way = _Way(model, encoder, decoding, max_new_tokens, batch_size, blank_image, watch)
     with evaluating(model), clamped_alpha(clamp_alpha), (watch := watch or Watch()).over(rows, settings):
         todo = [row for row in rows if row.id not in written or watch.lacks(row)]
         num_done = len(rows) - len(todo)
         check_pictures(todo, images)
         shown = Shown(images, blank_image)
-        for batch in batches(todo, shown, batch_size):
-            texts = processor.batch_decode(way.ask(batch, shown), skip_special_tokens=True)
+        for batch, said in way.answered(windows(todo, shown, batch_size), shown):
+            texts = processor.batch_decode(said, skip_special_tokens=True)
             answers = {row.id: text.strip() for same, text in zip(batch, texts, strict=True) for row in same}
             add({name: text for name, text in answers.items() if name not in written})
             num_done += len(answers)
@@ -147,18 +148,46 @@ class _Way:
     encoder: Encoder
     decoding: DecodingSettings
     max_new_tokens: int
+    batch_size: int
     blank_image: bool
     watch: Watch | None
 
-    def ask(self, batch: Sequence[Sequence[Row]], shown: Shown) -> torch.Tensor:
-        """Tokens of the answers to one batch of groups of equal questions, ``(groups, new tokens)``."""
-        collate, asked = collator_of_prompts(self.encoder), [same[0] for same in batch]
-        prompts = decoding_prompts(asked, self.encoder, self.decoding, self.blank_image)
-        if self.watch is None and self.decoding.method == "greedy":
-            shared = shared_prompts(prompts, [shown(row) for row in asked], collate)
-            if shared is not None:
-                return answer_shared(self.model, shared, self.max_new_tokens)
-        padded, watch = collate(prompts), self.watch or Watch()
+    def answered(self, windows: Iterable[_Groups], shown: Shown) -> Iterator[tuple[_Groups, torch.Tensor]]:
+        """Batches of groups of equal questions, and the tokens of their answers, ``(groups, new tokens)``."""
+        shares = self.watch is None and self.decoding.method not in HAS_RIVAL
+        for window in windows:
+            if shares:
+                yield from self._sharing(window, shown)
+                continue
+            for batch in cut(window, self.batch_size):
+                yield batch, self._whole(batch, self._prompts(batch))
+
+    def _sharing(self, window: _Groups, shown: Shown) -> Iterator[tuple[_Groups, torch.Tensor]]:
+        """The answers to one window. Questions of similar length are asked together, whatever their picture is."""
+        prompts = (self._prompts([same])[0] for same in window)
+        split = split_prompts(prompts, [shown(same[0]) for same in window])
+        if split.openings:
+            opened = Opened(self.model, split.openings, collator_of_prompts(self.encoder))
+            for part in cut(sorted(split.questions, key=lambda one: len(one.rest["input_ids"])), self.batch_size):
+                yield [window[one.number] for one in part], self._continued(opened, part)
+        left = sorted(split.whole.items(), key=lambda one: len(one[1]["input_ids"]))
+        for batch in cut(left, self.batch_size):
+            groups = [window[number] for number, _ in batch]
+            yield groups, self._whole(groups, [prompt for _, prompt in batch])
+
+    def _prompts(self, batch: _Groups) -> list[dict[str, torch.Tensor]]:
+        return decoding_prompts([same[0] for same in batch], self.encoder, self.decoding, self.blank_image)
+
+    def _continued(self, opened: Opened, part: Sequence[Question]) -> torch.Tensor:
+        """The answers to questions whose openings are computed."""
+        length = opened.prompts(part)[0]["input_ids"].shape[1]
+        with decoding_with(self.model, self.decoding) as processors:
+            said = opened.answer(part, self.max_new_tokens, logits_processor=LogitsProcessorList(processors))
+        return said[:, length:]
+
+    def _whole(self, batch: _Groups, prompts: Sequence[Mapping[str, torch.Tensor]]) -> torch.Tensor:
+        """The answers to whole prompts."""
+        padded, watch = collator_of_prompts(self.encoder)(prompts), self.watch or Watch()
         with watch.recording() as trace:
             said = answer_ids(self.model, padded, self.max_new_tokens, self.decoding)
         watch.add(batch, padded, said, trace)
@@ -203,26 +232,6 @@ def answer_ids(
         )
     answers: torch.Tensor = tokens[:, on_device["input_ids"].shape[1] :]  # (batch, new tokens)
     return answers[: len(answers) // 2] if decoding.method in HAS_RIVAL else answers
-
-
-@torch.inference_mode()
-def answer_shared(model: Any, prompts: SharedPrompts, max_new_tokens: int) -> torch.Tensor:
-    """Tokens of the greedy answers to one batch of shared prompts, ``(questions, new tokens)``.
-
-    Args:
-        model: Any model with `generate`.
-        prompts: Of :func:`moiety.evaluate.shared_pictures.shared_prompts`.
-        max_new_tokens: Longest answer in tokens.
-    """
-    options: dict[str, Any] = {"do_sample": False, "num_beams": 1}
-    opened = model.generate(
-        **keywords_of_generate(model, prompts.openings), **options, max_new_tokens=1, return_dict_in_generate=True
-    )
-    cache = cache_in(opened)
-    select_rows(base_of(model), cache, prompts.opening_of.to(model.device))
-    asked = keywords_of_generate(model, prompts.questions)
-    tokens = model.generate(**asked, **options, **{cache_keyword(): cache}, max_new_tokens=max_new_tokens)
-    return tokens[:, asked["input_ids"].shape[1] :]
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -7,15 +7,18 @@ is repeated for each question, and ``generate`` goes on from there. The answers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from moiety.evaluate.decoding import keywords_of_generate
 from moiety.groups import Modality
-from moiety.vlm.contracts import MODALITY_TYPES
-from moiety.vlm.encoded import positions_in
+from moiety.vlm.contracts import MODALITY_TYPES, cache_in, cache_keyword
+from moiety.vlm.decoders import base_of
+from moiety.vlm.positions import keep_offsets, rows_of
 
 _POSITIONS = {"input_ids", "modality_ids", "evidence_mask", MODALITY_TYPES}
 """What may be said of each token. Families that say more see the tokens of a picture in both directions."""
@@ -25,50 +28,107 @@ Collate = Callable[[Sequence[Prompt]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class SharedPrompts:
-    """One batch of questions whose openings are computed once.
+class Question:
+    """One prompt without its opening.
 
     Args:
-        openings: Left-padded batch of the different openings, with their pictures.
-        questions: All prompts without pictures, ``(questions, seq)``. Each begins with its opening, padding included.
-        opening_of: For each question the row of `openings`, ``(questions,)``.
+        number: Place of the prompt among those that were split.
+        opening: Place of its opening.
+        rest: What is said of each token after the opening, ``(tokens,)``.
     """
 
-    openings: dict[str, Tensor]
-    questions: dict[str, Tensor]
-    opening_of: Tensor
+    number: int
+    opening: int
+    rest: dict[str, Tensor]
 
 
-def shared_prompts(prompts: Sequence[Prompt], pictures: Sequence[Hashable], collate: Collate) -> SharedPrompts | None:
-    """Split prompts into openings and questions.
+@dataclass(frozen=True)
+class Split:
+    """Prompts as openings and questions.
+
+    Args:
+        openings: One prompt for each picture with several questions, up to its last picture token, with its pictures.
+        questions: All prompts that begin with one of the openings.
+        whole: Number -> prompt, for prompts that share nothing: they are alone with their picture or with what stands
+            before it, they have no picture, or their family needs to be told more about each token.
+    """
+
+    openings: list[dict[str, Tensor]]
+    questions: list[Question]
+    whole: dict[int, Prompt]
+
+
+def split_prompts(prompts: Iterable[Prompt], pictures: Sequence[Hashable]) -> Split:
+    """Split prompts into openings and questions. Of equal openings, the pictures of the first one are kept.
 
     Args:
         prompts: Of :meth:`moiety.vlm.data.Encoder.encode_prompt`, without padding.
         pictures: What each prompt shows. Prompts that show the same have equal picture tensors.
-        collate: Joins prompts into a left-padded batch.
-
-    Returns:
-        The split. None where nothing is shared: every picture has one question; a prompt has no picture; questions
-        about the same pictures have different text before the last one; or the family needs to be told more about
-        each token.
     """
-    if len(set(pictures)) == len(pictures) or any(positions_in(prompt) - _POSITIONS for prompt in prompts):
-        return None
-    first: dict[Hashable, int] = {}
-    leaders = [first.setdefault(shown, number) for number, shown in enumerate(pictures)]
-    ends = [opening_length(prompt) for prompt in prompts]
-    for prompt, end, leader in zip(prompts, ends, leaders, strict=True):
-        opening = prompts[leader]["input_ids"][:end]
-        if not end or end != ends[leader] or not torch.equal(prompt["input_ids"][:end], opening):
-            return None
-    openings = collate([_cut(prompts[leader], slice(ends[leader])) for leader in first.values()])
-    rests = collate(
-        [_without_pictures(_cut(prompt, slice(end, None))) for prompt, end in zip(prompts, ends, strict=True)]
-    )
-    place = {leader: number for number, leader in enumerate(first.values())}
-    opening_of = torch.tensor([place[leader] for leader in leaders])
-    questions = {name: torch.cat([openings[name][opening_of], rest], dim=1) for name, rest in rests.items()}
-    return SharedPrompts(openings, questions, opening_of)
+    first: dict[Hashable, tuple[int, Prompt]] = {}
+    alike: dict[Hashable, list[tuple[int, dict[str, Tensor]]]] = {}
+    whole: dict[int, Prompt] = {}
+    for number, (prompt, shown) in enumerate(zip(prompts, pictures, strict=True)):
+        end = opening_length(prompt)
+        if not end or _positions(prompt) - _POSITIONS:
+            whole[number] = prompt
+            continue
+        said = (tuple(value[:end].tolist()) for name, value in sorted(prompt.items()) if value.ndim == 1)
+        key = (shown, *said)
+        first.setdefault(key, (number, prompt))
+        alike.setdefault(key, []).append((number, _without_pictures(_cut(prompt, slice(end, None)))))
+    openings: list[dict[str, Tensor]] = []
+    questions: list[Question] = []
+    for shared, (number, prompt) in first.items():
+        if len(alike[shared]) == 1:
+            whole[number] = prompt
+            continue
+        questions += [Question(one, len(openings), rest) for one, rest in alike[shared]]
+        openings.append(_cut(prompt, slice(opening_length(prompt))))
+    return Split(openings, questions, whole)
+
+
+class Opened:
+    """The key-value cache of some openings. It stays as it is while questions are answered with copies of its rows.
+
+    Args:
+        model: Any model with `generate`.
+        openings: Of :class:`Split`; all are computed in one batch.
+        collate: Joins prompts into a left-padded batch.
+    """
+
+    def __init__(self, model: Any, openings: Sequence[Prompt], collate: Collate) -> None:
+        self._model, self._collate = model, collate
+        self._tokens = collate(openings)
+        made = self._generate(self._tokens, max_new_tokens=1, return_dict_in_generate=True)
+        self._cache = cache_in(made)
+        keep_offsets(base_of(model), self._cache)
+
+    def answer(self, questions: Sequence[Question], max_new_tokens: int, **options: Any) -> Any:
+        """What ``generate`` returns for these questions, greedily; each row begins with its whole prompt.
+
+        Args:
+            questions: One batch of questions about the openings.
+            max_new_tokens: Longest answer in tokens.
+            options: Further keywords of ``generate``.
+        """
+        batch, chosen = self.prompts(questions)
+        cache = rows_of(base_of(self._model), self._cache, chosen.to(self._model.device))
+        return self._generate(batch, max_new_tokens=max_new_tokens, **{cache_keyword(): cache}, **options)
+
+    def prompts(self, questions: Sequence[Question]) -> tuple[dict[str, Tensor], Tensor]:
+        """Whole prompts without pictures, ``(questions, seq)``, and the opening of each, ``(questions,)``.
+
+        Each prompt begins with its opening, padding included, so that it fits the cache.
+        """
+        chosen = torch.tensor([question.opening for question in questions])
+        rests = self._collate([question.rest for question in questions])
+        return {name: torch.cat([self._tokens[name][chosen], rest], dim=1) for name, rest in rests.items()}, chosen
+
+    @torch.inference_mode()
+    def _generate(self, batch: Prompt, **options: Any) -> Any:
+        asked = keywords_of_generate(self._model, batch)
+        return self._model.generate(**asked, do_sample=False, num_beams=1, **options)
 
 
 def opening_length(prompt: Prompt) -> int:
@@ -82,11 +142,15 @@ def opening_length(prompt: Prompt) -> int:
     return int(seen[-1]) + 1 if len(seen) else 0
 
 
+def _positions(prompt: Prompt) -> set[str]:
+    """Names of the tensors that hold one value for each token."""
+    return {name for name, value in prompt.items() if value.ndim == 1}
+
+
 def _cut(prompt: Prompt, part: slice) -> dict[str, Tensor]:
     """Some tokens of a prompt, and all its pictures."""
-    flat = positions_in(prompt)
-    return {name: value[part] if name in flat else value for name, value in prompt.items()}
+    return {name: value[part] if value.ndim == 1 else value for name, value in prompt.items()}
 
 
 def _without_pictures(prompt: Prompt) -> dict[str, Tensor]:
-    return {name: prompt[name] for name in positions_in(prompt) - {MODALITY_TYPES}}
+    return {name: value for name, value in prompt.items() if value.ndim == 1 and name != MODALITY_TYPES}

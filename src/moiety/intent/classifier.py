@@ -39,6 +39,7 @@ from moiety.intent.scope import ScopeRule
 from moiety.intent.settings import IntentSettings
 from moiety.intent.storage import load_classifier, save_classifier
 from moiety.intent.training import Rows, outputs_of, predict_logits, train
+from moiety.intent.word_blend import WordBlend
 from moiety.recipe.recipe import describe_errors
 
 Labels = Sequence[str] | Sequence[int] | np.ndarray
@@ -71,6 +72,7 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         The out-of-scope rule; ``oos_rule_`` is its kind and ``thresholds_`` what it compares with.
     extractors_ : dict
         Modality -> settings of the extractor that made its training frames; ``read_clips`` uses the same.
+    blend_ : TF-IDF beside the network (``word_blend``), or None.
     label_descriptions_ : dict or None
         Label -> its description; None where nothing synchronises.
 
@@ -90,7 +92,6 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         for name, field in known.items():
             setattr(self, name, settings.get(name, default_of(field)))
 
-    # -- learning ----------------------------------------------------------------------------------------------------
     def fit(self, X: Sequence[Any], y: Labels, X_dev: Any = None, y_dev: Any = None, X_oos: Any = None) -> Any:
         """Learn from samples and their labels; an earlier fit is forgotten.
 
@@ -130,14 +131,15 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         encode = self._description_encoder(settings, reader)
         embeddings = None if encode is None else encode()
         self.model_ = network_for(self.dims_, len(self.classes_), settings, embeddings, reader)
-        rows, dev_rows = Rows(prepared, self._positions(labels)), Rows(dev, self._positions(dev_labels))
-        encode_again = encode if settings.label_encoder == SHARED else None
-        outside, make_batch = self.preparation_.transform(outside), self.preparation_.batch
-        self.history_, self.best_epoch_ = train(
-            self.model_, rows, dev_rows, make_batch, settings, outside, encode_again
-        )
+        places = [torch.from_numpy(np.searchsorted(self.classes_, part)) for part in (labels, dev_labels)]
+        rows, dev_rows = Rows(prepared, places[0]), Rows(dev, places[1])
+        again = encode if settings.label_encoder == SHARED else None
+        outside, make = self.preparation_.transform(outside), self.preparation_.batch
+        self.history_, self.best_epoch_ = train(self.model_, rows, dev_rows, make, settings, outside, again)
+        self.blend_, ask = None, partial(self._predict, settings=settings)
+        self.blend_ = WordBlend.fit(rows, dev_rows, ask, settings.monitor) if settings.word_blend else None
         rule = ("doc" if outside else None) if settings.oos == "auto" else settings.oos
-        self.scope_ = ScopeRule.fit(rule, self.model_, partial(self._predict, settings=settings), rows, dev_rows)
+        self.scope_ = ScopeRule.fit(rule, self.model_, ask, rows, dev_rows)
         return self
 
     def _settings(self) -> IntentSettings:
@@ -175,7 +177,6 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """What the rule compares with: one value for each class (doc), or one for all; None without a rule."""
         return self.scope_.thresholds
 
-    # -- asking --------------------------------------------------------------------------------------------------------
     def decision_function(self, X: Sequence[Any], hide: Sequence[str] = ()) -> np.ndarray:
         """Logits, ``(samples, classes)``, in the order of ``classes_``."""
         return self._asked(X, hide)[0].numpy()
@@ -323,7 +324,6 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
         """Read a folder that :meth:`save` wrote; on CPU the probabilities are those of the saved one, bit for bit."""
         return load_classifier(cls, folder)
 
-    # -- inside --------------------------------------------------------------------------------------------------------
     def _fitted(self) -> Preparation:
         if not hasattr(self, "model_"):
             raise NotFittedError("this IntentClassifier is not fitted; call fit(X, y) first")
@@ -336,10 +336,10 @@ class IntentClassifier(ClassifierMixin, BaseEstimator):
 
     def _predict(self, samples: Sequence[IntentSample], settings: IntentSettings, hide: Sequence[str] = ()) -> tuple:
         make = partial(self.preparation_.batch, hide=hide)
-        return predict_logits(self.model_, samples, make, settings.batch_size, settings.device)
-
-    def _positions(self, labels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.searchsorted(self.classes_, labels))
+        logits, embedding = predict_logits(self.model_, samples, make, settings.batch_size, settings.device)
+        if self.blend_ is not None and "text" not in hide:
+            logits = self.blend_.mixed(logits, samples)
+        return logits, embedding
 
     def _check_known(self, labels: np.ndarray, where: str) -> None:
         unknown = sorted(set(labels.tolist()) - set(self.classes_.tolist()))

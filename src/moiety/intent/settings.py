@@ -109,6 +109,11 @@ class IntentSettings(Section):
     train_text_encoder: Switch = Field(
         False, description="train the text encoder with the rest; otherwise it stays as it is"
     )
+    word_blend: Switch = Field(
+        False,
+        description="mix the network's probabilities with those of TF-IDF and logistic regression on the text; the dev "
+        "rows choose the share, which may be 0",
+    )
     standardize: Literal["auto", "always", "never"] = Field(
         "auto", description="z-scores of the features; auto: of all but those of pretrained models"
     )
@@ -151,6 +156,8 @@ class IntentSettings(Section):
                 "label_encoder 'shared' is the text encoder in training; set train_text_encoder=True and keep text "
                 "among the modalities"
             )
+        if self.word_blend and self.oos is not None:
+            raise ValueError("word_blend mixes probabilities, and rules of oos read the network's own; leave one out")
         return self
 
     @property

@@ -20,6 +20,7 @@ from moiety.intent.network.baselines import network_for
 from moiety.intent.network.reader import TextReader
 from moiety.intent.scope import ScopeRule
 from moiety.intent.settings import IntentSettings
+from moiety.intent.word_blend import WordBlend
 from moiety.records.saving import whole_folder
 
 FORMAT = 1
@@ -49,6 +50,7 @@ def save_classifier(classifier: Any, folder: str | Path) -> Path:
         tensors |= {f"{kind}.{name}": torch.from_numpy(value) for name, value in getattr(preparation, kind).items()}
     if isinstance(classifier.thresholds_, torch.Tensor):
         tensors["thresholds"] = classifier.thresholds_
+    tensors |= {} if classifier.blend_ is None else classifier.blend_.tensors()
     with whole_folder(folder) as fresh:
         save_file(tensors, fresh / "model.safetensors")
         if classifier.model_.reader is not None:
@@ -56,6 +58,8 @@ def save_classifier(classifier: Any, folder: str | Path) -> Path:
         described = classifier.label_descriptions_ or {}
         _write(fresh / "label_descriptions.json", {"labels": [asdict(entry) for entry in described.values()]})
         _write(fresh / "metrics.json", {"history": classifier.history_, "best_epoch": classifier.best_epoch_})
+        if classifier.blend_ is not None:
+            _write(fresh / "vocabulary.json", classifier.blend_.vocabulary)
         (fresh / "README.md").write_text(card_of(classifier), encoding="utf-8")
         _write(fresh / "config.json", _config_of(classifier))
     return folder
@@ -145,6 +149,10 @@ def _restored(cls: Any, folder: Path, config: dict[str, Any]) -> Any:
     classifier.model_ = network_for(config["dims"], len(config["classes"]), settings, described, reader)
     classifier.model_.load_state_dict(state)
     classifier.model_.eval()
+    classifier.blend_ = None
+    if settings.word_blend:
+        words = json.loads((folder / "vocabulary.json").read_text("utf-8"))
+        classifier.blend_ = WordBlend.stored(words, tensors)
     classifier.label_descriptions_ = {
         entry["label"]: LabelDescription(entry["label"], tuple(entry["descriptions"]), entry["name"], entry["cues"])
         for entry in table

@@ -78,7 +78,7 @@ def optimizer_for(network: nn.Module, settings: IntentSettings) -> torch.optim.O
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             groups.setdefault((name.startswith("reader."), parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
+    grouped = (
         {
             "params": parameters,
             "lr": settings.encoder_learning_rate if pretrained else settings.learning_rate,
@@ -86,6 +86,7 @@ def optimizer_for(network: nn.Module, settings: IntentSettings) -> torch.optim.O
         }
         for (pretrained, decayed), parameters in groups.items()
     )
+    return torch.optim.AdamW(grouped, fused=True)
 
 
 def schedule_for(optimizer: torch.optim.Optimizer, steps: int, warmup_share: float) -> LambdaLR:

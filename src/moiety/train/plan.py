@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Group
 from rich.table import Table
 
 from moiety.recipe.recipe import MoESettings, Recipe, StageSettings, TrainSettings
 from moiety.train.ledger import read_record
+from moiety.train.memory import StageMemory, largest_batch, memory_of, memory_table
 from moiety.train.progress import without_weight_bars
 from moiety.train.stage_data import num_silent
 from moiety.train.start import require_files, texts_of
 from moiety.vlm.data import Encoder
 from moiety.vlm.images import Images
 from moiety.vlm.loading import local_folder
-from moiety.vlm.parameters import count_parameters, stage_memory
+from moiety.vlm.parameters import count_parameters
 from moiety.vlm.rows import Row, merge_rows, read_rows
 from moiety.vlm.scratch import build_scratch
 from moiety.vlm.skips import skips_of
@@ -43,7 +45,7 @@ class StagePlan:
         trainable: Part -> number of trained parameters.
         total: Parameters of the model.
         activated: Parameters that one token passes through, for the modality group that uses most.
-        gib: Memory of weights, gradients and optimizer in GiB, without activations.
+        memory: GiB at the peak of its training, by part.
         finished: Whether the stage is finished already.
         silent: Rows that teach nothing: rows without a picture in a stage that trains only tower and projector.
     """
@@ -57,25 +59,29 @@ class StagePlan:
     trainable: dict[str, int]
     total: int
     activated: int
-    gib: float
+    memory: StageMemory
     finished: bool
     silent: int = 0
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """All stages of a recipe. rich prints it as a table."""
+    """All stages of a recipe. rich prints it as two tables."""
 
     recipe: str
     stages: tuple[StagePlan, ...]
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group:
+        """The stages, and what each of them needs in memory."""
+        return Group(self._work(), memory_table({stage.name: stage.memory for stage in self.stages}))
+
+    def _work(self) -> Table:
         """One line for each stage."""
-        note = "tokens are estimated from a sample; GiB: weights, gradients, optimizer, without activations"
+        note = "tokens are estimated from a sample"
         table = Table(title=f"plan of {self.recipe}", title_justify="left", caption=note, caption_justify="left")
         for head in ("stage", "scheme"):
             table.add_column(head)
-        for head in ("rows", "steps", "tokens", "total", "activated", "GiB"):
+        for head in ("rows", "steps", "tokens", "total", "activated", "GiB at the peak"):
             table.add_column(head, justify="right")
         table.add_column("learns")
         table.add_column("state")
@@ -88,7 +94,12 @@ class TrainingPlan:
             if stage.silent:
                 state += f"\n{stage.silent} rows without a picture teach nothing here"
             table.add_row(
-                stage.name, stage.scheme, *(f"{value:,}" for value in numbers), f"{stage.gib:.2f}", learns, state
+                stage.name,
+                stage.scheme,
+                *(f"{value:,}" for value in numbers),
+                f"{stage.memory.total:.2f}",
+                learns,
+                state,
             )
         return table
 
@@ -107,10 +118,14 @@ def plan(recipe: Recipe) -> TrainingPlan:
             folder = build_scratch(recipe.model.scratch, texts_of(recipe), aside, template=template, seed=recipe.seed)
         else:
             folder = local_folder(str(recipe.model.source), recipe.model.revision)
-        processor = load_processor(
-            folder, recipe.model.template, marks=recipe.data.labels == "assistant", processor=recipe.model.processor
-        )
+        processor = training_processor(recipe, folder)
         return TrainingPlan(recipe.name, tuple(_stage(stage, recipe, folder, processor) for stage in recipe.stages))
+
+
+def training_processor(recipe: Recipe, folder: Path) -> Any:
+    """The processor that the stages of a recipe read rows with; `folder` is the model that they start from."""
+    marks = recipe.data.labels == "assistant"
+    return load_processor(folder, recipe.model.template, marks=marks, processor=recipe.model.processor)
 
 
 def steps_of(train: TrainSettings, num_rows: int, num_ranks: int = 1) -> int:
@@ -128,11 +143,9 @@ def steps_of(train: TrainSettings, num_rows: int, num_ranks: int = 1) -> int:
 
 def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -> StagePlan:
     moe: MoESettings | None = recipe.moe if stage.sparse else None
-    root = Path(recipe.data.root)
-    rows, _ = read_rows([root / name for name in stage.data], skips_of(recipe.data))
-    if recipe.data.merge_turns if stage.merge_turns is None else stage.merge_turns:
-        rows = merge_rows(rows)
-    lengths, unusable = _sampled_lengths(rows, recipe, processor)
+    rows = rows_of(stage, recipe)
+    encoder = encoder_of(recipe, processor)
+    lengths, unusable = _sampled_lengths(rows, encoder)
     steps, batch = steps_of(stage.train, len(rows)), stage.train.per_device_train_batch_size
     seen = steps * batch * stage.train.gradient_accumulation_steps
     if stage.train.max_steps <= 0:
@@ -151,16 +164,36 @@ def _stage(stage: StageSettings, recipe: Recipe, folder: Path, processor: Any) -
         trainable=trainable,
         total=count.total,
         activated=count.activated,
-        gib=stage_memory(count, stage.trains, getattr(torch, recipe.model.dtype)),
+        memory=memory_of(
+            folder, moe, stage, largest_batch(rows, encoder, batch), encoder.pad_token_id, dtype_of(recipe)
+        ),
         finished=bool(record and record["finished"]),
         silent=num_silent(rows, stage),
     )
 
 
-def _sampled_lengths(rows: Sequence[Row], recipe: Recipe, processor: Any) -> tuple[list[int], int]:
-    """Numbers of tokens of some rows, spread evenly over the data, and how many of these rows cannot be encoded."""
+def rows_of(stage: StageSettings, recipe: Recipe) -> list[Row]:
+    """The rows of a stage that can be read; merged turns are one row."""
+    root = Path(recipe.data.root)
+    rows, _ = read_rows([root / name for name in stage.data], skips_of(recipe.data))
+    merges = recipe.data.merge_turns if stage.merge_turns is None else stage.merge_turns
+    return list(merge_rows(rows) if merges else rows)
+
+
+def encoder_of(recipe: Recipe, processor: Any) -> Encoder:
+    """The encoder of the stages of a recipe."""
     images = Images([Path(recipe.data.root) / path for path in recipe.data.images])
-    encoder = Encoder(processor, images, recipe.data.max_length, recipe.data.labels)
+    return Encoder(processor, images, recipe.data.max_length, recipe.data.labels, spans=True)
+
+
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """Type of the weights in training."""
+    found: torch.dtype = getattr(torch, recipe.model.dtype)
+    return found
+
+
+def _sampled_lengths(rows: Sequence[Row], encoder: Encoder) -> tuple[list[int], int]:
+    """Numbers of tokens of some rows, spread evenly over the data, and how many of these rows cannot be encoded."""
     lengths, unusable = [], 0
     for row in rows[:: max(1, len(rows) // _SAMPLE)]:
         try:

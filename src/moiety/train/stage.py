@@ -31,7 +31,7 @@ from moiety.train.ledger import (
 )
 from moiety.train.log_files import LogFiles, read_log
 from moiety.train.progress import without_weight_bars
-from moiety.train.resources import peak_memory_gib, reset_peak_memory
+from moiety.train.resources import peak_memory_gib, reset_peak_memory, return_freed_memory
 from moiety.train.stage_data import StageData, prepare_data
 from moiety.train.start import history_of, require_trained_projector
 from moiety.train.trainer import MoietyTrainer
@@ -130,6 +130,7 @@ def _run(
 ) -> dict[str, Any]:
     """Load, check, train and write. Returns the numbers of the run."""
     ranks = ranks_now()
+    return_freed_memory()  # before the model is loaded, so that what is freed on the way does not stay either
     processor = load_processor(
         source, recipe.model.template, marks=recipe.data.labels == "assistant", processor=recipe.model.processor
     )

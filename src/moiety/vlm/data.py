@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from moiety.groups import Modality
 from moiety.vlm.asymoe.spans import evidence_mask, image_key, span_ids, span_order
 from moiety.vlm.encoded import positions_in
-from moiety.vlm.images import Pictures, as_rgb
+from moiety.vlm.images import Pictures, as_rgb, plain_picture
 from moiety.vlm.placeholders import PLACEHOLDERS, ids_from_placeholders, placeholder_ids
 from moiety.vlm.rows import IMAGE_MARK, Row, Turn
 from moiety.vlm.templates import control_ids, marks_answers
@@ -138,7 +138,7 @@ class Encoder:
             raise ValueError(f"{row.place}: no question before the last answer")
         pictures = self._pictures(row)
         if blank_image:
-            pictures = [Image.new("RGB", picture.size, self._blank_colour()) for picture in pictures]
+            pictures = [plain_picture(picture.size, self._blank_colour()) for picture in pictures]
         messages = _messages(replace(row, turns=turns), pictures)
         tensors, answered = self._tokenise(messages, prompt=True, mask=len(turns) > 1 and marks_answers(self.processor))
         if len(turns) > 1 and not marks_answers(self.processor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import tarfile
@@ -123,6 +124,12 @@ def absence(name: str, pictures: Pictures) -> str:
     if len(name) > _LONGEST_NAME:
         return f"picture {shown(name)} is no file and no picture in base64 that is known"
     return f"picture {shown(name)} is missing"
+
+
+@functools.lru_cache(maxsize=8)
+def plain_picture(size: tuple[int, int], colour: tuple[int, ...]) -> Image.Image:
+    """A picture of one RGB colour; the same object for the next question, so that it need not be processed again."""
+    return Image.new("RGB", size, colour)
 
 
 def _is_roving(name: str) -> bool:

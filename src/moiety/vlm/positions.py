@@ -8,6 +8,7 @@ conversation, put back when that conversation goes on, and forgotten when anothe
 
 from __future__ import annotations
 
+import copy
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -46,6 +47,26 @@ def recall_offsets(base: Any, cache: Any) -> None:
     """
     if has_offsets(base) and hasattr(cache, _ON_CACHE):
         setattr(base, OFFSETS, getattr(cache, _ON_CACHE))
+
+
+def keep_offsets(base: Any, cache: Any) -> None:
+    """Keep the offsets of the last call of a base model on the cache that the call filled."""
+    if has_offsets(base) and not hasattr(cache, _ON_CACHE):
+        setattr(cache, _ON_CACHE, getattr(base, OFFSETS))
+
+
+def rows_of(base: Any, cache: Any, rows: Tensor) -> Any:
+    """A copy of these rows of a cache, see :func:`select_rows`. Its offsets are put back for the next call.
+
+    Args:
+        base: Multimodal base model that will go on from the copy.
+        cache: Key-value cache; it is not changed. :func:`keep_offsets` was called for it.
+        rows: Indices of rows, ``(new rows,)``.
+    """
+    chosen = copy.deepcopy(cache)
+    select_rows(base, chosen, rows)
+    recall_offsets(base, chosen)
+    return chosen
 
 
 def select_rows(base: Any, cache: Any, rows: Tensor) -> None:

@@ -151,8 +151,8 @@ def template_named(name: str) -> Template:
 
 
 _NO_PROCESSOR = (
-    "Give the folder that has it: `moiety upcycle --processor FOLDER`, or model.processor=FOLDER in a recipe; or copy "
-    "its files here. A language model and a tower get their processor from `moiety assemble`"
+    "Give the folder that has it: --processor FOLDER, or model.processor=FOLDER in a recipe; or copy its files here. A "
+    "language model and a tower get their processor from `moiety assemble`"
 )
 
 

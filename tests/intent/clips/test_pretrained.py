@@ -165,7 +165,11 @@ def test_weights_that_would_be_random_are_refused(models: Path, tmp_path: Path) 
 
 def test_models_of_another_kind(models: Path, tmp_path: Path) -> None:
     cases: list[tuple[str, Any, str]] = [
-        ("audio", str(models / "ViT"), "takes pixel_values, not sound; give a model such as wav2vec2, HuBERT or WavLM"),
+        (
+            "audio",
+            str(models / "ViT"),
+            "takes pixel_values, not sound; give a model such as wav2vec2, HuBERT, WavLM or",
+        ),
         ("video", str(models / "WavLM"), "takes input_values, not pictures; give a model such as CLIP, SigLIP"),
         ("text", str(models / "ViT"), "no text encoder in the folder"),
         ("audio", {"extractor": str(models / "WavLM"), "layer": 9}, "layer 9 does not exist, the model has 2"),

@@ -1,4 +1,4 @@
-"""Frozen Hugging Face encoders as extractors: wav2vec2 and its kin hear, vision towers see, text encoders read.
+"""Frozen Hugging Face encoders as extractors: wav2vec2, Whisper and kin hear, vision towers see, text encoders read.
 
 A model is identified by the hash of its weights, not by its name, because the name may stand for other weights later.
 Weights that its file lacks would be random, so the model is refused if its frames depend on them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -90,12 +91,10 @@ class PretrainedSound(_Pretrained):
 
         model, missing = frozen_model(name)
         is_wave = hasattr(model.config, "inputs_to_logits_ratio")
-        _check_input(name, model, "input_values" if is_wave else "", "sound", "wav2vec2, HuBERT or WavLM")
+        _check_input(name, model, "input_values" if is_wave else "", "sound", "wav2vec2, HuBERT, WavLM or Whisper")
         _check_weights(name, missing - {"masked_spec_embed"})
         self.processor = _processor(AutoFeatureExtractor, name)
-        layers = model.config.num_hidden_layers
-        if options.layer is not None and options.layer > layers:
-            raise ValueError(f"extractor {name!r}: layer {options.layer} does not exist, the model has {layers}")
+        _check_layer(name, options.layer, model.config.num_hidden_layers)
         super().__init__(name, options, model.to(device), missing, _plain(self.processor.to_dict()))
         self.rate = int(self.processor.sampling_rate)
         self.frame_s = model.config.inputs_to_logits_ratio / self.rate
@@ -122,6 +121,59 @@ class PretrainedSound(_Pretrained):
         frames = states[0, :limit].float().cpu().numpy()
         times = sound.start_s + (np.arange(len(frames)) + 0.5) * self.frame_s
         return frames, times.astype(np.float32)
+
+
+class PretrainedSpeech(_Pretrained):
+    """Hidden states of the encoder of Whisper: frames ``(frames, hidden)``, 50 a second.
+
+    Whisper reads windows of 30 s, and shorter sound with silence behind it. The frames of that silence are dropped.
+    """
+
+    modality = "audio"
+
+    def __init__(self, name: str, options: SoundSettings, device: str) -> None:
+        from transformers import AutoFeatureExtractor
+
+        whole, missing = frozen_model(name)
+        _check_weights(name, frozenset(key for key in missing if key.startswith("encoder.")))
+        self.processor = _processor(AutoFeatureExtractor, name)
+        _check_layer(name, options.layer, whole.config.encoder_layers)
+        longest = whole.config.max_source_positions
+        if options.max_frames > longest:
+            raise ValueError(
+                f"extractor {name!r}: max_frames is {options.max_frames}, and Whisper hears at most {longest} frames; "
+                "give fewer, or cut the clips with start_s and end_s"
+            )
+        encoder = whole.get_encoder().to(device)
+        super().__init__(name, options, encoder, frozenset(), _plain(self.processor.to_dict()))
+        self.rate = int(self.processor.sampling_rate)
+        self.frame_s = self.processor.n_samples / self.rate / longest
+
+    def source(self, row: ClipRow) -> Path | None:
+        """See :class:`Extractor`."""
+        return row.audio or row.clip
+
+    @torch.no_grad()
+    def extract(self, row: ClipRow) -> Features | None:
+        """See :class:`Extractor`."""
+        path, limit = self.source(row), self.options.max_frames
+        longest = limit * self.frame_s
+        sound = path and decode_audio(path, rate=self.rate, start_s=row.start_s, end_s=row.end_s, max_s=longest)
+        if not sound or sound.silence:
+            return None
+        given = self.processor(sound.samples, sampling_rate=self.rate, return_tensors="pt")["input_features"]
+        found = self.model(given.to(self.model.device), output_hidden_states=True)
+        layer = self.options.layer
+        states = found.last_hidden_state if layer is None else found.hidden_states[layer]
+        heard = min(limit, math.ceil(len(sound.samples) / self.rate / self.frame_s))
+        frames = states[0, :heard].float().cpu().numpy()
+        times = sound.start_s + (np.arange(len(frames)) + 0.5) * self.frame_s
+        return frames, times.astype(np.float32)
+
+
+def _sound(name: str, options: SoundSettings, device: str) -> PretrainedSound | PretrainedSpeech:
+    is_whisper = frozen_model(name)[0].config.model_type == "whisper"
+    return (PretrainedSpeech if is_whisper else PretrainedSound)(name, options, device)
 
 
 class PretrainedPictures(_Pretrained):
@@ -194,7 +246,7 @@ class PretrainedWords(_Pretrained):
 _KINDS: Mapping[str, tuple[type[Section], Any]] = {
     "text": (WordSettings, PretrainedWords),
     "video": (PictureSettings, PretrainedPictures),
-    "audio": (SoundSettings, PretrainedSound),
+    "audio": (SoundSettings, _sound),
 }
 
 
@@ -236,6 +288,11 @@ def _processor(kind: Any, name: str, **options: Any) -> Any:
 def _check_input(name: str, model: Any, wanted: str, what: str, kinds: str) -> None:
     if model.main_input_name != wanted:
         raise ValueError(f"extractor {name!r} takes {model.main_input_name}, not {what}; give a model such as {kinds}")
+
+
+def _check_layer(name: str, layer: int | None, layers: int) -> None:
+    if layer is not None and layer > layers:
+        raise ValueError(f"extractor {name!r}: layer {layer} does not exist, the model has {layers}")
 
 
 def _check_weights(name: str, missing: frozenset[str] | set[str]) -> None:

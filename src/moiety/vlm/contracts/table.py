@@ -169,6 +169,7 @@ CONTRACTS: tuple[Contract, ...] = (
             "base_model",
             "_init_weights",
             "_set_gradient_checkpointing",
+            ("activation_checkpointing_enable", "gradient_checkpointing_enable"),
             "set_attn_implementation",
             "set_experts_implementation",
             "get_input_embeddings",
@@ -285,6 +286,9 @@ CONTRACTS: tuple[Contract, ...] = (
     ),
     Contract("accelerate", "accelerate:PartialState", members=("wait_for_everyone",), used_for="several processes"),
     Contract("accelerate", "accelerate:Accelerator", members=("unwrap_model", "reduce"), used_for="training"),
+    Contract(
+        "torch", "torch._subclasses:FakeTensorMode.__init__", keywords=("allow_non_fake_inputs",), used_for="plans"
+    ),
     # serving and the page
     Contract(
         _TF,
