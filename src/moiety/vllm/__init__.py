@@ -44,8 +44,9 @@ def register() -> None:
         )
     if version > TRIED:
         logger.warning("moiety was tried with vLLM up to %s; %s is installed", _text(TRIED), _text(version))
-    from moiety.vlm.configs import register_configs
     from vllm import ModelRegistry
+
+    from moiety.vlm.configs import register_configs
 
     register_configs(FAMILIES)
     for name in FAMILIES.values():
