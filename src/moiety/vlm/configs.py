@@ -19,6 +19,7 @@ from moiety.moe.routers import resolve
 from moiety.recipe.asymoe import AsyMoESettings
 from moiety.recipe.recipe import MoESettings
 from moiety.vlm.damage import SCRATCH
+from moiety.vlm.own_module import AUTO_MAP, SavesItsModule
 from moiety.vlm.shapes import decoder_shape
 
 DENSE = MoESettings(scheme="dense")
@@ -142,7 +143,7 @@ def config_with_moe(base: type) -> type:
         "provenance": None,
         "__post_init__": _checks_moe(base),
     }
-    cls = type(name, (base,), namespace)
+    cls = type(name, (SavesItsModule, base), namespace)
     setattr(sys.modules[__name__], name, cls)
     return cls
 
@@ -153,6 +154,7 @@ def _checks_moe(base: type) -> Any:
         settings = DENSE if self.moe is None else MoESettings.model_validate(self.moe)
         self.moe = settings.model_dump()
         tell_engines(self, settings)
+        self.auto_map = dict(AUTO_MAP)
 
     return __post_init__
 
@@ -183,7 +185,7 @@ def register_configs(families: Iterable[str]) -> None:
             AutoConfig.register(config.model_type, config, exist_ok=True)  # type: ignore[attr-defined]
 
 
-_REPLACED = ("model_type", "architectures", "moe", "provenance")
+_REPLACED = ("model_type", "architectures", "auto_map", "moe", "provenance")
 
 
 def sparse_config(config: Any, settings: MoESettings, provenance: dict[str, Any] | None = None) -> Any:

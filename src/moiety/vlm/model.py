@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoModelForMultimodalLM
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_MAPPING
 
 from moiety.moe.layer import ModalityMoE
 from moiety.recipe.recipe import MoESettings
@@ -33,18 +33,21 @@ from moiety.vlm.configs import (
     sparse_config,
     tell_engines,
 )
+from moiety.vlm.decoders import HEAD
 from moiety.vlm.generation import GeneratesWithIds
-from moiety.vlm.loading import dense_class, model_type_of, read_config, read_model, refuse_partial
-from moiety.vlm.outputs import auxiliary_losses_of, forward_over, losses_added_by_trainer, routing_table
+from moiety.vlm.loading import dense_class, model_type_of, read_config, read_model
+from moiety.vlm.outputs import auxiliary_losses_of, forward_over, losses_added_by_trainer
+from moiety.vlm.own_module import AUTO_MAP
 from moiety.vlm.placeholders import placeholder_ids
 from moiety.vlm.quantised import say_full_width
-from moiety.vlm.splice import FAMILIES, UNSUPPORTED, initialise_sparse, sparse_layers, splice
-from moiety.vlm.towers import freeze_unread
+from moiety.vlm.splice import FAMILIES, UNSUPPORTED, sparse_layers
+from moiety.vlm.spliced import SplicedModel
 
 __all__ = [
     "MoietyModel",
     "adopt",
     "auxiliary_losses_of",
+    "classes_of",
     "groups_of",
     "load",
     "losses_added_by_trainer",
@@ -60,80 +63,15 @@ def moe_layers(model: nn.Module) -> list[ModalityMoE]:
     return sparse_layers(model)
 
 
-class MoietyModel(GeneratesWithIds):
+class MoietyModel(GeneratesWithIds, SplicedModel):
     """What every sparse vision-language model adds to its Hugging Face class; see :func:`with_moe`."""
-
-    _can_set_experts_implementation_cached_value = False  # inner Hugging Face classes would refuse the switch
-    _is_sparse = False
-    experts_backend: Backend
-    config: Any
-
-    def __init__(self, config: Any):
-        if not isinstance(config, self.config_class):  # type: ignore[attr-defined]
-            raise TypeError(
-                f"{type(self).__name__} takes a {self.config_class.__name__}, got {type(config).__name__}; "  # type: ignore[attr-defined]
-                "make one with sparse_config(config, settings), or use moiety.vlm.upcycle for a trained model"
-            )
-        wish, config._experts_implementation = config._experts_implementation, None
-        super().__init__(config)  # type: ignore[call-arg]
-        self._become_sparse(Backend(wish), copy=False)
 
     def _become_sparse(
         self, backend: Backend, *, copy: bool, activity: Mapping[int, torch.Tensor] | None = None
     ) -> None:
-        """Splice, and set what a sparse model needs around it; the decoder is dense before."""
-        self.experts_backend = backend
-        self.config._experts_implementation_internal = backend.name
-        settings = MoESettings.model_validate(self.config.moe)
-        splice(self, settings, backend, copy=copy, activity=activity)  # type: ignore[arg-type]
-        self._is_sparse = self.config.moe["scheme"] != "dense"
-        if self._is_sparse:
-            routing_table(self)
-        freeze_unread(self.base_model)
+        super()._become_sparse(backend, copy=copy, activity=activity)
         suppressed = set(self.generation_config.suppress_tokens or ()) | set(placeholder_ids(self.config))  # type: ignore[attr-defined]
         self.generation_config.suppress_tokens = sorted(suppressed)  # type: ignore[attr-defined]
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if not initialise_sparse(module):
-            super()._init_weights(module)  # type: ignore[misc]
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As in transformers, but a folder that lacks tensors of the model, or holds others, is refused.
-
-        Raises:
-            ValueError: tensors are missing, left over or of another shape.
-        """
-        # Other shapes are passed over here so that they are reported, and refused, with everything else.
-        kwargs = {"use_safetensors": True, "ignore_mismatched_sizes": True, "trust_remote_code": False, **kwargs}
-        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)  # type: ignore[misc]
-        refuse_partial(report, str(args[0]) if args else cls.__name__)
-        say_full_width(model)
-        return (model, report) if output_loading_info else model
-
-    def save_pretrained(self, save_directory: Any, save_original_format: bool = False, **kwargs: Any) -> Any:
-        """As in transformers, but names on disk are names in memory, so that trainers can resume from them."""
-        return super().save_pretrained(save_directory, save_original_format=save_original_format, **kwargs)  # type: ignore[misc]
-
-    def set_experts_implementation(self, experts_implementation: str | dict[str, str]) -> None:
-        """Let all experts take another route: ``moiety``, ``eager``, ``grouped_mm`` or ``batched_mm``."""
-        name = experts_implementation if isinstance(experts_implementation, str) else experts_implementation.get("")
-        if name is not None:
-            self.experts_backend.switch(name)
-            self.config._experts_implementation_internal = name
-
-    def _set_gradient_checkpointing(
-        self, enable: bool = True, gradient_checkpointing_func: Any = None, **kw: Any
-    ) -> None:
-        options = getattr(gradient_checkpointing_func, "keywords", {})
-        if enable and options.get("use_reentrant", False) and moe_layers(self):  # type: ignore[arg-type]
-            raise ValueError(
-                "use_reentrant=True gives wrong gradients of the auxiliary losses; "
-                'pass gradient_checkpointing_kwargs={"use_reentrant": False}'
-            )
-        if gradient_checkpointing_func is not None:
-            kw["gradient_checkpointing_func"] = gradient_checkpointing_func
-        super()._set_gradient_checkpointing(enable, **kw)  # type: ignore[misc]
 
 
 @functools.cache
@@ -182,11 +120,55 @@ def _register(cls: Any) -> None:
     AutoConfig.register(config.model_type, config, exist_ok=True)
     for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto.register(config, cls, exist_ok=True)
+    if config.__bases__[1] in MODEL_MAPPING:
+        AutoModel.register(config, _without_head(config), exist_ok=True)
     for table in (
         modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     ):
         table[config.model_type] = name
+
+
+@functools.cache
+def _without_head(config: type) -> Any:
+    """The class for ``AutoModel``: Hugging Face's base model of a family, sparse as it is built; it gives states.
+
+    A folder with a head loads into it, and the head is left out.
+    """
+    base: Any = MODEL_MAPPING[config.__bases__[1]]
+    name = "Moiety" + base.__name__
+    namespace = {
+        "__module__": __name__,
+        "__doc__": f"{base.__name__} with modality-aware sparse layers in its decoder.",
+        "config_class": config,
+        "_keys_to_ignore_on_load_unexpected": [rf"^{HEAD}\."],
+    }
+    cls = type(name, (SplicedModel, base), namespace)
+    setattr(sys.modules[__name__], name, cls)
+    return cls
+
+
+def classes_of(model_type: str) -> tuple[Any, Any, Any]:
+    """Config, base model and model with a head of a model type of ours; what the module in a folder asks for.
+
+    Args:
+        model_type: For instance ``moiety_llava``.
+
+    Raises:
+        ValueError: this transformers has no such family.
+
+    Example:
+        >>> [cls.__name__ for cls in classes_of("moiety_llava")]
+        ['MoietyLlavaConfig', 'MoietyLlavaModel', 'MoietyLlavaForConditionalGeneration']
+    """
+    register_type(model_type)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"transformers {transformers.__version__} has no image-text-to-text class for model type {model_type!r}; "
+            "install a newer transformers"
+        )
+    config: Any = CONFIG_MAPPING[model_type]
+    return config, AutoModel._model_mapping[config], AutoModelForImageTextToText._model_mapping[config]
 
 
 def sparse_class(config: Any) -> Any:
@@ -264,6 +246,7 @@ def adopt(
     vars(model.config).pop("model_type", None)  # a config that was read keeps its old type beside the class's
     model.config.moe, model.config.provenance = new.moe, provenance
     tell_engines(model.config, MoESettings.model_validate(new.moe))
+    model.config.auto_map = dict(AUTO_MAP)
     model.config.architectures = [cls.__name__]
     model.__class__ = cls
     model._become_sparse(getattr(model, "experts_backend", None) or Backend(), copy=copy, activity=activity)
