@@ -30,7 +30,7 @@ def stock_logits() -> list[float]:
 
 
 try:
-    hf.AutoModelForImageTextToText.from_pretrained(folder)
+    hf.AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
 except ValueError as error:
     found["without_moiety"] = str(error)
 before = stock_logits()

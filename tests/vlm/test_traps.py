@@ -55,8 +55,8 @@ def test_01_no_buffers_of_ours(model: Any) -> None:
             assert not list(module.buffers()), f"{type(module).__name__} owns a buffer, which loading would lose"
 
 
-def test_02_without_moiety_the_type_is_unknown(fresh: dict[str, Any]) -> None:
-    assert "moiety_llava" in fresh["without_moiety"]
+def test_02_without_moiety_a_folder_asks_for_trust(fresh: dict[str, Any]) -> None:
+    assert "pass the argument `trust_remote_code=True`" in fresh["without_moiety"]
 
 
 def test_05_and_06_checkpointing_keeps_the_auxiliary_gradient(model: Any) -> None:

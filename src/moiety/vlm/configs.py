@@ -139,6 +139,7 @@ def config_with_moe(base: type) -> type:
         "__doc__": f"{base.__name__} with `moe` (rebuilds the sparse layers) and `provenance` (what happened so far).",
         "__annotations__": {"moe": dict | None, "provenance": dict | None},
         "model_type": MODEL_TYPE + base.model_type,  # type: ignore[attr-defined]
+        "dense_class": base,
         "moe": None,
         "provenance": None,
         "__post_init__": _checks_moe(base),

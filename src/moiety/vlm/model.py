@@ -120,7 +120,7 @@ def _register(cls: Any) -> None:
     AutoConfig.register(config.model_type, config, exist_ok=True)
     for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto.register(config, cls, exist_ok=True)
-    if config.__bases__[1] in MODEL_MAPPING:
+    if config.dense_class in MODEL_MAPPING:
         AutoModel.register(config, _without_head(config), exist_ok=True)
     for table in (
         modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -130,12 +130,12 @@ def _register(cls: Any) -> None:
 
 
 @functools.cache
-def _without_head(config: type) -> Any:
+def _without_head(config: Any) -> Any:
     """The class for ``AutoModel``: Hugging Face's base model of a family, sparse as it is built; it gives states.
 
     A folder with a head loads into it, and the head is left out.
     """
-    base: Any = MODEL_MAPPING[config.__bases__[1]]
+    base: Any = MODEL_MAPPING[config.dense_class]
     name = "Moiety" + base.__name__
     namespace = {
         "__module__": __name__,

@@ -43,6 +43,6 @@ def _dense_config(config: Any) -> Any:
     """The config of Hugging Face under a config of moiety, which adds two fields and has its own model type."""
     if not hasattr(type(config), "moe"):
         return config
-    base: Any = type(config).__bases__[0]
-    ours = ("model_type", "architectures", "moe", "provenance")
+    base: Any = type(config).dense_class
+    ours = ("model_type", "architectures", "auto_map", "moe", "provenance")
     return base(**{key: value for key, value in config.to_dict().items() if key not in ours})
