@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # transformers: the config of a decoder inside a vision-language model does not say whether the head is tied.
 #
-# Seen with transformers 5.24.0 (and 5.19.0), torch 2.13.0. Three freshly built models, each asked twice: what does
+# Seen with transformers 5.24.0, torch 2.13.0. Three freshly built models, each asked twice: what does
 # config.get_text_config().tie_word_embeddings say, and are embeddings and head one tensor?
-#   LLaVA over Llama: says False, weights are two tensors
-#   InternVL over Qwen2 whose own default is tied off: says what the text config says, while the outer config ties
-#   Qwen3-VL (Qwen2.5-VL too): AttributeError, the text config has no such field; the outer config has it
+#   LLaVA over Llama: says False, and they are two tensors
+#   InternVL over Qwen2: says False, and they are one tensor; the outer config ties them
+#   Qwen3-VL (Qwen2.5-VL too): AttributeError, the text config has no such field; they are two tensors
 # Who freezes, counts or merges embeddings by this field fails on every Qwen-VL model. Asking the weights
 # (get_output_embeddings().weight is get_input_embeddings().weight) is right for all.
 # In moiety: tests/vlm/test_parts.py, test_every_family_can_train_its_head_alone.
@@ -42,3 +42,4 @@ python3 -m venv "$work/venv"; bin="$work/venv/bin"
 "$bin/python" -m pip install --quiet "torch==2.13.0" "transformers==5.24.0" 2>"$work/log"
 seen=$("$bin/python" "$work/look.py" 2>>"$work/log" | tail -n 1)
 echo "$seen"
+[ "$seen" = "llava: says False, tied False; internvl: says False, tied True; qwen3_vl: says AttributeError, tied False; " ]
