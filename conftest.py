@@ -5,6 +5,7 @@ from importlib.util import find_spec
 _ROOMS = {
     "serve": (("fastapi", "uvicorn", "openai"), ("answering.py", "app.py", "server.py")),
     "lmms": (("lmms_eval",), ("model.py",)),
+    "vllm": (("vllm",), ("layer.py", "models.py")),
 }
 collect_ignore = [
     f"src/moiety/{room}/{file}"

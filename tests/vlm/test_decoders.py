@@ -68,8 +68,9 @@ OF_VLM = (
     *("intermediate_size", "num_hidden_layers", "hidden_size", "max_position_embeddings", "tie_word_embeddings"),
 )
 """Names that no room outside of ``vlm`` knows."""
-FACES = {"vlm/contracts", "intent"}
-"""The list of outside names itself, and the other wing, which meets encoders of its own."""
+FACES = {"vlm/contracts", "intent", "vllm"}
+"""The list of outside names itself; the other wing, which meets encoders of its own; and the plug-in for vLLM, which
+meets vLLM's models."""
 
 
 def names_in(path: Path) -> Iterator[str]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from moiety.vlm import kept_features as module
 from moiety.vlm.decoders import base_of
-from moiety.vlm.kept_features import called_tower, kept_features
+from moiety.vlm.kept_features import kept_features
 from moiety.vlm.parts import freeze
+from moiety.vlm.towers import called_tower
 from tests.tiny import FAMILIES
 
 LLAVA = FAMILIES["llava-qwen2"]
@@ -159,7 +160,7 @@ def test_a_tower_that_learns_keeps_nothing(tmp_path: Path) -> None:
 
 def test_the_tower_is_itself_again_after_the_block_also_after_an_error(tmp_path: Path) -> None:
     model = frozen()
-    tower = called_tower(model)
+    tower = called_tower(base_of(model))
     assert tower is base_of(model).vision_tower
     with pytest.raises(ZeroDivisionError), kept_features(model, tmp_path):
         raise ZeroDivisionError if "forward" in vars(tower) else AssertionError
@@ -168,7 +169,7 @@ def test_the_tower_is_itself_again_after_the_block_also_after_an_error(tmp_path:
 
 def test_an_unknown_form_of_call_goes_through_the_tower(tmp_path: Path) -> None:
     model = frozen()
-    tower, pixels = called_tower(model), LLAVA.batch("tIt")["pixel_values"]
+    tower, pixels = called_tower(base_of(model)), LLAVA.batch("tIt")["pixel_values"]
     assert tower is not None
     with kept_features(model, tmp_path) as kept:
         ours = tower(pixels, output_hidden_states=True, novel=torch.ones(1)).hidden_states[-2]

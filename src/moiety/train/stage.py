@@ -39,12 +39,14 @@ from moiety.vlm.card import Training, write_card
 from moiety.vlm.centring import centre_gates
 from moiety.vlm.configs import resolved
 from moiety.vlm.damage import allows_damage, refuse_damage
-from moiety.vlm.kept_features import KeptFeatures, called_tower, kept_features
+from moiety.vlm.decoders import base_of
+from moiety.vlm.kept_features import KeptFeatures, kept_features
 from moiety.vlm.model import groups_of, load, settings_of
 from moiety.vlm.parts import freeze
 from moiety.vlm.placeholders import ModalityRule
 from moiety.vlm.projector import is_as_drawn, projector_of
 from moiety.vlm.templates import load_processor, stop_at_end_of_turn
+from moiety.vlm.towers import called_tower
 from moiety.vlm.upcycle import upcycle, with_special_ids
 
 logger = logging.getLogger(__name__)
@@ -210,7 +212,7 @@ def _kept(model: Any, data: StageData, recipe: Recipe) -> AbstractContextManager
     folder = recipe.data.cache_features
     if folder is None:
         return nullcontext()
-    if called_tower(model) is None:
+    if called_tower(base_of(model)) is None:
         logger.warning("data.cache_features: this family computes all pictures of a batch at once, so nothing is kept")
     return kept_features(model, folder, len({name for row in data.dataset.rows for name in row.images}))
 

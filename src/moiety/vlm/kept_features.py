@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from moiety.vlm.decoders import base_of
-from moiety.vlm.towers import TOWERS, feature_layers, tower_layers
+from moiety.vlm.towers import called_tower, feature_layers, tower_layers, vision_tower
 
 _STATE, _LAST = "hidden_states.", "last_hidden_state"
 _PER_PICTURE = ("patch_attention_mask",)
@@ -136,11 +136,11 @@ def kept_features(model: Any, folder: str | Path | None, num_pictures: int = 0) 
         The counters, or None where nothing can be kept: no folder, a tower that learns, or a family whose tower reads
         all pictures of a batch as one row of patches (Qwen).
     """
-    called = None if folder is None else called_tower(model)
+    called = None if folder is None else called_tower(base_of(model))
     if called is None or any(parameter.requires_grad for parameter in called.parameters()):
         yield None
         return
-    blocks = tower_layers(getattr(called, "vision_model", called))
+    blocks = tower_layers(vision_tower(base_of(model)))
     if blocks is None:
         yield None
         return
@@ -150,13 +150,6 @@ def kept_features(model: Any, folder: str | Path | None, num_pictures: int = 0) 
         yield kept
     finally:
         del called.forward
-
-
-def called_tower(model: Any) -> nn.Module | None:
-    """The tower as the base model calls it, if it takes one entry for each picture; None for all others."""
-    base = base_of(model)
-    found = (getattr(base, name, None) for name in TOWERS if name != "visual")
-    return next((tower for tower in found if isinstance(tower, nn.Module)), None)
 
 
 def _of_picture(keywords: Mapping[str, Any], index: int) -> dict[str, Any]:

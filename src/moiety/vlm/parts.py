@@ -9,7 +9,7 @@ from typing import Any, get_args
 from moiety.groups import nearest_name
 from moiety.recipe.recipe import Part
 from moiety.vlm.adapters import adapter_parameters
-from moiety.vlm.decoders import DECODERS, EMBEDDINGS, HEAD, base_of
+from moiety.vlm.decoders import DECODERS, EMBEDDINGS, HEAD, base_of, output_layer, token_embeddings
 from moiety.vlm.towers import TOWERS, unread_parameters
 
 logger = logging.getLogger(__name__)
@@ -116,5 +116,5 @@ def freeze(model: Any, trains: Sequence[Part]) -> dict[Part, int]:
 
 def _is_tied(model: Any) -> bool:
     """Whether embeddings and head are one tensor. The weights are asked: configs of some families do not say it."""
-    head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
+    head: Any = output_layer(model)
+    return head is not None and head.weight is token_embeddings(model).weight

@@ -29,6 +29,12 @@ def vision_tower(base: nn.Module) -> nn.Module:
     raise TypeError(f"{type(base).__name__} has no vision tower under {', '.join(TOWERS)}")
 
 
+def called_tower(base: nn.Module) -> nn.Module | None:
+    """The tower as a base model calls it, if it takes one entry for each picture; None for all others (Qwen)."""
+    found = (getattr(base, name, None) for name in TOWERS if name != "visual")
+    return next((tower for tower in found if isinstance(tower, nn.Module)), None)
+
+
 def tower_layers(tower: nn.Module) -> nn.ModuleList | None:
     """The blocks of a tower, or None if they have an unknown name."""
     encoder = getattr(tower, "encoder", getattr(tower, "transformer", tower))

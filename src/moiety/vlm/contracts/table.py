@@ -228,6 +228,7 @@ CONTRACTS: tuple[Contract, ...] = (
         ),
         used_for="finding the dense class of a config, and `transformers serve`",
     ),
+    Contract(_TF, "transformers.modeling_outputs", members=("BaseModelOutputWithPooling",), used_for="kept features"),
     Contract(
         _TF,
         "transformers.models.auto.configuration_auto",
