@@ -72,7 +72,9 @@ def make(family: str, scheme: str, folder: Path) -> None:
 
         model = adopt(model, settings, copy=True)
     else:
-        model = tiny.spread_experts(upcycle(model, settings, in_place=True, processor=processor))
+        model = upcycle(model, settings, in_place=True, processor=processor)
+        for seed in range(8):  # far apart, so that a wrong expert changes an answer
+            tiny.spread_experts(model, seed)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

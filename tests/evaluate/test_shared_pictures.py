@@ -140,3 +140,20 @@ def test_what_cannot_be_shared_is_asked_whole_and_the_rest_is_shared() -> None:
         assert sorted(split.whole) == whole
         assert sorted(question.number for question in split.questions) == sorted(set(range(len(prompts))) - set(whole))
         assert all("pixel_values" not in question.rest for question in split.questions)
+
+
+def test_a_count_of_pictures_does_not_keep_questions_from_sharing() -> None:
+    """LLaVA-OneVision's processor says with each prompt how many pictures it has; that is said of no token."""
+    family = FAMILIES["llava-onevision"]
+    prompts = [given | {"batch_num_images": torch.tensor([1])} for given in prompts_of(family)]
+    split = split_prompts(prompts, PICTURES)
+    assert not split.whole
+    assert [opening["batch_num_images"].tolist() for opening in split.openings] == [[1], [1]]
+    model = sparse(family, "moiie")
+    opened = Opened(model, split.openings, collate)
+    for question in split.questions:
+        said = opened.answer([question], 4)[0]
+        whole = keywords_of_generate(model, collate([prompts[question.number]]))
+        plain = model.generate(**whole, max_new_tokens=4, do_sample=False)[0]
+        length = len(prompts[question.number]["input_ids"])
+        assert said[-(len(plain) - length) :].tolist() == plain[length:].tolist()

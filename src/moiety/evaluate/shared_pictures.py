@@ -18,6 +18,7 @@ from moiety.evaluate.decoding import keywords_of_generate
 from moiety.groups import Modality
 from moiety.vlm.contracts import MODALITY_TYPES, cache_in, cache_keyword
 from moiety.vlm.decoders import base_of
+from moiety.vlm.encoded import positions_in
 from moiety.vlm.positions import keep_offsets, rows_of
 
 _POSITIONS = {"input_ids", "modality_ids", "evidence_mask", MODALITY_TYPES}
@@ -70,13 +71,15 @@ def split_prompts(prompts: Iterable[Prompt], pictures: Sequence[Hashable]) -> Sp
     whole: dict[int, Prompt] = {}
     for number, (prompt, shown) in enumerate(zip(prompts, pictures, strict=True)):
         end = opening_length(prompt)
-        if not end or _positions(prompt) - _POSITIONS:
+        flat = positions_in(prompt)
+        if not end or flat - _POSITIONS:
             whole[number] = prompt
             continue
-        said = (tuple(value[:end].tolist()) for name, value in sorted(prompt.items()) if value.ndim == 1)
+        said = (tuple(prompt[name][:end].tolist()) for name in sorted(flat))
         key = (shown, *said)
         first.setdefault(key, (number, prompt))
-        alike.setdefault(key, []).append((number, _without_pictures(_cut(prompt, slice(end, None)))))
+        rest = {name: prompt[name][end:] for name in flat - {MODALITY_TYPES}}
+        alike.setdefault(key, []).append((number, rest))
     openings: list[dict[str, Tensor]] = []
     questions: list[Question] = []
     for shared, (number, prompt) in first.items():
@@ -84,7 +87,7 @@ def split_prompts(prompts: Iterable[Prompt], pictures: Sequence[Hashable]) -> Sp
             whole[number] = prompt
             continue
         questions += [Question(one, len(openings), rest) for one, rest in alike[shared]]
-        openings.append(_cut(prompt, slice(opening_length(prompt))))
+        openings.append(_opening(prompt))
     return Split(openings, questions, whole)
 
 
@@ -142,15 +145,7 @@ def opening_length(prompt: Prompt) -> int:
     return int(seen[-1]) + 1 if len(seen) else 0
 
 
-def _positions(prompt: Prompt) -> set[str]:
-    """Names of the tensors that hold one value for each token."""
-    return {name for name, value in prompt.items() if value.ndim == 1}
-
-
-def _cut(prompt: Prompt, part: slice) -> dict[str, Tensor]:
-    """Some tokens of a prompt, and all its pictures."""
-    return {name: value[part] if value.ndim == 1 else value for name, value in prompt.items()}
-
-
-def _without_pictures(prompt: Prompt) -> dict[str, Tensor]:
-    return {name: value for name, value in prompt.items() if value.ndim == 1 and name != MODALITY_TYPES}
+def _opening(prompt: Prompt) -> dict[str, Tensor]:
+    """The tokens up to the last picture token, and all pictures."""
+    flat, end = positions_in(prompt), opening_length(prompt)
+    return {name: value[:end] if name in flat else value for name, value in prompt.items()}

