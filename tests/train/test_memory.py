@@ -70,6 +70,12 @@ def test_planned_bytes_follow_the_settings_of_the_training(scheme: str, train: d
         assert planned.gradients == planned.optimizer // 2 > plain.gradients
 
 
+@pytest.mark.parametrize("balance", ["bias", "both"])
+def test_selection_biases_are_planned(balance: Any) -> None:
+    planned, real = both(FAMILIES["llava-llama"], MoESettings(layers="all", balance=balance), ALL)
+    assert planned == real
+
+
 def test_frozen_parts_have_neither_gradients_nor_moments() -> None:
     planned, real = both(FAMILIES["llava-llama"], MoESettings(layers="all"), ["router", "experts"])
     assert planned == real

@@ -197,3 +197,10 @@ def test_a_disk_that_refuses_is_an_error_that_says_what_to_do(tmp_path: Path, mo
     with kept_features(model, tmp_path), pytest.raises(OSError, match=said):
         model(**batch)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = "so nothing can be written below it; name a folder"
+    with pytest.raises(OSError, match=said), kept_features(frozen(), tmp_path / "file"):
+        pass

@@ -174,6 +174,7 @@ class _Step(RoutingLossMixin, _TaskLoss):
     """Computes the loss of one micro-batch as the trainer does, without a trainer."""
 
     loss_is_scaled_for_ga = True
+    _balance = None  # selection biases move after the step
 
     def __init__(self, model: Any, autocast: Any) -> None:
         self.model, self.args = model, SimpleNamespace(seed=0)

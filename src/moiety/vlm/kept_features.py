@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from moiety.records.saving import check_writable
 from moiety.vlm.decoders import base_of
 from moiety.vlm.towers import called_tower, feature_layers, tower_layers, vision_tower
 
@@ -46,6 +47,9 @@ class KeptFeatures:
         folder: Folder for the files. It is made if it is absent.
         num_pictures: Pictures that will come, for the check of free space; 0: not known.
 
+    Raises:
+        OSError: `folder` cannot be written, or, at the first picture, has too little room.
+
     Attributes:
         computed: Pictures that went through the tower.
         read: Pictures whose features came from a file.
@@ -57,6 +61,7 @@ class KeptFeatures:
     ) -> None:
         self._forward, self._tower, self._layers, self._depth = tower.forward, tower, layers, depth
         self._num_pictures = num_pictures
+        check_writable(folder, is_folder=True)
         self.folder = Path(folder) / _digest_of(tower, layers)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.computed = self.read = self.passed = 0
